@@ -1,0 +1,24 @@
+# The CPU kernels: each file compiled once per instruction set into a namespace of that name (ONEPASS_ISA).
+# No contraction: a fused multiply-add on one instruction set and not on another would give each its own bits.
+set(cpu_kernels csrc/kernels/adam.cpp csrc/kernels/sgd.cpp csrc/kernels/stream.cpp)
+set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
+
+add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp)
+target_link_libraries(onepass_cpu PRIVATE onepass_options)
+
+function(onepass_isa name)
+  add_library(onepass_${name} OBJECT ${cpu_kernels})
+  target_link_libraries(onepass_${name} PRIVATE onepass_options)
+  target_compile_definitions(onepass_${name} PRIVATE ONEPASS_ISA=${name})
+  target_compile_options(onepass_${name} PRIVATE ${cpu_options} ${ARGN})
+  target_sources(onepass_cpu INTERFACE $<TARGET_OBJECTS:onepass_${name}>)
+endfunction()
+
+onepass_isa(baseline)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  onepass_isa(avx2 -march=x86-64-v3)
+  onepass_isa(avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  # Only now is there a choice to make at load.
+  target_compile_definitions(onepass_options INTERFACE ONEPASS_X86)
+endif()
+target_sources(onepass_cpu INTERFACE $<TARGET_OBJECTS:onepass_cpu>)

@@ -1,0 +1,45 @@
+# The CUDA kernels, or their stand-in that says they were not built.
+add_library(onepass_cuda INTERFACE)
+set(onepass_cuda_definitions)
+set(onepass_nvcc NOTFOUND)
+if(NOT ONEPASS_CUDA STREQUAL "OFF")
+  check_language(CUDA)
+  set(onepass_nvcc ${CMAKE_CUDA_COMPILER})
+endif()
+
+if(ONEPASS_CUDA STREQUAL "ON" AND NOT onepass_nvcc)
+  message(FATAL_ERROR
+    "ONEPASS_CUDA=ON needs the CUDA compiler nvcc (CUDA >= 12.1), and none was found. Put nvcc on PATH, or "
+    "set CUDACXX to it, or build without CUDA by ONEPASS_CUDA=OFF.")
+endif()
+
+if(NOT onepass_nvcc)
+  message(STATUS "onepass: without CUDA (ONEPASS_CUDA=${ONEPASS_CUDA})")
+  target_sources(onepass_cuda INTERFACE csrc/kernels/no_cuda.cpp)
+  return()
+endif()
+
+# Machine code for Turing to Blackwell, and PTX of the newest for what comes after.
+if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
+  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
+endif()
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+enable_language(CUDA)
+find_package(CUDAToolkit 12.1 REQUIRED)
+message(STATUS "onepass: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
+
+add_library(onepass_cuda_kernels OBJECT csrc/kernels/adam.cu csrc/kernels/sgd.cu)
+target_link_libraries(onepass_cuda_kernels PRIVATE onepass_options CUDA::cudart_static)
+# -fmad=false: the same bits as the CPU kernels. The kernels wait for memory, not for arithmetic.
+target_compile_options(onepass_cuda_kernels PRIVATE
+  -fmad=false --threads=2 -Xcompiler=-Wall,-Wextra -Werror=all-warnings)
+target_sources(onepass_cuda INTERFACE $<TARGET_OBJECTS:onepass_cuda_kernels>)
+target_link_libraries(onepass_cuda INTERFACE CUDA::cudart_static)
+
+list(JOIN CMAKE_CUDA_ARCHITECTURES "/" onepass_architectures)
+string(REPLACE "-real" "" onepass_architectures "${onepass_architectures}")
+set(onepass_cuda_definitions
+  ONEPASS_CUDA_VERSION=${CUDAToolkit_VERSION_MAJOR}.${CUDAToolkit_VERSION_MINOR}
+  ONEPASS_CUDA_ARCHITECTURES=${onepass_architectures})

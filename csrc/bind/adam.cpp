@@ -1,0 +1,219 @@
+// adam.cpp - the binding of Adam, AdamW and AMSGrad: two ways in (see optim.h), one kernel call a device and
+// dtype. The step counts are advanced here once everything is checked.
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "bind/families.h"
+#include "bind/optim.h"
+#include "core/check.h"
+
+namespace py = pybind11;
+
+namespace onepass {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr Batch::ListNames kNames = {"params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"};
+constexpr int kStepRow = kMaxLists;
+
+class AdamCall {
+ public:
+  explicit AdamCall(const char* function) : batch_(function, kNames) {}
+  Batch& batch() { return batch_; }
+
+  // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable).
+  void open_group(const py::tuple& options) {
+    const char* function = batch_.function();
+    OP_CHECK(options.size() == 9, ShapeError, function, ": options must have 9 entries, got ", options.size());
+    lr_ = scalar_of(options[0], function, "lr", batch_.reader());
+    group_ = {};
+    group_.lr = lr_.device;
+    math::AdamOptions& o = group_.options;
+    o.lr = lr_.value;
+    o.beta1 = py::cast<double>(options[1]);
+    o.beta2 = py::cast<double>(options[2]);
+    o.eps = py::cast<double>(options[3]);
+    o.weight_decay = py::cast<double>(options[4]);
+    amsgrad_ = py::cast<bool>(options[5]);
+    o.maximize = py::cast<bool>(options[6]);
+    o.decoupled = py::cast<bool>(options[7]);
+    capturable_ = py::cast<bool>(options[8]);
+    check_range(function, "lr", o.lr, 0, kInfinity);
+    check_range(function, "betas[0]", o.beta1, 0, 1);
+    check_range(function, "betas[1]", o.beta2, 0, 1);
+    check_range(function, "eps", o.eps, 0, kInfinity);
+    check_range(function, "weight_decay", o.weight_decay, 0, kInfinity);
+    open_ = false;
+  }
+
+  int lists() const { return amsgrad_ ? 5 : 4; }
+  bool amsgrad() const { return amsgrad_; }
+
+  // row: the lists of the rule, and at kStepRow the step count.
+  void add(PyObject* const* row, int64_t index) {
+    const ArgumentName step_name{batch_.function(), "state_steps", index};
+    const TensorView step = batch_.reader().read(row[kStepRow], step_name);
+    const DType dtype = float_dtype(step, step_name);
+    OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(step_name),
+             " must be one torch.float32 or torch.float64, got ", step.numel, " of ", name_of(dtype));
+    OP_CHECK(!step.read_only, ShapeError, to_string(step_name), " must be writable, got a read-only array");
+    const bool on_device = capturable_ || step.device.device_type == dlpack::kDLCUDA;
+    const DeviceScalar count{step.data, dtype};
+    if (on_device) {
+      OP_CHECK(dtype == DType::kFloat32, KindError, to_string(step_name), " must be torch.float32 on a device, got ",
+               name_of(dtype));
+      open_rule(count, 1);
+      device_steps_.push_back({step.device, step.data});
+    } else {
+      const double taken = dtype == DType::kFloat32 ? *reinterpret_cast<const float*>(step.data)
+                                                    : *reinterpret_cast<const double*>(step.data);
+      OP_CHECK(taken >= 0 && taken < kInfinity, ShapeError, to_string(step_name),
+               " must be finite and at least 0, got ", taken);
+      if (!open_ || rules_.back().step != taken + 1) open_rule({}, taken + 1);
+      host_steps_.push_back(count);
+    }
+    batch_.add(row, lists(), index, amsgrad_, int64_t(rules_.size()) - 1);
+    batch_.add_scalar(step, step_name);
+    lr_.check_reaches(batch_.last_device(), batch_.function(), "lr");
+    check_step_device(on_device, step, index);
+  }
+
+  void run(int threads) {
+    batch_.check_overlap();
+    increment_device_steps(threads);
+    run_family(batch_, threads, [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
+      (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, launch);
+    });
+    for (const DeviceScalar& step : host_steps_) {
+      void* count = const_cast<void*>(step.data);
+      if (step.dtype == DType::kFloat32) {
+        *static_cast<float*>(count) += 1;
+      } else {
+        *static_cast<double*>(count) += 1;
+      }
+    }
+  }
+
+ private:
+  struct DeviceStep {
+    dlpack::DLDevice device;
+    void* count;
+  };
+
+  // One launch a device, before the update reads the counts.
+  void increment_device_steps(int threads) {
+    std::vector<DeviceStep> left = device_steps_;
+    while (!left.empty()) {
+      const dlpack::DLDevice device = left.back().device;
+      const auto here = [&](const DeviceStep& s) { return s.device.device_id == device.device_id; };
+      std::vector<float*> counts;
+      for (const DeviceStep& s : left) {
+        if (here(s)) counts.push_back(static_cast<float*>(s.count));
+      }
+      cuda::increment(counts.data(), int64_t(counts.size()), launch_on(device, threads, batch_.reader()));
+      left.erase(std::remove_if(left.begin(), left.end(), here), left.end());
+    }
+  }
+
+  void open_rule(DeviceScalar device_step, double step) {
+    rules_.push_back(group_);
+    rules_.back().device_step = device_step;
+    rules_.back().step = step;
+    open_ = !device_step.data;
+  }
+
+  void check_step_device(bool on_device, const TensorView& step, int64_t index) const {
+    const dlpack::DLDevice device = batch_.last_device();
+    const ArgumentName params{batch_.function(), "params", index};
+    if (capturable_) {
+      OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(params),
+               " must be on CUDA with capturable=True, got ", device_name(device));
+    }
+    if (on_device) {
+      OP_CHECK(step.device.device_type == device.device_type && step.device.device_id == device.device_id,
+               ShapeError, to_string({batch_.function(), "state_steps", index}), " must be on ",
+               device_name(device), " like its parameter, got ", device_name(step.device));
+    }
+  }
+
+  Batch batch_;
+  AdamStep group_;
+  Scalar lr_;
+  bool amsgrad_ = false;
+  bool capturable_ = false;
+  bool open_ = false;  // the last rule is of this group and counts on the host: it may serve the next tensor
+  std::vector<AdamStep> rules_;
+  std::vector<DeviceScalar> host_steps_;
+  std::vector<DeviceStep> device_steps_;
+};
+
+// groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
+py::object adam_step(const py::dict& state, const py::list& groups, int threads) {
+  static PyObject* const kKeys[] = {
+      PyUnicode_InternFromString("exp_avg"), PyUnicode_InternFromString("exp_avg_sq"),
+      PyUnicode_InternFromString("max_exp_avg_sq"), PyUnicode_InternFromString("step")};
+  AdamCall call("adam");
+  StateCursor cursor(state.ptr());
+  py::list stepped;
+  GradsHeld grads;
+  try {
+    for (py::handle entry : groups) {
+      const auto group = py::cast<py::tuple>(entry);
+      call.open_group(group[1]);
+      const py::list params = group[0];
+      call.batch().reserve(params.size());
+      for (size_t i = 0; i < params.size(); ++i) {
+        PyObject* param = PyList_GET_ITEM(params.ptr(), Py_ssize_t(i));
+        PyObject* grad = grads.of(param);
+        if (!grad) continue;
+        PyObject* own = cursor.find(param);
+        if (!own) return py::none();
+        PyObject* row[kMaxLists + 1] = {param, grad};
+        for (int k = 0; k < 4; ++k) {
+          if (k == 2 && !call.amsgrad()) continue;
+          row[kFirstState + k] = PyDict_GetItemWithError(own, kKeys[k]);
+          if (!row[kFirstState + k]) return py::none();
+        }
+        call.add(row, int64_t(i));
+        stepped.append(py::handle(param));
+      }
+    }
+    call.batch().check_overlap();
+  } catch (const Irregular&) {
+    return py::none();
+  }
+  call.run(threads);
+  return stepped;
+}
+
+// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, options)].
+void adam(const std::string& function, const py::list& groups, int threads) {
+  AdamCall call(function.c_str());
+  for (py::handle entry : groups) {
+    const auto group = py::cast<py::tuple>(entry);
+    call.open_group(group[6]);
+    const ArgumentLists lists(function, group, call.lists(), kNames);
+    const py::list steps = group[5];
+    OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ", lists.size(),
+             " entries like params, got ", steps.size());
+    for (int64_t i = 0; i < lists.size(); ++i) {
+      PyObject* row[kMaxLists + 1] = {};
+      for (int k = 0; k < call.lists(); ++k) row[k] = lists.item(k, i);
+      row[kStepRow] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
+      call.add(row, i);
+    }
+  }
+  call.run(threads);
+}
+
+}  // namespace
+
+void register_adam(py::module_& module) {
+  module.def("adam_step", &adam_step, py::arg("state"), py::arg("groups"), py::arg("threads"));
+  module.def("adam", &adam, py::arg("function"), py::arg("groups"), py::arg("threads"));
+}
+
+}  // namespace onepass

@@ -1,0 +1,83 @@
+// families.h - the steps that every optimizer family's binding repeats: hold the gradients, walk the explicit
+// lists, run the buckets without the GIL.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "bind/batch.h"
+#include "bind/optim.h"
+#include "core/check.h"
+
+namespace onepass {
+
+// What a `*_step` function catches to answer None: any complaint about a tensor or hyper-parameter. The list
+// function, to which the caller then turns, meets it again and says it with the right names.
+using Irregular = std::exception;
+
+// Gradients of the parameters, kept alive until the kernel has read them: another thread may drop p.grad.
+class GradsHeld {
+ public:
+  // Borrowed; nullptr if the parameter has none.
+  PyObject* of(PyObject* param) {
+    static PyObject* const kGradName = PyUnicode_InternFromString("grad");
+    PyObject* grad = PyObject_GetAttr(param, kGradName);
+    if (!grad) throw pybind11::error_already_set();
+    if (grad == Py_None) {
+      Py_DECREF(grad);
+      return nullptr;
+    }
+    held_.push_back(pybind11::reinterpret_steal<pybind11::object>(grad));
+    return grad;
+  }
+
+ private:
+  std::vector<pybind11::object> held_;
+};
+
+// The first `count` entries of a group: lists of equal length.
+class ArgumentLists {
+ public:
+  ArgumentLists(const std::string& function, const pybind11::tuple& group, int count,
+                const Batch::ListNames& names) {
+    for (int k = 0; k < count; ++k) {
+      OP_CHECK(PyList_Check(group[k].ptr()), KindError, function, ": ", names[k], " must be a list, got ",
+               Py_TYPE(group[k].ptr())->tp_name);
+      lists_.push_back(group[k]);
+      OP_CHECK(size_of(k) == size(), ShapeError, function, ": ", names[k], " must have ", size(),
+               " entries like params, got ", size_of(k));
+    }
+  }
+  int64_t size() const { return size_of(0); }
+  PyObject* item(int list, int64_t i) const { return PyList_GET_ITEM(lists_[size_t(list)].ptr(), Py_ssize_t(i)); }
+
+ private:
+  int64_t size_of(int list) const { return int64_t(PyList_GET_SIZE(lists_[size_t(list)].ptr())); }
+  std::vector<pybind11::object> lists_;
+};
+
+// Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL. Streams are asked for first:
+// that needs the GIL.
+template <class Kernel>
+void run_family(Batch& batch, int threads, const Kernel& kernel) {
+  std::vector<std::pair<int, Launch>> launches;  // device key -> launch
+  const auto key_of = [](dlpack::DLDevice d) { return d.device_type * 4096 + d.device_id; };
+  batch.for_each_bucket([&](const TensorList&, bool, dlpack::DLDevice device) {
+    for (const auto& known : launches) {
+      if (known.first == key_of(device)) return;
+    }
+    OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, batch.function(),
+             ": params must be on cpu or cuda, got ", device_name(device));
+    launches.emplace_back(key_of(device), launch_on(device, threads, batch.reader()));
+  });
+  pybind11::gil_scoped_release release;
+  batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
+    for (const auto& known : launches) {
+      if (known.first == key_of(device)) kernel(list, variant, uses_cuda_kernels(device), known.second);
+    }
+  });
+}
+
+}  // namespace onepass

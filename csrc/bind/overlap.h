@@ -1,0 +1,39 @@
+// overlap.h - finds lists that share memory: an update that writes one element of memory twice, or reads a
+// gradient that it has already overwritten, would be silently wrong.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "bind/tensor.h"
+
+namespace onepass {
+
+class OverlapCheck {
+ public:
+  void add(const TensorView& view, int64_t bytes, bool written, const char* list, int64_t index) {
+    if (bytes == 0) return;
+    const auto begin = reinterpret_cast<uintptr_t>(view.data);
+    spans_.push_back({begin, begin + static_cast<uintptr_t>(bytes), list, index, written});
+  }
+
+  void reserve(size_t spans) { spans_.reserve(spans); }
+
+  // Throws ShapeError if two spans overlap of which one is written. The answer depends on the addresses
+  // alone, so a set of spans that passed once is known by its 64-bit hash: steps of a training loop, whose
+  // addresses repeat, sort nothing. `function` is named in the message.
+  void run(const char* function);
+
+ private:
+  struct Span {
+    uintptr_t begin, end;
+    const char* list;
+    int64_t index;
+    bool written;
+  };
+  uint64_t hash() const;
+
+  std::vector<Span> spans_;
+};
+
+}  // namespace onepass

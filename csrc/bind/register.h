@@ -1,0 +1,12 @@
+// register.h - one function a family, each defined in its own file and called by module.cpp.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace onepass {
+
+void register_sgd(pybind11::module_& module);
+void register_adam(pybind11::module_& module);
+void register_stream(pybind11::module_& module);
+
+}  // namespace onepass

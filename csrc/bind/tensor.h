@@ -1,0 +1,72 @@
+// tensor.h - tensors as they come from Python: torch (any class with DLPack) and numpy, without knowing
+// either. See docs/architecture.md, "The tensor boundary".
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "bind/dlpack.h"
+#include "core/dtype.h"
+
+namespace onepass {
+
+// One tensor's memory. Shape and strides are borrowed from the object; strides may be nullptr (contiguous).
+struct TensorView {
+  char* data = nullptr;
+  int64_t numel = 0;
+  int32_t ndim = 0;
+  const int64_t* shape = nullptr;
+  const int64_t* strides = nullptr;
+  dlpack::DLDataType stored{};
+  dlpack::DLDevice device{};
+  bool read_only = false;
+};
+
+// Where a tensor stood in the call, for messages: "adamw: grads[17]", or "adamw: lr" for one of its own.
+struct ArgumentName {
+  const char* function;
+  const char* list;
+  int64_t index = -1;
+};
+
+std::string to_string(const ArgumentName& name);
+
+// Reads the tensors of one call and keeps alive what the __dlpack__ protocol hands over, until it is
+// destroyed. Needs the GIL.
+class TensorReader {
+ public:
+  // Throws KindError for an object that is no tensor (or whose class hides its memory, as DTensor does).
+  TensorView read(PyObject* object, const ArgumentName& name);
+
+  // torch's current stream of a CUDA device, from the class of the last tensor read.
+  void* current_stream(int device);
+
+ private:
+  struct Producer {
+    PyTypeObject* type;
+    const dlpack::DLPackExchangeAPI* api;  // nullptr: use __dlpack__
+  };
+  const Producer& producer_of(PyObject* object, const ArgumentName& name);
+  TensorView read_capsule(PyObject* object, const ArgumentName& name);
+
+  const Producer* last_ = nullptr;
+  std::vector<pybind11::object> kept_;
+};
+
+// The dtype as onepass's; throws KindError for one that kernels do not compute with.
+DType float_dtype(const TensorView& view, const ArgumentName& name);
+
+// torch's spelling, also of dtypes that onepass does not take: "torch.int64".
+std::string dtype_name(dlpack::DLDataType dtype);
+std::string device_name(dlpack::DLDevice device);
+std::string shape_name(const int64_t* sizes, int32_t ndim);
+
+// True if the elements fill one block of memory in some order of the dimensions, none twice.
+bool is_dense(const TensorView& view);
+bool same_shape(const TensorView& a, const TensorView& b);
+// True if equal indices lie at equal offsets. Dimensions of size 1 have no say.
+bool same_strides(const TensorView& a, const TensorView& b);
+
+}  // namespace onepass

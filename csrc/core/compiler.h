@@ -1,0 +1,30 @@
+// compiler.h - the few words that differ between compilers.
+//
+// ONEPASS_HD marks a formula that runs on host and device. On the host it is always inlined: the CPU
+// kernels are compiled once per instruction set, and an out-of-line copy of an inline function made for
+// AVX-512 could be the one the linker keeps for every caller.
+#pragma once
+
+#if defined(__CUDACC__)
+#define ONEPASS_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define ONEPASS_HD __attribute__((always_inline)) inline
+#else
+#define ONEPASS_HD inline
+#endif
+
+// The instruction set this file is compiled for; CMakeLists.txt sets it for the files of kernels/ that it
+// compiles several times. Everything such a file defines lives in the namespace of that name.
+#ifndef ONEPASS_ISA
+#define ONEPASS_ISA baseline
+#endif
+
+// Tells the vectoriser that the iterations of the next loop do not depend on each other: the binding layer
+// has checked that the lists do not overlap.
+#if defined(__clang__)
+#define ONEPASS_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ONEPASS_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define ONEPASS_INDEPENDENT
+#endif

@@ -1,0 +1,127 @@
+// convert.h - rows of stored elements to and from the arithmetic type (float or double), on the CPU.
+//
+// Rounding is to nearest even, as in torch; a nan stays a nan. Compiled once per instruction set (the
+// namespace ONEPASS_ISA). Float16 has instructions of its own on x86, which GCC 12 does not vectorise to;
+// everything else is plain code that it does.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "core/compiler.h"
+#include "core/dtype.h"
+
+namespace onepass::ONEPASS_ISA {
+
+ONEPASS_HD float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+ONEPASS_HD uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+ONEPASS_HD float from_bfloat16(uint16_t stored) { return float_of(uint32_t(stored) << 16); }
+
+ONEPASS_HD uint16_t to_bfloat16(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return uint16_t(value != value ? 0x7fc0u : rounded);
+}
+
+ONEPASS_HD float from_float16(uint16_t stored) {
+  const uint32_t sign = uint32_t(stored & 0x8000u) << 16;
+  const uint32_t magnitude = uint32_t(stored & 0x7fffu) << 13;
+  // 2^112 moves the exponent's bias from 15 to 127 and normalises subnormals on the way; inf and nan (all
+  // exponent bits set) then lack the top of float's exponent.
+  const float scaled = float_of(magnitude) * 0x1p112f;
+  const uint32_t special = (stored & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+  return float_of(bits_of(scaled) | special | sign);
+}
+
+ONEPASS_HD uint16_t to_float16(float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  // Normal results: rebias the exponent (112 << 23) and round the 13 dropped bits to even.
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Below 2^-14 the addition of 1/2 lets the float unit round to the subnormal grid of 2^-24.
+  const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  return uint16_t(sign | (magnitude >= 0x477ff000u ? special : finite));
+}
+
+inline void float16_to_floats(const uint16_t* __restrict stored, float* __restrict values, int64_t n) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8) {
+    const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(stored + i));
+    _mm256_storeu_ps(values + i, _mm256_cvtph_ps(packed));
+  }
+#endif
+  for (; i < n; ++i) values[i] = from_float16(stored[i]);
+}
+
+inline void floats_to_float16(const float* __restrict values, uint16_t* __restrict stored, int64_t n) {
+  int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= n; i += 8) {
+    const __m128i packed = _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(stored + i), packed);
+  }
+#endif
+  for (; i < n; ++i) stored[i] = to_float16(values[i]);
+}
+
+// values[0 .. n) = stored[begin .. begin + n), widened or narrowed to T.
+template <class T>
+void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {
+  switch (dtype) {
+    case DType::kFloat32: {
+      const float* from = static_cast<const float*>(stored) + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = T(from[i]);
+      return;
+    }
+    case DType::kFloat64: {
+      const double* from = static_cast<const double*>(stored) + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = T(from[i]);
+      return;
+    }
+    case DType::kBFloat16: {
+      const uint16_t* from = static_cast<const uint16_t*>(stored) + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = T(from_bfloat16(from[i]));
+      return;
+    }
+    case DType::kFloat16: {
+      const uint16_t* from = static_cast<const uint16_t*>(stored) + begin;
+      if constexpr (sizeof(T) == sizeof(float)) {
+        float16_to_floats(from, values, n);
+      } else {
+        for (int64_t i = 0; i < n; ++i) values[i] = T(from_float16(from[i]));
+      }
+      return;
+    }
+  }
+}
+
+// stored[begin .. begin + n) = values[0 .. n), rounded. Only lists that are narrower than the arithmetic
+// are written through here: T is float.
+inline void store_row(DType dtype, void* stored, int64_t begin, const float* __restrict values, int64_t n) {
+  uint16_t* to = static_cast<uint16_t*>(stored) + begin;
+  if (dtype == DType::kFloat16) {
+    floats_to_float16(values, to, n);
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = to_bfloat16(values[i]);
+  }
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,91 @@
+// packs.cuh - V elements between memory and registers on the GPU: 16-byte accesses where the address allows,
+// one element at a time where it does not; stored types to and from the arithmetic type.
+#pragma once
+
+#include "core/dtype.h"
+#include "core/kernel_compat.cuh"
+
+namespace onepass::gpu {
+
+constexpr int kPackBytes = 16;
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+template <class S, class T>
+__device__ __forceinline__ S narrow(T x) {
+  if constexpr (std::is_same_v<S, __half>) {
+    return __float2half_rn(x);
+  } else if constexpr (std::is_same_v<S, __nv_bfloat16>) {
+    return __float2bfloat16_rn(x);
+  } else {
+    return S(x);
+  }
+}
+
+// N elements of S in one access.
+template <class S, int N>
+struct alignas(sizeof(S) * N) Pack {
+  S value[N];
+};
+
+// How many of V elements one access holds.
+template <class S, int V>
+constexpr int kPerAccess = V * int(sizeof(S)) <= kPackBytes ? V : kPackBytes / int(sizeof(S));
+
+template <class S, int V>
+__host__ __device__ __forceinline__ bool pack_aligned(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % (kPerAccess<S, V> * sizeof(S)) == 0;
+}
+
+// registers[0 .. V) = from[0 .. V).
+template <int V, class T, class S>
+__device__ __forceinline__ void load_pack(const S* from, bool aligned, T (&registers)[V]) {
+  constexpr int N = kPerAccess<S, V>;
+  if (aligned) {
+#pragma unroll
+    for (int k = 0; k < V; k += N) {
+      const auto pack = *reinterpret_cast<const Pack<S, N>*>(from + k);
+#pragma unroll
+      for (int j = 0; j < N; ++j) registers[k + j] = T(widen(pack.value[j]));
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) registers[k] = T(widen(from[k]));
+  }
+}
+
+// to[0 .. V) = registers[0 .. V), rounded to nearest even.
+template <int V, class T, class S>
+__device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&registers)[V]) {
+  constexpr int N = kPerAccess<S, V>;
+  if (aligned) {
+#pragma unroll
+    for (int k = 0; k < V; k += N) {
+      Pack<S, N> pack;
+#pragma unroll
+      for (int j = 0; j < N; ++j) pack.value[j] = narrow<S>(registers[k + j]);
+      *reinterpret_cast<Pack<S, N>*>(to + k) = pack;
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) to[k] = narrow<S>(registers[k]);
+  }
+}
+
+// Calls visit(typed pointer) for a list whose dtype is known only at run time. The branch is the same for every
+// thread of a launch.
+template <class Visit>
+__host__ __device__ __forceinline__ void with_typed(DType dtype, const void* data, const Visit& visit) {
+  switch (dtype) {
+    case DType::kFloat32: return visit(static_cast<const float*>(data));
+    case DType::kFloat64: return visit(static_cast<const double*>(data));
+    case DType::kBFloat16: return visit(static_cast<const __nv_bfloat16*>(data));
+    case DType::kFloat16: break;
+  }
+  visit(static_cast<const __half*>(data));
+}
+
+}  // namespace onepass::gpu

@@ -1,0 +1,75 @@
+#include "core/parallel.h"
+
+#include <string>
+
+#if defined(__linux__)
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstring>
+#endif
+
+namespace onepass {
+namespace {
+
+// GCC's entry point for `#pragma omp parallel`. LLVM's and Intel's runtimes export it too.
+using GompParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+
+struct Runtime {
+  GompParallel parallel = nullptr;
+  std::string path;
+};
+
+#if defined(__linux__)
+int find_loaded(dl_phdr_info* info, size_t, void* found) {
+  const char* slash = std::strrchr(info->dlpi_name, '/');
+  const char* file = slash ? slash + 1 : info->dlpi_name;
+  for (const char* stem : {"libgomp", "libiomp5", "libomp"}) {
+    if (std::strncmp(file, stem, std::strlen(stem)) == 0) {
+      *static_cast<std::string*>(found) = info->dlpi_name;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+Runtime resolve() {
+  Runtime runtime;
+  void* handle = nullptr;
+  // A symbol looked up through libtorch_cpu is found in that library's own dependencies: the runtime torch
+  // uses, even if another one was loaded earlier.
+  if (void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD)) handle = torch;
+  if (!handle) {
+    dl_iterate_phdr(find_loaded, &runtime.path);
+    handle = dlopen(runtime.path.empty() ? "libgomp.so.1" : runtime.path.c_str(), RTLD_LAZY);
+  }
+  if (!handle) return runtime;
+  runtime.parallel = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));
+  Dl_info where;
+  if (runtime.parallel && dladdr(reinterpret_cast<void*>(runtime.parallel), &where)) {
+    runtime.path = where.dli_fname;
+  }
+  return runtime;
+}
+#else
+Runtime resolve() { return {}; }
+#endif
+
+const Runtime& runtime() {
+  static const Runtime found = resolve();
+  return found;
+}
+
+}  // namespace
+
+void parallel_run(int threads, void (*body)(void*), void* context) {
+  if (threads > 1 && runtime().parallel) {
+    runtime().parallel(body, context, static_cast<unsigned>(threads), 0);
+  } else {
+    body(context);
+  }
+}
+
+const char* openmp_path() { return runtime().parallel ? runtime().path.c_str() : nullptr; }
+
+}  // namespace onepass

@@ -1,0 +1,17 @@
+// parallel.h - threads of the OpenMP runtime that torch has already loaded.
+//
+// onepass links no OpenMP: a second runtime in the process would keep a second team of threads spinning
+// against torch's. The runtime is looked up at load (parallel.cpp); without one, work runs on the caller.
+#pragma once
+
+namespace onepass {
+
+// Calls body(context) on up to `threads` threads at once and waits for all. The body shares the work out
+// itself by an atomic ticket, so fewer threads than asked for (a nested region, a limit) is no error. With
+// one thread no region is opened, which keeps a forked DataLoader worker safe.
+void parallel_run(int threads, void (*body)(void*), void* context);
+
+// Path of the OpenMP runtime in use, or nullptr when there is none and everything runs on one thread.
+const char* openmp_path();
+
+}  // namespace onepass

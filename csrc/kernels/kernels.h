@@ -1,0 +1,80 @@
+// kernels.h - every kernel of onepass, declared once for all devices.
+//
+// A kernel takes checked arguments (bind/ checks) and returns when the work is done (cpu) or launched on the
+// given stream (cuda). The CPU files are compiled once per instruction set; cpu:: calls the one that isa()
+// chose.
+#pragma once
+
+#include <cstdint>
+
+#include "loops/tensor_list.h"
+#include "math/adam.h"
+#include "math/sgd.h"
+
+namespace onepass {
+
+// Where work runs. cpu: threads. cuda: device and stream.
+struct Launch {
+  int threads = 1;
+  int device = 0;
+  void* stream = nullptr;
+};
+
+// A scalar that lives on the device, so that a captured CUDA graph sees its new value at each replay.
+struct DeviceScalar {
+  const void* data = nullptr;  // nullptr: not on the device, the host's value counts
+  DType dtype = DType::kFloat32;
+};
+
+// The rule of some tensors of an SGD step.
+struct SgdStep {
+  math::SgdOptions options;
+  DeviceScalar lr;
+};
+
+// The rule of some tensors of an Adam step. step counts from 1: the step being taken.
+struct AdamStep {
+  math::AdamOptions options;
+  double step = 1;
+  DeviceScalar device_step;  // the step taken before this one; the kernel adds 1
+  DeviceScalar lr;
+};
+
+// Lists: param, grad, and with momentum momentum_buffer. item.rule indexes rules.
+#define ONEPASS_DECLARE_SGD \
+  void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch)
+// Lists: param, grad, exp_avg, exp_avg_sq, and with amsgrad max_exp_avg_sq. item.rule indexes rules.
+#define ONEPASS_DECLARE_ADAM \
+  void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch)
+// writes[k][i] = c writes[k][i] + sum of reads[.][i], each thread over one contiguous part of n floats: the
+// plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
+#define ONEPASS_DECLARE_STREAM                                                                     \
+  void stream(const float* const* reads, int read_count, float* const* writes, int write_count, \
+              int64_t n, const Launch& launch)
+
+#define ONEPASS_DECLARE_CPU_KERNELS \
+  ONEPASS_DECLARE_SGD;              \
+  ONEPASS_DECLARE_ADAM;             \
+  ONEPASS_DECLARE_STREAM;
+
+namespace baseline {
+ONEPASS_DECLARE_CPU_KERNELS
+}
+namespace avx2 {
+ONEPASS_DECLARE_CPU_KERNELS
+}
+namespace avx512 {
+ONEPASS_DECLARE_CPU_KERNELS
+}
+namespace cpu {
+ONEPASS_DECLARE_CPU_KERNELS
+}
+
+namespace cuda {
+ONEPASS_DECLARE_SGD;
+ONEPASS_DECLARE_ADAM;
+// *counts[k] += 1 for each of `count` scalars on the device.
+void increment(float* const* counts, int64_t count, const Launch& launch);
+}  // namespace cuda
+
+}  // namespace onepass

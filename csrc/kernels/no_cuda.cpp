@@ -1,0 +1,20 @@
+// no_cuda.cpp - what answers for the CUDA kernels in a build without them.
+
+#include "core/check.h"
+#include "kernels/kernels.h"
+
+namespace onepass::cuda {
+namespace {
+
+[[noreturn]] void missing(const char* function) {
+  throw DeviceError(concat(function, ": this onepass was built without CUDA; install it where nvcc is found, or "
+                                     "with -C cmake.define.ONEPASS_CUDA=ON to see what is missing"));
+}
+
+}  // namespace
+
+void sgd(const TensorList&, const SgdStep*, bool, const Launch&) { missing("sgd"); }
+void adam(const TensorList&, const AdamStep*, bool, const Launch&) { missing("adam"); }
+void increment(float* const*, int64_t, const Launch&) { missing("adam"); }
+
+}  // namespace onepass::cuda

@@ -1,0 +1,22 @@
+// sgd.cpp - SGD on the CPU: math/sgd.h over loops/multi_tensor.h. CUDA: sgd.cu.
+
+#include "kernels/kernels.h"
+#include "loops/arithmetic.h"
+#include "loops/multi_tensor.h"
+
+namespace onepass::ONEPASS_ISA {
+
+void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch) {
+  with_arithmetic(list, [&](auto zero) {
+    using T = decltype(zero);
+    const auto plain = [=](int64_t i) { return math::Sgd<T>::make(rules[i].options); };
+    const auto with_momentum = [=](int64_t i) { return math::SgdMomentum<T>::make(rules[i].options); };
+    if (momentum) {
+      multi_tensor<T>(list, launch.threads, with_momentum);
+    } else {
+      multi_tensor<T>(list, launch.threads, plain);
+    }
+  });
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,143 @@
+// multi_tensor.h - one update rule over the elements of many tensors, on the CPU. CUDA: multi_tensor.cuh.
+//
+// One parallel region for the whole list. The elements of all tensors, numbered through, are cut in chunks
+// that threads take by ticket; a chunk may span many small tensors or be part of a large one. Elements are
+// independent, so the result has the same bits for any number of threads. Lists stored as the arithmetic
+// type are updated in place; narrower ones pass through a row of registers' worth of L1 (kRow elements).
+#pragma once
+
+#include <cstdint>
+
+#include "core/convert.h"
+#include "core/parallel.h"
+#include "loops/tensor_list.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int64_t kRow = 512;
+// Chunks start at multiples of this many elements of a tensor: whole cache lines for every dtype.
+constexpr int64_t kChunkAlign = 64;
+constexpr int64_t kMinChunk = 16 * 1024;
+constexpr int64_t kMaxChunk = 256 * 1024;
+constexpr int64_t kChunksPerThread = 8;
+
+template <class T>
+constexpr DType dtype_of = sizeof(T) == sizeof(float) ? DType::kFloat32 : DType::kFloat64;
+
+// rule(p, g, states...) for n elements.
+template <class T, class Rule>
+inline void apply(const Rule rule, T* __restrict p, const T* __restrict g, T* const* state, int64_t n) {
+  if constexpr (Rule::kStates == 0) {
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) rule(p[i], g[i]);
+  } else if constexpr (Rule::kStates == 1) {
+    T* __restrict s0 = state[0];
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i]);
+  } else if constexpr (Rule::kStates == 2) {
+    T *__restrict s0 = state[0], *__restrict s1 = state[1];
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i], s1[i]);
+  } else {
+    static_assert(Rule::kStates == 3);
+    T *__restrict s0 = state[0], *__restrict s1 = state[1], *__restrict s2 = state[2];
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i], s1[i], s2[i]);
+  }
+}
+
+// Elements begin .. end of one tensor, some of whose lists are not stored as T.
+template <class T, class Rule>
+void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
+  constexpr int kLists = kFirstState + Rule::kStates;
+  alignas(64) T row[kLists][kRow];
+  for (int64_t start = begin; start < end; start += kRow) {
+    const int64_t n = end - start < kRow ? end - start : kRow;
+    T* at[kLists];
+    for (int k = 0; k < kLists; ++k) {
+      const bool in_place = dtype[k] == dtype_of<T>;
+      at[k] = in_place ? static_cast<T*>(item.list[k]) + start : row[k];
+      if (!in_place) load_row(dtype[k], item.list[k], start, row[k], n);
+    }
+    apply(rule, at[kParam], at[kGrad], at + kFirstState, n);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      for (int k = 0; k < kLists; ++k) {
+        if (k != kGrad && at[k] == row[k]) store_row(dtype[k], item.list[k], start, row[k], n);
+      }
+    }
+  }
+}
+
+template <class T, class Rule>
+void update_range(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
+  constexpr int kLists = kFirstState + Rule::kStates;
+  T* at[kLists];
+  for (int k = 0; k < kLists; ++k) {
+    if (dtype[k] != dtype_of<T>) return update_rows<T>(item, dtype, rule, begin, end);
+    at[k] = static_cast<T*>(item.list[k]) + begin;
+  }
+  apply(rule, at[kParam], at[kGrad], at + kFirstState, end - begin);
+}
+
+// The last tensor that begins at or before element x of the list.
+inline int64_t tensor_at(const TensorList& list, int64_t x) {
+  int64_t low = 0, high = list.count;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (list.items[middle].begin <= x ? low : high) = middle;
+  }
+  return low;
+}
+
+inline int64_t chunk_size(int64_t numel, int threads) {
+  const int64_t even = numel / (threads * kChunksPerThread) / kChunkAlign * kChunkAlign;
+  return even < kMinChunk ? kMinChunk : even > kMaxChunk ? kMaxChunk : even;
+}
+
+// What the threads of one call share. MakeRule: rule index -> Rule.
+template <class T, class MakeRule>
+struct MultiTensorWork {
+  const TensorList& list;
+  const MakeRule& make_rule;
+  int64_t chunk;
+  int64_t next = 0;
+
+  // Where a cut at element x of the list falls in a tensor: on a cache line, the same for both sides.
+  static int64_t cut(const TensorItem& item, int64_t x) {
+    const int64_t offset = x - item.begin;
+    if (offset <= 0) return 0;
+    return offset >= item.numel ? item.numel : offset / kChunkAlign * kChunkAlign;
+  }
+
+  void update_chunk(int64_t first, int64_t last) const {
+    int64_t i = tensor_at(list, first);
+    int64_t made = -1;
+    auto rule = make_rule(list.items[i].rule);
+    for (; i < list.count && list.items[i].begin < last; ++i) {
+      const TensorItem& item = list.items[i];
+      if (made != item.rule) rule = make_rule(made = item.rule);
+      const int64_t begin = cut(item, first), end = cut(item, last);
+      if (begin < end) update_range<T>(item, list.dtype, rule, begin, end);
+    }
+  }
+
+  static void run(void* self) {
+    MultiTensorWork& work = *static_cast<MultiTensorWork*>(self);
+    while (true) {
+      const int64_t first = __atomic_fetch_add(&work.next, work.chunk, __ATOMIC_RELAXED);
+      if (first >= work.list.numel) return;
+      const int64_t last = first + work.chunk;
+      work.update_chunk(first, last < work.list.numel ? last : work.list.numel);
+    }
+  }
+};
+
+template <class T, class MakeRule>
+void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule) {
+  if (list.numel == 0) return;
+  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk_size(list.numel, threads)};
+  const int64_t chunks = (list.numel + work.chunk - 1) / work.chunk;
+  parallel_run(threads < chunks ? threads : static_cast<int>(chunks), work.run, &work);
+}
+
+}  // namespace onepass::ONEPASS_ISA

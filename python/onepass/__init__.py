@@ -1,0 +1,14 @@
+"""The steps around the matrix products of deep-learning training, each in one pass over memory.
+
+`onepass.optim` holds SGD, Adam and AdamW: torch.optim's classes by name, arguments and checkpoints, with the
+whole update of all parameters in one kernel call a device and dtype. The command `onepass` (also
+``python -m onepass``) tells what is installed, shows a training run and measures speed and accuracy.
+"""
+
+from importlib.metadata import version as _version
+
+from onepass import optim
+
+__all__ = ["__version__", "optim"]
+
+__version__ = _version("onepass")

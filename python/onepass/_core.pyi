@@ -1,0 +1,31 @@
+"""Types of the native module (csrc/bind). Tensors: torch.Tensor or numpy.ndarray."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+SgdOptions = tuple[float | torch.Tensor, float, float, float, bool, bool]
+AdamOptions = tuple[float | torch.Tensor, float, float, float, float, bool, bool, bool, bool]
+
+def build_info() -> dict[str, Any]:
+    """What the module was built with and what it uses: see `onepass info`."""
+
+def sgd_step(
+    state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], SgdOptions]], threads: int
+) -> list[torch.Tensor] | None:
+    """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
+
+def sgd(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
+    """One step over groups of (params, grads, momentum_buffer_list or None, first, options)."""
+
+def adam_step(
+    state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], AdamOptions]], threads: int
+) -> list[torch.Tensor] | None:
+    """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
+
+def adam(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
+    """One step over groups of (params, grads, exp_avgs, exp_avg_sqs, maxs or None, state_steps, options)."""
+
+def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
+    """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -1,0 +1,8 @@
+"""Optimizers with torch.optim's interface whose update of all parameters is one pass over memory."""
+
+from onepass.optim import functional
+from onepass.optim.adam import Adam
+from onepass.optim.adamw import AdamW
+from onepass.optim.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "functional"]

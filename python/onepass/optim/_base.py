@@ -1,0 +1,207 @@
+"""What SGD, Adam and AdamW share: the step, its checks, and the exchange of checkpoints with torch.optim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from onepass import _native
+from onepass.optim._layout import is_dense, laid_out_like, same_layout
+from onepass.optim.functional import bump_versions
+
+# How torch names its implementations; ours is the fused one, whatever a loaded checkpoint says.
+IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
+
+
+class FusedOptimizer(Optimizer):
+    """An optimizer whose step updates all parameters of all groups in one native call.
+
+    Subclasses say which options their groups have (`_check_group`, `_options`), which states a parameter has
+    (`_init_group`), and which native function takes the step.
+    """
+
+    # Names of the state tensors that have their parameter's shape.
+    _state_names: ClassVar[tuple[str, ...]] = ()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: Reevaluates the model and returns the loss; called once, with gradients enabled.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: A gradient, state or hyper-parameter does not fit; nothing has been changed.
+            TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
+        """
+        self._cuda_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            if torch.compiler.is_compiling():
+                self._step_compiled()
+            else:
+                self._step_eager()
+        return loss
+
+    def _step_eager(self) -> None:
+        groups = [(group["params"], self._options(group)) for group in self.param_groups]
+        stepped = self._native_step(groups)
+        if stepped is None:
+            self._step_irregular()
+        else:
+            bump_versions(stepped)
+
+    def _step_irregular(self) -> None:
+        """The step when a state is missing or a layout differs; says what is wrong if something is."""
+        fresh = [p for group in self.param_groups for p in group["params"] if not self.state.get(p)]
+        try:
+            self._step_lists()
+        except BaseException:
+            # The states of a rejected call go as they came.
+            for p in fresh:
+                self.state.pop(p, None)
+            raise
+
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
+        raise NotImplementedError
+
+    def _step_lists(self) -> None:
+        raise NotImplementedError
+
+    def _step_compiled(self) -> None:
+        raise NotImplementedError
+
+    def _options(self, group: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises ValueError if an option of the group has no sense or is not supported."""
+        check_implementation(type(self).__name__, group)
+
+    @torch._disable_dynamo  # type: ignore[misc]  # as in torch: state changes are not traced
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, for instance layers that are unfrozen later.
+
+        Args:
+            param_group: ``params`` and any options that differ from the defaults.
+
+        Raises:
+            ValueError: An option is out of range, or a parameter is already in a group.
+        """
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.update(IMPLEMENTATION_FLAGS)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state_dict of this class or of torch's class of the same name.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            ValueError: The groups do not match, or an option is out of range; nothing has been changed.
+
+        Differs from torch: float32 states of bfloat16 and float16 parameters stay float32, where torch rounds
+        them to the parameter's dtype; the flags foreach, fused and differentiable stay this optimizer's own.
+
+        Source: torch.optim.Optimizer.load_state_dict.
+        """
+        final: dict[str, Any] = {}
+
+        # Registered last, so that it sees what the user's own hooks made of the checkpoint.
+        def check(_: Optimizer, incoming: dict[str, Any]) -> None:
+            for group in incoming["param_groups"]:
+                self._check_group({**self.defaults, **group, **IMPLEMENTATION_FLAGS})
+            final.update(incoming)
+
+        handle = self.register_load_state_dict_pre_hook(cast(Any, check))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self._restore_wide_states(final)
+
+    def _restore_wide_states(self, saved: dict[str, Any]) -> None:
+        params = [p for group in self.param_groups for p in group["params"]]
+        ids = [i for group in saved["param_groups"] for i in group["params"]]
+        for index, param in zip(ids, params, strict=True):
+            for name in self._state_names:
+                value = saved["state"].get(index, {}).get(name)
+                if isinstance(value, Tensor) and value.dtype == torch.float32 and is_half(param):
+                    self.state[param][name] = value.to(device=param.device)
+
+    def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        """Appends the group's parameters that have a gradient, and the gradients."""
+        name = type(self).__name__.lower()
+        for i, param in enumerate(group["params"]):
+            grad = param.grad
+            if grad is None:
+                continue
+            if grad.layout != torch.strided:
+                raise ValueError(f"{name}: grads[{i}] must be dense, got layout {grad.layout}")
+            if param.is_complex() or grad.is_complex():
+                raise TypeError(f"{name}: params[{i}] must be real, got {param.dtype} with gradient {grad.dtype}")
+            params.append(param)
+            grads.append(grad)
+
+    def _relaid_state(self, param: Tensor, name: str) -> Tensor:
+        """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""
+        value = cast(Tensor, self.state[param][name])
+        if value.shape == param.shape and not same_layout(value, param) and is_dense(param):
+            value = self.state[param][name] = laid_out_like(value, param)
+        return value
+
+
+def is_half(param: Tensor) -> bool:
+    """True for the dtypes whose states may be kept in float32."""
+    return param.dtype in (torch.bfloat16, torch.float16)
+
+
+def check_implementation(name: str, group: dict[str, Any]) -> None:
+    """Raises ValueError if the user asks for one of torch's other implementations."""
+    if group["foreach"]:
+        raise ValueError(f"{name}: foreach must be None or False (the update is one fused pass), got True")
+    if group["fused"] is not None and not group["fused"]:
+        raise ValueError(f"{name}: fused must be None or True (the update is one fused pass), got False")
+    if group["differentiable"]:
+        raise ValueError(f"{name}: differentiable must be False (there is no gradient of the update), got True")
+
+
+def check_number(name: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless low <= value < high; a tensor must have one element.
+
+    The value of a CUDA tensor is not looked at: that would wait for the device.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name}: {option} must have one element, got shape {tuple(value.shape)}")
+        if value.is_cuda or value.is_meta:
+            return
+    if not low <= float(value) < high:
+        limits = f"finite and at least {low}" if high == math.inf else f"at least {low} and below {high}"
+        raise ValueError(f"{name}: {option} must be {limits}, got {value}")
+
+
+def lr_of(group: dict[str, Any]) -> float | Tensor:
+    """The learning rate as the core takes it: a float, or the tensor where the kernel reads it."""
+    lr = group["lr"]
+    if isinstance(lr, Tensor) and (group.get("capturable", False) or lr.is_cuda):
+        return lr
+    return float(lr)
+
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]

@@ -1,0 +1,100 @@
+"""Brings tensors whose memory layout differs from their parameter's to one that the kernels take.
+
+The kernels walk memory, not indices: equal positions in memory must be equal elements of the parameter, its
+gradient and its states, and the parameter must fill one block. Where that is not so (a channels_last parameter
+with a contiguous gradient, a parameter that is a strided view) the step runs on copies and copies back: slower,
+and right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """True if the elements fill one block of memory in some order of the dimensions, none twice."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return tensor.numel() == 0
+            expected *= size
+    return True
+
+
+def same_layout(tensor: Tensor, like: Tensor) -> bool:
+    """True if equal indices lie at equal offsets; dimensions of size 1 have no say."""
+    return tensor.shape == like.shape and (
+        tensor.numel() <= 1
+        or all(
+            a == b or size == 1
+            for a, b, size in zip(tensor.stride(), like.stride(), tensor.shape, strict=True)
+        )
+    )
+
+
+def laid_out_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A copy of `tensor`, its dtype kept, with the layout of the dense tensor `like`."""
+    return torch.empty_like(like, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+class Stand(NamedTuple):
+    """A tensor and the copy that stands in for it during the step."""
+
+    tensor: Tensor
+    copy: Tensor
+
+
+def regular(lists: list[list[Any]], writable: list[bool]) -> tuple[list[list[Any]], list[Stand]]:
+    """Replaces tensors that the kernels cannot take as they lie.
+
+    Args:
+        lists: Lists of equal length; the first holds the parameters. Entries that are no torch tensors, or
+            whose shape is not their parameter's, pass through (the core accepts or rejects them).
+        writable: For each list whether the step writes it.
+
+    Returns:
+        The lists with copies in place of irregular entries, and what must be copied back afterwards.
+
+    Raises:
+        ValueError: A tensor that the step writes has several elements in one place of memory (an expanded view).
+    """
+    replaced = [list(entries) for entries in lists]
+    back: list[Stand] = []
+    if any(len(entries) != len(lists[0]) for entries in lists):
+        return replaced, back  # the core says which list it is
+    for i, param in enumerate(lists[0]):
+        if not _plain(param):
+            continue
+        # The layout that most tensors of the row already have: the parameter's own if it can be.
+        layout = param if is_dense(param) else param.detach().contiguous()
+        for k, entries in enumerate(replaced):
+            entry = entries[i]
+            if not _plain(entry) or entry.shape != param.shape or same_layout(entry, layout):
+                continue
+            if writable[k] and _overlaps_itself(entry):
+                raise ValueError(
+                    f"list {k}, entry {i} must have one place in memory for each element, got strides "
+                    f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
+                )
+            entries[i] = laid_out_like(entry.detach(), layout)
+            if writable[k]:
+                back.append(Stand(entry, entries[i]))
+    return replaced, back
+
+
+def _plain(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach += stride * (size - 1)
+    return False

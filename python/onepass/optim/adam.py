@@ -1,0 +1,203 @@
+"""Adam, with L2 or decoupled weight decay and AMSGrad, in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from onepass import _native
+from onepass.optim import _ops, functional
+from onepass.optim._base import FusedOptimizer, ParamsT, check_number, lr_of
+
+__all__ = ["Adam"]
+
+_Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
+
+
+class Adam(FusedOptimizer):
+    r"""Adam, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
+
+    .. math::
+        g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        x_t &= \max(x_{t-1}, v_t) \text{ if amsgrad else } v_t \\
+        p_t &= p_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
+            \frac{m_t}{\sqrt{x_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    Arithmetic is float32 (float64 for float64 parameters), whatever the parameters are stored in.
+
+    Args:
+        params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
+        lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
+            kernel, so that a schedule neither synchronises nor breaks a captured graph.
+        betas: Decay of the two moments (beta1, beta2), each in [0, 1).
+        eps: Added to the denominator against division by zero, at least 0.
+        weight_decay: L2 penalty (lambda), at least 0.
+        amsgrad: Divide by the largest second moment so far; one more state, 36 bytes a parameter.
+        foreach: None or False; there is one implementation.
+        maximize: Ascend instead of descend.
+        capturable: Keep the step count on the GPU, so that a CUDA graph of the step can be captured. Needs CUDA
+            parameters.
+        differentiable: False; the update has no gradient.
+        fused: None or True; there is one implementation.
+        decoupled_weight_decay: Decay as AdamW does.
+
+    Raises:
+        ValueError: An option is out of range or asks for another implementation.
+
+    Differs from torch: gradients may have another floating dtype than their parameter; states loaded as float32
+    stay float32 for bfloat16 and float16 parameters; options are checked again at each step; sparse and complex
+    gradients raise.
+
+    Example:
+        >>> import torch, onepass
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = onepass.optim.Adam(model.parameters(), lr=1e-3)
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+
+    Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018, algorithm 2; torch.optim.Adam.
+    """
+
+    _state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        self._check_group(defaults)
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        name = type(self).__name__
+        check_number(name, "lr", group["lr"], 0)
+        if len(group["betas"]) != 2:
+            raise ValueError(f"{name}: betas must be two numbers, got {group['betas']}")
+        check_number(name, "betas[0]", group["betas"][0], 0, 1)
+        check_number(name, "betas[1]", group["betas"][1], 0, 1)
+        check_number(name, "eps", group["eps"], 0)
+        check_number(name, "weight_decay", group["weight_decay"], 0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fills in what checkpoints of older torch versions lack."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for option in ("amsgrad", "maximize", "capturable"):
+                group.setdefault(option, False)
+            group.setdefault("decoupled_weight_decay", self.defaults["decoupled_weight_decay"])
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                if "step" in own and not isinstance(own["step"], Tensor):
+                    own["step"] = _step_count(param, group["capturable"], float(own["step"]))
+
+    def _options(self, group: dict[str, Any]) -> Any:
+        beta1, beta2 = group["betas"]
+        return (
+            lr_of(group),
+            float(beta1),
+            float(beta2),
+            float(group["eps"]),
+            float(group["weight_decay"]),
+            bool(group["amsgrad"]),
+            bool(group["maximize"]),
+            bool(group["decoupled_weight_decay"]),
+            bool(group["capturable"]),
+        )
+
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
+        stepped: list[Tensor] | None = _native.core.adam_step(self.state, groups, torch.get_num_threads())
+        return stepped
+
+    def _step_lists(self) -> None:
+        groups = []
+        for group in self.param_groups:
+            lists: _Lists = ([], [], [], [], [], [])
+            self._init_group(group, *lists)
+            largest = lists[4] if group["amsgrad"] else None
+            groups.append((*lists[:4], largest, lists[5], self._options(group)))
+        functional.run_adam(type(self).__name__.lower(), groups)
+
+    def _step_compiled(self) -> None:
+        for group in self.param_groups:
+            lists: _Lists = ([], [], [], [], [], [])
+            self._init_group(group, *lists)
+            beta1, beta2 = group["betas"]
+            _ops.adam_(
+                *lists,
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=group["amsgrad"],
+                maximize=group["maximize"],
+                decoupled_weight_decay=group["decoupled_weight_decay"],
+            )
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        state_steps: list[Tensor],
+    ) -> bool:
+        """Appends a group's tensors to the lists, making the states of parameters that have none.
+
+        The name and form are torch's: torch.compile runs this function instead of tracing it.
+        """
+        self._gradients(group, params, grads)
+        for i, param in enumerate(params):
+            own = self.state[param]
+            if not own:
+                own["step"] = _step_count(param, group["capturable"], 0.0)
+                for name in self._state_names[: 3 if group["amsgrad"] else 2]:
+                    own[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            if group["amsgrad"] and "max_exp_avg_sq" not in own:
+                raise ValueError(
+                    f"{type(self).__name__.lower()}: params[{i}] must have the state max_exp_avg_sq with "
+                    "amsgrad=True, got a state that was made without it"
+                )
+            exp_avgs.append(self._relaid_state(param, "exp_avg"))
+            exp_avg_sqs.append(self._relaid_state(param, "exp_avg_sq"))
+            if group["amsgrad"]:
+                max_exp_avg_sqs.append(self._relaid_state(param, "max_exp_avg_sq"))
+            state_steps.append(own["step"])
+        return False
+
+
+def _step_count(param: Tensor, capturable: bool, value: float) -> Tensor:
+    """A step count as torch keeps it: on the CPU, or beside its parameter for CUDA graphs."""
+    device = param.device if capturable else "cpu"
+    return torch.tensor(value, dtype=torch.float32, device=device)

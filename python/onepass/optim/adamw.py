@@ -1,0 +1,80 @@
+"""AdamW: Adam with decoupled weight decay, in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from onepass.optim._base import ParamsT
+from onepass.optim.adam import Adam
+
+__all__ = ["AdamW"]
+
+
+class AdamW(Adam):
+    r"""AdamW, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
+
+    .. math::
+        p &\leftarrow (1 - \gamma \lambda) p_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        p_t &= p - \frac{\gamma}{1 - \beta_1^t} \,
+            \frac{m_t}{\sqrt{x_t} / \sqrt{1 - \beta_2^t} + \epsilon},
+            \qquad x_t = \max(x_{t-1}, v_t) \text{ if amsgrad else } v_t
+
+    Args:
+        params: As for `Adam`.
+        lr: As for `Adam`.
+        betas: As for `Adam`.
+        eps: As for `Adam`.
+        weight_decay: Decoupled decay (lambda), at least 0: each step scales a parameter by 1 - lr * weight_decay.
+        amsgrad: As for `Adam`.
+        maximize: Ascend instead of descend.
+        foreach: None or False; there is one implementation.
+        capturable: As for `Adam`.
+        differentiable: False; the update has no gradient.
+        fused: None or True; there is one implementation.
+
+    Raises:
+        ValueError: An option is out of range or asks for another implementation.
+
+    Differs from torch: as `Adam` does.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.AdamW.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Keeps the decay decoupled, also with a checkpoint of a torch that did not yet save that option."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True

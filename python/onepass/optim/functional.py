@@ -1,0 +1,239 @@
+"""The optimizers' updates on explicit lists, as torch's functional API has them.
+
+Each call checks every list before it writes anything: a rejected call has changed nothing. Entries are
+torch tensors or numpy arrays, on one device or several; all tensors of one device and dtype are updated by one
+kernel call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepass import _native
+from onepass.optim._layout import Stand, regular
+
+__all__ = ["adam", "adamw", "sgd"]
+
+
+def sgd(
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    momentum_buffer_list: list[Any],
+    *,
+    weight_decay: float,
+    momentum: float,
+    lr: float | Tensor,
+    dampening: float,
+    nesterov: bool,
+    maximize: bool,
+) -> None:
+    r"""Takes one step of stochastic gradient descent.
+
+    .. math::
+        g &\leftarrow \pm g + \lambda p \\
+        b &\leftarrow \mu b + (1 - \tau) g \quad (b \leftarrow g \text{ where it is None}) \\
+        p &\leftarrow p - \gamma (g + \mu b) \text{ if nesterov else } p - \gamma b
+
+    Args:
+        params: Tensors to update, of any shape; float32, float64, bfloat16 or float16.
+        grads: Their gradients, of the same shapes; each of any of these dtypes.
+        momentum_buffer_list: With momentum one buffer for each parameter, of its shape and of its dtype (or
+            float32); None where there is none yet: the new buffer is put in its place. Without momentum unused,
+            as in torch, and may be empty.
+        weight_decay: L2 penalty (lambda), at least 0.
+        momentum: Momentum factor (mu), at least 0; 0 uses no buffers.
+        lr: Learning rate (gamma), at least 0.
+        dampening: Dampening of momentum (tau).
+        nesterov: Use Nesterov's momentum.
+        maximize: Ascend instead of descend.
+
+    Raises:
+        ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
+        TypeError: An entry is no tensor or has another dtype.
+
+    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+
+    Source: torch.optim.sgd.sgd.
+    """
+    groups = [_sgd_group(params, grads, momentum_buffer_list, momentum)]
+    options = (_number(lr), float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize))
+    run_sgd("sgd", [(*group, options) for group in groups])
+    if momentum != 0:
+        momentum_buffer_list[:] = groups[0][2]
+
+
+def _sgd_group(
+    params: Sequence[Any], grads: Sequence[Any], buffers: Sequence[Any], momentum: float
+) -> tuple[list[Any], list[Any], list[Any], list[bool]]:
+    """Explicit lists with a buffer for each parameter that needs one, and which of them are new."""
+    if momentum == 0:
+        return list(params), list(grads), [], [False] * len(params)
+    first = [buffer is None for buffer in buffers]
+    filled = [
+        _empty_like(params[i]) if buffer is None and i < len(params) else buffer
+        for i, buffer in enumerate(buffers)
+    ]
+    return list(params), list(grads), filled, first
+
+
+def adam(
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    exp_avgs: Sequence[Any],
+    exp_avg_sqs: Sequence[Any],
+    max_exp_avg_sqs: Sequence[Any],
+    state_steps: Sequence[Any],
+    *,
+    amsgrad: bool,
+    beta1: float,
+    beta2: float,
+    lr: float | Tensor,
+    weight_decay: float,
+    eps: float,
+    maximize: bool,
+    decoupled_weight_decay: bool = False,
+    capturable: bool = False,
+) -> None:
+    r"""Takes one step of Adam.
+
+    .. math::
+        g &\leftarrow \pm g + \lambda p \\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2 \\
+        p &\leftarrow p - \frac{\gamma}{1 - \beta_1^t} \,
+            \frac{m}{\sqrt{x} / \sqrt{1 - \beta_2^t} + \epsilon},
+            \qquad x = \max(x, v) \text{ if amsgrad else } v
+
+    Args:
+        params: Tensors to update, of any shape; float32, float64, bfloat16 or float16.
+        grads: Their gradients, of the same shapes; each of any of these dtypes.
+        exp_avgs: First moments (m), of the parameters' shapes and dtypes (or float32).
+        exp_avg_sqs: Second moments (v), likewise.
+        max_exp_avg_sqs: Largest second moments (x), likewise; without amsgrad unused, as in torch, and may be empty.
+        state_steps: Counts of steps taken, one element each, float32 or float64; 1 is added to each.
+        amsgrad: Divide by the largest second moment so far.
+        beta1: Decay of the first moment, in [0, 1).
+        beta2: Decay of the second moment, in [0, 1).
+        lr: Learning rate (gamma), at least 0.
+        weight_decay: Decay (lambda), at least 0.
+        eps: Added to the denominator, at least 0.
+        maximize: Ascend instead of descend.
+        decoupled_weight_decay: Scale the parameter by 1 - lr * weight_decay instead of adding to the gradient.
+        capturable: Read the step counts on the GPU, so that a CUDA graph can be captured; needs CUDA tensors.
+
+    Raises:
+        ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
+        TypeError: An entry is no tensor or has another dtype.
+
+    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+
+    Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018; torch.optim.adam.adam.
+    """
+    function = "adamw" if decoupled_weight_decay else "adam"
+    options = (
+        lr if isinstance(lr, Tensor) and (capturable or lr.is_cuda) else _number(lr),
+        float(beta1),
+        float(beta2),
+        float(eps),
+        float(weight_decay),
+        bool(amsgrad),
+        bool(maximize),
+        bool(decoupled_weight_decay),
+        bool(capturable),
+    )
+    largest = list(max_exp_avg_sqs) if amsgrad else None
+    lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
+    run_adam(function, [(*lists, options)])
+
+
+def adamw(
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    exp_avgs: Sequence[Any],
+    exp_avg_sqs: Sequence[Any],
+    max_exp_avg_sqs: Sequence[Any],
+    state_steps: Sequence[Any],
+    *,
+    amsgrad: bool,
+    beta1: float,
+    beta2: float,
+    lr: float | Tensor,
+    weight_decay: float,
+    eps: float,
+    maximize: bool,
+    capturable: bool = False,
+) -> None:
+    """Takes one step of AdamW: `adam` with decoupled weight decay, p scaled by 1 - lr * weight_decay.
+
+    Arguments and errors are those of `adam`.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.adamw.adamw.
+    """
+    adam(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        max_exp_avg_sqs,
+        state_steps,
+        amsgrad=amsgrad,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr,
+        weight_decay=weight_decay,
+        eps=eps,
+        maximize=maximize,
+        decoupled_weight_decay=True,
+        capturable=capturable,
+    )
+
+
+def run_sgd(function: str, groups: list[tuple[Any, ...]]) -> None:
+    """Steps groups of (params, grads, buffers, first, options), whatever their layout; all or none."""
+    regular_groups, stands = [], []
+    for params, grads, buffers, first, options in groups:
+        lists, back = regular([params, grads, *([buffers] if buffers else [])], [True, False, True])
+        buffers = lists[2] if buffers else None
+        regular_groups.append((lists[0], lists[1], buffers if buffers is not None else [], first, options))
+        stands += back
+    _native.core.sgd(function, regular_groups, torch.get_num_threads())
+    _finish(groups, stands)
+
+
+def run_adam(function: str, groups: list[tuple[Any, ...]]) -> None:
+    """Steps groups of (params, grads, m, v, max v or None, steps, options), whatever their layout; all or none."""
+    regular_groups, stands = [], []
+    for params, grads, exp_avgs, exp_avg_sqs, largest, steps, options in groups:
+        given = [params, grads, exp_avgs, exp_avg_sqs, *([largest] if largest is not None else [])]
+        lists, back = regular(given, [True, False, True, True, True])
+        regular_groups.append((*lists[:4], lists[4] if largest is not None else None, steps, options))
+        stands += back
+    _native.core.adam(function, regular_groups, torch.get_num_threads())
+    _finish(groups, stands)
+
+
+def bump_versions(params: Sequence[Any]) -> None:
+    """Tells autograd that these tensors were written in place, as torch's own in-place operations do."""
+    torch.autograd.graph.increment_version([p for p in params if isinstance(p, Tensor)])
+
+
+def _finish(groups: list[tuple[Any, ...]], stands: list[Stand]) -> None:
+    with torch.no_grad():
+        for stand in stands:
+            stand.tensor.copy_(stand.copy)
+    for group in groups:
+        bump_versions(group[0])
+
+
+def _empty_like(param: Any) -> Any:
+    if isinstance(param, Tensor):
+        return torch.empty_like(param, requires_grad=False)
+    return param.copy()
+
+
+def _number(value: float | Tensor) -> float | Tensor:
+    """A Python float, or the tensor itself where reading it would wait for a GPU."""
+    return value if isinstance(value, Tensor) and value.is_cuda else float(value)

@@ -1,0 +1,180 @@
+"""Stochastic gradient descent, with momentum, Nesterov's variant and weight decay, in one pass over memory."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from onepass import _native
+from onepass.optim import _ops, functional
+from onepass.optim._base import FusedOptimizer, ParamsT, check_number, lr_of
+
+__all__ = ["SGD"]
+
+
+class SGD(FusedOptimizer):
+    r"""SGD, all parameters updated in one pass: 20 bytes per float32 parameter with momentum, 12 without.
+
+    .. math::
+        g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
+        b_t &= \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
+        p_t &= p_{t-1} - \gamma (g_t + \mu b_t) \text{ if nesterov else } p_{t-1} - \gamma b_t
+
+    Without momentum :math:`p_t = p_{t-1} - \gamma g_t`. Arithmetic is float32 (float64 for float64 parameters),
+    whatever the parameters are stored in.
+
+    Args:
+        params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
+        lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
+            kernel, so that a schedule neither synchronises nor breaks a captured graph.
+        momentum: Momentum factor (mu), at least 0.
+        dampening: Dampening of momentum (tau); not in the first step of a parameter, as in torch.
+        weight_decay: L2 penalty (lambda), at least 0.
+        nesterov: Use Nesterov's momentum; needs momentum > 0 and dampening 0.
+        maximize: Ascend instead of descend.
+        foreach: None or False; there is one implementation.
+        differentiable: False; the update has no gradient.
+        fused: None or True; there is one implementation.
+
+    Raises:
+        ValueError: An option is out of range or asks for another implementation.
+
+    Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded
+    as float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step; sparse
+    and complex gradients raise. A parameter's first step takes its buffer from the gradient also when it comes
+    later than others' (torch's fused SGD raises TypeError) and after a step that GradScaler skipped (there
+    torch's fused SGD reads memory that was never written).
+
+    Source: Sutskever et al. 2013; torch.optim.SGD.
+    """
+
+    _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        self._check_group(defaults)
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        super()._check_group(group)
+        name = type(self).__name__
+        check_number(name, "lr", group["lr"], 0)
+        check_number(name, "momentum", group["momentum"], 0)
+        check_number(name, "dampening", group["dampening"], -float("inf"))
+        check_number(name, "weight_decay", group["weight_decay"], 0)
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError(
+                f"{name}: nesterov must come with momentum > 0 and dampening 0, got momentum "
+                f"{group['momentum']} and dampening {group['dampening']}"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fills in what checkpoints of older torch versions lack."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("nesterov", False)
+            group.setdefault("maximize", False)
+
+    def _options(self, group: dict[str, Any]) -> Any:
+        return (
+            lr_of(group),
+            float(group["momentum"]),
+            float(group["dampening"]),
+            float(group["weight_decay"]),
+            bool(group["nesterov"]),
+            bool(group["maximize"]),
+        )
+
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
+        stepped: list[Tensor] | None = _native.core.sgd_step(self.state, groups, torch.get_num_threads())
+        return stepped
+
+    def _step_lists(self) -> None:
+        groups, new = [], []
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            buffers: list[Tensor] = []
+            self._gradients(group, params, grads)
+            first = [False] * len(params)
+            if group["momentum"] != 0:
+                first = [self.state.get(p, {}).get("momentum_buffer") is None for p in params]
+                for param, is_first in zip(params, first, strict=True):
+                    buffers.append(
+                        torch.empty_like(param, requires_grad=False)
+                        if is_first
+                        else self._relaid_state(param, "momentum_buffer")
+                    )
+                new += [(p, b) for p, b, is_first in zip(params, buffers, first, strict=True) if is_first]
+            groups.append((params, grads, buffers, first, self._options(group)))
+        functional.run_sgd(type(self).__name__.lower(), groups)
+        # Only now do the buffers hold values: a rejected step leaves none behind.
+        for param, buffer in new:
+            self.state[param]["momentum_buffer"] = buffer
+
+    def _step_compiled(self) -> None:
+        for group in self.param_groups:
+            lists: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+            self._init_group(group, *lists)
+            _ops.sgd_(
+                *lists,
+                lr=group["lr"],
+                momentum=group["momentum"],
+                dampening=group["dampening"],
+                weight_decay=group["weight_decay"],
+                nesterov=group["nesterov"],
+                maximize=group["maximize"],
+            )
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        momentum_buffers: list[Tensor],
+    ) -> bool:
+        """Appends a group's tensors to the lists, for torch.compile, which runs this function untraced.
+
+        A compiled step cannot treat a parameter's first step differently from the next ones; a buffer of zeros
+        gives the same result as torch's first step as long as there is no dampening.
+        """
+        self._gradients(group, params, grads)
+        if group["momentum"] == 0:
+            return False
+        for param in params:
+            if self.state[param].get("momentum_buffer") is None:
+                if group["dampening"] != 0:
+                    raise ValueError(
+                        "sgd: dampening must be 0 in a step that is compiled before the first eager one, got "
+                        f"{group['dampening']}; take one step outside torch.compile first"
+                    )
+                self.state[param]["momentum_buffer"] = torch.zeros_like(
+                    param, memory_format=torch.preserve_format
+                )
+            momentum_buffers.append(self._relaid_state(param, "momentum_buffer"))
+        return False
