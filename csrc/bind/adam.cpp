@@ -17,7 +17,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr Batch::ListNames kNames = {"params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"};
-constexpr int kStepRow = kMaxLists;
 
 class AdamCall {
  public:
@@ -27,7 +26,8 @@ class AdamCall {
   // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable).
   void open_group(const py::tuple& options) {
     const char* function = batch_.function();
-    OP_CHECK(options.size() == 9, ShapeError, function, ": options must have 9 entries, got ", options.size());
+    OP_CHECK(options.size() == 9, ShapeError, function, ": options must have 9 entries, got ",
+             options.size());
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
@@ -52,41 +52,37 @@ class AdamCall {
   int lists() const { return amsgrad_ ? 5 : 4; }
   bool amsgrad() const { return amsgrad_; }
 
-  // row: the lists of the rule, and at kStepRow the step count.
-  void add(PyObject* const* row, int64_t index) {
-    const ArgumentName step_name{batch_.function(), "state_steps", index};
-    const TensorView step = batch_.reader().read(row[kStepRow], step_name);
-    const DType dtype = float_dtype(step, step_name);
-    OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(step_name),
+  // row: the lists of the rule, and at kStepCount the step count.
+  void add(PyObject* const* row, int64_t index, PlanRow* known) {
+    batch_.add(row, lists(), index, amsgrad_, known);
+    lr_.check_reaches(batch_.device(), batch_.function(), "lr");
+    const TensorView& step = batch_.step_count();
+    const ArgumentName name{batch_.function(), "state_steps", index};
+    const DType dtype = float_dtype(step, name);
+    OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(name),
              " must be one torch.float32 or torch.float64, got ", step.numel, " of ", name_of(dtype));
-    OP_CHECK(!step.read_only, ShapeError, to_string(step_name), " must be writable, got a read-only array");
-    const bool on_device = capturable_ || step.device.device_type == dlpack::kDLCUDA;
-    const DeviceScalar count{step.data, dtype};
-    if (on_device) {
-      OP_CHECK(dtype == DType::kFloat32, KindError, to_string(step_name), " must be torch.float32 on a device, got ",
-               name_of(dtype));
-      open_rule(count, 1);
+    if (capturable_ || step.device.device_type == dlpack::kDLCUDA) {
+      check_device_step(step, dtype, name);
+      open_rule({step.data, dtype}, 1);
       device_steps_.push_back({step.device, step.data});
     } else {
       const double taken = dtype == DType::kFloat32 ? *reinterpret_cast<const float*>(step.data)
                                                     : *reinterpret_cast<const double*>(step.data);
-      OP_CHECK(taken >= 0 && taken < kInfinity, ShapeError, to_string(step_name),
+      OP_CHECK(taken >= 0 && taken < kInfinity, ShapeError, to_string(name),
                " must be finite and at least 0, got ", taken);
       if (!open_ || rules_.back().step != taken + 1) open_rule({}, taken + 1);
-      host_steps_.push_back(count);
+      host_steps_.push_back({step.data, dtype});
     }
-    batch_.add(row, lists(), index, amsgrad_, int64_t(rules_.size()) - 1);
-    batch_.add_scalar(step, step_name);
-    lr_.check_reaches(batch_.last_device(), batch_.function(), "lr");
-    check_step_device(on_device, step, index);
+    batch_.set_rule(int64_t(rules_.size()) - 1);
   }
 
   void run(int threads) {
     batch_.check_overlap();
     increment_device_steps(threads);
-    run_family(batch_, threads, [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
-      (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, launch);
-    });
+    run_family(batch_, threads,
+               [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
+                 (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, launch);
+               });
     for (const DeviceScalar& step : host_steps_) {
       void* count = const_cast<void*>(step.data);
       if (step.dtype == DType::kFloat32) {
@@ -125,18 +121,16 @@ class AdamCall {
     open_ = !device_step.data;
   }
 
-  void check_step_device(bool on_device, const TensorView& step, int64_t index) const {
-    const dlpack::DLDevice device = batch_.last_device();
-    const ArgumentName params{batch_.function(), "params", index};
-    if (capturable_) {
-      OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(params),
-               " must be on CUDA with capturable=True, got ", device_name(device));
-    }
-    if (on_device) {
-      OP_CHECK(step.device.device_type == device.device_type && step.device.device_id == device.device_id,
-               ShapeError, to_string({batch_.function(), "state_steps", index}), " must be on ",
-               device_name(device), " like its parameter, got ", device_name(step.device));
-    }
+  void check_device_step(const TensorView& step, DType dtype, const ArgumentName& name) const {
+    const dlpack::DLDevice device = batch_.device();
+    OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string({name.function, "params", name.index}),
+             " must be on CUDA with ", capturable_ ? "capturable=True" : "its step count there", ", got ",
+             device_name(device));
+    OP_CHECK(step.device.device_type == device.device_type && step.device.device_id == device.device_id,
+             ShapeError, to_string(name), " must be on ", device_name(device), " like its parameter, got ",
+             device_name(step.device));
+    OP_CHECK(dtype == DType::kFloat32, KindError, to_string(name), " must be torch.float32 on a device, got ",
+             name_of(dtype));
   }
 
   Batch batch_;
@@ -146,41 +140,41 @@ class AdamCall {
   bool capturable_ = false;
   bool open_ = false;  // the last rule is of this group and counts on the host: it may serve the next tensor
   std::vector<AdamStep> rules_;
-  std::vector<DeviceScalar> host_steps_;
+  Scratch<DeviceScalar, AdamCall> host_steps_;
   std::vector<DeviceStep> device_steps_;
 };
 
 // groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
-py::object adam_step(const py::dict& state, const py::list& groups, int threads) {
-  static PyObject* const kKeys[] = {
-      PyUnicode_InternFromString("exp_avg"), PyUnicode_InternFromString("exp_avg_sq"),
-      PyUnicode_InternFromString("max_exp_avg_sq"), PyUnicode_InternFromString("step")};
+py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
+  // In the order in which torch and we fill the dict.
+  static PyObject* const kKeys[] = {PyUnicode_InternFromString("step"), PyUnicode_InternFromString("exp_avg"),
+                                    PyUnicode_InternFromString("exp_avg_sq"),
+                                    PyUnicode_InternFromString("max_exp_avg_sq")};
   AdamCall call("adam");
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
+  plan.begin();
   try {
     for (py::handle entry : groups) {
       const auto group = py::cast<py::tuple>(entry);
       call.open_group(group[1]);
       const py::list params = group[0];
-      call.batch().reserve(params.size());
       for (size_t i = 0; i < params.size(); ++i) {
         PyObject* param = PyList_GET_ITEM(params.ptr(), Py_ssize_t(i));
         PyObject* grad = grads.of(param);
         if (!grad) continue;
         PyObject* own = cursor.find(param);
         if (!own) return py::none();
-        PyObject* row[kMaxLists + 1] = {param, grad};
-        for (int k = 0; k < 4; ++k) {
-          if (k == 2 && !call.amsgrad()) continue;
-          row[kFirstState + k] = PyDict_GetItemWithError(own, kKeys[k]);
-          if (!row[kFirstState + k]) return py::none();
-        }
-        call.add(row, int64_t(i));
+        PyObject* states[4];
+        if (!find_states(own, kKeys, call.amsgrad() ? 4 : 3, states)) return py::none();
+        PyObject* const row[kRowSize] = {
+            param, grad, states[1], states[2], call.amsgrad() ? states[3] : nullptr, states[0]};
+        call.add(row, int64_t(i), &plan.next());
         stepped.append(py::handle(param));
       }
     }
+    plan.end();
     call.batch().check_overlap();
   } catch (const Irregular&) {
     return py::none();
@@ -197,13 +191,13 @@ void adam(const std::string& function, const py::list& groups, int threads) {
     call.open_group(group[6]);
     const ArgumentLists lists(function, group, call.lists(), kNames);
     const py::list steps = group[5];
-    OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ", lists.size(),
-             " entries like params, got ", steps.size());
+    OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ",
+             lists.size(), " entries like params, got ", steps.size());
     for (int64_t i = 0; i < lists.size(); ++i) {
-      PyObject* row[kMaxLists + 1] = {};
+      PyObject* row[kRowSize] = {};
       for (int k = 0; k < call.lists(); ++k) row[k] = lists.item(k, i);
-      row[kStepRow] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
-      call.add(row, i);
+      row[kStepCount] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
+      call.add(row, i, nullptr);
     }
   }
   call.run(threads);
@@ -212,7 +206,8 @@ void adam(const std::string& function, const py::list& groups, int threads) {
 }  // namespace
 
 void register_adam(py::module_& module) {
-  module.def("adam_step", &adam_step, py::arg("state"), py::arg("groups"), py::arg("threads"));
+  module.def("adam_step", &adam_step, py::arg("plan"), py::arg("state"), py::arg("groups"),
+             py::arg("threads"));
   module.def("adam", &adam, py::arg("function"), py::arg("groups"), py::arg("threads"));
 }
 

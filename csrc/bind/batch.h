@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "bind/overlap.h"
+#include "bind/plan.h"
+#include "bind/scratch.h"
 #include "bind/tensor.h"
 #include "loops/tensor_list.h"
 
@@ -19,16 +21,18 @@ class Batch {
   using ListNames = std::array<const char*, kMaxLists>;
   Batch(const char* function, const ListNames& names) : function_(function), names_(names) {}
 
-  // Reads and checks one parameter and what belongs to it: row[0 .. lists). variant: which of two kernels of
-  // the family (momentum, amsgrad). Throws; the batch is then of no use.
-  void add(PyObject* const* row, int lists, int64_t index, bool variant, int64_t rule);
+  // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kStepCount the step count
+  // or nullptr. variant: which of two kernels of the family (momentum, amsgrad). known: what the step before
+  // saw of this parameter, if there is such a thing. Throws; the batch is then of no use.
+  void add(PyObject* const* row, int lists, int64_t index, bool variant, PlanRow* known);
+  // Of the parameter added last: its rule, and its step count.
+  void set_rule(int64_t rule) { items_.back().rule = rule; }
+  const TensorView& step_count() const { return step_; }
 
-  // A scalar of one parameter that the step writes too (the step count): takes part in the overlap check.
-  void add_scalar(const TensorView& view, const ArgumentName& name);
-
-  void reserve(size_t tensors);
   void check_overlap() { overlap_.run(function_); }
-  dlpack::DLDevice last_device() const { return entries_.back().device; }
+  // Of the parameter added last.
+  dlpack::DLDevice device() const { return kinds_.back().device; }
+  const std::vector<dlpack::DLDevice>& devices() const { return devices_; }
   const char* function() const { return function_; }
   TensorReader& reader() { return reader_; }
 
@@ -37,47 +41,60 @@ class Batch {
   void for_each_bucket(const Kernel& kernel);
 
  private:
-  struct Entry {
-    TensorItem item;
-    std::array<DType, kMaxLists> dtype;
+  // What tensors of one kernel call have in common.
+  struct Kind {
     dlpack::DLDevice device;
+    std::array<DType, kMaxLists> dtype;
     bool variant;
 
-    uint64_t key() const {
-      uint64_t key = uint64_t(device.device_type) << 40 | uint64_t(uint32_t(device.device_id)) << 24 | variant;
-      for (int k = 0; k < kMaxLists; ++k) key |= uint64_t(dtype[k]) << (4 * k + 4);
-      return key;
+    bool operator==(const Kind& other) const {
+      return device.device_type == other.device.device_type && device.device_id == other.device.device_id &&
+             dtype == other.dtype && variant == other.variant;
     }
   };
+  TensorView read_new(PyObject* const* row, int lists, int64_t index, PlanRow* known);
+  TensorView recall(const PlanRow& known, int lists, int64_t index);
+  void put(int list, const TensorView& view, DType dtype, int64_t index);
   void check_against_param(const TensorView& view, const TensorView& param, int list, int64_t index) const;
-  void check_dtypes(const Entry& entry, int lists, int64_t index) const;
+  void check_dtypes(const Kind& kind, int lists, int64_t index) const;
+  template <class Kernel>
+  static void call(const Kernel& kernel, const Kind& kind, const std::vector<TensorItem>& items,
+                   int64_t numel) {
+    TensorList list{items.data(), int64_t(items.size()), numel, {}};
+    for (int k = 0; k < kMaxLists; ++k) list.dtype[k] = kind.dtype[size_t(k)];
+    if (numel > 0) kernel(list, kind.variant, kind.device);
+  }
 
   const char* function_;
   ListNames names_;
   TensorReader reader_;
   OverlapCheck overlap_;
-  std::vector<Entry> entries_;
+  Scratch<TensorItem, Batch> items_;  // their `begin` counts through all of them
+  Scratch<Kind, Batch> kinds_;
+  std::vector<dlpack::DLDevice> devices_;
+  TensorView step_;
+  int64_t numel_ = 0;
+  bool uniform_ = true;  // one kind: the common case
 };
 
 template <class Kernel>
 void Batch::for_each_bucket(const Kernel& kernel) {
-  std::vector<bool> done(entries_.size(), false);
-  std::vector<TensorItem> items;
-  for (size_t first = 0; first < entries_.size(); ++first) {
+  if (items_.empty()) return;
+  if (uniform_) return call(kernel, kinds_[0], items_, numel_);
+  std::vector<bool> done(items_.size(), false);
+  std::vector<TensorItem> bucket;
+  for (size_t first = 0; first < items_.size(); ++first) {
     if (done[first]) continue;
-    const Entry& sample = entries_[first];
-    items.clear();
+    bucket.clear();
     int64_t numel = 0;
-    for (size_t i = first; i < entries_.size(); ++i) {
-      if (done[i] || entries_[i].key() != sample.key()) continue;
+    for (size_t i = first; i < items_.size(); ++i) {
+      if (done[i] || !(kinds_[i] == kinds_[first])) continue;
       done[i] = true;
-      items.push_back(entries_[i].item);
-      items.back().begin = numel;
-      numel += items.back().numel;
+      bucket.push_back(items_[i]);
+      bucket.back().begin = numel;
+      numel += items_[i].numel;
     }
-    TensorList list{items.data(), int64_t(items.size()), numel, {}};
-    for (int k = 0; k < kMaxLists; ++k) list.dtype[k] = sample.dtype[k];
-    if (numel > 0) kernel(list, sample.variant, sample.device);
+    call(kernel, kinds_[first], bucket, numel);
   }
 }
 

@@ -59,7 +59,8 @@ struct DLManagedTensorVersioned {
 };
 
 // What the capsule "dlpack_exchange_api" of a tensor class holds (DLPack >= 1.2). Functions return 0, or -1
-// with a Python error set. The DLTensor borrows from the object: it is valid while the object lives unchanged.
+// with a Python error set. The DLTensor borrows from the object: it is valid while the object lives
+// unchanged.
 struct DLPackExchangeAPI {
   DLPackVersion version;
   void* previous_api;

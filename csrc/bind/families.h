@@ -34,7 +34,7 @@ class GradsHeld {
   }
 
  private:
-  std::vector<pybind11::object> held_;
+  Scratch<pybind11::object, GradsHeld> held_;
 };
 
 // The first `count` entries of a group: lists of equal length.
@@ -51,7 +51,9 @@ class ArgumentLists {
     }
   }
   int64_t size() const { return size_of(0); }
-  PyObject* item(int list, int64_t i) const { return PyList_GET_ITEM(lists_[size_t(list)].ptr(), Py_ssize_t(i)); }
+  PyObject* item(int list, int64_t i) const {
+    return PyList_GET_ITEM(lists_[size_t(list)].ptr(), Py_ssize_t(i));
+  }
 
  private:
   int64_t size_of(int list) const { return int64_t(PyList_GET_SIZE(lists_[size_t(list)].ptr())); }
@@ -62,20 +64,19 @@ class ArgumentLists {
 // that needs the GIL.
 template <class Kernel>
 void run_family(Batch& batch, int threads, const Kernel& kernel) {
-  std::vector<std::pair<int, Launch>> launches;  // device key -> launch
-  const auto key_of = [](dlpack::DLDevice d) { return d.device_type * 4096 + d.device_id; };
-  batch.for_each_bucket([&](const TensorList&, bool, dlpack::DLDevice device) {
-    for (const auto& known : launches) {
-      if (known.first == key_of(device)) return;
-    }
+  std::vector<Launch> launches;
+  for (const dlpack::DLDevice device : batch.devices()) {
     OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, batch.function(),
              ": params must be on cpu or cuda, got ", device_name(device));
-    launches.emplace_back(key_of(device), launch_on(device, threads, batch.reader()));
-  });
+    launches.push_back(launch_on(device, threads, batch.reader()));
+  }
   pybind11::gil_scoped_release release;
   batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
-    for (const auto& known : launches) {
-      if (known.first == key_of(device)) kernel(list, variant, uses_cuda_kernels(device), known.second);
+    for (size_t i = 0; i < launches.size(); ++i) {
+      const dlpack::DLDevice known = batch.devices()[i];
+      if (known.device_type == device.device_type && known.device_id == device.device_id) {
+        kernel(list, variant, uses_cuda_kernels(device), launches[i]);
+      }
     }
   });
 }

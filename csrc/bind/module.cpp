@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bind/optim.h"
+#include "bind/plan.h"
 #include "bind/register.h"
 #include "core/check.h"
 #include "core/isa.h"
@@ -59,6 +59,7 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   // An impossible ONEPASS_ISA fails here, at import, and not in the middle of a training step.
   onepass::isa();
   module.def("build_info", &build_info);
+  onepass::register_plan(module);
   onepass::register_sgd(module);
   onepass::register_adam(module);
   onepass::register_stream(module);

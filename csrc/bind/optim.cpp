@@ -20,6 +20,21 @@ PyObject* StateCursor::find(PyObject* param) {
   return value;
 }
 
+bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** values) {
+  PyObject *key = nullptr, *value = nullptr;
+  Py_ssize_t position = 0;
+  for (int k = 0; k < count; ++k) {
+    if (PyDict_Next(own, &position, &key, &value) && key == names[k]) {
+      values[k] = value;
+      continue;
+    }
+    values[k] = PyDict_GetItemWithError(own, names[k]);
+    if (!values[k] && PyErr_Occurred()) throw py::error_already_set();
+    if (!values[k]) return false;
+  }
+  return true;
+}
+
 bool uses_cuda_kernels(dlpack::DLDevice device) {
 #if defined(ONEPASS_SIMT)
   return device.device_type == dlpack::kDLCPU;
@@ -55,9 +70,11 @@ Scalar scalar_of(py::handle object, const char* function, const char* name, Tens
 
 void Scalar::check_reaches(dlpack::DLDevice device_of_params, const char* function, const char* name) const {
   if (!device.data) return;
-  const bool same = where.device_type == device_of_params.device_type && where.device_id == device_of_params.device_id;
+  const bool same =
+      where.device_type == device_of_params.device_type && where.device_id == device_of_params.device_id;
   OP_CHECK(same && uses_cuda_kernels(where), ShapeError, function, ": ", name, " must be a number",
-           uses_cuda_kernels(device_of_params) ? " or a tensor on " + device_name(device_of_params) : std::string(),
+           uses_cuda_kernels(device_of_params) ? " or a tensor on " + device_name(device_of_params)
+                                               : std::string(),
            " for parameters on ", device_name(device_of_params), ", got a tensor on ", device_name(where));
 }
 

@@ -29,8 +29,12 @@ class StateCursor {
   Py_ssize_t position_ = 0;
 };
 
-// Whether the "cuda" kernels run on a tensor of this device: on CUDA, and in the test-only build (ONEPASS_SIMT)
-// on the CPU.
+// The values of `names` in one parameter's state dict, borrowed, in the order of names; false if one is
+// missing. Dicts mostly list them in this very order under interned keys; then nothing is hashed.
+bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** values);
+
+// Whether the "cuda" kernels run on a tensor of this device: on CUDA, and in the test-only build
+// (ONEPASS_SIMT) on the CPU.
 bool uses_cuda_kernels(dlpack::DLDevice device);
 
 Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader);
@@ -48,7 +52,5 @@ Scalar scalar_of(pybind11::handle object, const char* function, const char* name
 
 // Throws ShapeError unless low <= value < high (high excluded: infinity means finite).
 void check_range(const char* function, const char* name, double value, double low, double high);
-
-
 
 }  // namespace onepass

@@ -20,11 +20,12 @@ uint64_t mix(uint64_t x) {
 }  // namespace
 
 uint64_t OverlapCheck::hash() const {
-  uint64_t h = spans_.size();
+  // A sum: the order of the spans has no say, and their terms do not wait for each other.
+  uint64_t sum = spans_.size();
   for (const Span& span : spans_) {
-    h = mix(h ^ span.begin) + (span.end - span.begin) * 2 + span.written;
+    sum += mix(span.begin * 0x9e3779b97f4a7c15ull ^ (span.end << 1 | uint64_t(span.written)));
   }
-  return mix(h);
+  return mix(sum);
 }
 
 void OverlapCheck::run(const char* function) {
@@ -37,8 +38,8 @@ void OverlapCheck::run(const char* function) {
   for (const Span& span : spans_) {
     const Span* hit = span.written ? last : written;
     if (hit && span.begin < hit->end) {
-      throw ShapeError(concat(function, ": ", hit->list, "[", hit->index, "] and ", span.list, "[", span.index,
-                              "] must not share memory, got overlapping storage"));
+      throw ShapeError(concat(function, ": ", hit->list, "[", hit->index, "] and ", span.list, "[",
+                              span.index, "] must not share memory, got overlapping storage"));
     }
     if (!last || span.end > last->end) last = &span;
     if (span.written && (!written || span.end > written->end)) written = &span;

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "bind/scratch.h"
 #include "bind/tensor.h"
 
 namespace onepass {
@@ -14,10 +14,13 @@ class OverlapCheck {
   void add(const TensorView& view, int64_t bytes, bool written, const char* list, int64_t index) {
     if (bytes == 0) return;
     const auto begin = reinterpret_cast<uintptr_t>(view.data);
-    spans_.push_back({begin, begin + static_cast<uintptr_t>(bytes), list, index, written});
+    Span& span = spans_.emplace_back();
+    span.begin = begin;
+    span.end = begin + static_cast<uintptr_t>(bytes);
+    span.list = list;
+    span.index = index;
+    span.written = written;
   }
-
-  void reserve(size_t spans) { spans_.reserve(spans); }
 
   // Throws ShapeError if two spans overlap of which one is written. The answer depends on the addresses
   // alone, so a set of spans that passed once is known by its 64-bit hash: steps of a training loop, whose
@@ -33,7 +36,7 @@ class OverlapCheck {
   };
   uint64_t hash() const;
 
-  std::vector<Span> spans_;
+  Scratch<Span, OverlapCheck> spans_;
 };
 
 }  // namespace onepass

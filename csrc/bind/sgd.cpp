@@ -24,7 +24,8 @@ class SgdCall {
   // options: (lr, momentum, dampening, weight_decay, nesterov, maximize).
   void open_group(const py::tuple& options) {
     const char* function = batch_.function();
-    OP_CHECK(options.size() == 6, ShapeError, function, ": options must have 6 entries, got ", options.size());
+    OP_CHECK(options.size() == 6, ShapeError, function, ": options must have 6 entries, got ",
+             options.size());
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
@@ -44,23 +45,25 @@ class SgdCall {
 
   bool momentum() const { return group_.options.momentum != 0; }
 
-  void add(PyObject* param, PyObject* grad, PyObject* buffer, bool first, int64_t index) {
-    PyObject* const row[] = {param, grad, buffer};
+  void add(PyObject* param, PyObject* grad, PyObject* buffer, bool first, int64_t index, PlanRow* known) {
+    PyObject* const row[kRowSize] = {param, grad, buffer};
     int64_t& rule = rule_of_first_[first];
     if (rule < 0) {
       rule = int64_t(rules_.size());
       rules_.push_back(group_);
       rules_.back().options.first = first;
     }
-    batch_.add(row, momentum() ? 3 : 2, index, momentum(), rule);
-    lr_.check_reaches(batch_.last_device(), batch_.function(), "lr");
+    batch_.add(row, momentum() ? 3 : 2, index, momentum(), known);
+    batch_.set_rule(rule);
+    lr_.check_reaches(batch_.device(), batch_.function(), "lr");
   }
 
   void run(int threads) {
     batch_.check_overlap();
-    run_family(batch_, threads, [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
-      (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, launch);
-    });
+    run_family(batch_, threads,
+               [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
+                 (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, launch);
+               });
   }
 
  private:
@@ -72,29 +75,32 @@ class SgdCall {
 };
 
 // groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
-py::object sgd_step(const py::dict& state, const py::list& groups, int threads) {
+py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
   static PyObject* const kBuffer = PyUnicode_InternFromString("momentum_buffer");
   SgdCall call("sgd");
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
+  plan.begin();
   try {
     for (py::handle entry : groups) {
       const auto group = py::cast<py::tuple>(entry);
       call.open_group(group[1]);
       const py::list params = group[0];
-      call.batch().reserve(params.size());
       for (size_t i = 0; i < params.size(); ++i) {
         PyObject* param = PyList_GET_ITEM(params.ptr(), Py_ssize_t(i));
         PyObject* grad = grads.of(param);
         if (!grad) continue;
-        PyObject* own = call.momentum() ? cursor.find(param) : nullptr;
-        PyObject* buffer = own ? PyDict_GetItemWithError(own, kBuffer) : nullptr;
-        if (call.momentum() && (!buffer || buffer == Py_None)) return py::none();
-        call.add(param, grad, buffer, false, int64_t(i));
+        PyObject* buffer = nullptr;
+        if (call.momentum()) {
+          PyObject* own = cursor.find(param);
+          if (!own || !find_states(own, &kBuffer, 1, &buffer) || buffer == Py_None) return py::none();
+        }
+        call.add(param, grad, buffer, false, int64_t(i), &plan.next());
         stepped.append(py::handle(param));
       }
     }
+    plan.end();
     call.batch().check_overlap();
   } catch (const Irregular&) {
     return py::none();
@@ -103,7 +109,8 @@ py::object sgd_step(const py::dict& state, const py::list& groups, int threads) 
   return stepped;
 }
 
-// groups: [(params, grads, momentum_buffer_list or None, first, options)]; first[i]: buffer i holds no value yet.
+// groups: [(params, grads, momentum_buffer_list or None, first, options)]; first[i]: buffer i holds no value
+// yet.
 void sgd(const std::string& function, const py::list& groups, int threads) {
   SgdCall call(function.c_str());
   for (py::handle entry : groups) {
@@ -113,7 +120,8 @@ void sgd(const std::string& function, const py::list& groups, int threads) {
     const auto first = py::cast<std::vector<bool>>(group[3]);
     for (int64_t i = 0; i < lists.size(); ++i) {
       PyObject* buffer = call.momentum() ? lists.item(2, i) : nullptr;
-      call.add(lists.item(0, i), lists.item(1, i), buffer, call.momentum() && first.at(size_t(i)), i);
+      call.add(lists.item(0, i), lists.item(1, i), buffer, call.momentum() && first.at(size_t(i)), i,
+               nullptr);
     }
   }
   call.run(threads);
@@ -122,7 +130,7 @@ void sgd(const std::string& function, const py::list& groups, int threads) {
 }  // namespace
 
 void register_sgd(py::module_& module) {
-  module.def("sgd_step", &sgd_step, py::arg("state"), py::arg("groups"), py::arg("threads"));
+  module.def("sgd_step", &sgd_step, py::arg("plan"), py::arg("state"), py::arg("groups"), py::arg("threads"));
   module.def("sgd", &sgd, py::arg("function"), py::arg("groups"), py::arg("threads"));
 }
 

@@ -23,7 +23,8 @@ void read_arrays(const py::list& list, const char* name, TensorReader& reader, i
     OP_CHECK(view.device.device_type == dlpack::kDLCPU && is_dense(view), ShapeError, to_string(where),
              " must be contiguous on the CPU");
     if (numel < 0) numel = view.numel;
-    OP_CHECK(view.numel == numel, ShapeError, to_string(where), " must have ", numel, " elements, got ", view.numel);
+    OP_CHECK(view.numel == numel, ShapeError, to_string(where), " must have ", numel, " elements, got ",
+             view.numel);
     pointers.push_back(reinterpret_cast<float*>(view.data));
   }
 }
@@ -39,7 +40,8 @@ void stream(const py::list& reads, const py::list& writes, int threads) {
   Launch launch;
   launch.threads = threads;
   py::gil_scoped_release release;
-  cpu::stream(read_pointers.data(), int(reads.size()), write_pointers.data(), int(writes.size()), numel, launch);
+  cpu::stream(read_pointers.data(), int(reads.size()), write_pointers.data(), int(writes.size()), numel,
+              launch);
 }
 
 }  // namespace

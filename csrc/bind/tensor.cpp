@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kMaxDims = 64;  // torch's own limit
 
-TensorView view_of(const dlpack::DLTensor& t) {
-  TensorView view;
+// Field by field into the caller's view: copies of the whole struct stall on the narrow stores before them.
+void fill(TensorView& view, const dlpack::DLTensor& t) {
   view.data = static_cast<char*>(t.data) + t.byte_offset;
   view.ndim = t.ndim;
   view.shape = t.shape;
@@ -24,7 +24,6 @@ TensorView view_of(const dlpack::DLTensor& t) {
   view.numel = 1;
   for (int32_t d = 0; d < t.ndim; ++d) view.numel *= t.shape[d];
   if (t.device.device_type == dlpack::kDLCUDAHost) view.device = {dlpack::kDLCPU, 0};
-  return view;
 }
 
 // The pending Python error as text, cleared.
@@ -93,16 +92,16 @@ TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {
     if (producer.api->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
       throw KindError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
     }
-    view = view_of(tensor);
+    fill(view, tensor);
   } else {
-    view = read_capsule(object, name);
+    read_capsule(object, name, view);
   }
   OP_CHECK(view.data || view.numel == 0, ShapeError, to_string(name), " must have memory, got ", view.numel,
            " elements whose storage is freed or was never there");
   return view;
 }
 
-TensorView TensorReader::read_capsule(PyObject* object, const ArgumentName& name) {
+void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, TensorView& view) {
   py::object tensor = py::reinterpret_borrow<py::object>(object);
   py::object capsule;
   try {
@@ -118,18 +117,19 @@ TensorView TensorReader::read_capsule(PyObject* object, const ArgumentName& name
     }
   } catch (py::error_already_set& error) {
     const std::string text = error.what();
-    throw KindError(concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
+    throw KindError(
+        concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
   }
   kept_.push_back(capsule);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    TensorView view = view_of(managed->dl_tensor);
+    fill(view, managed->dl_tensor);
     view.read_only = managed->flags & dlpack::kReadOnlyFlag;
-    return view;
+    return;
   }
   auto* managed = static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-  return view_of(managed->dl_tensor);
+  fill(view, managed->dl_tensor);
 }
 
 void* TensorReader::current_stream(int device) {
@@ -156,9 +156,10 @@ DType float_dtype(const TensorView& view, const ArgumentName& name) {
 }
 
 std::string dtype_name(dlpack::DLDataType dtype) {
-  static constexpr std::array<const char*, 7> kStems = {"int",      "uint",    "float", "opaque",
+  static constexpr std::array<const char*, 7> kStems = {"int",    "uint",    "float", "opaque",
                                                         "bfloat", "complex", "bool"};
-  if (dtype.code >= kStems.size()) return concat("DLPack type ", int(dtype.code), " of ", int(dtype.bits), " bits");
+  if (dtype.code >= kStems.size())
+    return concat("DLPack type ", int(dtype.code), " of ", int(dtype.bits), " bits");
   if (dtype.code == 6) return "torch.bool";
   return concat("torch.", kStems[dtype.code], int(dtype.bits));
 }

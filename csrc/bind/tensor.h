@@ -49,7 +49,7 @@ class TensorReader {
     const dlpack::DLPackExchangeAPI* api;  // nullptr: use __dlpack__
   };
   const Producer& producer_of(PyObject* object, const ArgumentName& name);
-  TensorView read_capsule(PyObject* object, const ArgumentName& name);
+  void read_capsule(PyObject* object, const ArgumentName& name, TensorView& view);
 
   const Producer* last_ = nullptr;
   std::vector<pybind11::object> kept_;

@@ -28,7 +28,7 @@ std::string concat(const Parts&... parts) {
 }  // namespace onepass
 
 // OP_CHECK(ok, ShapeError, "adamw: params[", i, "] must ...").
-#define OP_CHECK(condition, Error, ...) \
-  do {                                  \
+#define OP_CHECK(condition, Error, ...)                                       \
+  do {                                                                        \
     if (!(condition)) throw ::onepass::Error(::onepass::concat(__VA_ARGS__)); \
   } while (false)

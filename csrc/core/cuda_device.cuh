@@ -12,7 +12,8 @@ inline void cuda_check(cudaError_t error, const char* what) {
   }
 }
 
-// Makes `device` current for a scope. Streams and launches belong to a device, and the caller's may be another.
+// Makes `device` current for a scope. Streams and launches belong to a device, and the caller's may be
+// another.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
@@ -33,7 +34,8 @@ class DeviceGuard {
 
 inline int multiprocessor_count(int device) {
   int count = 0;
-  cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
   return count;
 }
 

@@ -18,10 +18,14 @@ ONEPASS_HD constexpr int64_t size_of(DType dtype) {
 // torch's name, for messages.
 constexpr const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "torch.float32";
-    case DType::kFloat64: return "torch.float64";
-    case DType::kBFloat16: return "torch.bfloat16";
-    case DType::kFloat16: return "torch.float16";
+    case DType::kFloat32:
+      return "torch.float32";
+    case DType::kFloat64:
+      return "torch.float64";
+    case DType::kBFloat16:
+      return "torch.bfloat16";
+    case DType::kFloat16:
+      return "torch.float16";
   }
   return "?";
 }

@@ -75,15 +75,19 @@ __device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&regist
   }
 }
 
-// Calls visit(typed pointer) for a list whose dtype is known only at run time. The branch is the same for every
-// thread of a launch.
+// Calls visit(typed pointer) for a list whose dtype is known only at run time. The branch is the same for
+// every thread of a launch.
 template <class Visit>
 __host__ __device__ __forceinline__ void with_typed(DType dtype, const void* data, const Visit& visit) {
   switch (dtype) {
-    case DType::kFloat32: return visit(static_cast<const float*>(data));
-    case DType::kFloat64: return visit(static_cast<const double*>(data));
-    case DType::kBFloat16: return visit(static_cast<const __nv_bfloat16*>(data));
-    case DType::kFloat16: break;
+    case DType::kFloat32:
+      return visit(static_cast<const float*>(data));
+    case DType::kFloat64:
+      return visit(static_cast<const double*>(data));
+    case DType::kBFloat16:
+      return visit(static_cast<const __nv_bfloat16*>(data));
+    case DType::kFloat16:
+      break;
   }
   visit(static_cast<const __half*>(data));
 }

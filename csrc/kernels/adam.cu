@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(gpu::kThreads) increment_kernel(const __grid_c
 void cuda::adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch) {
   const DeviceGuard guard(launch.device);
   bool device_rules = false;
-  for (int64_t i = 0; i < list.count; ++i) device_rules = device_rules || on_device(rules[list.items[i].rule]);
+  for (int64_t i = 0; i < list.count; ++i)
+    device_rules = device_rules || on_device(rules[list.items[i].rule]);
   gpu::with_types(list, [&](auto types) {
     using Types = decltype(types);
     using T = typename Types::T;

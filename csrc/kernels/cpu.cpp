@@ -4,11 +4,14 @@
 #include "kernels/kernels.h"
 
 #if defined(ONEPASS_X86)
-#define ONEPASS_CALL(call)                     \
-  switch (isa()) {                             \
-    case Isa::kBaseline: return baseline::call; \
-    case Isa::kAvx2: return avx2::call;        \
-    case Isa::kAvx512: return avx512::call;    \
+#define ONEPASS_CALL(call)   \
+  switch (isa()) {           \
+    case Isa::kBaseline:     \
+      return baseline::call; \
+    case Isa::kAvx2:         \
+      return avx2::call;     \
+    case Isa::kAvx512:       \
+      return avx512::call;   \
   }
 #else
 #define ONEPASS_CALL(call) return baseline::call

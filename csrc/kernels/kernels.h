@@ -48,9 +48,9 @@ struct AdamStep {
   void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch)
 // writes[k][i] = c writes[k][i] + sum of reads[.][i], each thread over one contiguous part of n floats: the
 // plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
-#define ONEPASS_DECLARE_STREAM                                                                     \
-  void stream(const float* const* reads, int read_count, float* const* writes, int write_count, \
-              int64_t n, const Launch& launch)
+#define ONEPASS_DECLARE_STREAM                                                                             \
+  void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n, \
+              const Launch& launch)
 
 #define ONEPASS_DECLARE_CPU_KERNELS \
   ONEPASS_DECLARE_SGD;              \

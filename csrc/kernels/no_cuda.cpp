@@ -7,8 +7,9 @@ namespace onepass::cuda {
 namespace {
 
 [[noreturn]] void missing(const char* function) {
-  throw DeviceError(concat(function, ": this onepass was built without CUDA; install it where nvcc is found, or "
-                                     "with -C cmake.define.ONEPASS_CUDA=ON to see what is missing"));
+  throw DeviceError(concat(function,
+                           ": this onepass was built without CUDA; install it where nvcc is found, or "
+                           "with -C cmake.define.ONEPASS_CUDA=ON to see what is missing"));
 }
 
 }  // namespace

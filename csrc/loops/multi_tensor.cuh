@@ -1,10 +1,11 @@
 // multi_tensor.cuh - one update rule over the elements of many tensors, on the GPU. CPU: multi_tensor.h.
 //
-// The table of tensors travels by value in the kernel's parameters: no copy, no allocation, nothing a captured
-// graph would have to keep alive. Each tensor is cut in chunks, one block a chunk; a block finds its tensor by
-// binary search, so one launch takes any number of blocks and as many tensors as the parameters hold (hundreds).
-// The first elements up to a 16-byte boundary of the parameter and the last ones that fill no pack go one by one,
-// everything between in packs; a list that is misaligned against the parameter loses only its own packs.
+// The table of tensors travels by value in the kernel's parameters: no copy, no allocation, nothing a
+// captured graph would have to keep alive. Each tensor is cut in chunks, one block a chunk; a block finds its
+// tensor by binary search, so one launch takes any number of blocks and as many tensors as the parameters
+// hold (hundreds). The first elements up to a 16-byte boundary of the parameter and the last ones that fill
+// no pack go one by one, everything between in packs; a list that is misaligned against the parameter loses
+// only its own packs.
 #pragma once
 
 #include <type_traits>
@@ -29,8 +30,8 @@ struct Types {
   static constexpr int kPack = kPackBytes / int(sizeof(P));
 };
 
-// Source: what a Rule is made of, once a block: the Rule itself, or something with `Rule make() const` that reads
-// device memory.
+// Source: what a Rule is made of, once a block: the Rule itself, or something with `Rule make() const` that
+// reads device memory.
 template <class Source, int kLists>
 struct Slot {
   void* list[kLists];
@@ -147,7 +148,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t packs_end = packs_begin + (end - packs_begin) / V * V;
 
   const Update<Types, Rule, V> packs(slot, table.grad, packs_begin);
-  for (int64_t i = packs_begin + int64_t(threadIdx.x) * V; i < packs_end; i += kThreads * V) packs.run(rule, i);
+  for (int64_t i = packs_begin + int64_t(threadIdx.x) * V; i < packs_end; i += kThreads * V)
+    packs.run(rule, i);
 
   const Update<Types, Rule, 1> singles(slot, table.grad, begin);
   const int64_t before = packs_begin - begin, after = end - packs_end;
@@ -176,8 +178,9 @@ void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const
   uint32_t blocks = 0;
   const auto flush = [&] {
     if (table.count == 0) return;
-    cuda_check(launch(multi_tensor_kernel<Types, Rule, Source>, dim3(blocks), dim3(kThreads), 0, stream, table),
-               "multi_tensor");
+    cuda_check(
+        launch(multi_tensor_kernel<Types, Rule, Source>, dim3(blocks), dim3(kThreads), 0, stream, table),
+        "multi_tensor");
     table.count = 0;
     blocks = 0;
   };
@@ -201,12 +204,15 @@ template <class Run>
 void with_types(const TensorList& list, const Run& run) {
   const bool wide_state = list.dtype[kFirstState] == DType::kFloat32;
   switch (list.dtype[kParam]) {
-    case DType::kFloat32: return run(Types<float, float, float>{});
-    case DType::kFloat64: return run(Types<double, double, double>{});
+    case DType::kFloat32:
+      return run(Types<float, float, float>{});
+    case DType::kFloat64:
+      return run(Types<double, double, double>{});
     case DType::kBFloat16:
       return wide_state ? run(Types<__nv_bfloat16, float, float>{})
                         : run(Types<__nv_bfloat16, __nv_bfloat16, float>{});
-    case DType::kFloat16: break;
+    case DType::kFloat16:
+      break;
   }
   wide_state ? run(Types<__half, float, float>{}) : run(Types<__half, __half, float>{});
 }

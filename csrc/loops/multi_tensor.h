@@ -35,12 +35,12 @@ inline void apply(const Rule rule, T* __restrict p, const T* __restrict g, T* co
     ONEPASS_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i]);
   } else if constexpr (Rule::kStates == 2) {
-    T *__restrict s0 = state[0], *__restrict s1 = state[1];
+    T* __restrict s0 = state[0], * __restrict s1 = state[1];
     ONEPASS_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i], s1[i]);
   } else {
     static_assert(Rule::kStates == 3);
-    T *__restrict s0 = state[0], *__restrict s1 = state[1], *__restrict s2 = state[2];
+    T* __restrict s0 = state[0], * __restrict s1 = state[1], * __restrict s2 = state[2];
     ONEPASS_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) rule(p[i], g[i], s0[i], s1[i], s2[i]);
   }

@@ -11,8 +11,14 @@ AdamOptions = tuple[float | torch.Tensor, float, float, float, float, bool, bool
 def build_info() -> dict[str, Any]:
     """What the module was built with and what it uses: see `onepass info`."""
 
+class Plan:
+    """What an optimizer remembers of its tensors from the step before; not part of its state."""
+
+def use_data_pointer(address: int, sample: torch.Tensor) -> bool:
+    """Offers a C function from tensor object to data pointer; True if it was right about the sample."""
+
 def sgd_step(
-    state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], SgdOptions]], threads: int
+    plan: Plan, state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], SgdOptions]], threads: int
 ) -> list[torch.Tensor] | None:
     """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
 
@@ -20,7 +26,7 @@ def sgd(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
     """One step over groups of (params, grads, momentum_buffer_list or None, first, options)."""
 
 def adam_step(
-    state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], AdamOptions]], threads: int
+    plan: Plan, state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], AdamOptions]], threads: int
 ) -> list[torch.Tensor] | None:
     """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
 

@@ -27,8 +27,10 @@ class FusedOptimizer(Optimizer):
 
     # Names of the state tensors that have their parameter's shape.
     _state_names: ClassVar[tuple[str, ...]] = ()
+    # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
+    _plan: Any = None
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates every parameter that has a gradient.
 
         Args:
@@ -55,6 +57,8 @@ class FusedOptimizer(Optimizer):
 
     def _step_eager(self) -> None:
         groups = [(group["params"], self._options(group)) for group in self.param_groups]
+        if self._plan is None:
+            self._plan = _native.core.Plan()
         stepped = self._native_step(groups)
         if stepped is None:
             self._step_irregular()
@@ -88,7 +92,6 @@ class FusedOptimizer(Optimizer):
         """Raises ValueError if an option of the group has no sense or is not supported."""
         check_implementation(type(self).__name__, group)
 
-    @torch._disable_dynamo  # type: ignore[misc]  # as in torch: state changes are not traced
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, for instance layers that are unfrozen later.
 

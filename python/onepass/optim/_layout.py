@@ -30,8 +30,7 @@ def same_layout(tensor: Tensor, like: Tensor) -> bool:
     return tensor.shape == like.shape and (
         tensor.numel() <= 1
         or all(
-            a == b or size == 1
-            for a, b, size in zip(tensor.stride(), like.stride(), tensor.shape, strict=True)
+            a == b or size == 1 for a, b, size in zip(tensor.stride(), like.stride(), tensor.shape, strict=True)
         )
     )
 

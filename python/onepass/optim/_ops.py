@@ -6,14 +6,15 @@ The eager step does not come this way: the dispatcher converts each list of 1,00
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from onepass.optim import functional
 
-_library = torch.library.Library("onepass", "DEF")
+# torch gives these methods no types.
+_library = cast(Any, torch.library).Library("onepass", "DEF")
 
 _SGD = (
     "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffer_list, *, {lr} lr, float momentum, "
@@ -26,9 +27,7 @@ _ADAM = (
 )
 
 
-def _sgd(
-    params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor], **options: Any
-) -> None:
+def _sgd(params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor], **options: Any) -> None:
     functional.sgd(params, grads, list(momentum_buffer_list), **options)
 
 

@@ -134,7 +134,9 @@ class Adam(FusedOptimizer):
         )
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = _native.core.adam_step(self.state, groups, torch.get_num_threads())
+        stepped: list[Tensor] | None = _native.core.adam_step(
+            self._plan, self.state, groups, torch.get_num_threads()
+        )
         return stepped
 
     def _step_lists(self) -> None:

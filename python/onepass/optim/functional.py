@@ -60,7 +60,14 @@ def sgd(
     Source: torch.optim.sgd.sgd.
     """
     groups = [_sgd_group(params, grads, momentum_buffer_list, momentum)]
-    options = (_number(lr), float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(maximize))
+    options = (
+        _number(lr),
+        float(momentum),
+        float(dampening),
+        float(weight_decay),
+        bool(nesterov),
+        bool(maximize),
+    )
     run_sgd("sgd", [(*group, options) for group in groups])
     if momentum != 0:
         momentum_buffer_list[:] = groups[0][2]
@@ -112,7 +119,7 @@ def adam(
         grads: Their gradients, of the same shapes; each of any of these dtypes.
         exp_avgs: First moments (m), of the parameters' shapes and dtypes (or float32).
         exp_avg_sqs: Second moments (v), likewise.
-        max_exp_avg_sqs: Largest second moments (x), likewise; without amsgrad unused, as in torch, and may be empty.
+        max_exp_avg_sqs: Largest second moments (x), likewise; unused without amsgrad, as in torch: may be empty.
         state_steps: Counts of steps taken, one element each, float32 or float64; 1 is added to each.
         amsgrad: Divide by the largest second moment so far.
         beta1: Decay of the first moment, in [0, 1).

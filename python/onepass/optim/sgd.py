@@ -111,7 +111,9 @@ class SGD(FusedOptimizer):
         )
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = _native.core.sgd_step(self.state, groups, torch.get_num_threads())
+        stepped: list[Tensor] | None = _native.core.sgd_step(
+            self._plan, self.state, groups, torch.get_num_threads()
+        )
         return stepped
 
     def _step_lists(self) -> None:
@@ -173,8 +175,6 @@ class SGD(FusedOptimizer):
                         "sgd: dampening must be 0 in a step that is compiled before the first eager one, got "
                         f"{group['dampening']}; take one step outside torch.compile first"
                     )
-                self.state[param]["momentum_buffer"] = torch.zeros_like(
-                    param, memory_format=torch.preserve_format
-                )
+                self.state[param]["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
             momentum_buffers.append(self._relaid_state(param, "momentum_buffer"))
         return False
