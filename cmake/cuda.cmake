@@ -34,7 +34,7 @@ add_library(onepass_cuda_kernels OBJECT csrc/kernels/adam.cu csrc/kernels/sgd.cu
 target_link_libraries(onepass_cuda_kernels PRIVATE onepass_options CUDA::cudart_static)
 # -fmad=false: the same bits as the CPU kernels. The kernels wait for memory, not for arithmetic.
 target_compile_options(onepass_cuda_kernels PRIVATE
-  -fmad=false --threads=2 -Xcompiler=-Wall,-Wextra -Werror=all-warnings)
+  -fmad=false --threads=2 -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra -Werror=all-warnings)
 target_sources(onepass_cuda INTERFACE $<TARGET_OBJECTS:onepass_cuda_kernels>)
 target_link_libraries(onepass_cuda INTERFACE CUDA::cudart_static)
 

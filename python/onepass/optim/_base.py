@@ -18,6 +18,10 @@ from onepass.optim.functional import bump_versions
 IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
 
 
+# Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
+_initialized: Callable[[], bool] = torch.cuda.is_initialized
+
+
 class FusedOptimizer(Optimizer):
     """An optimizer whose step updates all parameters of all groups in one native call.
 
@@ -43,7 +47,6 @@ class FusedOptimizer(Optimizer):
             ValueError: A gradient, state or hyper-parameter does not fit; nothing has been changed.
             TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
         """
-        self._cuda_graph_capture_health_check()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -56,14 +59,26 @@ class FusedOptimizer(Optimizer):
         return loss
 
     def _step_eager(self) -> None:
+        capturing = _initialized() and torch.cuda.is_current_stream_capturing()
+        if capturing:
+            self._check_capture()
         groups = [(group["params"], self._options(group)) for group in self.param_groups]
         if self._plan is None:
             self._plan = _native.core.Plan()
         stepped = self._native_step(groups)
         if stepped is None:
+            if capturing:
+                raise RuntimeError(
+                    f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it "
+                    "makes the states, and a replay would make them again), got a capture with states missing "
+                    "or tensors whose layout is not their parameter's"
+                )
             self._step_irregular()
         else:
             bump_versions(stepped)
+
+    def _check_capture(self) -> None:
+        """Raises RuntimeError if a replay of the graph now captured would not be a step."""
 
     def _step_irregular(self) -> None:
         """The step when a state is missing or a layout differs; says what is wrong if something is."""

@@ -133,6 +133,13 @@ class Adam(FusedOptimizer):
             bool(group["capturable"]),
         )
 
+    def _check_capture(self) -> None:
+        if not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                f"{type(self).__name__}: capturable must be True in every group while a CUDA graph is captured "
+                "(the step count would be baked in), got False"
+            )
+
     def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
         stepped: list[Tensor] | None = _native.core.adam_step(
             self._plan, self.state, groups, torch.get_num_threads()

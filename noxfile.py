@@ -1,0 +1,36 @@
+"""Sessions for contributors; CI runs the same scripts. `nox` runs them all, `nox -s lint` one."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+TORCH = "torch==2.13.0"
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The Python tests, with the CUDA kernels executed on the host where CUDA headers are found."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_SIMT=AUTO")
+    session.run("python", "-m", "pytest", "tests", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, lint and types."""
+    session.install(TORCH)
+    session.install(".[dev]", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.run("bash", ".ci/lint", external=True)
+
+
+@nox.session
+def cuda(session: nox.Session) -> None:
+    """The CUDA build, warnings as errors."""
+    session.install("pybind11>=3", "cmake", "ninja")
+    session.run("bash", ".ci/cuda", "build/cuda", external=True)
+
+
+@nox.session
+def simt(session: nox.Session) -> None:
+    """The CUDA kernels on the host: plain, sanitizers, race detector."""
+    session.install("cmake", "ninja")
+    session.run("bash", ".ci/simt", "build/simt", external=True)
