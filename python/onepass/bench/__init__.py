@@ -1,0 +1,8 @@
+"""Speed beside torch's: the harness of `onepass bench` and one module an operation.
+
+A module of an operation has ``cases(device)``, which lists its `harness.Case`s: shapes and setup only. Timing,
+quantiles, files and pictures are the harness's.
+"""
+
+# The operations that `onepass bench` knows, and their modules.
+OPS = {"optim": "onepass.bench.optim"}

@@ -1,0 +1,120 @@
+"""What a figure or a bug report must say of the machine and of the software."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import onepass
+from onepass import _native
+
+# Settings that change speed or which code runs.
+_ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "ONEPASS_ISA")
+_ENVIRONMENT_PREFIXES = ("GOMP_", "KMP_", "MALLOC_", "OMP_")
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores, memory, GPUs and operating system."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "ram_gib": round(memory / 2**30, 1),
+        "gpus": gpus(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()).strip(),
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name, or its architecture where the system does not tell the name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def gpus() -> list[str]:
+    """Names and compute capabilities of the GPUs that torch sees."""
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        found.append(f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})")
+    return found
+
+
+def versions() -> dict[str, Any]:
+    """Versions, and how the native module was built."""
+    build = _native.core.build_info()
+    return {
+        "onepass": onepass.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "numpy": numpy.__version__,
+        "compiler": build["compiler"],
+        "isa": build["isa"],
+        "isa_compiled": build["isa_compiled"],
+        "cuda": build["cuda"],
+    }
+
+
+def environment() -> dict[str, str]:
+    """The environment variables that change speed or which code runs."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+
+
+def record(threads: int) -> dict[str, Any]:
+    """What stands above the figures of every JSON in benchmarks/results.
+
+    Args:
+        threads: How many threads the run used.
+    """
+    return {
+        "command": " ".join(["onepass", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "threads": threads,
+        "environment": environment(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that the package or the working directory lies in, or None.
+
+    "-dirty" follows if files under version control were changed.
+    """
+    for folder in (Path(onepass.__file__).parent, Path.cwd()):
+        top = _git(folder, "rev-parse", "--show-toplevel")
+        # Another project's repository may hold the virtual environment.
+        if top and _git(Path(top), "ls-files", "python/onepass/__init__.py"):
+            changed = _git(Path(top), "status", "--porcelain", "--untracked-files=no")
+            return f"{_git(Path(top), 'rev-parse', 'HEAD')}{'-dirty' if changed else ''}"
+    return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Output of a git command, empty if it fails or there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,82 @@
+"""Shows results: a table for the terminal, a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from onepass.bench.harness import OURS, STREAM, Case, Result
+
+# One colour a competitor in every picture; ours stands out.
+_COLOURS = {OURS: "#d1495b", STREAM: "#b0b0b0"}
+_OTHERS = ("#30638e", "#4f9dc4", "#8fbfd8", "#edae49")
+
+
+def heading(case: Case, rounds: int) -> str:
+    """The line above a case's table."""
+    size = "" if case.bytes_moved is None else f", {case.bytes_moved / 1e9:.3g} GB a step"
+    return f"{case.name}: {rounds} rounds{size}"
+
+
+def table(result: Result) -> Table:
+    """A table of one case, a line for each competitor."""
+    shown = Table(box=SIMPLE)
+    shown.add_column("competitor")
+    headings = ["20 % ms", "50 % ms", "80 % ms", "theirs/ours"]
+    if result.bytes_moved is not None:
+        headings += ["GB/s", "% of stream"]
+    for text in headings:
+        shown.add_column(text, justify="right")
+    for name, times in result.times.items():
+        cells = [f"{seconds * 1e3:.3f}" for seconds in times.quantiles]
+        cells.append("" if times.theirs_over_ours is None else f"{times.theirs_over_ours:.2f}")
+        if times.gb_per_s is not None and times.share_of_stream is not None:
+            cells += [f"{times.gb_per_s:.1f}", f"{times.share_of_stream:.0%}"]
+        shown.add_row(name, *cells, style="bold" if name == OURS else None)
+    return shown
+
+
+def plot(results: list[Result], caption: str, path: Path) -> None:
+    """Draws each competitor's share of the stream bandwidth, a group of bars a case.
+
+    Args:
+        results: Cases; those that memory does not bound are left out.
+        caption: A line below the picture: the machine and the versions.
+        path: Where the picture goes; the suffix chooses the format.
+
+    Raises:
+        ValueError: No case has a bandwidth.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    drawn = [result for result in results if STREAM in result.times]
+    if not drawn:
+        raise ValueError("plot: results must have a case with a bandwidth, got overhead cases alone")
+    names = [name for name in dict.fromkeys(n for r in drawn for n in r.times) if name != STREAM]
+    height = 0.8 / len(names)
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names) * len(drawn)), layout="constrained")
+    others = iter(_OTHERS)
+    for index, name in enumerate(names):
+        places, shares = [], []
+        for row, result in enumerate(drawn):
+            share = result.times[name].share_of_stream if name in result.times else None
+            if share is not None:
+                places.append(row + (index - (len(names) - 1) / 2) * height)
+                shares.append(100 * share)
+        colour = _COLOURS.get(name) or next(others)
+        bars = axes.barh(places, shares, height * 0.92, label=name, color=colour)
+        axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
+    axes.axvline(100, color=_COLOURS[STREAM], linewidth=1)
+    axes.set_yticks(range(len(drawn)), [result.case for result in drawn])
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the bandwidth of a plain loop over as many bytes (longer is faster)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    figure.supxlabel(caption, fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

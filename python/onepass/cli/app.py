@@ -1,0 +1,44 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import onepass
+from onepass.cli.bench import bench
+from onepass.cli.demo import demo
+from onepass.cli.info import info
+from onepass.cli.parity import parity
+
+app = typer.Typer(
+    name="onepass",
+    help="The steps around the matrix products of deep-learning training, each in one pass over memory.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+app.command()(info)
+app.command()(demo)
+app.command()(bench)
+app.command()(parity)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onepass {onepass.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command `onepass`."""
+    app(prog_name="onepass")

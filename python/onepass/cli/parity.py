@@ -1,0 +1,96 @@
+"""`onepass parity`: accuracy against float64, beside torch's."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from onepass.bench import machine
+from onepass.cli import one_of
+from onepass.parity import OPS
+from onepass.parity.harness import Row
+from onepass.parity.rule import FACTOR
+
+
+def parity(
+    op: Annotated[str, typer.Argument(parser=one_of("op", OPS), help=f"One of: {', '.join(OPS)}.", metavar="OP")],
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, bfloat16 or float16, instead of all. May be repeated.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each run.")] = 20,
+    backend: Annotated[
+        str, typer.Option(parser=one_of("backend", ("cpu", "cuda")), help="cpu or cuda.", metavar="BACKEND")
+    ] = "cpu",
+    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the table here.")] = None,
+) -> None:
+    """Compare errors with torch's plain loop; exit 1 where ours break the rule.
+
+    The rule: our error against float64 is at most twice torch's plus one unit in the last place (ulp). Shown
+    are the largest errors after any step, and the step in which ours came nearest to its limit.
+    """
+    if backend == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("backend must be one that torch sees, got cuda without a GPU")
+    module = importlib.import_module(OPS[op])
+    known = {str(one).removeprefix("torch."): one for one in module.DTYPES}
+    dtypes = [known[one_of("dtype", known)(name)] for name in dtype or known]
+    console = Console()
+    rows: list[Row] = []
+    for (rule, name), some in groupby(module.rows(dtypes, steps, torch.device(backend)), key=_rule_and_dtype):
+        table_rows = list(some)
+        console.print(_table(f"{rule} {name}", table_rows))
+        rows += table_rows
+    broken = sum(not row.ok for row in rows)
+    console.print(
+        f"{len(rows)} rows, {broken} of them break err(ours) <= {FACTOR} err(torch) + 1 ulp, both against float64."
+    )
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        written = {
+            **machine.record(torch.get_num_threads()),
+            "op": op,
+            "backend": backend,
+            "steps": steps,
+            "rows": [row.to_json() for row in rows],
+        }
+        json_file.write_text(json.dumps(written, indent=1) + "\n")
+    if broken:
+        raise typer.Exit(1)
+
+
+def _rule_and_dtype(row: Row) -> tuple[str, str]:
+    return row.rule, row.dtype
+
+
+def _table(title: str, rows: list[Row]) -> Table:
+    """A table of one rule and dtype, narrow enough for 80 columns."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    shown.add_column("options")
+    shown.add_column("tensor", no_wrap=True)
+    for heading in ("ulp\nours", "\ntorch", "absolute\nours", "\ntorch", "worst\nstep", "% of\nlimit", "\nok"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for options, group in groupby(rows, key=lambda row: row.options):
+        # One line of the table a set of options, so that long options wrap beside their tensors.
+        cells = zip(*map(_cells, group), strict=True)
+        shown.add_row(options, *("\n".join(lines) for lines in cells))
+    return shown
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.tensor,
+        f"{row.ours_ulp:.2f}",
+        f"{row.torch_ulp:.2f}",
+        f"{row.ours_abs:.1e}",
+        f"{row.torch_abs:.1e}",
+        str(row.worst_step),
+        f"{100 * row.share_of_limit:.0f}",
+        "yes" if row.ok else "[bold red]NO[/]",
+    ]

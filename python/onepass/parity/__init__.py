@@ -1,0 +1,8 @@
+"""Accuracy against float64, beside torch's: the harness of `onepass parity` and one module an operation.
+
+A module of an operation has ``DTYPES``, the dtypes it is measured in, and ``rows(dtypes, steps, device)``, which
+yields a `harness.Row` for each tensor of each set of options.
+"""
+
+# The operations that `onepass parity` knows, and their modules.
+OPS = {"optim": "onepass.parity.optim"}

@@ -1,0 +1,133 @@
+"""SGD, Adam and AdamW beside torch's plain loop, both against that loop in float64."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import onepass.optim
+from onepass.parity.harness import Row, Tally
+
+# float64 is not among them: it is what the others are measured against.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_ADAM: list[dict[str, Any]] = [
+    {},
+    {"betas": (0.8, 0.95)},
+    {"eps": 1e-3},
+    {"weight_decay": 0.1},
+    {"amsgrad": True},
+    {"maximize": True},
+    {"betas": (0.5, 0.9), "weight_decay": 0.1, "amsgrad": True, "maximize": True},
+]
+RULES: dict[str, list[dict[str, Any]]] = {
+    "SGD": [
+        {},
+        {"weight_decay": 0.1},
+        {"maximize": True},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.5},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1, "maximize": True},
+    ],
+    "Adam": _ADAM,
+    "AdamW": _ADAM,
+}
+_LR = 0.01
+# A scalar, sizes that leave a tail at every vector width, and a matrix.
+_SHAPES: tuple[tuple[int, ...], ...] = ((), (7,), (61,), (33, 65), (4096,))
+
+
+def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
+    """Measures every rule with every set of options in every dtype.
+
+    Args:
+        dtypes: Dtypes of parameters, gradients and states, from `DTYPES`.
+        steps: How many steps each run takes, at least 1.
+        device: Where ours and torch's loop run; float64 runs on the CPU.
+
+    Yields:
+        A row for the parameters and one for each state.
+    """
+    for rule, option_sets in RULES.items():
+        for dtype in dtypes:
+            for options in option_sets:
+                yield from _measure(rule, dtype, options, steps, device)
+
+
+def _measure(
+    rule: str, dtype: torch.dtype, options: dict[str, Any], steps: int, device: torch.device
+) -> Iterator[Row]:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in _SHAPES]
+    ours = _optimizer(getattr(onepass.optim, rule), start, dtype, device, options)
+    plain = {"foreach": False, "fused": False, **options}
+    loop = _optimizer(getattr(torch.optim, rule), start, dtype, device, plain)
+    # From the same values, which are those that the narrow dtype can hold.
+    held = [tensor.to(dtype) for tensor in start]
+    exact = _optimizer(getattr(torch.optim, rule), held, torch.float64, torch.device("cpu"), plain)
+    tallies: defaultdict[str, Tally] = defaultdict(Tally)
+    for step in range(1, steps + 1):
+        grads = [torch.randn(shape, generator=generator).to(dtype) for shape in _SHAPES]
+        # Ours runs all steps undisturbed; each step of torch's starts from what ours had stored, so that
+        # what is compared is the error of a step and not how runs drift apart.
+        for judge in (loop, exact):
+            _follow(judge, ours)
+        for optimizer in (ours, loop, exact):
+            for param, grad in zip(_params(optimizer), grads, strict=True):
+                param.grad = grad.to(device=param.device, dtype=param.dtype)
+            optimizer.step()
+        _judge(step, ours, loop, exact, tallies)
+    text = ", ".join(name if value is True else f"{name}={value}" for name, value in options.items()) or "defaults"
+    for tensor, tally in tallies.items():
+        yield tally.row(rule, str(dtype).removeprefix("torch."), text, tensor)
+
+
+def _optimizer(
+    kind: type[Optimizer],
+    start: list[Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any],
+) -> Optimizer:
+    params = [torch.nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True)) for tensor in start]
+    return kind(params, lr=_LR, **options)  # type: ignore[call-arg]  # Optimizer itself takes no lr
+
+
+def _params(optimizer: Optimizer) -> list[Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def _states(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
+    """The state tensors of the parameter's shape; each optimizer counts its steps itself."""
+    own = optimizer.state[param]
+    return {name: value for name, value in own.items() if isinstance(value, Tensor) and name != "step"}
+
+
+@torch.no_grad()
+def _follow(judge: Optimizer, ours: Optimizer) -> None:
+    """Copies parameters and states, not the count of steps, from ours."""
+    for theirs, mine in zip(_params(judge), _params(ours), strict=True):
+        theirs.copy_(mine)
+        for name, state in _states(judge, theirs).items():
+            state.copy_(ours.state[mine][name])
+
+
+def _judge(step: int, ours: Optimizer, loop: Optimizer, exact: Optimizer, tallies: dict[str, Tally]) -> None:
+    """Adds each kind of tensor to its row, all parameters as one: a scalar alone would compare luck with luck."""
+    gathered: defaultdict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+    for mine, theirs, wide in zip(_params(ours), _params(loop), _params(exact), strict=True):
+        gathered["param"].append((mine, theirs, wide))
+        for name, state in _states(loop, theirs).items():
+            gathered[name].append((ours.state[mine][name], state, exact.state[wide][name]))
+    for name, triples in gathered.items():
+        mine, theirs, wide = (
+            torch.cat([t.detach().flatten() for t in kind]) for kind in zip(*triples, strict=True)
+        )
+        tallies[name].add(step, mine, theirs, wide)

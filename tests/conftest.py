@@ -1,0 +1,66 @@
+"""Options and fixtures of all tests: the backends that run the kernels, and tests that need a large machine.
+
+Backends: `cpu` is the installed package; `simt` the CUDA kernels executed on host memory by onepass._core_simt,
+a module built only for tests; `cuda` a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from onepass import _native
+
+BACKENDS = ("cpu", "simt", "cuda")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--large", action="store_true", help="also run tests that need tens of GiB or minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--large"):
+        return
+    for item in items:
+        if "large" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs tens of GiB or minutes: run with --large"))
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a test puts its tensors, and which kernels update them there."""
+
+    name: str
+    device: torch.device
+
+    @property
+    def is_cuda_code(self) -> bool:
+        """True if the CUDA kernels run, on a GPU or on the host."""
+        return self.name != "cpu"
+
+
+def simt_core() -> object:
+    """The module that runs the CUDA kernels on the host; skips the test where it was not built."""
+    try:
+        return importlib.import_module("onepass._core_simt")
+    except ImportError as error:
+        if os.environ.get("ONEPASS_REQUIRE_SIMT") == "1":
+            pytest.fail(f"ONEPASS_REQUIRE_SIMT=1, but onepass._core_simt does not load: {error}")
+        pytest.skip(
+            "onepass._core_simt was not built: install with --config-settings=cmake.define.ONEPASS_SIMT=ON"
+        )
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Each backend in turn; what the machine lacks is skipped with its reason."""
+    name: str = request.param
+    if name == "simt":
+        monkeypatch.setattr(_native, "core", simt_core())
+    if name == "cuda" and not (torch.cuda.is_available() and _native.core.build_info()["cuda"]):
+        pytest.skip("no CUDA GPU, or onepass was built without CUDA")
+    return Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
