@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,3 +67,16 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name == "cuda" and not (torch.cuda.is_available() and _native.core.build_info()["cuda"]):
         pytest.skip("no CUDA GPU, or onepass was built without CUDA")
     return Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
+
+
+def apart(module: str, *code: str) -> str:
+    """What the code, behind the names of a test module, prints in a process of its own, which must not crash."""
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([f"from {module} import *", *code])],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

@@ -24,7 +24,8 @@ class AdamCall {
   Batch& batch() { return batch_; }
 
   // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable).
-  void open_group(const py::tuple& options) {
+  void open_group(const py::tuple& options, int64_t number) {
+    batch_.open_group(number);
     const char* function = batch_.function();
     OP_CHECK(options.size() == 9, ShapeError, function, ": options must have 9 entries, got ",
              options.size());
@@ -57,8 +58,8 @@ class AdamCall {
     batch_.add(row, lists(), index, amsgrad_, known);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
     const TensorView& step = batch_.step_count();
-    const ArgumentName name{batch_.function(), "state_steps", index};
-    const DType dtype = float_dtype(step, name);
+    const ArgumentName name = batch_.name(kStepCount, index);
+    const DType dtype = batch_.step_dtype();
     OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(name),
              " must be one torch.float32 or torch.float64, got ", step.numel, " of ", name_of(dtype));
     if (capturable_ || step.device.device_type == dlpack::kDLCUDA) {
@@ -74,10 +75,11 @@ class AdamCall {
       host_steps_.push_back({step.data, dtype});
     }
     batch_.set_rule(int64_t(rules_.size()) - 1);
+    if (known) known->complete();
   }
 
+  // All must be checked by now.
   void run(int threads) {
-    batch_.check_overlap();
     increment_device_steps(threads);
     run_family(batch_, threads,
                [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
@@ -123,7 +125,7 @@ class AdamCall {
 
   void check_device_step(const TensorView& step, DType dtype, const ArgumentName& name) const {
     const dlpack::DLDevice device = batch_.device();
-    OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string({name.function, "params", name.index}),
+    OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(batch_.name(kParam, name.index)),
              " must be on CUDA with ", capturable_ ? "capturable=True" : "its step count there", ", got ",
              device_name(device));
     OP_CHECK(step.device.device_type == device.device_type && step.device.device_id == device.device_id,
@@ -144,51 +146,59 @@ class AdamCall {
   std::vector<DeviceStep> device_steps_;
 };
 
-// groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
-py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
+// The states of a parameter, borrowed, in the order of the lists of the rule and at kStepCount the count;
+// false if one is missing.
+bool find_row(StateCursor& cursor, PyObject* param, bool amsgrad, PyObject** row) {
   // In the order in which torch and we fill the dict.
   static PyObject* const kKeys[] = {PyUnicode_InternFromString("step"), PyUnicode_InternFromString("exp_avg"),
                                     PyUnicode_InternFromString("exp_avg_sq"),
                                     PyUnicode_InternFromString("max_exp_avg_sq")};
+  PyObject* own = cursor.find(param);
+  PyObject* states[4] = {};
+  if (!own || !find_states(own, kKeys, amsgrad ? 4 : 3, states)) return false;
+  row[kStepCount] = states[0];
+  for (int k = 0; k < 3; ++k) row[kFirstState + k] = states[k + 1];
+  return true;
+}
+
+// groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
+py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
   AdamCall call("adam");
+  Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
-  plan.begin();
-  try {
-    for (py::handle entry : groups) {
-      const auto group = py::cast<py::tuple>(entry);
-      call.open_group(group[1]);
+  const bool regular = is_regular([&] {
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const py::tuple group = groups[g];
+      call.open_group(group[1], group_number(groups, g));
       const py::list params = group[0];
       for (size_t i = 0; i < params.size(); ++i) {
-        PyObject* param = PyList_GET_ITEM(params.ptr(), Py_ssize_t(i));
-        PyObject* grad = grads.of(param);
+        const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
+        PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
-        PyObject* own = cursor.find(param);
-        if (!own) return py::none();
-        PyObject* states[4];
-        if (!find_states(own, kKeys, call.amsgrad() ? 4 : 3, states)) return py::none();
-        PyObject* const row[kRowSize] = {
-            param, grad, states[1], states[2], call.amsgrad() ? states[3] : nullptr, states[0]};
-        call.add(row, int64_t(i), &plan.next());
-        stepped.append(py::handle(param));
+        PyObject* row[kRowSize] = {param.ptr(), grad};
+        if (!find_row(cursor, param.ptr(), call.amsgrad(), row)) return false;
+        call.add(row, int64_t(i), turn.next());
+        stepped.append(param);
       }
     }
-    plan.end();
     call.batch().check_overlap();
-  } catch (const Irregular&) {
-    return py::none();
-  }
+    return true;
+  });
+  if (!regular) return py::none();
   call.run(threads);
+  turn.keep();
   return stepped;
 }
 
-// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, options)].
+// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, options, indices)];
+// indices: see ArgumentLists.
 void adam(const std::string& function, const py::list& groups, int threads) {
   AdamCall call(function.c_str());
-  for (py::handle entry : groups) {
-    const auto group = py::cast<py::tuple>(entry);
-    call.open_group(group[6]);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const py::tuple group = groups[g];
+    call.open_group(group[6], group_number(groups, g));
     const ArgumentLists lists(function, group, call.lists(), kNames);
     const py::list steps = group[5];
     OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ",
@@ -197,9 +207,10 @@ void adam(const std::string& function, const py::list& groups, int threads) {
       PyObject* row[kRowSize] = {};
       for (int k = 0; k < call.lists(); ++k) row[k] = lists.item(k, i);
       row[kStepCount] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
-      call.add(row, i, nullptr);
+      call.add(row, lists.index(i), nullptr);
     }
   }
+  call.batch().check_overlap();
   call.run(threads);
 }
 

@@ -5,14 +5,38 @@
 #include "core/check.h"
 
 namespace onepass {
+namespace {
+
+void check_writable(const TensorView& view, const ArgumentName& name) {
+  OP_CHECK(!view.read_only, ShapeError, to_string(name), " must be writable, got a read-only array");
+}
+
+}  // namespace
 
 void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, PlanRow* known) {
   items_.emplace_back();
   kinds_.emplace_back().variant = variant;
-  const bool recalled = known && known->holds(row);
-  const TensorView param = recalled ? recall(*known, lists, index) : read_new(row, lists, index, known);
+  const bool same_objects = known && known->is_of(row);
+  // Objects that the row does not hold yet could go while Python code of a tensor class runs.
+  if (known && !same_objects) known->hold(row);
 
-  const ArgumentName grad_name{function_, names_[kGrad], index};
+  const ArgumentName param_name = name(kParam, index);
+  const TensorView param = reader_.read(row[kParam], param_name);
+  if (same_objects && known->still_true(param)) {
+    put(kParam, param, known->dtype(kParam), index);
+    recall_states(*known, lists, index, param);
+  } else {
+    const DType dtype = float_dtype(param, param_name);
+    check_writable(param, param_name);
+    OP_CHECK(is_dense(param), ShapeError, to_string(param_name),
+             " must fill one block of memory, got strides ", shape_name(param.strides, param.ndim),
+             " for shape ", shape_name(param.shape, param.ndim));
+    put(kParam, param, dtype, index);
+    if (known) known->note(kParam, param, dtype);
+    read_states(row, lists, index, param, known);
+  }
+
+  const ArgumentName grad_name = name(kGrad, index);
   const TensorView grad = reader_.read(row[kGrad], grad_name);
   check_against_param(grad, param, kGrad, index);
   put(kGrad, grad, float_dtype(grad, grad_name), index);
@@ -30,62 +54,51 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
   if (std::none_of(devices_.begin(), devices_.end(), here)) devices_.push_back(kind.device);
 }
 
-// Everything but the gradient, through DLPack, checked; returns the parameter.
-TensorView Batch::read_new(PyObject* const* row, int lists, int64_t index, PlanRow* known) {
-  if (known) known->clear();
-  TensorView param;
-  for (int k = 0; k < kRowSize; ++k) {
-    if (k == kGrad || (k >= lists && k != kStepCount) || !row[k]) continue;
-    const ArgumentName name{function_, k == kStepCount ? "state_steps" : names_[size_t(k)], index};
-    const TensorView view = reader_.read(row[k], name);
-    const DType dtype = float_dtype(view, name);
-    OP_CHECK(!view.read_only, ShapeError, to_string(name), " must be writable, got a read-only array");
-    if (k == kParam) {
-      param = view;
-      OP_CHECK(is_dense(view), ShapeError, to_string(name), " must fill one block of memory, got strides ",
-               shape_name(view.strides, view.ndim), " for shape ", shape_name(view.shape, view.ndim));
-    } else if (k != kStepCount) {
-      check_against_param(view, param, k, index);
-    }
+// States and step count through DLPack, checked.
+void Batch::read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param,
+                        PlanRow* known) {
+  for (int k = kFirstState; k < kRowSize; ++k) {
+    if ((k >= lists && k != kStepCount) || !row[k]) continue;
+    const ArgumentName where = name(k, index);
+    const TensorView view = reader_.read(row[k], where);
+    const DType dtype = float_dtype(view, where);
+    check_writable(view, where);
+    if (k != kStepCount) check_against_param(view, param, k, index);
     put(k, view, dtype, index);
-    if (known) known->note(k, row[k], view, dtype);
+    if (known) known->note(k, view, dtype);
   }
   check_dtypes(kinds_.back(), lists, index);
-  if (known) known->complete();
-  return param;
 }
 
-// The same from memory: it was checked when it was noted.
-TensorView Batch::recall(const PlanRow& known, int lists, int64_t index) {
-  for (int k = kFirstState; k < lists; ++k) put(k, known.view(k), known.dtype(k), index);
-  if (known.has_step()) put(kStepCount, known.view(kStepCount), known.dtype(kStepCount), index);
-  const TensorView param = known.view(kParam);
-  put(kParam, param, known.dtype(kParam), index);
-  return param;
+// The same from memory: they were checked when they were noted.
+void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param) {
+  for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
+  if (known.has_step()) put(kStepCount, known.view(kStepCount, param), known.dtype(kStepCount), index);
 }
 
 void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
   if (list == kStepCount) {
     step_ = view;
-    overlap_.add(view, size_of(dtype), true, "state_steps", index);
+    step_dtype_ = dtype;
+    overlap_.add(view, view.numel * size_of(dtype), true, name(list, index));
     return;
   }
   items_.back().list[list] = view.data;
   kinds_.back().dtype[size_t(list)] = dtype;
-  overlap_.add(view, view.numel * size_of(dtype), list != kGrad, names_[size_t(list)], index);
+  overlap_.add(view, view.numel * size_of(dtype), list != kGrad, name(list, index));
 }
 
 void Batch::check_against_param(const TensorView& view, const TensorView& param, int list,
                                 int64_t index) const {
-  const ArgumentName name{function_, names_[size_t(list)], index};
+  const ArgumentName where = name(list, index);
   OP_CHECK(
       view.device.device_type == param.device.device_type && view.device.device_id == param.device.device_id,
-      ShapeError, to_string(name), " must be on ", device_name(param.device), " like its parameter, got ",
+      ShapeError, to_string(where), " must be on ", device_name(param.device), " like its parameter, got ",
       device_name(view.device));
-  OP_CHECK(same_shape(view, param), ShapeError, to_string(name), " must have shape ",
+  OP_CHECK(same_shape(view, param), ShapeError, to_string(where), " must have shape ",
            shape_name(param.shape, param.ndim), " like its parameter, got ",
            shape_name(view.shape, view.ndim));
-  OP_CHECK(same_strides(view, param), ShapeError, to_string(name),
+  OP_CHECK(same_strides(view, param), ShapeError, to_string(where),
            " must have the strides of its parameter, got ",
            view.strides ? shape_name(view.strides, view.ndim) : "contiguous ones");
 }
@@ -95,12 +108,11 @@ void Batch::check_dtypes(const Kind& kind, int lists, int64_t index) const {
   const bool half = param == DType::kBFloat16 || param == DType::kFloat16;
   for (int k = kFirstState; k < lists; ++k) {
     const DType state = kind.dtype[size_t(k)];
-    OP_CHECK(state == param || (half && state == DType::kFloat32), KindError,
-             to_string({function_, names_[size_t(k)], index}), " must be ", name_of(param),
-             " like its parameter", half ? " or torch.float32" : "", ", got ", name_of(state));
-    OP_CHECK(state == kind.dtype[kFirstState], KindError, to_string({function_, names_[size_t(k)], index}),
-             " must be ", name_of(kind.dtype[kFirstState]), " like ", names_[kFirstState], ", got ",
+    OP_CHECK(state == param || (half && state == DType::kFloat32), KindError, to_string(name(k, index)),
+             " must be ", name_of(param), " like its parameter", half ? " or torch.float32" : "", ", got ",
              name_of(state));
+    OP_CHECK(state == kind.dtype[kFirstState], KindError, to_string(name(k, index)), " must be ",
+             name_of(kind.dtype[kFirstState]), " like ", names_[kFirstState], ", got ", name_of(state));
   }
 }
 

@@ -21,15 +21,23 @@ class Batch {
   using ListNames = std::array<const char*, kMaxLists>;
   Batch(const char* function, const ListNames& names) : function_(function), names_(names) {}
 
+  // Of the parameters added from here on; -1: there is one group, or none.
+  void open_group(int64_t group) { group_ = group; }
   // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kStepCount the step count
   // or nullptr. variant: which of two kernels of the family (momentum, amsgrad). known: what the step before
-  // saw of this parameter, if there is such a thing. Throws; the batch is then of no use.
+  // saw of this parameter, if there is such a thing; to be completed by the caller, who may have more to
+  // check. Throws; the batch is then of no use.
   void add(PyObject* const* row, int lists, int64_t index, bool variant, PlanRow* known);
   // Of the parameter added last: its rule, and its step count.
   void set_rule(int64_t rule) { items_.back().rule = rule; }
   const TensorView& step_count() const { return step_; }
+  DType step_dtype() const { return step_dtype_; }
 
-  void check_overlap() { overlap_.run(function_); }
+  // How errors name an entry of a list.
+  ArgumentName name(int list, int64_t index) const {
+    return {function_, list == kStepCount ? "state_steps" : names_[size_t(list)], index, group_};
+  }
+  void check_overlap() { overlap_.run(); }
   // Of the parameter added last.
   dlpack::DLDevice device() const { return kinds_.back().device; }
   const std::vector<dlpack::DLDevice>& devices() const { return devices_; }
@@ -52,8 +60,8 @@ class Batch {
              dtype == other.dtype && variant == other.variant;
     }
   };
-  TensorView read_new(PyObject* const* row, int lists, int64_t index, PlanRow* known);
-  TensorView recall(const PlanRow& known, int lists, int64_t index);
+  void read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param, PlanRow* known);
+  void recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param);
   void put(int list, const TensorView& view, DType dtype, int64_t index);
   void check_against_param(const TensorView& view, const TensorView& param, int list, int64_t index) const;
   void check_dtypes(const Kind& kind, int lists, int64_t index) const;
@@ -67,12 +75,14 @@ class Batch {
 
   const char* function_;
   ListNames names_;
+  int64_t group_ = -1;
   TensorReader reader_;
   OverlapCheck overlap_;
   Scratch<TensorItem, Batch> items_;  // their `begin` counts through all of them
   Scratch<Kind, Batch> kinds_;
   std::vector<dlpack::DLDevice> devices_;
   TensorView step_;
+  DType step_dtype_{};
   int64_t numel_ = 0;
   bool uniform_ = true;  // one kind: the common case
 };

@@ -13,9 +13,19 @@
 
 namespace onepass {
 
-// What a `*_step` function catches to answer None: any complaint about a tensor or hyper-parameter. The list
-// function, to which the caller then turns, meets it again and says it with the right names.
-using Irregular = std::exception;
+// Runs what gathers a step from the optimizer's state. False: a complaint about a tensor or hyper-parameter.
+// The list function, to which the caller then turns, meets it again and says it with the right names.
+template <class Gather>
+bool is_regular(const Gather& gather) {
+  try {
+    return gather();
+  } catch (pybind11::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt
+    return false;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
 
 // Gradients of the parameters, kept alive until the kernel has read them: another thread may drop p.grad.
 class GradsHeld {
@@ -37,11 +47,13 @@ class GradsHeld {
   Scratch<pybind11::object, GradsHeld> held_;
 };
 
-// The first `count` entries of a group: lists of equal length.
+// The first `count` entries of a group: lists of equal length. The last entry is None, or where in its group
+// each parameter stands (those without a gradient are left out of the lists), for messages.
 class ArgumentLists {
  public:
   ArgumentLists(const std::string& function, const pybind11::tuple& group, int count,
-                const Batch::ListNames& names) {
+                const Batch::ListNames& names)
+      : indices_(group[group.size() - 1]) {
     for (int k = 0; k < count; ++k) {
       OP_CHECK(PyList_Check(group[k].ptr()), KindError, function, ": ", names[k], " must be a list, got ",
                Py_TYPE(group[k].ptr())->tp_name);
@@ -51,6 +63,9 @@ class ArgumentLists {
     }
   }
   int64_t size() const { return size_of(0); }
+  int64_t index(int64_t i) const {
+    return indices_.is_none() ? i : pybind11::cast<int64_t>(indices_[pybind11::int_(i)]);
+  }
   PyObject* item(int list, int64_t i) const {
     return PyList_GET_ITEM(lists_[size_t(list)].ptr(), Py_ssize_t(i));
   }
@@ -58,7 +73,13 @@ class ArgumentLists {
  private:
   int64_t size_of(int list) const { return int64_t(PyList_GET_SIZE(lists_[size_t(list)].ptr())); }
   std::vector<pybind11::object> lists_;
+  pybind11::object indices_;
 };
+
+// How messages number a group: not at all if it is the only one.
+inline int64_t group_number(const pybind11::list& groups, size_t group) {
+  return groups.size() > 1 ? int64_t(group) : -1;
+}
 
 // Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL. Streams are asked for first:
 // that needs the GIL.

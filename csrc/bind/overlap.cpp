@@ -1,6 +1,7 @@
 #include "bind/overlap.h"
 
 #include <algorithm>
+#include <tuple>
 #include <unordered_set>
 
 #include "core/check.h"
@@ -28,18 +29,20 @@ uint64_t OverlapCheck::hash() const {
   return mix(sum);
 }
 
-void OverlapCheck::run(const char* function) {
+void OverlapCheck::run() {
   static std::unordered_set<uint64_t> passed;  // guarded by the GIL
   const uint64_t key = hash();
   if (passed.count(key)) return;
-  std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) {
+    return std::tie(a.begin, a.name.group, a.name.index) < std::tie(b.begin, b.name.group, b.name.index);
+  });
   const Span* last = nullptr;     // reaches furthest so far
   const Span* written = nullptr;  // of the written ones, reaches furthest so far
   for (const Span& span : spans_) {
     const Span* hit = span.written ? last : written;
     if (hit && span.begin < hit->end) {
-      throw ShapeError(concat(function, ": ", hit->list, "[", hit->index, "] and ", span.list, "[",
-                              span.index, "] must not share memory, got overlapping storage"));
+      throw ShapeError(concat(to_string(hit->name), " and ", place_of(span.name),
+                              " must not share memory, got overlapping storage"));
     }
     if (!last || span.end > last->end) last = &span;
     if (span.written && (!written || span.end > written->end)) written = &span;

@@ -1,6 +1,6 @@
 #include "bind/plan.h"
 
-#include "core/check.h"
+#include <algorithm>
 
 namespace py = pybind11;
 
@@ -22,58 +22,98 @@ bool use_data_pointer(uintptr_t address, py::handle sample) {
   return true;
 }
 
+// A parameter may refer to its optimizer, which has the plan, which holds the parameter: the garbage
+// collector must see the whole ring to free it.
+void make_collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject& type = heap_type->ht_type;
+  type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
+    Py_VISIT(Py_TYPE(self));
+    return py::detail::is_holder_constructed(self) ? py::cast<Plan&>(py::handle(self)).traverse(visit, arg)
+                                                   : 0;
+  };
+  type.tp_clear = [](PyObject* self) -> int {
+    if (py::detail::is_holder_constructed(self)) py::cast<Plan&>(py::handle(self)).clear();
+    return 0;
+  };
+}
+
 }  // namespace
 
-bool PlanRow::pointer_is_known() { return pointer_function != nullptr; }
+void PlanRow::hold(PyObject* const* objects) {
+  complete_ = false;
+  for (int k = 0; k < kRowSize; ++k) {
+    if (k != kGrad) object_[size_t(k)] = py::reinterpret_borrow<py::object>(objects[k]);
+  }
+}
 
-bool PlanRow::holds(PyObject* const* objects) const {
+void PlanRow::note(int place, const TensorView& view, DType dtype) {
+  const auto k = size_t(place);
+  data_[k] = view.data;
+  dtype_[k] = dtype;
+  device_[k] = view.device;
+  if (place != kParam) return;
+  stored_ = view.stored;
+  ndim_ = view.ndim;
+  has_strides_ = view.strides != nullptr;
+  for (int32_t d = 0; d < view.ndim && d < kDims; ++d) {
+    shape_[size_t(d)] = view.shape[d];
+    strides_[size_t(d)] = has_strides_ ? view.strides[d] : 0;
+  }
+}
+
+bool PlanRow::is_of(PyObject* const* objects) const {
   if (!complete_) return false;
   for (int k = 0; k < kRowSize; ++k) {
-    if (k == kGrad) continue;
-    if (objects[k] != object_[size_t(k)].ptr()) return false;
-    if (objects[k] && pointer_function(objects[k]) != data_[size_t(k)]) return false;
+    if (k != kGrad && objects[k] != object_[size_t(k)].ptr()) return false;
   }
   return true;
 }
 
-void PlanRow::clear() {
-  object_ = {};
-  complete_ = false;
+bool PlanRow::still_true(const TensorView& param) const {
+  if (!pointer_function || param.read_only) return false;
+  for (int k = kFirstState; k < kRowSize; ++k) {
+    PyObject* object = object_[size_t(k)].ptr();
+    if (object && pointer_function(object) != data_[size_t(k)]) return false;
+  }
+  const bool has_strides = param.strides != nullptr;
+  return param.data == data_[kParam] && param.ndim == ndim_ && has_strides == has_strides_ &&
+         param.stored.code == stored_.code && param.stored.bits == stored_.bits &&
+         param.stored.lanes == stored_.lanes && param.device.device_type == device_[kParam].device_type &&
+         param.device.device_id == device_[kParam].device_id &&
+         std::equal(param.shape, param.shape + ndim_, shape_.begin()) &&
+         (!has_strides || std::equal(param.strides, param.strides + ndim_, strides_.begin()));
 }
 
-void PlanRow::note(int place, PyObject* object, const TensorView& view, DType dtype) {
-  const auto k = size_t(place);
-  object_[k] = py::reinterpret_borrow<py::object>(object);
-  data_[k] = view.data;
-  dtype_[k] = dtype;
-  device_[k] = view.device;
-  stored_[k] = view.stored;
-  if (place != kParam) return;
-  ndim_ = view.ndim;
-  numel_ = view.numel;
-  for (int32_t d = 0; d < view.ndim && d < kDims; ++d) {
-    shape_[size_t(d)] = view.shape[d];
-    strides_[size_t(d)] = view.strides ? view.strides[d] : 0;
-  }
-}
-
-TensorView PlanRow::view(int place) const {
-  const auto k = size_t(place);
-  TensorView view;
-  view.data = data_[k];
-  view.numel = place == kStepCount ? 1 : numel_;
-  view.stored = stored_[k];
-  view.device = device_[k];
-  if (place == kParam) {
-    view.ndim = ndim_;
-    view.shape = shape_.data();
-    view.strides = strides_.data();
-  }
+TensorView PlanRow::view(int place, const TensorView& param) const {
+  TensorView view = param;
+  view.data = data_[size_t(place)];
+  view.device = device_[size_t(place)];
+  if (place == kStepCount) view.numel = 1;
   return view;
 }
 
+int PlanRow::traverse(visitproc visit, void* arg) const {
+  for (const py::object& object : object_) Py_VISIT(object.ptr());
+  return 0;
+}
+
+int Plan::traverse(visitproc visit, void* arg) const {
+  for (const PlanRow& row : rows_) {
+    if (const int stopped = row.traverse(visit, arg)) return stopped;
+  }
+  return 0;
+}
+
+void Plan::clear() {
+  // Out of the plan first: what a tensor's end sets off may come back here.
+  std::vector<PlanRow> rows;
+  rows.swap(rows_);
+}
+
 void register_plan(py::module_& module) {
-  py::class_<Plan>(module, "Plan", py::module_local()).def(py::init<>());
+  py::class_<Plan>(module, "Plan", py::module_local(), py::custom_type_setup(&make_collectable))
+      .def(py::init<>());
   module.def("use_data_pointer", &use_data_pointer, py::arg("address"), py::arg("sample"));
 }
 

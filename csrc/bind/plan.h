@@ -1,10 +1,11 @@
 // plan.h - what an optimizer remembers of its tensors from the step before.
 //
-// Reading a tensor through DLPack costs some 50 ns, five times a parameter with Adam: for 1,000 parameters as
-// much as the update itself. Parameters and states are nearly always those of the step before, so their
-// properties are remembered, and a step asks each tensor object for its data pointer alone. Another object,
-// or another pointer (state loaded, moved, shared, .data assigned), is read in full again. Gradients always
-// are, and compared with the remembered parameter.
+// Reading a tensor through DLPack costs some 40 ns, five times a parameter with Adam: for 1,000 parameters as
+// much as the update itself. States are nearly always those of the step before, so what was read of them is
+// remembered, and a step asks each state for its data pointer alone. Another object, or another pointer
+// (state loaded, moved, shared, .data assigned), is read in full again. The parameter and its gradient, which
+// users hold and change, are read in full at each step; a parameter that changed makes its states be read
+// too.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -23,47 +24,67 @@ constexpr int kStepCount = kMaxLists;
 
 class PlanRow {
  public:
-  // True if the row holds these objects (but for the gradient, which is not remembered), their memory where
-  // it was.
-  bool holds(PyObject* const* objects) const;
+  // Forgets the row and holds these objects instead (not the gradient). It counts once it is complete.
+  void hold(PyObject* const* objects);
+  void note(int place, const TensorView& view, DType dtype);
+  void complete() { complete_ = ndim_ <= kDims; }
 
-  // Forgets the row, then takes note of a tensor; the row counts once all of them are noted.
-  void clear();
-  void note(int place, PyObject* object, const TensorView& view, DType dtype);
-  void complete() { complete_ = pointer_is_known() && ndim_ <= kDims; }
+  // True if the row is of these very objects.
+  bool is_of(PyObject* const* objects) const;
+  // True if the parameter, just read, and the memory of the states are as they were noted.
+  bool still_true(const TensorView& param) const;
 
-  // The remembered tensor; shape and strides only of the parameter.
-  TensorView view(int place) const;
+  // A remembered state, with the parameter's shape and strides, or the step count.
+  TensorView view(int place, const TensorView& param) const;
   bool has_step() const { return bool(object_[kStepCount]); }
   DType dtype(int place) const { return dtype_[size_t(place)]; }
 
+  int traverse(visitproc visit, void* argument) const;
+
  private:
-  static constexpr int kDims = 6;  // parameters of more dimensions are read in full each time
-  static bool pointer_is_known();
+  static constexpr int kDims = 6;  // with parameters of more dimensions all is read in full each time
 
   std::array<pybind11::object, kRowSize> object_;
   std::array<char*, kRowSize> data_{};
   std::array<DType, kRowSize> dtype_{};
   std::array<dlpack::DLDevice, kRowSize> device_{};
-  std::array<dlpack::DLDataType, kRowSize> stored_{};
+  dlpack::DLDataType stored_{};  // of the parameter, as its sizes
   std::array<int64_t, kDims> shape_{}, strides_{};
   int32_t ndim_ = 0;
-  int64_t numel_ = 0;
+  bool has_strides_ = false;
   bool complete_ = false;
 };
 
 // One per optimizer object; not part of its state.
 class Plan {
  public:
-  // The row of the next parameter of this step. Rows stay where they are for the step.
-  PlanRow& next() { return used_ < rows_.size() ? rows_[used_++] : (++used_, rows_.emplace_back()); }
-  void begin() { used_ = 0; }
-  // Drops the rows of parameters that are gone, so that they are not kept alive.
-  void end() { rows_.resize(used_); }
+  // The rows of one step. They leave the plan meanwhile, so that a step inside a step (a hook, a __dlpack__
+  // in Python) finds none, and come back when the step is all right; else they are forgotten, and tensors
+  // that are gone are not kept alive by them.
+  class Turn {
+   public:
+    explicit Turn(Plan& plan) : plan_(plan) { rows_.swap(plan.rows_); }
+    // The row of the next parameter. Rows before it may move.
+    PlanRow* next() {
+      if (used_ == rows_.size()) rows_.emplace_back();
+      return &rows_[used_++];
+    }
+    void keep() {
+      rows_.resize(used_);
+      rows_.swap(plan_.rows_);
+    }
+
+   private:
+    Plan& plan_;
+    std::vector<PlanRow> rows_;
+    size_t used_ = 0;
+  };
+
+  int traverse(visitproc visit, void* argument) const;
+  void clear();
 
  private:
   std::vector<PlanRow> rows_;
-  size_t used_ = 0;
 };
 
 void register_plan(pybind11::module_& module);

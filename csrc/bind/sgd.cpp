@@ -22,7 +22,8 @@ class SgdCall {
   Batch& batch() { return batch_; }
 
   // options: (lr, momentum, dampening, weight_decay, nesterov, maximize).
-  void open_group(const py::tuple& options) {
+  void open_group(const py::tuple& options, int64_t number) {
+    batch_.open_group(number);
     const char* function = batch_.function();
     OP_CHECK(options.size() == 6, ShapeError, function, ": options must have 6 entries, got ",
              options.size());
@@ -56,10 +57,11 @@ class SgdCall {
     batch_.add(row, momentum() ? 3 : 2, index, momentum(), known);
     batch_.set_rule(rule);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
+    if (known) known->complete();
   }
 
+  // All must be checked by now.
   void run(int threads) {
-    batch_.check_overlap();
     run_family(batch_, threads,
                [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
                  (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, launch);
@@ -74,56 +76,61 @@ class SgdCall {
   std::vector<SgdStep> rules_;
 };
 
+// The momentum buffer of a parameter, borrowed, or nullptr.
+PyObject* find_buffer(StateCursor& cursor, PyObject* param) {
+  static PyObject* const kBuffer = PyUnicode_InternFromString("momentum_buffer");
+  PyObject* buffer = nullptr;
+  PyObject* own = cursor.find(param);
+  return own && find_states(own, &kBuffer, 1, &buffer) && buffer != Py_None ? buffer : nullptr;
+}
+
 // groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
 py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
-  static PyObject* const kBuffer = PyUnicode_InternFromString("momentum_buffer");
   SgdCall call("sgd");
+  Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
-  plan.begin();
-  try {
-    for (py::handle entry : groups) {
-      const auto group = py::cast<py::tuple>(entry);
-      call.open_group(group[1]);
+  const bool regular = is_regular([&] {
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const py::tuple group = groups[g];
+      call.open_group(group[1], group_number(groups, g));
       const py::list params = group[0];
       for (size_t i = 0; i < params.size(); ++i) {
-        PyObject* param = PyList_GET_ITEM(params.ptr(), Py_ssize_t(i));
-        PyObject* grad = grads.of(param);
+        const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
+        PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
-        PyObject* buffer = nullptr;
-        if (call.momentum()) {
-          PyObject* own = cursor.find(param);
-          if (!own || !find_states(own, &kBuffer, 1, &buffer) || buffer == Py_None) return py::none();
-        }
-        call.add(param, grad, buffer, false, int64_t(i), &plan.next());
-        stepped.append(py::handle(param));
+        PyObject* buffer = call.momentum() ? find_buffer(cursor, param.ptr()) : nullptr;
+        if (call.momentum() && !buffer) return false;
+        call.add(param.ptr(), grad, buffer, false, int64_t(i), turn.next());
+        stepped.append(param);
       }
     }
-    plan.end();
     call.batch().check_overlap();
-  } catch (const Irregular&) {
-    return py::none();
-  }
+    return true;
+  });
+  if (!regular) return py::none();
   call.run(threads);
+  turn.keep();
   return stepped;
 }
 
-// groups: [(params, grads, momentum_buffer_list or None, first, options)]; first[i]: buffer i holds no value
-// yet.
+// groups: [(params, grads, momentum_buffer_list or None, first, options, indices)]; first[i]: buffer i holds
+// no value yet; indices: see ArgumentLists.
 void sgd(const std::string& function, const py::list& groups, int threads) {
   SgdCall call(function.c_str());
-  for (py::handle entry : groups) {
-    const auto group = py::cast<py::tuple>(entry);
-    call.open_group(group[4]);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const py::tuple group = groups[g];
+    call.open_group(group[4], group_number(groups, g));
     const ArgumentLists lists(function, group, call.momentum() ? 3 : 2, kNames);
     const auto first = py::cast<std::vector<bool>>(group[3]);
     for (int64_t i = 0; i < lists.size(); ++i) {
       PyObject* buffer = call.momentum() ? lists.item(2, i) : nullptr;
-      call.add(lists.item(0, i), lists.item(1, i), buffer, call.momentum() && first.at(size_t(i)), i,
-               nullptr);
+      call.add(lists.item(0, i), lists.item(1, i), buffer, call.momentum() && first.at(size_t(i)),
+               lists.index(i), nullptr);
     }
   }
+  call.batch().check_overlap();
   call.run(threads);
 }
 

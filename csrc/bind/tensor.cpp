@@ -59,9 +59,12 @@ int64_t stride_of(const TensorView& view, int32_t d) {
 
 }  // namespace
 
-std::string to_string(const ArgumentName& name) {
-  if (name.index < 0) return concat(name.function, ": ", name.list);
-  return concat(name.function, ": ", name.list, "[", name.index, "]");
+std::string to_string(const ArgumentName& name) { return concat(name.function, ": ", place_of(name)); }
+
+std::string place_of(const ArgumentName& name) {
+  if (name.index < 0) return name.list;
+  const std::string entry = concat(name.list, "[", name.index, "]");
+  return name.group < 0 ? entry : concat("param_groups[", name.group, "].", entry);
 }
 
 const TensorReader::Producer& TensorReader::producer_of(PyObject* object, const ArgumentName& name) {
@@ -116,6 +119,7 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
       capsule = tensor.attr("__dlpack__")();  // a producer of DLPack 0.x
     }
   } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt is no complaint about the tensor
     const std::string text = error.what();
     throw KindError(
         concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
@@ -124,12 +128,20 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    // Where the other fields lie is only known for this major version.
+    OP_CHECK(managed->version.major == 1, KindError, to_string(name),
+             " must be handed over by DLPack 1.x or older, got version ", managed->version.major);
     fill(view, managed->dl_tensor);
     view.read_only = managed->flags & dlpack::kReadOnlyFlag;
-    return;
+  } else {
+    OP_CHECK(PyCapsule_IsValid(capsule.ptr(), "dltensor"), KindError, to_string(name),
+             " must be handed over by __dlpack__ as an unused DLPack capsule, got ",
+             Py_TYPE(capsule.ptr())->tp_name);
+    fill(view,
+         static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor);
   }
-  auto* managed = static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-  fill(view, managed->dl_tensor);
+  OP_CHECK(view.ndim <= kMaxDims, ShapeError, to_string(name), " must have at most ", kMaxDims,
+           " dimensions, got ", view.ndim);
 }
 
 void* TensorReader::current_stream(int device) {

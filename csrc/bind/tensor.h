@@ -24,14 +24,18 @@ struct TensorView {
   bool read_only = false;
 };
 
-// Where a tensor stood in the call, for messages: "adamw: grads[17]", or "adamw: lr" for one of its own.
+// Where a tensor stood in the call, for messages: "adamw: lr", "adamw: grads[17]", or, in an optimizer of
+// several groups, "adamw: param_groups[1].grads[17]".
 struct ArgumentName {
   const char* function;
   const char* list;
   int64_t index = -1;
+  int64_t group = -1;
 };
 
 std::string to_string(const ArgumentName& name);
+// The same without the function.
+std::string place_of(const ArgumentName& name);
 
 // Reads the tensors of one call and keeps alive what the __dlpack__ protocol hands over, until it is
 // destroyed. Needs the GIL.

@@ -9,13 +9,15 @@ namespace {
 
 bool runs_here(Isa isa) {
 #if defined(ONEPASS_X86)
-  // The flag sets are those of x86-64-v3 and x86-64-v4, which CMakeLists.txt compiles for.
+  // The flag sets are those of x86-64-v3 and x86-64-v4, which cmake/cpu.cmake compiles for; what
+  // no processor with AVX2 lacks (lzcnt, movbe) is not asked, as older compilers have no name for it.
   switch (isa) {
     case Isa::kBaseline:
       return true;
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+             __builtin_cpu_supports("f16c");
     case Isa::kAvx512:
       return runs_here(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&

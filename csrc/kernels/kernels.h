@@ -36,7 +36,7 @@ struct SgdStep {
 struct AdamStep {
   math::AdamOptions options;
   double step = 1;
-  DeviceScalar device_step;  // the step taken before this one; the kernel adds 1
+  DeviceScalar device_step;  // takes the place of step; counted up before the kernel is launched
   DeviceScalar lr;
 };
 

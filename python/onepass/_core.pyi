@@ -23,7 +23,7 @@ def sgd_step(
     """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
 
 def sgd(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
-    """One step over groups of (params, grads, momentum_buffer_list or None, first, options)."""
+    """One step over groups of (params, grads, momentum_buffer_list or None, first, options, indices or None)."""
 
 def adam_step(
     plan: Plan, state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], AdamOptions]], threads: int
@@ -31,7 +31,7 @@ def adam_step(
     """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
 
 def adam(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
-    """One step over groups of (params, grads, exp_avgs, exp_avg_sqs, maxs or None, state_steps, options)."""
+    """One step over groups of (params, grads, m, v, max v or None, state_steps, options, indices or None)."""
 
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass import _native
+from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
 from onepass.optim.functional import bump_versions
 
@@ -63,7 +63,7 @@ class FusedOptimizer(Optimizer):
         if capturing:
             self._check_capture()
         groups = [(group["params"], self._options(group)) for group in self.param_groups]
-        if self._plan is None:
+        if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
         stepped = self._native_step(groups)
         if stepped is None:
@@ -164,24 +164,42 @@ class FusedOptimizer(Optimizer):
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Appends the group's parameters that have a gradient, and the gradients."""
-        name = type(self).__name__.lower()
-        for i, param in enumerate(group["params"]):
+        for param in group["params"]:
             grad = param.grad
             if grad is None:
                 continue
             if grad.layout != torch.strided:
-                raise ValueError(f"{name}: grads[{i}] must be dense, got layout {grad.layout}")
+                where = self._where(group, "grads", param)
+                raise ValueError(f"{where} must be dense, got layout {grad.layout}")
             if param.is_complex() or grad.is_complex():
-                raise TypeError(f"{name}: params[{i}] must be real, got {param.dtype} with gradient {grad.dtype}")
+                where = self._where(group, "params", param)
+                raise TypeError(f"{where} must be real, got {param.dtype} with gradient {grad.dtype}")
             params.append(param)
             grads.append(grad)
 
-    def _relaid_state(self, param: Tensor, name: str) -> Tensor:
+    def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""
-        value = cast(Tensor, self.state[param][name])
+        value = self._state_of(group, param, name, listed)
+        if not isinstance(value, Tensor):
+            where = self._where(group, listed, param)
+            raise TypeError(f"{where} must be a torch.Tensor, got {type(value).__name__}")
         if value.shape == param.shape and not same_layout(value, param) and is_dense(param):
             value = self.state[param][name] = laid_out_like(value, param)
         return value
+
+    def _state_of(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Any:
+        """A state as it is; `listed` is what its list is called in errors."""
+        if name not in self.state[param]:
+            where = self._where(group, listed, param)
+            raise ValueError(f"{where} must be in its parameter's state, got {list(self.state[param])}")
+        return self.state[param][name]
+
+    def _where(self, group: dict[str, Any], listed: str, param: Tensor) -> str:
+        """Names what belongs to a parameter, for errors."""
+        number = next(i for i, other in enumerate(self.param_groups) if other is group)
+        index = next(i for i, other in enumerate(group["params"]) if other is param)
+        names = Names(type(self).__name__.lower(), (listed,), number if len(self.param_groups) > 1 else None)
+        return names.full(0, index)
 
 
 def is_half(param: Tensor) -> bool:
@@ -199,27 +217,9 @@ def check_implementation(name: str, group: dict[str, Any]) -> None:
         raise ValueError(f"{name}: differentiable must be False (there is no gradient of the update), got True")
 
 
-def check_number(name: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless low <= value < high; a tensor must have one element.
-
-    The value of a CUDA tensor is not looked at: that would wait for the device.
-    """
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name}: {option} must have one element, got shape {tuple(value.shape)}")
-        if value.is_cuda or value.is_meta:
-            return
-    if not low <= float(value) < high:
-        limits = f"finite and at least {low}" if high == math.inf else f"at least {low} and below {high}"
-        raise ValueError(f"{name}: {option} must be {limits}, got {value}")
-
-
-def lr_of(group: dict[str, Any]) -> float | Tensor:
-    """The learning rate as the core takes it: a float, or the tensor where the kernel reads it."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and (group.get("capturable", False) or lr.is_cuda):
-        return lr
-    return float(lr)
+def with_gradient(group: dict[str, Any]) -> list[int]:
+    """Where in the group the parameters stand that have a gradient."""
+    return [i for i, param in enumerate(group["params"]) if param.grad is not None]
 
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onepass.optim._arguments import Names
+from onepass.optim._overlap import Extent, extent_of
+
 
 def is_dense(tensor: Tensor) -> bool:
     """True if the elements fill one block of memory in some order of the dimensions, none twice."""
@@ -47,42 +50,51 @@ class Stand(NamedTuple):
     copy: Tensor
 
 
-def regular(lists: list[list[Any]], writable: list[bool]) -> tuple[list[list[Any]], list[Stand]]:
+def regular(
+    lists: list[list[Any]], writable: list[bool], names: Names
+) -> tuple[list[list[Any]], list[Stand], list[Extent]]:
     """Replaces tensors that the kernels cannot take as they lie.
 
     Args:
         lists: Lists of equal length; the first holds the parameters. Entries that are no torch tensors, or
             whose shape is not their parameter's, pass through (the core accepts or rejects them).
         writable: For each list whether the step writes it.
+        names: Of the lists, for errors.
 
     Returns:
-        The lists with copies in place of irregular entries, and what must be copied back afterwards.
+        The lists with copies in place of irregular entries; what must be copied back afterwards; and the memory
+        of all entries, for `check_apart` (which the core does for entries that it gets as they are).
 
     Raises:
         ValueError: A tensor that the step writes has several elements in one place of memory (an expanded view).
     """
     replaced = [list(entries) for entries in lists]
     back: list[Stand] = []
+    extents: list[Extent] = []
     if any(len(entries) != len(lists[0]) for entries in lists):
-        return replaced, back  # the core says which list it is
+        return replaced, back, extents  # the core says which list it is
     for i, param in enumerate(lists[0]):
-        if not _plain(param):
-            continue
         # The layout that most tensors of the row already have: the parameter's own if it can be.
-        layout = param if is_dense(param) else param.detach().contiguous()
+        layout = param if not _plain(param) or is_dense(param) else param.detach().contiguous()
         for k, entries in enumerate(replaced):
             entry = entries[i]
-            if not _plain(entry) or entry.shape != param.shape or same_layout(entry, layout):
+            irregular = _is_irregular(entry, param, layout)
+            extents += extent_of(entry, names, k, i, writable[k], irregular)
+            if not irregular:
                 continue
             if writable[k] and _overlaps_itself(entry):
                 raise ValueError(
-                    f"list {k}, entry {i} must have one place in memory for each element, got strides "
+                    f"{names.full(k, i)} must have one place in memory for each element, got strides "
                     f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
                 )
             entries[i] = laid_out_like(entry.detach(), layout)
             if writable[k]:
                 back.append(Stand(entry, entries[i]))
-    return replaced, back
+    return replaced, back, extents
+
+
+def _is_irregular(entry: Any, param: Any, layout: Any) -> bool:
+    return _plain(param) and _plain(entry) and entry.shape == param.shape and not same_layout(entry, layout)
 
 
 def _plain(tensor: Any) -> bool:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.optim import _ops, functional
-from onepass.optim._base import FusedOptimizer, ParamsT, check_number, lr_of
+from onepass.optim._arguments import check_number, number, number_or_tensor
+from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
 
 __all__ = ["Adam"]
 
@@ -120,13 +121,14 @@ class Adam(FusedOptimizer):
                     own["step"] = _step_count(param, group["capturable"], float(own["step"]))
 
     def _options(self, group: dict[str, Any]) -> Any:
+        name = type(self).__name__.lower()
         beta1, beta2 = group["betas"]
         return (
-            lr_of(group),
-            float(beta1),
-            float(beta2),
-            float(group["eps"]),
-            float(group["weight_decay"]),
+            number_or_tensor(name, "lr", group["lr"], on_device=group["capturable"]),
+            number(name, "betas[0]", beta1),
+            number(name, "betas[1]", beta2),
+            number(name, "eps", group["eps"]),
+            number(name, "weight_decay", group["weight_decay"]),
             bool(group["amsgrad"]),
             bool(group["maximize"]),
             bool(group["decoupled_weight_decay"]),
@@ -152,7 +154,7 @@ class Adam(FusedOptimizer):
             lists: _Lists = ([], [], [], [], [], [])
             self._init_group(group, *lists)
             largest = lists[4] if group["amsgrad"] else None
-            groups.append((*lists[:4], largest, lists[5], self._options(group)))
+            groups.append((*lists[:4], largest, lists[5], self._options(group), with_gradient(group)))
         functional.run_adam(type(self).__name__.lower(), groups)
 
     def _step_compiled(self) -> None:
@@ -187,7 +189,7 @@ class Adam(FusedOptimizer):
         The name and form are torch's: torch.compile runs this function instead of tracing it.
         """
         self._gradients(group, params, grads)
-        for i, param in enumerate(params):
+        for param in params:
             own = self.state[param]
             if not own:
                 own["step"] = _step_count(param, group["capturable"], 0.0)
@@ -195,14 +197,14 @@ class Adam(FusedOptimizer):
                     own[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
             if group["amsgrad"] and "max_exp_avg_sq" not in own:
                 raise ValueError(
-                    f"{type(self).__name__.lower()}: params[{i}] must have the state max_exp_avg_sq with "
+                    f"{self._where(group, 'params', param)} must have the state max_exp_avg_sq with "
                     "amsgrad=True, got a state that was made without it"
                 )
-            exp_avgs.append(self._relaid_state(param, "exp_avg"))
-            exp_avg_sqs.append(self._relaid_state(param, "exp_avg_sq"))
+            exp_avgs.append(self._relaid_state(group, param, "exp_avg", "exp_avgs"))
+            exp_avg_sqs.append(self._relaid_state(group, param, "exp_avg_sq", "exp_avg_sqs"))
             if group["amsgrad"]:
-                max_exp_avg_sqs.append(self._relaid_state(param, "max_exp_avg_sq"))
-            state_steps.append(own["step"])
+                max_exp_avg_sqs.append(self._relaid_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
+            state_steps.append(self._state_of(group, param, "step", "state_steps"))
         return False
 
 

@@ -14,9 +14,14 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass.optim._arguments import Names, number, number_or_tensor
 from onepass.optim._layout import Stand, regular
+from onepass.optim._overlap import Extent, check_apart
 
 __all__ = ["adam", "adamw", "sgd"]
+
+SGD_LISTS = ("params", "grads", "momentum_buffer_list")
+ADAM_LISTS = ("params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs")
 
 
 def sgd(
@@ -59,18 +64,18 @@ def sgd(
 
     Source: torch.optim.sgd.sgd.
     """
-    groups = [_sgd_group(params, grads, momentum_buffer_list, momentum)]
     options = (
-        _number(lr),
-        float(momentum),
-        float(dampening),
-        float(weight_decay),
+        number_or_tensor("sgd", "lr", lr),
+        number("sgd", "momentum", momentum),
+        number("sgd", "dampening", dampening),
+        number("sgd", "weight_decay", weight_decay),
         bool(nesterov),
         bool(maximize),
     )
-    run_sgd("sgd", [(*group, options) for group in groups])
+    group = _sgd_group(params, grads, momentum_buffer_list, options[1])
+    run_sgd("sgd", [(*group, options, None)])
     if momentum != 0:
-        momentum_buffer_list[:] = groups[0][2]
+        momentum_buffer_list[:] = group[2]
 
 
 def _sgd_group(
@@ -141,11 +146,11 @@ def adam(
     """
     function = "adamw" if decoupled_weight_decay else "adam"
     options = (
-        lr if isinstance(lr, Tensor) and (capturable or lr.is_cuda) else _number(lr),
-        float(beta1),
-        float(beta2),
-        float(eps),
-        float(weight_decay),
+        number_or_tensor(function, "lr", lr, on_device=capturable),
+        number(function, "beta1", beta1),
+        number(function, "beta2", beta2),
+        number(function, "eps", eps),
+        number(function, "weight_decay", weight_decay),
         bool(amsgrad),
         bool(maximize),
         bool(decoupled_weight_decay),
@@ -153,7 +158,7 @@ def adam(
     )
     largest = list(max_exp_avg_sqs) if amsgrad else None
     lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
-    run_adam(function, [(*lists, options)])
+    run_adam(function, [(*lists, options, None)])
 
 
 def adamw(
@@ -199,26 +204,36 @@ def adamw(
 
 
 def run_sgd(function: str, groups: list[tuple[Any, ...]]) -> None:
-    """Steps groups of (params, grads, buffers, first, options), whatever their layout; all or none."""
-    regular_groups, stands = [], []
-    for params, grads, buffers, first, options in groups:
-        lists, back = regular([params, grads, *([buffers] if buffers else [])], [True, False, True])
-        buffers = lists[2] if buffers else None
-        regular_groups.append((lists[0], lists[1], buffers if buffers is not None else [], first, options))
+    """Steps groups of (params, grads, buffers, first, options, indices), whatever their layout; all or none.
+
+    indices: where in its param group each parameter stands, for errors, or None.
+    """
+    arranged, stands, extents = [], list[Stand](), list[Extent]()
+    for position, (params, grads, buffers, first, options, indices) in enumerate(groups):
+        names = Names(function, SGD_LISTS, position if len(groups) > 1 else None, indices)
+        lists, back, memory = regular([params, grads, *([buffers] if buffers else [])], [True, False, True], names)
+        arranged.append((lists[0], lists[1], lists[2] if buffers else [], first, options, indices))
         stands += back
-    _native.core.sgd(function, regular_groups, torch.get_num_threads())
+        extents += memory
+    check_apart(extents)
+    _native.core.sgd(function, arranged, torch.get_num_threads())
     _finish(groups, stands)
 
 
 def run_adam(function: str, groups: list[tuple[Any, ...]]) -> None:
-    """Steps groups of (params, grads, m, v, max v or None, steps, options), whatever their layout; all or none."""
-    regular_groups, stands = [], []
-    for params, grads, exp_avgs, exp_avg_sqs, largest, steps, options in groups:
-        given = [params, grads, exp_avgs, exp_avg_sqs, *([largest] if largest is not None else [])]
-        lists, back = regular(given, [True, False, True, True, True])
-        regular_groups.append((*lists[:4], lists[4] if largest is not None else None, steps, options))
+    """Steps groups of (params, grads, m, v, max v or None, steps, options, indices); see `run_sgd`."""
+    arranged, stands, extents = [], list[Stand](), list[Extent]()
+    for position, (*given, steps, options, indices) in enumerate(groups):
+        names = Names(function, ADAM_LISTS, position if len(groups) > 1 else None, indices)
+        lists, back, memory = regular(
+            [entries for entries in given if entries is not None], [True, False, True, True, True], names
+        )
+        largest = lists[4] if len(lists) > 4 else None
+        arranged.append((*lists[:4], largest, steps, options, indices))
         stands += back
-    _native.core.adam(function, regular_groups, torch.get_num_threads())
+        extents += memory
+    check_apart(extents)
+    _native.core.adam(function, arranged, torch.get_num_threads())
     _finish(groups, stands)
 
 
@@ -239,8 +254,3 @@ def _empty_like(param: Any) -> Any:
     if isinstance(param, Tensor):
         return torch.empty_like(param, requires_grad=False)
     return param.copy()
-
-
-def _number(value: float | Tensor) -> float | Tensor:
-    """A Python float, or the tensor itself where reading it would wait for a GPU."""
-    return value if isinstance(value, Tensor) and value.is_cuda else float(value)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.optim import _ops, functional
-from onepass.optim._base import FusedOptimizer, ParamsT, check_number, lr_of
+from onepass.optim._arguments import check_number, number, number_or_tensor
+from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
 
 __all__ = ["SGD"]
 
@@ -101,11 +102,12 @@ class SGD(FusedOptimizer):
             group.setdefault("maximize", False)
 
     def _options(self, group: dict[str, Any]) -> Any:
+        name = type(self).__name__.lower()
         return (
-            lr_of(group),
-            float(group["momentum"]),
-            float(group["dampening"]),
-            float(group["weight_decay"]),
+            number_or_tensor(name, "lr", group["lr"]),
+            number(name, "momentum", group["momentum"]),
+            number(name, "dampening", group["dampening"]),
+            number(name, "weight_decay", group["weight_decay"]),
             bool(group["nesterov"]),
             bool(group["maximize"]),
         )
@@ -130,10 +132,10 @@ class SGD(FusedOptimizer):
                     buffers.append(
                         torch.empty_like(param, requires_grad=False)
                         if is_first
-                        else self._relaid_state(param, "momentum_buffer")
+                        else self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list")
                     )
                 new += [(p, b) for p, b, is_first in zip(params, buffers, first, strict=True) if is_first]
-            groups.append((params, grads, buffers, first, self._options(group)))
+            groups.append((params, grads, buffers, first, self._options(group), with_gradient(group)))
         functional.run_sgd(type(self).__name__.lower(), groups)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         for param, buffer in new:
@@ -176,5 +178,5 @@ class SGD(FusedOptimizer):
                         f"{group['dampening']}; take one step outside torch.compile first"
                     )
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            momentum_buffers.append(self._relaid_state(param, "momentum_buffer"))
+            momentum_buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
         return False

@@ -1,0 +1,162 @@
+"""What an optimizer remembers of its tensors between steps: no say in the result, nothing kept alive."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+
+import onepass
+from conftest import apart, simt_core
+from onepass import _native
+
+RULES = [
+    pytest.param("SGD", {"lr": 0.1, "momentum": 0.9}, id="sgd-momentum"),
+    pytest.param("Adam", {"lr": 0.1, "amsgrad": True}, id="adam-amsgrad"),
+]
+
+
+class Fallback(torch.Tensor):
+    """A tensor as torch gave it before the exchange API: by __dlpack__ alone."""
+
+    __dlpack_c_exchange_api__ = None
+
+
+def random(shape, seed, device="cpu"):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def warm(rule, options, device, count=4):
+    """Some steps, so that the optimizer remembers its tensors."""
+    params = [torch.nn.Parameter(random((4, 4), i, device)) for i in range(count)]
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}]
+    optimizer = getattr(onepass.optim, rule)(groups, **options)
+    train(params, optimizer, range(3))
+    return params, optimizer
+
+
+def train(params, optimizer, steps):
+    """The gradients are views of one tensor, in another place each time; one parameter gets none in turn."""
+    for step in steps:
+        grads = random((len(params), 4, 4), step, params[0].device)
+        for i, param in enumerate(params):
+            param.grad = None if i == step % 5 else grads[i]
+        optimizer.step()
+
+
+# What users do between two steps to what the optimizer remembers.
+BETWEEN = {
+    "list-grows": lambda params, o: o.param_groups[0]["params"].append(params[-1]),
+    "list-shrinks": lambda params, o: o.param_groups[0]["params"].pop(0),
+    "list-turned-round": lambda params, o: o.param_groups[0]["params"].reverse(),
+    "entry-replaced": lambda params, o: o.param_groups[0]["params"].__setitem__(1, params[-1]),
+    "groups-turned-round": lambda params, o: o.param_groups.reverse(),
+    "group-added": lambda params, o: o.add_param_group({"params": params[-1:]}),
+    "group-gone": lambda params, o: o.param_groups.pop(0),
+    "states-dropped": lambda params, o: o.state.clear(),
+    "one-state-dropped": lambda params, o: o.state.pop(params[2]),
+    "state-dict-loaded": lambda params, o: o.load_state_dict(copy.deepcopy(o.state_dict())),
+    "set_": lambda params, o: torch.no_grad()(params[0].set_)(params[1].detach() * 3),
+    "param-turned": lambda params, o: torch.no_grad()(params[0].t_)(),
+    "rate": lambda params, o: o.param_groups[0].update(lr=0.7),
+    "less-state": lambda params, o: o.param_groups[0].update(momentum=0.0, amsgrad=False),
+}
+
+
+@pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN.keys())
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_what_is_remembered_has_no_say(rule, options, change, backend):
+    """The same change, then steps of an optimizer that remembers and of one that is made to forget each time."""
+    runs = []
+    for forget in (False, True):
+        params, optimizer = warm(rule, options, backend.device)
+        params.append(torch.nn.Parameter(random((4, 4), 9, backend.device)))
+        change(params, optimizer)
+        for step in range(3, 8):
+            if forget:
+                optimizer._plan = None
+            train(params, optimizer, [step])
+        runs.append((params, optimizer))
+    (params, optimizer), (twins, other) = runs
+    for param, twin in zip(params, twins, strict=True):
+        assert torch.equal(param, twin)
+        for name, value in other.state.get(twin, {}).items():
+            assert torch.equal(optimizer.state[param][name], value), name
+    assert all(copied(optimizer)._plan is None for copied in (copy.copy, copy.deepcopy))
+
+
+@pytest.mark.parametrize("package", [torch.optim, onepass.optim], ids=lambda package: package.__name__)
+def test_optimizer_that_its_parameter_refers_to_is_freed(package):
+    """torch.distributed.optim._apply_optimizer_in_backward makes such cycles, for the garbage collector to see."""
+
+    def used():
+        param = torch.nn.Parameter(torch.ones(4))
+        param._in_backward_optimizers = [package.SGD([param], lr=0.1)]
+        param.grad = torch.ones(4)
+        param._in_backward_optimizers[0].step()
+        return weakref.ref(param)
+
+    param = used()
+    gc.collect()
+    assert param() is None
+
+
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_tensors_that_are_gone_are_freed(rule, options, backend):
+    params, optimizer = warm(rule, options, backend.device)
+    gone = [weakref.ref(value) for param in params for value in (param, *optimizer.state[param].values())]
+    optimizer.param_groups[0]["params"] = [torch.nn.Parameter(random((4, 4), 0, backend.device))]
+    del optimizer.param_groups[1], params
+    optimizer.state.clear()
+    train(optimizer.param_groups[0]["params"], optimizer, [3])
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * len(gone)
+
+
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_step_inside_a_hook_of_the_step(rule, options, backend):
+    (params, optimizer), (twins, other) = (warm(rule, options, backend.device) for _ in "ab")
+    inside = [optimizer.step]
+    optimizer.register_step_pre_hook(lambda *_: inside.pop()() if inside else None)
+    optimizer.step()
+    for _ in "ab":
+        other.step()
+    assert all(torch.equal(param, twin) for param, twin in zip(params, twins, strict=True))
+
+
+def step_while_a_parameter_is_read():
+    params = [torch.nn.Parameter(torch.ones(5).as_subclass(Fallback)) for _ in range(300)]
+    optimizer = onepass.optim.SGD(params, lr=0.5)
+    for param in params:
+        param.grad = torch.ones(5)
+    inside = [optimizer.step]
+    export = torch.Tensor.__dlpack__
+    Fallback.__dlpack__ = lambda self, **o: (
+        export(self, **o) if not inside else (inside.pop()(), export(self, **o))[1]
+    )
+    optimizer.step()
+    print(sum(param.detach().abs().sum().item() for param in params))
+
+
+def test_step_while_a_parameter_is_read():
+    """A __dlpack__ in Python may step the optimizer, which then remembers more than when the outer step began."""
+    assert apart("test_plan", "step_while_a_parameter_is_read()") == "0.0\n"
+
+
+def step_with_two_cores():
+    (params, optimizer), (twins, other) = (warm("SGD", {}, "cpu") for _ in "ab")
+    _native.core, other._plan = simt_core(), None
+    with contextlib.suppress(TypeError):
+        optimizer.step()
+        other.step()
+    print(all(torch.equal(param, twin) for param, twin in zip(params, twins, strict=True)))
+
+
+def test_what_one_core_remembers_is_not_for_another():
+    """Refused, or read anew."""
+    simt_core()
+    assert apart("test_plan", "step_with_two_cores()") == "True\n"
