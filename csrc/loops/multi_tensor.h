@@ -46,6 +46,16 @@ inline void apply(const Rule rule, T* __restrict p, const T* __restrict g, T* co
   }
 }
 
+// rule(p, g, states...) for one element, x(k) being that of list k.
+template <class Rule, class Element>
+ONEPASS_HD void apply_one(const Rule& rule, const Element& x) {
+  constexpr int s = kFirstState;
+  if constexpr (Rule::kStates == 0) rule(x(kParam), x(kGrad));
+  if constexpr (Rule::kStates == 1) rule(x(kParam), x(kGrad), x(s));
+  if constexpr (Rule::kStates == 2) rule(x(kParam), x(kGrad), x(s), x(s + 1));
+  if constexpr (Rule::kStates == 3) rule(x(kParam), x(kGrad), x(s), x(s + 1), x(s + 2));
+}
+
 // Elements begin .. end of one tensor, some of whose lists are not stored as T.
 template <class T, class Rule>
 void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
@@ -68,9 +78,41 @@ void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, i
   }
 }
 
+// The same where all lists are bfloat16: no row in between, two elements to a 32-bit word.
+template <class Rule>
+void update_bfloat16(const TensorItem& item, const Rule rule, int64_t begin, int64_t end) {
+  constexpr int kLists = kFirstState + Rule::kStates;
+  uint16_t* at[kLists];
+  for (int k = 0; k < kLists; ++k) at[k] = static_cast<uint16_t*>(item.list[k]) + begin;
+  const int64_t n = end - begin;
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n / 2; ++i) {
+    BFloat16Pair x[kLists];
+    for (int k = 0; k < kLists; ++k) x[k] = from_bfloat16_pair(at[k] + 2 * i);
+    apply_one(rule, [&](int k) -> float& { return x[k].first; });
+    apply_one(rule, [&](int k) -> float& { return x[k].second; });
+    for (int k = 0; k < kLists; ++k) {
+      if (k != kGrad) to_bfloat16_pair(x[k], at[k] + 2 * i);
+    }
+  }
+  if (n % 2 != 0) {
+    float x[kLists];
+    for (int k = 0; k < kLists; ++k) x[k] = from_bfloat16(at[k][n - 1]);
+    apply_one(rule, [&](int k) -> float& { return x[k]; });
+    for (int k = 0; k < kLists; ++k) {
+      if (k != kGrad) at[k][n - 1] = to_bfloat16(x[k]);
+    }
+  }
+}
+
 template <class T, class Rule>
 void update_range(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    bool all_bfloat16 = true;
+    for (int k = 0; k < kLists; ++k) all_bfloat16 = all_bfloat16 && dtype[k] == DType::kBFloat16;
+    if (all_bfloat16) return update_bfloat16(item, rule, begin, end);
+  }
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) {
     if (dtype[k] != dtype_of<T>) return update_rows<T>(item, dtype, rule, begin, end);

@@ -52,17 +52,17 @@ struct SgdMomentum {
   static constexpr int kStates = 1;
   Sgd<T> plain;
   T momentum, grad_weight;
-  bool nesterov, first;
+  T nesterov, first;  // 1 or 0: a loop that tests a bool is one that GCC 12 may not vectorise
 
   ONEPASS_HD static SgdMomentum make(const SgdOptions& o) {
-    return {Sgd<T>::make(o), T(o.momentum), T(1 - o.dampening), o.nesterov, o.first};
+    return {Sgd<T>::make(o), T(o.momentum), T(1 - o.dampening), T(o.nesterov), T(o.first)};
   }
 
   ONEPASS_HD void operator()(T& p, T g, T& b) const {
     g = plain.decayed(p, g);
     const T running = momentum * b + grad_weight * g;
-    b = first ? g : running;
-    const T direction = nesterov ? g + momentum * b : b;
+    b = first != T(0) ? g : running;
+    const T direction = nesterov != T(0) ? g + momentum * b : b;
     p -= plain.lr * direction;
   }
 };
