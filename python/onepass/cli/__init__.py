@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+import torch
 import typer
 
 
@@ -22,3 +24,14 @@ def one_of(argument: str, choices: Iterable[str]) -> Callable[[str], str]:
         return value
 
     return parse
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Sets torch's number of threads, which is ours too, and sets it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

