@@ -97,7 +97,7 @@ def functions_of_module(path: Path) -> list[Function]:
 
 def loops(functions: list[Function], computed: str) -> list[Function]:
     """The functions that walk over elements, computing in a type."""
-    walk = re.compile(rf"MultiTensorWork<{computed},.*::run\(|update_rows<{computed},")
+    walk = re.compile(rf"update_(?:range|rows)<{computed},|update_bfloat16<.*<{computed}>")
     return [f for f in functions if walk.search(f.name) or (computed == "float" and "stream_thread(" in f.name)]
 
 

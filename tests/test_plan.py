@@ -48,6 +48,11 @@ def train(params, optimizer, steps):
         optimizer.step()
 
 
+def move(state):
+    """Other memory for the same tensor object, and other values."""
+    state.data = state.data * 2 + 1
+
+
 # What users do between two steps to what the optimizer remembers.
 BETWEEN = {
     "list-grows": lambda params, o: o.param_groups[0]["params"].append(params[-1]),
@@ -62,20 +67,27 @@ BETWEEN = {
     "state-dict-loaded": lambda params, o: o.load_state_dict(copy.deepcopy(o.state_dict())),
     "set_": lambda params, o: torch.no_grad()(params[0].set_)(params[1].detach() * 3),
     "param-turned": lambda params, o: torch.no_grad()(params[0].t_)(),
+    "state-moved": lambda params, o: move([*o.state[params[1]].values()][-1]),
+    "last-state-moved": lambda params, o: move(next(iter(o.state[params[-2]].values()))),
     "rate": lambda params, o: o.param_groups[0].update(lr=0.7),
     "less-state": lambda params, o: o.param_groups[0].update(momentum=0.0, amsgrad=False),
 }
 
 
-@pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN.keys())
+# With 600 parameters a second thread looks after the states.
+MOVES = ("state-moved", "last-state-moved", "set_")
+CHANGES = [*((name, 4) for name in BETWEEN), *((name, 600) for name in MOVES)]
+
+
+@pytest.mark.parametrize(("change", "count"), CHANGES)
 @pytest.mark.parametrize(("rule", "options"), RULES)
-def test_what_is_remembered_has_no_say(rule, options, change, backend):
+def test_what_is_remembered_has_no_say(rule, options, change, count, backend):
     """The same change, then steps of an optimizer that remembers and of one that is made to forget each time."""
     runs = []
     for forget in (False, True):
-        params, optimizer = warm(rule, options, backend.device)
+        params, optimizer = warm(rule, options, backend.device, count)
         params.append(torch.nn.Parameter(random((4, 4), 9, backend.device)))
-        change(params, optimizer)
+        BETWEEN[change](params, optimizer)
         for step in range(3, 8):
             if forget:
                 optimizer._plan = None

@@ -54,8 +54,8 @@ class AdamCall {
   bool amsgrad() const { return amsgrad_; }
 
   // row: the lists of the rule, and at kStepCount the step count.
-  void add(PyObject* const* row, int64_t index, PlanRow* known) {
-    batch_.add(row, lists(), index, amsgrad_, known);
+  void add(PyObject* const* row, int64_t index, Plan::Turn* turn) {
+    batch_.add(row, lists(), index, amsgrad_, turn);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
     const TensorView& step = batch_.step_count();
     const ArgumentName name = batch_.name(kStepCount, index);
@@ -75,7 +75,7 @@ class AdamCall {
       host_steps_.push_back({step.data, dtype});
     }
     batch_.set_rule(int64_t(rules_.size()) - 1);
-    if (known) known->complete();
+    batch_.complete();
   }
 
   // All must be checked by now.
@@ -168,7 +168,7 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
-  const bool regular = is_regular([&] {
+  const bool regular = gather_beside(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const py::tuple group = groups[g];
       call.open_group(group[1], group_number(groups, g));
@@ -179,7 +179,7 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
         if (!grad) continue;
         PyObject* row[kRowSize] = {param.ptr(), grad};
         if (!find_row(cursor, param.ptr(), call.amsgrad(), row)) return false;
-        call.add(row, int64_t(i), turn.next());
+        call.add(row, int64_t(i), &turn);
         stepped.append(param);
       }
     }

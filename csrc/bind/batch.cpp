@@ -13,16 +13,17 @@ void check_writable(const TensorView& view, const ArgumentName& name) {
 
 }  // namespace
 
-void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, PlanRow* known) {
+void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn) {
   items_.emplace_back();
   kinds_.emplace_back().variant = variant;
+  PlanRow* const known = known_ = turn ? turn->next() : nullptr;
   const bool same_objects = known && known->is_of(row);
   // Objects that the row does not hold yet could go while Python code of a tensor class runs.
-  if (known && !same_objects) known->hold(row);
+  if (known && !same_objects) turn->renew(*known, row);
 
   const ArgumentName param_name = name(kParam, index);
   const TensorView param = reader_.read(row[kParam], param_name);
-  if (same_objects && known->still_true(param)) {
+  if (same_objects && known->has_param(param)) {
     put(kParam, param, known->dtype(kParam), index);
     recall_states(*known, lists, index, param);
   } else {
@@ -32,6 +33,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
              " must fill one block of memory, got strides ", shape_name(param.strides, param.ndim),
              " for shape ", shape_name(param.shape, param.ndim));
     put(kParam, param, dtype, index);
+    if (same_objects) turn->renew(*known, row);
     if (known) known->note(kParam, param, dtype);
     read_states(row, lists, index, param, known);
   }

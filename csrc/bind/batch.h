@@ -24,10 +24,14 @@ class Batch {
   // Of the parameters added from here on; -1: there is one group, or none.
   void open_group(int64_t group) { group_ = group; }
   // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kStepCount the step count
-  // or nullptr. variant: which of two kernels of the family (momentum, amsgrad). known: what the step before
-  // saw of this parameter, if there is such a thing; to be completed by the caller, who may have more to
-  // check. Throws; the batch is then of no use.
-  void add(PyObject* const* row, int lists, int64_t index, bool variant, PlanRow* known);
+  // or nullptr. variant: which of two kernels of the family (momentum, amsgrad). turn: what the step before
+  // saw, if there is such a thing; its next row belongs to this parameter. Throws; the batch is then of no
+  // use.
+  void add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn);
+  // Of the parameter added last: nothing more is to be checked, it may be remembered.
+  void complete() {
+    if (known_) known_->complete();
+  }
   // Of the parameter added last: its rule, and its step count.
   void set_rule(int64_t rule) { items_.back().rule = rule; }
   const TensorView& step_count() const { return step_; }
@@ -76,6 +80,7 @@ class Batch {
   const char* function_;
   ListNames names_;
   int64_t group_ = -1;
+  PlanRow* known_ = nullptr;
   TensorReader reader_;
   OverlapCheck overlap_;
   Scratch<TensorItem, Batch> items_;  // their `begin` counts through all of them

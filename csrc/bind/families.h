@@ -4,12 +4,16 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
+#include <exception>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bind/batch.h"
 #include "bind/optim.h"
 #include "core/check.h"
+#include "core/parallel.h"
 
 namespace onepass {
 
@@ -25,6 +29,35 @@ bool is_regular(const Gather& gather) {
   } catch (const std::exception&) {
     return false;
   }
+}
+
+// is_regular(gather) on this thread, which has the GIL, while another looks whether the remembered states are
+// where they were. False if they are not.
+template <class Gather>
+bool gather_beside(const Plan::Turn& turn, int threads, const Gather& gather) {
+  struct Work {
+    const Plan::Turn& turn;
+    const Gather& gather;
+    std::thread::id here = std::this_thread::get_id();
+    std::atomic<bool> taken{false};
+    bool unmoved = false, regular = false;
+    std::exception_ptr error{};
+  } work{turn, gather};
+  const auto body = [](void* context) {
+    Work& w = *static_cast<Work*>(context);
+    if (std::this_thread::get_id() == w.here) {
+      try {
+        w.regular = is_regular(w.gather);
+      } catch (...) {
+        w.error = std::current_exception();
+      }
+    }
+    // The other thread, or this one if that one comes too late or not at all.
+    if (!w.taken.exchange(true)) w.unmoved = w.turn.states_unmoved();
+  };
+  parallel_run(turn.is_large() && threads > 1 ? 2 : 1, body, &work);
+  if (work.error) std::rethrow_exception(work.error);
+  return work.regular && work.unmoved;
 }
 
 // Gradients of the parameters, kept alive until the kernel has read them: another thread may drop p.grad.

@@ -11,6 +11,8 @@ namespace {
 // from); without it nothing is remembered.
 using DataPointer = void* (*)(PyObject*);
 DataPointer pointer_function = nullptr;
+// The class of tensors that it is asked about: for others it may have to run Python code.
+PyTypeObject* plain_type = nullptr;
 
 // Takes the function only if it agrees with what DLPack says of `sample`.
 bool use_data_pointer(uintptr_t address, py::handle sample) {
@@ -19,6 +21,7 @@ bool use_data_pointer(uintptr_t address, py::handle sample) {
   const TensorView view = reader.read(sample.ptr(), {"use_data_pointer", "sample"});
   if (!function || function(sample.ptr()) != view.data) return false;
   pointer_function = function;
+  plain_type = Py_TYPE(sample.ptr());
   return true;
 }
 
@@ -40,10 +43,13 @@ void make_collectable(PyHeapTypeObject* heap_type) {
 
 }  // namespace
 
-void PlanRow::hold(PyObject* const* objects) {
+void PlanRow::hold(PyObject* const* objects, std::vector<py::object>& before) {
   complete_ = false;
   for (int k = 0; k < kRowSize; ++k) {
-    if (k != kGrad) object_[size_t(k)] = py::reinterpret_borrow<py::object>(objects[k]);
+    if (k == kGrad) continue;
+    py::object& held = object_[size_t(k)];
+    if (held) before.push_back(std::move(held));
+    held = py::reinterpret_borrow<py::object>(objects[k]);
   }
 }
 
@@ -70,19 +76,32 @@ bool PlanRow::is_of(PyObject* const* objects) const {
   return true;
 }
 
-bool PlanRow::still_true(const TensorView& param) const {
-  if (!pointer_function || param.read_only) return false;
-  for (int k = kFirstState; k < kRowSize; ++k) {
-    PyObject* object = object_[size_t(k)].ptr();
-    if (object && pointer_function(object) != data_[size_t(k)]) return false;
-  }
+bool PlanRow::has_param(const TensorView& param) const {
   const bool has_strides = param.strides != nullptr;
-  return param.data == data_[kParam] && param.ndim == ndim_ && has_strides == has_strides_ &&
-         param.stored.code == stored_.code && param.stored.bits == stored_.bits &&
-         param.stored.lanes == stored_.lanes && param.device.device_type == device_[kParam].device_type &&
+  return !param.read_only && param.data == data_[kParam] && param.ndim == ndim_ &&
+         has_strides == has_strides_ && param.stored.code == stored_.code &&
+         param.stored.bits == stored_.bits && param.stored.lanes == stored_.lanes &&
+         param.device.device_type == device_[kParam].device_type &&
          param.device.device_id == device_[kParam].device_id &&
          std::equal(param.shape, param.shape + ndim_, shape_.begin()) &&
          (!has_strides || std::equal(param.strides, param.strides + ndim_, strides_.begin()));
+}
+
+void PlanRow::complete() {
+  if (complete_) return;
+  complete_ = pointer_function && ndim_ <= kDims;
+  for (int k = kFirstState; k < kRowSize; ++k) {
+    PyObject* object = object_[size_t(k)].ptr();
+    complete_ = complete_ && (!object || Py_TYPE(object) == plain_type);
+  }
+}
+
+void PlanRow::watch(std::vector<std::pair<PyObject*, char*>>& watched) const {
+  if (!complete_) return;
+  for (int k = kFirstState; k < kRowSize; ++k) {
+    PyObject* object = object_[size_t(k)].ptr();
+    if (object) watched.emplace_back(object, data_[size_t(k)]);
+  }
 }
 
 TensorView PlanRow::view(int place, const TensorView& param) const {
@@ -99,7 +118,7 @@ int PlanRow::traverse(visitproc visit, void* arg) const {
 }
 
 int Plan::traverse(visitproc visit, void* arg) const {
-  for (const PlanRow& row : rows_) {
+  for (const PlanRow& row : memory_.rows) {
     if (const int stopped = row.traverse(visit, arg)) return stopped;
   }
   return 0;
@@ -107,8 +126,33 @@ int Plan::traverse(visitproc visit, void* arg) const {
 
 void Plan::clear() {
   // Out of the plan first: what a tensor's end sets off may come back here.
-  std::vector<PlanRow> rows;
-  rows.swap(rows_);
+  Memory memory;
+  std::swap(memory, memory_);
+}
+
+PlanRow* Plan::Turn::next() {
+  if (used_ == memory_.rows.size()) memory_.rows.emplace_back();
+  return &memory_.rows[used_++];
+}
+
+bool Plan::Turn::states_unmoved() const {
+  try {
+    for (const auto& [object, data] : memory_.watched) {
+      if (pointer_function(object) != data) return false;
+    }
+  } catch (const std::exception&) {
+    return false;  // a tensor that has lost its memory
+  }
+  return true;
+}
+
+void Plan::Turn::keep() {
+  if (changed_ || used_ != memory_.rows.size()) {
+    memory_.rows.resize(used_);
+    memory_.watched.clear();
+    for (const PlanRow& row : memory_.rows) row.watch(memory_.watched);
+  }
+  std::swap(memory_, plan_.memory_);
 }
 
 void register_plan(py::module_& module) {

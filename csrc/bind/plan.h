@@ -5,12 +5,13 @@
 // remembered, and a step asks each state for its data pointer alone. Another object, or another pointer
 // (state loaded, moved, shared, .data assigned), is read in full again. The parameter and its gradient, which
 // users hold and change, are read in full at each step; a parameter that changed makes its states be read
-// too.
+// too. The pointers are asked for by another thread, while this one gathers the step (families.h).
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <utility>
 #include <vector>
 
 #include "bind/tensor.h"
@@ -24,15 +25,16 @@ constexpr int kStepCount = kMaxLists;
 
 class PlanRow {
  public:
-  // Forgets the row and holds these objects instead (not the gradient). It counts once it is complete.
-  void hold(PyObject* const* objects);
+  // Forgets the row and holds these objects instead (not the gradient); what it held goes to `before`. It
+  // counts once it is complete, which it becomes only if the states are plain tensors.
+  void hold(PyObject* const* objects, std::vector<pybind11::object>& before);
   void note(int place, const TensorView& view, DType dtype);
-  void complete() { complete_ = ndim_ <= kDims; }
+  void complete();
 
   // True if the row is of these very objects.
   bool is_of(PyObject* const* objects) const;
-  // True if the parameter, just read, and the memory of the states are as they were noted.
-  bool still_true(const TensorView& param) const;
+  // True if the parameter, just read, is as it was noted.
+  bool has_param(const TensorView& param) const;
 
   // A remembered state, with the parameter's shape and strides, or the step count.
   TensorView view(int place, const TensorView& param) const;
@@ -40,6 +42,8 @@ class PlanRow {
   DType dtype(int place) const { return dtype_[size_t(place)]; }
 
   int traverse(visitproc visit, void* argument) const;
+  // Appends the states and the step count with their memory, if the row is complete.
+  void watch(std::vector<std::pair<PyObject*, char*>>& watched) const;
 
  private:
   static constexpr int kDims = 6;  // with parameters of more dimensions all is read in full each time
@@ -58,33 +62,47 @@ class PlanRow {
 // One per optimizer object; not part of its state.
 class Plan {
  public:
-  // The rows of one step. They leave the plan meanwhile, so that a step inside a step (a hook, a __dlpack__
-  // in Python) finds none, and come back when the step is all right; else they are forgotten, and tensors
-  // that are gone are not kept alive by them.
-  class Turn {
-   public:
-    explicit Turn(Plan& plan) : plan_(plan) { rows_.swap(plan.rows_); }
-    // The row of the next parameter. Rows before it may move.
-    PlanRow* next() {
-      if (used_ == rows_.size()) rows_.emplace_back();
-      return &rows_[used_++];
-    }
-    void keep() {
-      rows_.resize(used_);
-      rows_.swap(plan_.rows_);
-    }
-
-   private:
-    Plan& plan_;
-    std::vector<PlanRow> rows_;
-    size_t used_ = 0;
-  };
-
+  class Turn;
   int traverse(visitproc visit, void* argument) const;
   void clear();
 
  private:
-  std::vector<PlanRow> rows_;
+  struct Memory {
+    std::vector<PlanRow> rows;
+    std::vector<std::pair<PyObject*, char*>> watched;  // states of the rows, which hold them
+  };
+  Memory memory_;
+};
+
+// The rows of one step. They leave the plan meanwhile, so that a step inside a step (a hook, a __dlpack__ in
+// Python) finds none, and come back when the step is all right; else they are forgotten, and tensors that are
+// gone are not kept alive by them.
+class Plan::Turn {
+ public:
+  explicit Turn(Plan& plan) : plan_(plan) { std::swap(memory_, plan.memory_); }
+
+  // The row of the next parameter. Rows before it may move.
+  PlanRow* next();
+  // Of the row that next() gave: holds these objects from now on, and knows nothing of them.
+  void renew(PlanRow& row, PyObject* const* objects) {
+    changed_ = true;
+    row.hold(objects, before_);
+  }
+  // True if all states that the step before saw are where they were. Needs no GIL and may run beside all
+  // else: the objects are alive until the turn ends.
+  bool states_unmoved() const;
+  // Whether that is so much work that a second thread is worth it.
+  bool is_large() const { return memory_.watched.size() >= kLarge; }
+  void keep();
+
+ private:
+  static constexpr size_t kLarge = 512;
+
+  Plan& plan_;
+  Memory memory_;
+  std::vector<pybind11::object> before_;
+  size_t used_ = 0;
+  bool changed_ = false;
 };
 
 void register_plan(pybind11::module_& module);

@@ -46,7 +46,7 @@ class SgdCall {
 
   bool momentum() const { return group_.options.momentum != 0; }
 
-  void add(PyObject* param, PyObject* grad, PyObject* buffer, bool first, int64_t index, PlanRow* known) {
+  void add(PyObject* param, PyObject* grad, PyObject* buffer, bool first, int64_t index, Plan::Turn* turn) {
     PyObject* const row[kRowSize] = {param, grad, buffer};
     int64_t& rule = rule_of_first_[first];
     if (rule < 0) {
@@ -54,10 +54,10 @@ class SgdCall {
       rules_.push_back(group_);
       rules_.back().options.first = first;
     }
-    batch_.add(row, momentum() ? 3 : 2, index, momentum(), known);
+    batch_.add(row, momentum() ? 3 : 2, index, momentum(), turn);
     batch_.set_rule(rule);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
-    if (known) known->complete();
+    batch_.complete();
   }
 
   // All must be checked by now.
@@ -91,7 +91,7 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, i
   StateCursor cursor(state.ptr());
   py::list stepped;
   GradsHeld grads;
-  const bool regular = is_regular([&] {
+  const bool regular = gather_beside(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const py::tuple group = groups[g];
       call.open_group(group[1], group_number(groups, g));
@@ -102,7 +102,7 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, i
         if (!grad) continue;
         PyObject* buffer = call.momentum() ? find_buffer(cursor, param.ptr()) : nullptr;
         if (call.momentum() && !buffer) return false;
-        call.add(param.ptr(), grad, buffer, false, int64_t(i), turn.next());
+        call.add(param.ptr(), grad, buffer, false, int64_t(i), &turn);
         stepped.append(param);
       }
     }

@@ -13,7 +13,15 @@
 #define ONEPASS_HD inline
 #endif
 
-// The instruction set this file is compiled for; CMakeLists.txt sets it for the files of kernels/ that it
+// Marks the loops that do the work. As functions of their own they can be told from the disassembly, in which
+// tests/check_isa_symbols.py looks for the wide instructions.
+#if defined(__GNUC__)
+#define ONEPASS_WALK __attribute__((noinline))
+#else
+#define ONEPASS_WALK
+#endif
+
+// The instruction set this file is compiled for; cmake/cpu.cmake sets it for the files of kernels/ that it
 // compiles several times. Everything such a file defines lives in the namespace of that name.
 #ifndef ONEPASS_ISA
 #define ONEPASS_ISA baseline

@@ -58,7 +58,8 @@ ONEPASS_HD void apply_one(const Rule& rule, const Element& x) {
 
 // Elements begin .. end of one tensor, some of whose lists are not stored as T.
 template <class T, class Rule>
-void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
+ONEPASS_WALK void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin,
+                              int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
   alignas(64) T row[kLists][kRow];
   for (int64_t start = begin; start < end; start += kRow) {
@@ -80,7 +81,7 @@ void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, i
 
 // The same where all lists are bfloat16: no row in between, two elements to a 32-bit word.
 template <class Rule>
-void update_bfloat16(const TensorItem& item, const Rule rule, int64_t begin, int64_t end) {
+ONEPASS_WALK void update_bfloat16(const TensorItem& item, const Rule rule, int64_t begin, int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
   uint16_t* at[kLists];
   for (int k = 0; k < kLists; ++k) at[k] = static_cast<uint16_t*>(item.list[k]) + begin;
@@ -106,7 +107,8 @@ void update_bfloat16(const TensorItem& item, const Rule rule, int64_t begin, int
 }
 
 template <class T, class Rule>
-void update_range(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin, int64_t end) {
+ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin,
+                               int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
   if constexpr (sizeof(T) == sizeof(float)) {
     bool all_bfloat16 = true;
