@@ -244,3 +244,12 @@ def test_the_lock_of_the_interpreter_is_released(host):
     worker.join()
     quarter = 0.25 * (end - begin)
     assert sum(begin + quarter < at < end - quarter for at in ticks) > 10
+
+
+@pytest.mark.parametrize("takes_lists", [True, False])
+def test_versions_count_writes(takes_lists, monkeypatch):
+    """torch 2.4 increments the version of one tensor at a time."""
+    monkeypatch.setattr(functional, "_INCREMENTS_LISTS", takes_lists)
+    params = [torch.ones(4), np.ones(4, np.float32), torch.ones(2)]
+    functional.sgd(params, [torch.ones(4), torch.ones(4), torch.ones(2)], [], **SGD)
+    assert (params[0]._version, params[2]._version) == (1, 1)

@@ -237,9 +237,26 @@ def run_adam(function: str, groups: list[tuple[Any, ...]]) -> None:
     _finish(groups, stands)
 
 
+def _increments_lists() -> bool:
+    try:
+        torch.autograd.graph.increment_version([torch.empty(0)])
+    except RuntimeError:
+        return False
+    return True
+
+
+# torch 2.4 takes one tensor at a time.
+_INCREMENTS_LISTS = _increments_lists()
+
+
 def bump_versions(params: Sequence[Any]) -> None:
     """Tells autograd that these tensors were written in place, as torch's own in-place operations do."""
-    torch.autograd.graph.increment_version([p for p in params if isinstance(p, Tensor)])
+    tensors = [p for p in params if isinstance(p, Tensor)]
+    if _INCREMENTS_LISTS:
+        torch.autograd.graph.increment_version(tensors)
+        return
+    for tensor in tensors:
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _finish(groups: list[tuple[Any, ...]], stands: list[Stand]) -> None:
