@@ -31,13 +31,17 @@ ONEPASS_HD uint32_t bits_of(float value) {
 
 ONEPASS_HD float from_bfloat16(uint16_t stored) { return float_of(uint32_t(stored) << 16); }
 
-// The value rounded to bfloat16, in the high half; the low half holds rubbish.
-ONEPASS_HD uint32_t bfloat16_in_high_half(float value) {
+// The value rounded to bfloat16, in the high half; the low half holds rubbish. Not for a nan with bits in its
+// low half, which could be rounded to something else. Arithmetic on bfloat16s and finite constants makes no
+// such nan: those it passes on have an empty low half, as has the one it makes itself.
+ONEPASS_HD uint32_t round_to_high_half(float value) {
   const uint32_t bits = bits_of(value);
-  return value != value ? 0x7fc00000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
 }
 
-ONEPASS_HD uint16_t to_bfloat16(float value) { return uint16_t(bfloat16_in_high_half(value) >> 16); }
+ONEPASS_HD uint16_t to_bfloat16(float value) {
+  return uint16_t(value != value ? 0x7fc0u : round_to_high_half(value) >> 16);
+}
 
 // Two neighbours in one 32-bit word, the earlier one in its low half (x86 and ARM are little-endian). Wide
 // code then handles whole words and never moves halves between lanes.
@@ -51,9 +55,10 @@ ONEPASS_HD BFloat16Pair from_bfloat16_pair(const uint16_t* stored) {
   return {float_of(word << 16), float_of(word & 0xffff0000u)};
 }
 
+// Values as round_to_high_half takes them.
 ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored) {
   const uint32_t word =
-      bfloat16_in_high_half(pair.first) >> 16 | (bfloat16_in_high_half(pair.second) & 0xffff0000u);
+      round_to_high_half(pair.first) >> 16 | (round_to_high_half(pair.second) & 0xffff0000u);
   std::memcpy(stored, &word, sizeof word);
 }
 

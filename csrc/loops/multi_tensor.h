@@ -101,7 +101,7 @@ ONEPASS_WALK void update_bfloat16(const TensorItem& item, const Rule rule, int64
     for (int k = 0; k < kLists; ++k) x[k] = from_bfloat16(at[k][n - 1]);
     apply_one(rule, [&](int k) -> float& { return x[k]; });
     for (int k = 0; k < kLists; ++k) {
-      if (k != kGrad) at[k][n - 1] = to_bfloat16(x[k]);
+      if (k != kGrad) at[k][n - 1] = uint16_t(round_to_high_half(x[k]) >> 16);
     }
   }
 }
