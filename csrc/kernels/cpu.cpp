@@ -27,6 +27,23 @@ void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Lau
   ONEPASS_CALL(adam(list, rules, amsgrad, launch));
 }
 
+void norm(const TensorList& list, int which, double p, Leaf* leaves, const Launch& launch) {
+  ONEPASS_CALL(norm(list, which, p, leaves, launch));
+}
+
+void decide(const Leaf* leaves, int64_t count, const Decision& decision, StepControl* control,
+            const Launch& launch) {
+  ONEPASS_CALL(decide(leaves, count, decision, control, launch));
+}
+
+void scale(const TensorList& list, const StepControl* control, const Launch& launch) {
+  ONEPASS_CALL(scale(list, control, launch));
+}
+
+void clamp(const TensorList& list, double limit, const Launch& launch) {
+  ONEPASS_CALL(clamp(list, limit, launch));
+}
+
 void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
             const Launch& launch) {
   ONEPASS_CALL(stream(reads, read_count, writes, write_count, n, launch));

@@ -7,8 +7,11 @@
 
 #include <cstdint>
 
+#include "loops/leaves.h"
 #include "loops/tensor_list.h"
 #include "math/adam.h"
+#include "math/clip.h"
+#include "math/norm.h"
 #include "math/sgd.h"
 
 namespace onepass {
@@ -40,12 +43,36 @@ struct AdamStep {
   DeviceScalar lr;
 };
 
+using math::StepControl;
+
+// What the norm of the gradients is to decide.
+struct Decision {
+  math::ClipOptions options;
+  double norm_type = 2;
+  double host_grad_scale = 1;
+  double host_found_inf = 0;
+  DeviceScalar grad_scale;  // these take the places of the two above
+  DeviceScalar found_inf;
+};
+
 // Lists: param, grad, and with momentum momentum_buffer. item.rule indexes rules.
 #define ONEPASS_DECLARE_SGD \
   void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch)
 // Lists: param, grad, exp_avg, exp_avg_sq, and with amsgrad max_exp_avg_sq. item.rule indexes rules.
 #define ONEPASS_DECLARE_ADAM \
   void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch)
+// leaves[0 .. leaf_count(list)): of the p-norm of the list `which`.
+#define ONEPASS_DECLARE_NORM \
+  void norm(const TensorList& list, int which, double p, Leaf* leaves, const Launch& launch)
+// Puts leaves together and writes *control, whose skipped_steps counts on. Everything is on the device.
+#define ONEPASS_DECLARE_DECIDE                                                                   \
+  void decide(const Leaf* leaves, int64_t count, const Decision& decision, StepControl* control, \
+              const Launch& launch)
+// List kParam *= control->factor; list kGrad must be the same memory. Nothing is written if the factor is 1.
+#define ONEPASS_DECLARE_SCALE \
+  void scale(const TensorList& list, const StepControl* control, const Launch& launch)
+// List kParam clamped to [-limit, limit]; list kGrad must be the same memory.
+#define ONEPASS_DECLARE_CLAMP void clamp(const TensorList& list, double limit, const Launch& launch)
 // writes[k][i] = c writes[k][i] + sum of reads[.][i], each thread over one contiguous part of n floats: the
 // plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
 #define ONEPASS_DECLARE_STREAM                                                                             \
@@ -55,6 +82,10 @@ struct AdamStep {
 #define ONEPASS_DECLARE_CPU_KERNELS \
   ONEPASS_DECLARE_SGD;              \
   ONEPASS_DECLARE_ADAM;             \
+  ONEPASS_DECLARE_NORM;             \
+  ONEPASS_DECLARE_DECIDE;           \
+  ONEPASS_DECLARE_SCALE;            \
+  ONEPASS_DECLARE_CLAMP;            \
   ONEPASS_DECLARE_STREAM;
 
 namespace baseline {
@@ -73,6 +104,10 @@ ONEPASS_DECLARE_CPU_KERNELS
 namespace cuda {
 ONEPASS_DECLARE_SGD;
 ONEPASS_DECLARE_ADAM;
+ONEPASS_DECLARE_NORM;
+ONEPASS_DECLARE_DECIDE;
+ONEPASS_DECLARE_SCALE;
+ONEPASS_DECLARE_CLAMP;
 // *counts[k] += 1 for each of `count` scalars on the device.
 void increment(float* const* counts, int64_t count, const Launch& launch);
 }  // namespace cuda

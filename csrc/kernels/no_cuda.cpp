@@ -16,6 +16,10 @@ namespace {
 
 void sgd(const TensorList&, const SgdStep*, bool, const Launch&) { missing("sgd"); }
 void adam(const TensorList&, const AdamStep*, bool, const Launch&) { missing("adam"); }
+void norm(const TensorList&, int, double, Leaf*, const Launch&) { missing("norm"); }
+void decide(const Leaf*, int64_t, const Decision&, StepControl*, const Launch&) { missing("decide"); }
+void scale(const TensorList&, const StepControl*, const Launch&) { missing("scale"); }
+void clamp(const TensorList&, double, const Launch&) { missing("clamp"); }
 void increment(float* const*, int64_t, const Launch&) { missing("adam"); }
 
 }  // namespace onepass::cuda

@@ -33,5 +33,25 @@ def adam_step(
 def adam(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
     """One step over groups of (params, grads, m, v, max v or None, state_steps, options, indices or None)."""
 
+control_size: int
+"""Elements of the float64 tensor that grad_norm fills."""
+
+def grad_norm(
+    function: str,
+    grads: list[torch.Tensor],
+    norm_type: float,
+    max_norm: float,
+    control: torch.Tensor,
+    workspace: torch.Tensor,
+    threads: int,
+) -> int:
+    """The norm and the factor that clips it. Returns 0, or, nothing done, the elements that workspace needs."""
+
+def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, threads: int) -> None:
+    """Multiplies gradients by the factor in control."""
+
+def grad_clamp(function: str, grads: list[torch.Tensor], limit: float, threads: int) -> None:
+    """Clamps gradients to [-limit, limit]."""
+
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -6,6 +6,7 @@ The eager step does not come this way: the dispatcher converts each list of 1,00
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -76,3 +77,29 @@ def adam_(*lists: list[Tensor], lr: float | Tensor, **options: Any) -> None:
     """torch.ops.onepass.adam_, the overload that fits the kind of lr."""
     operator = torch.ops.onepass.adam_
     (operator.tensor_lr if isinstance(lr, Tensor) else operator.default)(*lists, lr=lr, **options)
+
+
+def register_clip(norm: Callable[..., Tensor], value: Callable[..., None]) -> None:
+    """Registers what clip_grad.py gives: it needs this module, so this one cannot import it."""
+    _library.define("clip_grad_norm_(Tensor(a!)[] grads, float max_norm, float norm_type) -> Tensor")
+    _library.define("clip_grad_value_(Tensor(a!)[] grads, float clip_value) -> ()")
+    for device in ("CPU", "CUDA"):
+        _library.impl("clip_grad_norm_", norm, device)
+        _library.impl("clip_grad_value_", value, device)
+    _library._register_fake("clip_grad_norm_", _fake_norm)
+    _library._register_fake("clip_grad_value_", _fake)
+
+
+def _fake_norm(grads: list[Tensor], max_norm: float, norm_type: float) -> Tensor:
+    wide = any(grad.dtype == torch.float64 for grad in grads)
+    return grads[0].new_empty((), dtype=torch.float64 if wide else torch.float32)
+
+
+def clip_grad_norm_(grads: list[Tensor], max_norm: float, norm_type: float) -> Tensor:
+    """torch.ops.onepass.clip_grad_norm_."""
+    return cast(Tensor, torch.ops.onepass.clip_grad_norm_(grads, max_norm, norm_type))
+
+
+def clip_grad_value_(grads: list[Tensor], clip_value: float) -> None:
+    """torch.ops.onepass.clip_grad_value_."""
+    torch.ops.onepass.clip_grad_value_(grads, clip_value)

@@ -1,0 +1,113 @@
+// reduce.h - one number from each leaf (leaves.h) of one list of many tensors, on the CPU. CUDA: reduce.cuh.
+//
+// norm: value = add(value, x) for each element, merge(a, b) for two parts, 0 for none. Element i of a leaf
+// goes to lane i % kLanes; the lanes are merged pairwise. Reads each element once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/convert.h"
+#include "core/parallel.h"
+#include "loops/leaves.h"
+#include "loops/multi_tensor.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int kLanes = 32;
+constexpr int64_t kMaxLeavesPerTicket = 16;
+
+template <class Norm, class T>
+ONEPASS_WALK void add_row(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    ONEPASS_INDEPENDENT
+    for (int l = 0; l < kLanes; ++l) lane[l] = norm.add(lane[l], double(x[i + l]));
+  }
+  for (int l = 0; i < n; ++i, ++l) lane[l] = norm.add(lane[l], double(x[i]));
+}
+
+// Calls row(values, n) for the rows of stored[begin .. end): float or double values, kRow of them or the
+// rest.
+template <class Row>
+inline void for_each_row(DType dtype, const void* stored, int64_t begin, int64_t end, const Row& row) {
+  if (dtype == DType::kFloat32) return row(static_cast<const float*>(stored) + begin, end - begin);
+  if (dtype == DType::kFloat64) return row(static_cast<const double*>(stored) + begin, end - begin);
+  alignas(64) float values[kRow];
+  for (int64_t start = begin; start < end; start += kRow) {
+    const int64_t n = end - start < kRow ? end - start : kRow;
+    load_row(dtype, stored, start, values, n);
+    row(values, n);
+  }
+}
+
+template <class Norm>
+inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_t begin, int64_t end) {
+  alignas(64) double lane[kLanes] = {};
+  for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) { add_row(norm, lane, x, n); });
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int l = 0; l < width; ++l) lane[l] = norm.merge(lane[l], lane[l + width]);
+  }
+  Leaf leaf{lane[0], 0};
+  // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
+  if (leaf.value - leaf.value != 0) {
+    for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) {
+      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += x[i] - x[i] != 0 ? 1 : 0;
+    });
+  }
+  return leaf;
+}
+
+template <class Norm>
+struct ReduceWork {
+  const TensorList& list;
+  int which;
+  const Norm norm;
+  Leaf* leaves;
+  std::vector<int64_t> first;  // of each tensor, and their number
+  int64_t per_ticket;
+  int64_t next = 0;
+
+  void reduce_leaves(int64_t leaf, int64_t last) const {
+    int64_t low = 0, high = list.count;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (first[size_t(middle)] <= leaf ? low : high) = middle;
+    }
+    for (int64_t i = low; leaf < last; ++leaf) {
+      while (first[size_t(i + 1)] <= leaf) ++i;
+      const TensorItem& item = list.items[i];
+      const int64_t begin = (leaf - first[size_t(i)]) * kLeaf;
+      const int64_t end = begin + kLeaf < item.numel ? begin + kLeaf : item.numel;
+      leaves[leaf] = reduce_leaf(norm, list.dtype[which], item.list[which], begin, end);
+    }
+  }
+
+  static void run(void* self) {
+    ReduceWork& work = *static_cast<ReduceWork*>(self);
+    const int64_t count = work.first.back();
+    while (true) {
+      const int64_t leaf = __atomic_fetch_add(&work.next, work.per_ticket, __ATOMIC_RELAXED);
+      if (leaf >= count) return;
+      work.reduce_leaves(leaf, leaf + work.per_ticket < count ? leaf + work.per_ticket : count);
+    }
+  }
+};
+
+// leaves[0 .. leaf_count(list)) of the list `which`.
+template <class Norm>
+void reduce(const TensorList& list, int which, const Norm& norm, Leaf* leaves, int threads) {
+  std::vector<int64_t> first(size_t(list.count) + 1, 0);
+  for (int64_t i = 0; i < list.count; ++i) {
+    first[size_t(i + 1)] = first[size_t(i)] + leaves_of(list.items[i].numel);
+  }
+  const int64_t count = first.back();
+  if (count == 0) return;
+  const int64_t share = count / (threads * kChunksPerThread);
+  const int64_t per_ticket = share < 1 ? 1 : share > kMaxLeavesPerTicket ? kMaxLeavesPerTicket : share;
+  ReduceWork<Norm> work{list, which, norm, leaves, std::move(first), per_ticket};
+  const int64_t tickets = (count + per_ticket - 1) / per_ticket;
+  parallel_run(threads < tickets ? threads : static_cast<int>(tickets), work.run, &work);
+}
+
+}  // namespace onepass::ONEPASS_ISA
