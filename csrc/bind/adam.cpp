@@ -8,6 +8,7 @@
 
 #include "bind/families.h"
 #include "bind/optim.h"
+#include "bind/tail.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -16,12 +17,15 @@ namespace onepass {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr Batch::ListNames kNames = {"params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"};
+constexpr Batch::ListNames kNames = {"params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "emas"};
 
 class AdamCall {
  public:
-  explicit AdamCall(const char* function) : batch_(function, kNames) {}
+  AdamCall(const char* function, py::handle tail) : batch_(function, kNames), tail_(tail, function) {
+    if (tail_.tail().zero_grad) batch_.write_grads();
+  }
   Batch& batch() { return batch_; }
+  bool has_ema() const { return tail_.has_ema(); }
 
   // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable).
   void open_group(const py::tuple& options, int64_t number) {
@@ -32,6 +36,7 @@ class AdamCall {
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
+    group_.ema_decay = tail_.ema_decay();
     math::AdamOptions& o = group_.options;
     o.lr = lr_.value;
     o.beta1 = py::cast<double>(options[1]);
@@ -62,7 +67,8 @@ class AdamCall {
     const DType dtype = batch_.step_dtype();
     OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(name),
              " must be one torch.float32 or torch.float64, got ", step.numel, " of ", name_of(dtype));
-    if (capturable_ || step.device.device_type == dlpack::kDLCUDA) {
+    const bool counts_there = tail_.may_skip() && uses_cuda_kernels(batch_.device());
+    if (capturable_ || counts_there || step.device.device_type == dlpack::kDLCUDA) {
       check_device_step(step, dtype, name);
       open_rule({step.data, dtype}, 1);
       device_steps_.push_back({step.device, step.data});
@@ -78,13 +84,35 @@ class AdamCall {
     batch_.complete();
   }
 
-  // All must be checked by now.
-  void run(int threads) {
+  // All must be checked by now. Returns what TailCall::prepare does; nothing is done if that is not 0.
+  int64_t run(int threads) {
+    if (const int64_t missing = tail_.prepare(batch_, threads)) return missing;
+    {
+      py::gil_scoped_release release;
+      tail_.decide(batch_);
+      if (tail_.skipped()) tail_.zero_grads(batch_);
+    }
+    if (tail_.skipped()) return 0;
+    for (AdamStep& rule : rules_) {
+      rule.options.grad_factor = tail_.grad_factor();
+      rule.control = tail_.device_control();
+    }
     increment_device_steps(threads);
     run_family(batch_, threads,
                [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
-                 (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, launch);
+                 (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, tail_.tail(), launch);
                });
+    count_host_steps();
+    return 0;
+  }
+
+ private:
+  struct DeviceStep {
+    dlpack::DLDevice device;
+    void* count;
+  };
+
+  void count_host_steps() const {
     for (const DeviceScalar& step : host_steps_) {
       void* count = const_cast<void*>(step.data);
       if (step.dtype == DType::kFloat32) {
@@ -94,12 +122,6 @@ class AdamCall {
       }
     }
   }
-
- private:
-  struct DeviceStep {
-    dlpack::DLDevice device;
-    void* count;
-  };
 
   // One launch a device, before the update reads the counts.
   void increment_device_steps(int threads) {
@@ -111,7 +133,8 @@ class AdamCall {
       for (const DeviceStep& s : left) {
         if (here(s)) counts.push_back(static_cast<float*>(s.count));
       }
-      cuda::increment(counts.data(), int64_t(counts.size()), launch_on(device, threads, batch_.reader()));
+      cuda::increment(counts.data(), int64_t(counts.size()), tail_.device_control(),
+                      launch_on(device, threads, batch_.reader()));
       left.erase(std::remove_if(left.begin(), left.end(), here), left.end());
     }
   }
@@ -136,6 +159,7 @@ class AdamCall {
   }
 
   Batch batch_;
+  TailCall tail_;
   AdamStep group_;
   Scalar lr_;
   bool amsgrad_ = false;
@@ -148,22 +172,33 @@ class AdamCall {
 
 // The states of a parameter, borrowed, in the order of the lists of the rule and at kStepCount the count;
 // false if one is missing.
-bool find_row(StateCursor& cursor, PyObject* param, bool amsgrad, PyObject** row) {
+bool find_row(StateCursor& cursor, PyObject* param, bool amsgrad, bool ema, PyObject** row) {
   // In the order in which torch and we fill the dict.
-  static PyObject* const kKeys[] = {PyUnicode_InternFromString("step"), PyUnicode_InternFromString("exp_avg"),
-                                    PyUnicode_InternFromString("exp_avg_sq"),
-                                    PyUnicode_InternFromString("max_exp_avg_sq")};
+  static PyObject* const kStep = PyUnicode_InternFromString("step");
+  static PyObject* const kAvg = PyUnicode_InternFromString("exp_avg");
+  static PyObject* const kSquare = PyUnicode_InternFromString("exp_avg_sq");
+  static PyObject* const kLargest = PyUnicode_InternFromString("max_exp_avg_sq");
+  PyObject* names[5] = {kStep, kAvg, kSquare};
+  int places[5] = {kStepCount, kFirstState, kFirstState + 1};
+  int count = 3;
+  const auto also = [&](PyObject* name, int place) {
+    names[count] = name;
+    places[count++] = place;
+  };
+  if (amsgrad) also(kLargest, kFirstState + 2);
+  if (ema) also(ema_name(), kEma);
   PyObject* own = cursor.find(param);
-  PyObject* states[4] = {};
-  if (!own || !find_states(own, kKeys, amsgrad ? 4 : 3, states)) return false;
-  row[kStepCount] = states[0];
-  for (int k = 0; k < 3; ++k) row[kFirstState + k] = states[k + 1];
+  PyObject* states[5] = {};
+  if (!own || !find_states(own, names, count, states)) return false;
+  for (int k = 0; k < count; ++k) row[places[k]] = states[k];
   return true;
 }
 
-// groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
-py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
-  AdamCall call("adam");
+// groups: [(params, options)]; tail: see TailCall. Returns the parameters that were updated, or None if
+// something is irregular, or how many doubles the workspace must have.
+py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, const py::object& tail,
+                     int threads) {
+  AdamCall call("adam", tail);
   Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
   py::list stepped;
@@ -178,7 +213,7 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
         PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
         PyObject* row[kRowSize] = {param.ptr(), grad};
-        if (!find_row(cursor, param.ptr(), call.amsgrad(), row)) return false;
+        if (!find_row(cursor, param.ptr(), call.amsgrad(), call.has_ema(), row)) return false;
         call.add(row, int64_t(i), &turn);
         stepped.append(param);
       }
@@ -187,39 +222,41 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
     return true;
   });
   if (!regular) return py::none();
-  call.run(threads);
+  if (const int64_t missing = call.run(threads)) return py::int_(missing);
   turn.keep();
   return stepped;
 }
 
-// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, options, indices)];
-// indices: see ArgumentLists.
-void adam(const std::string& function, const py::list& groups, int threads) {
-  AdamCall call(function.c_str());
+// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, emas or None,
+// options, indices)]; indices: see ArgumentLists. Returns what AdamCall::run does.
+int64_t adam(const std::string& function, const py::list& groups, const py::object& tail, int threads) {
+  AdamCall call(function.c_str(), tail);
   for (size_t g = 0; g < groups.size(); ++g) {
     const py::tuple group = groups[g];
-    call.open_group(group[6], group_number(groups, g));
+    call.open_group(group[7], group_number(groups, g));
     const ArgumentLists lists(function, group, call.lists(), kNames);
     const py::list steps = group[5];
     OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ",
              lists.size(), " entries like params, got ", steps.size());
+    const EntryList emas(function, group[6], call.has_ema(), lists.size(), "emas");
     for (int64_t i = 0; i < lists.size(); ++i) {
       PyObject* row[kRowSize] = {};
+      row[kEma] = emas.item(i);
       for (int k = 0; k < call.lists(); ++k) row[k] = lists.item(k, i);
       row[kStepCount] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
       call.add(row, lists.index(i), nullptr);
     }
   }
   call.batch().check_overlap();
-  call.run(threads);
+  return call.run(threads);
 }
 
 }  // namespace
 
 void register_adam(py::module_& module) {
-  module.def("adam_step", &adam_step, py::arg("plan"), py::arg("state"), py::arg("groups"),
+  module.def("adam_step", &adam_step, py::arg("plan"), py::arg("state"), py::arg("groups"), py::arg("tail"),
              py::arg("threads"));
-  module.def("adam", &adam, py::arg("function"), py::arg("groups"), py::arg("threads"));
+  module.def("adam", &adam, py::arg("function"), py::arg("groups"), py::arg("tail"), py::arg("threads"));
 }
 
 }  // namespace onepass

@@ -41,6 +41,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
   const ArgumentName grad_name = name(kGrad, index);
   const TensorView grad = reader_.read(row[kGrad], grad_name);
   check_against_param(grad, param, kGrad, index);
+  if (writes_grads_) check_writable(grad, grad_name);
   put(kGrad, grad, float_dtype(grad, grad_name), index);
 
   TensorItem& item = items_.back();
@@ -60,7 +61,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
 void Batch::read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param,
                         PlanRow* known) {
   for (int k = kFirstState; k < kRowSize; ++k) {
-    if ((k >= lists && k != kStepCount) || !row[k]) continue;
+    if ((k >= lists && k != kEma && k != kStepCount) || !row[k]) continue;
     const ArgumentName where = name(k, index);
     const TensorView view = reader_.read(row[k], where);
     const DType dtype = float_dtype(view, where);
@@ -70,12 +71,18 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
     if (known) known->note(k, view, dtype);
   }
   check_dtypes(kinds_.back(), lists, index);
+  if (!row[kEma]) return;
+  const DType wide = kinds_.back().dtype[kParam] == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  const DType ema = kinds_.back().dtype[kEma];
+  OP_CHECK(ema == wide, KindError, to_string(name(kEma, index)), " must be ", name_of(wide), ", got ",
+           name_of(ema));
 }
 
 // The same from memory: they were checked when they were noted.
 void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param) {
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
-  if (known.has_step()) put(kStepCount, known.view(kStepCount, param), known.dtype(kStepCount), index);
+  if (known.has(kEma)) put(kEma, known.view(kEma, param), known.dtype(kEma), index);
+  if (known.has(kStepCount)) put(kStepCount, known.view(kStepCount, param), known.dtype(kStepCount), index);
 }
 
 void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
@@ -87,7 +94,7 @@ void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
   }
   items_.back().list[list] = view.data;
   kinds_.back().dtype[size_t(list)] = dtype;
-  overlap_.add(view, view.numel * size_of(dtype), list != kGrad, name(list, index));
+  overlap_.add(view, view.numel * size_of(dtype), list != kGrad || writes_grads_, name(list, index));
 }
 
 void Batch::check_against_param(const TensorView& view, const TensorView& param, int list,

@@ -23,10 +23,12 @@ class Batch {
 
   // Of the parameters added from here on; -1: there is one group, or none.
   void open_group(int64_t group) { group_ = group; }
-  // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kStepCount the step count
-  // or nullptr. variant: which of two kernels of the family (momentum, amsgrad). turn: what the step before
-  // saw, if there is such a thing; its next row belongs to this parameter. Throws; the batch is then of no
-  // use.
+  // From here on gradients are written, too (zeroed).
+  void write_grads() { writes_grads_ = true; }
+  // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kEma and kStepCount the
+  // moving average and the step count, or nullptr. variant: which of two kernels of the family (momentum,
+  // amsgrad). turn: what the step before saw, if there is such a thing; its next row belongs to this
+  // parameter. Throws; the batch is then of no use.
   void add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn);
   // Of the parameter added last: nothing more is to be checked, it may be remembered.
   void complete() {
@@ -89,6 +91,7 @@ class Batch {
   TensorView step_;
   DType step_dtype_{};
   int64_t numel_ = 0;
+  bool writes_grads_ = false;
   bool uniform_ = true;  // one kind: the common case
 };
 

@@ -109,6 +109,29 @@ class ArgumentLists {
   pybind11::object indices_;
 };
 
+// One more list of a group, as long as the others, where the call has it.
+class EntryList {
+ public:
+  EntryList(const std::string& function, const pybind11::object& given, bool wanted, int64_t size,
+            const char* name) {
+    if (!wanted) return;
+    OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ShapeError, function,
+             ": ", name, " must be a list of ", size, " entries like params");
+    list_ = given;
+  }
+  // Borrowed; nullptr if the call has no such list.
+  PyObject* item(int64_t i) const { return list_ ? PyList_GET_ITEM(list_.ptr(), Py_ssize_t(i)) : nullptr; }
+
+ private:
+  pybind11::object list_;
+};
+
+// The key of the moving average in a parameter's state.
+inline PyObject* ema_name() {
+  static PyObject* const kName = PyUnicode_InternFromString("ema");
+  return kName;
+}
+
 // How messages number a group: not at all if it is the only one.
 inline int64_t group_number(const pybind11::list& groups, size_t group) {
   return groups.size() > 1 ? int64_t(group) : -1;

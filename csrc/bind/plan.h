@@ -38,7 +38,7 @@ class PlanRow {
 
   // A remembered state, with the parameter's shape and strides, or the step count.
   TensorView view(int place, const TensorView& param) const;
-  bool has_step() const { return bool(object_[kStepCount]); }
+  bool has(int place) const { return bool(object_[size_t(place)]); }
   DType dtype(int place) const { return dtype_[size_t(place)]; }
 
   int traverse(visitproc visit, void* argument) const;

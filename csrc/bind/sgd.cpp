@@ -6,6 +6,7 @@
 
 #include "bind/families.h"
 #include "bind/optim.h"
+#include "bind/tail.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -14,12 +15,15 @@ namespace onepass {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr Batch::ListNames kNames = {"params", "grads", "momentum_buffer_list", "", ""};
+constexpr Batch::ListNames kNames = {"params", "grads", "momentum_buffer_list", "", "", "emas"};
 
 class SgdCall {
  public:
-  explicit SgdCall(const char* function) : batch_(function, kNames) {}
+  SgdCall(const char* function, py::handle tail) : batch_(function, kNames), tail_(tail, function) {
+    if (tail_.tail().zero_grad) batch_.write_grads();
+  }
   Batch& batch() { return batch_; }
+  bool has_ema() const { return tail_.has_ema(); }
 
   // options: (lr, momentum, dampening, weight_decay, nesterov, maximize).
   void open_group(const py::tuple& options, int64_t number) {
@@ -30,6 +34,7 @@ class SgdCall {
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
+    group_.ema_decay = tail_.ema_decay();
     math::SgdOptions& o = group_.options;
     o.lr = lr_.value;
     o.momentum = py::cast<double>(options[1]);
@@ -46,8 +51,10 @@ class SgdCall {
 
   bool momentum() const { return group_.options.momentum != 0; }
 
-  void add(PyObject* param, PyObject* grad, PyObject* buffer, bool first, int64_t index, Plan::Turn* turn) {
-    PyObject* const row[kRowSize] = {param, grad, buffer};
+  void add(PyObject* param, PyObject* grad, PyObject* buffer, PyObject* ema, bool first, int64_t index,
+           Plan::Turn* turn) {
+    PyObject* row[kRowSize] = {param, grad, buffer};
+    row[kEma] = ema;
     int64_t& rule = rule_of_first_[first];
     if (rule < 0) {
       rule = int64_t(rules_.size());
@@ -60,33 +67,55 @@ class SgdCall {
     batch_.complete();
   }
 
-  // All must be checked by now.
-  void run(int threads) {
+  // All must be checked by now. Returns what TailCall::prepare does; nothing is done if that is not 0.
+  int64_t run(int threads) {
+    if (const int64_t missing = tail_.prepare(batch_, threads)) return missing;
+    {
+      py::gil_scoped_release release;
+      tail_.decide(batch_);
+      if (tail_.skipped()) tail_.zero_grads(batch_);
+    }
+    if (tail_.skipped()) return 0;
+    for (SgdStep& rule : rules_) {
+      rule.options.grad_factor = tail_.grad_factor();
+      rule.control = tail_.device_control();
+    }
     run_family(batch_, threads,
                [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
-                 (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, launch);
+                 (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, tail_.tail(), launch);
                });
+    return 0;
   }
 
  private:
   Batch batch_;
+  TailCall tail_;
   SgdStep group_;
   Scalar lr_;
   int64_t rule_of_first_[2] = {-1, -1};
   std::vector<SgdStep> rules_;
 };
 
-// The momentum buffer of a parameter, borrowed, or nullptr.
-PyObject* find_buffer(StateCursor& cursor, PyObject* param) {
+// The states of a parameter that are asked for, borrowed; false if one is missing.
+bool find_row(StateCursor& cursor, PyObject* param, bool momentum, bool ema, PyObject** buffer,
+              PyObject** average) {
   static PyObject* const kBuffer = PyUnicode_InternFromString("momentum_buffer");
-  PyObject* buffer = nullptr;
+  if (!momentum && !ema) return true;
+  PyObject* names[2] = {kBuffer, ema_name()};
+  PyObject* found[2] = {};
   PyObject* own = cursor.find(param);
-  return own && find_states(own, &kBuffer, 1, &buffer) && buffer != Py_None ? buffer : nullptr;
+  const int first = momentum ? 0 : 1, count = int(momentum) + int(ema);
+  if (!own || !find_states(own, names + first, count, found + first) || found[0] == Py_None) return false;
+  *buffer = found[0];
+  *average = found[1];
+  return true;
 }
 
-// groups: [(params, options)]. Returns the parameters that were updated, or None if something is irregular.
-py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, int threads) {
-  SgdCall call("sgd");
+// groups: [(params, options)]; tail: see TailCall. Returns the parameters that were updated, or None if
+// something is irregular, or how many doubles the workspace must have.
+py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, const py::object& tail,
+                    int threads) {
+  SgdCall call("sgd", tail);
   Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
   py::list stepped;
@@ -100,9 +129,9 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, i
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
         PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
-        PyObject* buffer = call.momentum() ? find_buffer(cursor, param.ptr()) : nullptr;
-        if (call.momentum() && !buffer) return false;
-        call.add(param.ptr(), grad, buffer, false, int64_t(i), &turn);
+        PyObject *buffer = nullptr, *ema = nullptr;
+        if (!find_row(cursor, param.ptr(), call.momentum(), call.has_ema(), &buffer, &ema)) return false;
+        call.add(param.ptr(), grad, buffer, ema, false, int64_t(i), &turn);
         stepped.append(param);
       }
     }
@@ -110,35 +139,37 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, i
     return true;
   });
   if (!regular) return py::none();
-  call.run(threads);
+  if (const int64_t missing = call.run(threads)) return py::int_(missing);
   turn.keep();
   return stepped;
 }
 
-// groups: [(params, grads, momentum_buffer_list or None, first, options, indices)]; first[i]: buffer i holds
-// no value yet; indices: see ArgumentLists.
-void sgd(const std::string& function, const py::list& groups, int threads) {
-  SgdCall call(function.c_str());
+// groups: [(params, grads, momentum_buffer_list or None, first, emas or None, options, indices)]; first[i]:
+// buffer i holds no value yet; indices: see ArgumentLists. Returns what SgdCall::run does.
+int64_t sgd(const std::string& function, const py::list& groups, const py::object& tail, int threads) {
+  SgdCall call(function.c_str(), tail);
   for (size_t g = 0; g < groups.size(); ++g) {
     const py::tuple group = groups[g];
-    call.open_group(group[4], group_number(groups, g));
+    call.open_group(group[5], group_number(groups, g));
     const ArgumentLists lists(function, group, call.momentum() ? 3 : 2, kNames);
     const auto first = py::cast<std::vector<bool>>(group[3]);
+    const EntryList emas(function, group[4], call.has_ema(), lists.size(), "emas");
     for (int64_t i = 0; i < lists.size(); ++i) {
       PyObject* buffer = call.momentum() ? lists.item(2, i) : nullptr;
-      call.add(lists.item(0, i), lists.item(1, i), buffer, call.momentum() && first.at(size_t(i)),
-               lists.index(i), nullptr);
+      call.add(lists.item(0, i), lists.item(1, i), buffer, emas.item(i),
+               call.momentum() && first.at(size_t(i)), lists.index(i), nullptr);
     }
   }
   call.batch().check_overlap();
-  call.run(threads);
+  return call.run(threads);
 }
 
 }  // namespace
 
 void register_sgd(py::module_& module) {
-  module.def("sgd_step", &sgd_step, py::arg("plan"), py::arg("state"), py::arg("groups"), py::arg("threads"));
-  module.def("sgd", &sgd, py::arg("function"), py::arg("groups"), py::arg("threads"));
+  module.def("sgd_step", &sgd_step, py::arg("plan"), py::arg("state"), py::arg("groups"), py::arg("tail"),
+             py::arg("threads"));
+  module.def("sgd", &sgd, py::arg("function"), py::arg("groups"), py::arg("tail"), py::arg("threads"));
 }
 
 }  // namespace onepass

@@ -19,12 +19,14 @@
 
 namespace onepass::cpu {
 
-void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch) {
-  ONEPASS_CALL(sgd(list, rules, momentum, launch));
+void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail& tail,
+         const Launch& launch) {
+  ONEPASS_CALL(sgd(list, rules, momentum, tail, launch));
 }
 
-void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch) {
-  ONEPASS_CALL(adam(list, rules, amsgrad, launch));
+void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Tail& tail,
+          const Launch& launch) {
+  ONEPASS_CALL(adam(list, rules, amsgrad, tail, launch));
 }
 
 void norm(const TensorList& list, int which, double p, Leaf* leaves, const Launch& launch) {

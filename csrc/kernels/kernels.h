@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "loops/leaves.h"
+#include "loops/tail.h"
 #include "loops/tensor_list.h"
 #include "math/adam.h"
 #include "math/clip.h"
@@ -15,6 +16,8 @@
 #include "math/sgd.h"
 
 namespace onepass {
+
+using math::StepControl;
 
 // Where work runs. cpu: threads. cuda: device and stream.
 struct Launch {
@@ -33,6 +36,8 @@ struct DeviceScalar {
 struct SgdStep {
   math::SgdOptions options;
   DeviceScalar lr;
+  double ema_decay = 0;
+  const StepControl* control = nullptr;  // on the device: its factor takes the place of grad_factor
 };
 
 // The rule of some tensors of an Adam step. step counts from 1: the step being taken.
@@ -41,9 +46,9 @@ struct AdamStep {
   double step = 1;
   DeviceScalar device_step;  // takes the place of step; counted up before the kernel is launched
   DeviceScalar lr;
+  double ema_decay = 0;
+  const StepControl* control = nullptr;  // as in SgdStep
 };
-
-using math::StepControl;
 
 // What the norm of the gradients is to decide.
 struct Decision {
@@ -56,11 +61,13 @@ struct Decision {
 };
 
 // Lists: param, grad, and with momentum momentum_buffer. item.rule indexes rules.
-#define ONEPASS_DECLARE_SGD \
-  void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch)
+#define ONEPASS_DECLARE_SGD                                                               \
+  void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail& tail, \
+           const Launch& launch)
 // Lists: param, grad, exp_avg, exp_avg_sq, and with amsgrad max_exp_avg_sq. item.rule indexes rules.
-#define ONEPASS_DECLARE_ADAM \
-  void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Launch& launch)
+#define ONEPASS_DECLARE_ADAM                                                               \
+  void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Tail& tail, \
+            const Launch& launch)
 // leaves[0 .. leaf_count(list)): of the p-norm of the list `which`.
 #define ONEPASS_DECLARE_NORM \
   void norm(const TensorList& list, int which, double p, Leaf* leaves, const Launch& launch)
@@ -108,8 +115,8 @@ ONEPASS_DECLARE_NORM;
 ONEPASS_DECLARE_DECIDE;
 ONEPASS_DECLARE_SCALE;
 ONEPASS_DECLARE_CLAMP;
-// *counts[k] += 1 for each of `count` scalars on the device.
-void increment(float* const* counts, int64_t count, const Launch& launch);
+// *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.
+void increment(float* const* counts, int64_t count, const StepControl* control, const Launch& launch);
 }  // namespace cuda
 
 }  // namespace onepass

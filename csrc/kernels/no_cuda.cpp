@@ -14,12 +14,12 @@ namespace {
 
 }  // namespace
 
-void sgd(const TensorList&, const SgdStep*, bool, const Launch&) { missing("sgd"); }
-void adam(const TensorList&, const AdamStep*, bool, const Launch&) { missing("adam"); }
+void sgd(const TensorList&, const SgdStep*, bool, const Tail&, const Launch&) { missing("sgd"); }
+void adam(const TensorList&, const AdamStep*, bool, const Tail&, const Launch&) { missing("adam"); }
 void norm(const TensorList&, int, double, Leaf*, const Launch&) { missing("norm"); }
 void decide(const Leaf*, int64_t, const Decision&, StepControl*, const Launch&) { missing("decide"); }
 void scale(const TensorList&, const StepControl*, const Launch&) { missing("scale"); }
 void clamp(const TensorList&, double, const Launch&) { missing("clamp"); }
-void increment(float* const*, int64_t, const Launch&) { missing("adam"); }
+void increment(float* const*, int64_t, const StepControl*, const Launch&) { missing("adam"); }
 
 }  // namespace onepass::cuda

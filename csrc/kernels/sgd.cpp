@@ -3,18 +3,21 @@
 #include "kernels/kernels.h"
 #include "loops/arithmetic.h"
 #include "loops/multi_tensor.h"
+#include "loops/tail_rule.h"
 
 namespace onepass::ONEPASS_ISA {
 
-void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch) {
+void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail& tail,
+         const Launch& launch) {
   with_arithmetic(list, [&](auto zero) {
     using T = decltype(zero);
     const auto plain = [=](int64_t i) { return math::Sgd<T>::make(rules[i].options); };
     const auto with_momentum = [=](int64_t i) { return math::SgdMomentum<T>::make(rules[i].options); };
+    const auto decay = [=](int64_t i) { return rules[i].ema_decay; };
     if (momentum) {
-      multi_tensor<T>(list, launch.threads, with_momentum);
+      multi_tensor<T>(list, launch.threads, tail, with_momentum, decay);
     } else {
-      multi_tensor<T>(list, launch.threads, plain);
+      multi_tensor<T>(list, launch.threads, tail, plain, decay);
     }
   });
 }

@@ -14,16 +14,21 @@ struct DeviceSgd {
   __device__ Rule make() const {
     math::SgdOptions options = step.options;
     options.lr = gpu::value_of(step.lr, options.lr);
+    if (step.control) options.grad_factor = step.control->factor;
     return Rule::make(options);
   }
+  __device__ double ema_decay() const { return step.ema_decay; }
 };
 
 template <class Types, class Rule>
-void launch_rule(const TensorList& list, const SgdStep* rules, bool device_rules, const Launch& launch) {
+void launch_rule(const TensorList& list, const SgdStep* rules, bool device_rules, const Tail& tail,
+                 const Launch& launch) {
   const auto stream = static_cast<cudaStream_t>(launch.stream);
   const auto made_there = [=](int64_t i) { return DeviceSgd<Rule>{rules[i]}; };
   const auto made_here = [=](int64_t i) { return Rule::make(rules[i].options); };
-  if (device_rules) {
+  if (tail.any()) {
+    gpu::multi_tensor_with_tail<Types, Rule>(list, tail, launch.device, stream, made_there);
+  } else if (device_rules) {
     gpu::multi_tensor<Types, Rule>(list, launch.device, stream, made_there);
   } else {
     gpu::multi_tensor<Types, Rule>(list, launch.device, stream, made_here);
@@ -32,7 +37,8 @@ void launch_rule(const TensorList& list, const SgdStep* rules, bool device_rules
 
 }  // namespace
 
-void cuda::sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Launch& launch) {
+void cuda::sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail& tail,
+               const Launch& launch) {
   const DeviceGuard guard(launch.device);
   bool device_rules = false;
   for (int64_t i = 0; i < list.count; ++i) device_rules = device_rules || rules[list.items[i].rule].lr.data;
@@ -40,9 +46,9 @@ void cuda::sgd(const TensorList& list, const SgdStep* rules, bool momentum, cons
     using Types = decltype(types);
     using T = typename Types::T;
     if (momentum) {
-      launch_rule<Types, math::SgdMomentum<T>>(list, rules, device_rules, launch);
+      launch_rule<Types, math::SgdMomentum<T>>(list, rules, device_rules, tail, launch);
     } else {
-      launch_rule<Types, math::Sgd<T>>(list, rules, device_rules, launch);
+      launch_rule<Types, math::Sgd<T>>(list, rules, device_rules, tail, launch);
     }
   });
 }

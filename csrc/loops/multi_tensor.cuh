@@ -12,6 +12,7 @@
 
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
+#include "loops/tail.cuh"
 #include "loops/tensor_list.h"
 
 namespace onepass::gpu {
@@ -91,7 +92,8 @@ struct Update {
     }
   }
 
-  __device__ __forceinline__ void run(const Rule& rule, int64_t i) const {
+  template <class AfterUpdate>
+  __device__ __forceinline__ void run(const Rule& rule, int64_t i, const AfterUpdate& after) const {
     T param[V], gradient[V], s[kStates + 1][V];
     load_pack<V>(p + i, aligned[kParam], param);
 #pragma unroll
@@ -107,6 +109,7 @@ struct Update {
     store_pack<V>(p + i, aligned[kParam], param);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) store_pack<V>(state[k] + i, aligned[kFirstState + k], s[k]);
+    after.template run<V>(i, param);
   }
 };
 
@@ -132,30 +135,72 @@ __device__ __forceinline__ Rule rule_of(const Source& source) {
   }
 }
 
+// What one block walks of a tensor: packs, and before and after them single elements.
+struct Part {
+  int64_t begin, packs_begin, packs_end, end;
+};
+
+template <class Types, class Slot>
+__device__ __forceinline__ Part part_of(const Slot& slot, int64_t chunk) {
+  constexpr int V = Types::kPack;
+  const int64_t head = head_of<typename Types::P>(slot.list[kParam], slot.numel);
+  const int64_t block = blockIdx.x - slot.first_block;
+  const bool is_last = block + 1 == blocks_of(slot.numel, head, chunk);
+  const int64_t packs_begin = head + block * chunk;
+  const int64_t end = is_last ? slot.numel : packs_begin + chunk;
+  return {block == 0 ? 0 : packs_begin, packs_begin, packs_begin + (end - packs_begin) / V * V, end};
+}
+
+// Calls pack(i) for each pack and single(i) for each other element that is this thread's.
+template <int V, class ForPack, class ForSingle>
+__device__ __forceinline__ void walk(const Part& part, const ForPack& pack, const ForSingle& single) {
+  for (int64_t i = part.packs_begin + int64_t(threadIdx.x) * V; i < part.packs_end; i += kThreads * V)
+    pack(i);
+  const int64_t before = part.packs_begin - part.begin, after = part.end - part.packs_end;
+  for (int64_t k = threadIdx.x; k < before + after; k += kThreads) {
+    single(k < before ? part.begin + k : part.packs_end + (k - before));
+  }
+}
+
+template <class Types, class Rule, class Slot, class AfterUpdate>
+__device__ __forceinline__ void update(const Slot& slot, DType grad, const Part& part, const Rule& rule,
+                                       const AfterUpdate& after) {
+  constexpr int V = Types::kPack;
+  const Update<Types, Rule, V> packs(slot, grad, part.packs_begin);
+  const Update<Types, Rule, 1> singles(slot, grad, part.begin);
+  walk<V>(
+      part, [&](int64_t i) { packs.run(rule, i, after); }, [&](int64_t i) { singles.run(rule, i, after); });
+}
+
 template <class Types, class Rule, class Source>
 __global__ void __launch_bounds__(kThreads)
     multi_tensor_kernel(const __grid_constant__ Table<Source, kFirstState + Rule::kStates> table) {
-  constexpr int V = Types::kPack;
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
   const Rule rule = rule_of<Rule>(slot.source);
+  update<Types>(slot, table.grad, part_of<Types>(slot, table.chunk), rule, NoTail{});
+}
 
-  const int64_t head = head_of<typename Types::P>(slot.list[kParam], slot.numel);
-  const int64_t block = blockIdx.x - slot.first_block;
-  const bool is_last = block + 1 == blocks_of(slot.numel, head, table.chunk);
-  const int64_t packs_begin = head + block * table.chunk;
-  const int64_t begin = block == 0 ? 0 : packs_begin;
-  const int64_t end = is_last ? slot.numel : packs_begin + table.chunk;
-  const int64_t packs_end = packs_begin + (end - packs_begin) / V * V;
-
-  const Update<Types, Rule, V> packs(slot, table.grad, packs_begin);
-  for (int64_t i = packs_begin + int64_t(threadIdx.x) * V; i < packs_end; i += kThreads * V)
-    packs.run(rule, i);
-
-  const Update<Types, Rule, 1> singles(slot, table.grad, begin);
-  const int64_t before = packs_begin - begin, after = end - packs_end;
-  for (int64_t k = threadIdx.x; k < before + after; k += kThreads) {
-    singles.run(rule, k < before ? begin + k : packs_end + (k - before));
+// The same with a tail; the average is the last list of a slot. Source also has `double ema_decay() const`.
+template <class Types, class Rule, class Source>
+__global__ void __launch_bounds__(kThreads)
+    multi_tensor_tail_kernel(const __grid_constant__ Table<Source, kFirstState + Rule::kStates + 1> table,
+                             const Tail tail) {
+  using T = typename Types::T;
+  constexpr int V = Types::kPack;
+  const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
+  const Part part = part_of<Types>(slot, table.chunk);
+  const DeviceTail<typename Types::P, T> after{
+      tail.ema ? static_cast<T*>(slot.list[kFirstState + Rule::kStates]) : nullptr, slot.list[kGrad],
+      table.grad, tail.zero_grad, math::Ema<T>::make(slot.source.ema_decay())};
+  if (tail.control && tail.control->skip != 0) {
+    if (tail.zero_grad) {
+      walk<V>(
+          part, [&](int64_t i) { after.template zero<V>(i); }, [&](int64_t i) { after.template zero<1>(i); });
+    }
+    return;
   }
+  const Rule rule = rule_of<Rule>(slot.source);
+  update<Types>(slot, table.grad, part, rule, after);
 }
 
 // A whole number of packs for each thread of a block.
@@ -165,11 +210,11 @@ inline int64_t chunk_size(int64_t numel, int processors, int pack) {
   return even < unit ? unit : even > kMaxChunk ? kMaxChunk : even;
 }
 
-// make_source(rule index) -> Source. Launches on `stream` of the current device.
-template <class Types, class Rule, class MakeSource>
-void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const MakeSource& make_source) {
-  using Source = std::decay_t<decltype(make_source(0))>;
-  constexpr int kLists = kFirstState + Rule::kStates;
+// Cuts the list in tables and calls start(table, blocks) for each. lists: of a slot, by their number in an
+// item.
+template <class Types, class Source, int kLists, class MakeSource, class Start>
+void for_each_table(const TensorList& list, const int (&lists)[kLists], int device,
+                    const MakeSource& make_source, const Start& start) {
   using Tensors = Table<Source, kLists>;
   Tensors table;
   table.grad = list.dtype[kGrad];
@@ -177,10 +222,7 @@ void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const
   table.count = 0;
   uint32_t blocks = 0;
   const auto flush = [&] {
-    if (table.count == 0) return;
-    cuda_check(
-        launch(multi_tensor_kernel<Types, Rule, Source>, dim3(blocks), dim3(kThreads), 0, stream, table),
-        "multi_tensor");
+    if (table.count > 0) cuda_check(start(table, dim3(blocks)), "multi_tensor");
     table.count = 0;
     blocks = 0;
   };
@@ -188,7 +230,7 @@ void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const
     const TensorItem& item = list.items[i];
     if (item.numel == 0) continue;
     auto& slot = table.slot[table.count++];
-    for (int k = 0; k < kLists; ++k) slot.list[k] = item.list[k];
+    for (int k = 0; k < kLists; ++k) slot.list[k] = item.list[lists[k]];
     slot.numel = item.numel;
     slot.first_block = blocks;
     slot.source = make_source(item.rule);
@@ -197,6 +239,30 @@ void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const
     if (table.count == Tensors::kCapacity) flush();
   }
   flush();
+}
+
+// make_source(rule index) -> Source. Launches on `stream` of the current device.
+template <class Types, class Rule, class MakeSource>
+void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const MakeSource& make_source) {
+  using Source = std::decay_t<decltype(make_source(0))>;
+  int lists[kFirstState + Rule::kStates];
+  for (int k = 0; k < kFirstState + Rule::kStates; ++k) lists[k] = k;
+  for_each_table<Types, Source>(list, lists, device, make_source, [&](const auto& table, dim3 blocks) {
+    return launch(multi_tensor_kernel<Types, Rule, Source>, blocks, dim3(kThreads), 0, stream, table);
+  });
+}
+
+template <class Types, class Rule, class MakeSource>
+void multi_tensor_with_tail(const TensorList& list, const Tail& tail, int device, cudaStream_t stream,
+                            const MakeSource& make_source) {
+  using Source = std::decay_t<decltype(make_source(0))>;
+  int lists[kFirstState + Rule::kStates + 1];
+  for (int k = 0; k < kFirstState + Rule::kStates; ++k) lists[k] = k;
+  lists[kFirstState + Rule::kStates] = kEma;
+  for_each_table<Types, Source>(list, lists, device, make_source, [&](const auto& table, dim3 blocks) {
+    return launch(multi_tensor_tail_kernel<Types, Rule, Source>, blocks, dim3(kThreads), 0, stream, table,
+                  tail);
+  });
 }
 
 // Calls run(Types) for the parameter and state dtypes of a list.

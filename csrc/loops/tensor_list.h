@@ -14,10 +14,12 @@ namespace onepass {
 constexpr int kParam = 0;
 constexpr int kGrad = 1;
 constexpr int kFirstState = 2;
-constexpr int kMaxLists = 5;
+constexpr int kMaxLists = 6;
+// The moving average of the parameter, where a step keeps one: in the arithmetic type, whatever the others.
+constexpr int kEma = kMaxLists - 1;
 
 struct TensorItem {
-  void* list[kMaxLists];  // kParam, kGrad, then the states of the rule; the rest is unused
+  void* list[kMaxLists];  // kParam, kGrad, then the states of the rule, and kEma; the rest is unused
   int64_t numel;
   int64_t begin;  // elements of all tensors before this one
   int64_t rule;   // index into the rules that travel with the list

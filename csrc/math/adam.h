@@ -1,6 +1,6 @@
 // adam.h - Adam with L2 decay, AdamW (decoupled decay) and AMSGrad, at step t = 1, 2, ...
 //
-//   g = -g                                       (maximize)
+//   g = grad_factor g, or -grad_factor g         (maximize)
 //   p = (1 - lr weight_decay) p                  (decoupled: AdamW)
 //   g = g + weight_decay p                       (L2: Adam)
 //   m = lerp(m, g, 1 - beta1)
@@ -30,6 +30,7 @@ struct AdamOptions {
   double weight_decay = 0;
   bool decoupled = false;
   bool maximize = false;
+  double grad_factor = 1;  // gradients are multiplied by it: unscaling and clipping
 };
 
 // State lists: exp_avg, exp_avg_sq.
@@ -44,7 +45,7 @@ struct Adam {
   ONEPASS_HD static Adam make(const AdamOptions& o, double step) {
     const double correction1 = 1 - pow(o.beta1, step);
     const double correction2 = 1 - pow(o.beta2, step);
-    return {o.maximize ? T(-1) : T(1),
+    return {T(o.maximize ? -o.grad_factor : o.grad_factor),
             o.decoupled ? T(1 - o.lr * o.weight_decay) : T(1),
             o.decoupled ? T(0) : T(o.weight_decay),
             T(1 - o.beta1),

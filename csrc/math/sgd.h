@@ -1,6 +1,6 @@
 // sgd.h - stochastic gradient descent with weight decay, momentum and Nesterov's variant.
 //
-//   g  = -g                           (maximize)
+//   g  = grad_factor g, or -grad_factor g  (maximize)
 //   g  = g + weight_decay p
 //   b  = g                            (first step of this parameter: no dampening, as torch)
 //   b  = momentum b + (1 - dampening) g
@@ -24,7 +24,8 @@ struct SgdOptions {
   double weight_decay = 0;
   bool nesterov = false;
   bool maximize = false;
-  bool first = false;  // momentum_buffer holds no value yet: it is written, not read
+  bool first = false;      // momentum_buffer holds no value yet: it is written, not read
+  double grad_factor = 1;  // gradients are multiplied by it: unscaling and clipping
 };
 
 // State lists of the update: none.
@@ -34,7 +35,7 @@ struct Sgd {
   T sign, weight_decay, lr;
 
   ONEPASS_HD static Sgd make(const SgdOptions& o) {
-    return {o.maximize ? T(-1) : T(1), T(o.weight_decay), T(o.lr)};
+    return {T(o.maximize ? -o.grad_factor : o.grad_factor), T(o.weight_decay), T(o.lr)};
   }
 
   // weight_decay == 0 must not touch g: 0 * inf would be nan.

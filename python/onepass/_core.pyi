@@ -18,20 +18,34 @@ def use_data_pointer(address: int, sample: torch.Tensor) -> bool:
     """Offers a C function from tensor object to data pointer; True if it was right about the sample."""
 
 def sgd_step(
-    plan: Plan, state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], SgdOptions]], threads: int
-) -> list[torch.Tensor] | None:
-    """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
+    plan: Plan,
+    state: dict[torch.Tensor, Any],
+    groups: list[tuple[list[torch.Tensor], SgdOptions]],
+    tail: tuple[Any, ...] | None,
+    threads: int,
+) -> list[torch.Tensor] | int | None:
+    """One step from an optimizer's state. With nothing changed: None, if it needs the list function.
 
-def sgd(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
-    """One step over groups of (params, grads, momentum_buffer_list or None, first, options, indices or None)."""
+    Or an int, if the tail's workspace needs so many elements.
+    """
+
+def sgd(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
+    """One step over groups of (params, grads, buffers or None, first, emas or None, options, indices or None).
+
+    Returns 0, or, nothing changed, the elements that the tail's workspace needs.
+    """
 
 def adam_step(
-    plan: Plan, state: dict[torch.Tensor, Any], groups: list[tuple[list[torch.Tensor], AdamOptions]], threads: int
-) -> list[torch.Tensor] | None:
-    """One step from an optimizer's state; None, and nothing changed, if it needs the list function."""
+    plan: Plan,
+    state: dict[torch.Tensor, Any],
+    groups: list[tuple[list[torch.Tensor], AdamOptions]],
+    tail: tuple[Any, ...] | None,
+    threads: int,
+) -> list[torch.Tensor] | int | None:
+    """As sgd_step."""
 
-def adam(function: str, groups: list[tuple[Any, ...]], threads: int) -> None:
-    """One step over groups of (params, grads, m, v, max v or None, state_steps, options, indices or None)."""
+def adam(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
+    """As sgd, over groups of (params, grads, m, v, max v or None, state_steps, emas or None, options, indices)."""
 
 control_size: int
 """Elements of the float64 tensor that grad_norm fills."""

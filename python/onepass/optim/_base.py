@@ -7,11 +7,13 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from onepass import _native
 from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
+from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
 from onepass.optim.functional import bump_versions
 
 # How torch names its implementations; ours is the fused one, whatever a loaded checkpoint says.
@@ -22,7 +24,7 @@ IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
 _initialized: Callable[[], bool] = torch.cuda.is_initialized
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(TailedOptimizer):
     """An optimizer whose step updates all parameters of all groups in one native call.
 
     Subclasses say which options their groups have (`_check_group`, `_options`), which states a parameter has
@@ -34,17 +36,20 @@ class FusedOptimizer(Optimizer):
     # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
     _plan: Any = None
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Updates every parameter that has a gradient.
 
         Args:
             closure: Reevaluates the model and returns the loss; called once, with gradients enabled.
+            zero_grad: Also set the gradients to zero, in the same pass; their memory stays. Those of a skipped
+                step, too.
 
         Returns:
             What the closure returned, or None.
 
         Raises:
             ValueError: A gradient, state or hyper-parameter does not fit; nothing has been changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
             TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
         """
         loss = None
@@ -52,20 +57,28 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            if torch.compiler.is_compiling():
-                self._step_compiled()
+            if not torch.compiler.is_compiling():
+                self._step_eager(zero_grad)
+            elif self._has_tail(zero_grad):
+                self._step_between_graphs(zero_grad)
             else:
-                self._step_eager()
+                self._step_compiled()
         return loss
 
-    def _step_eager(self) -> None:
+    # torch.compiler.disable, which torch.optim itself takes from here: the public one loads the whole compiler.
+    @_disable_dynamo
+    def _step_between_graphs(self, zero_grad: bool) -> None:
+        self._step_eager(zero_grad)
+
+    def _step_eager(self, zero_grad: bool) -> None:
+        tail = self._prepare_tail(zero_grad)
         capturing = _initialized() and torch.cuda.is_current_stream_capturing()
         if capturing:
             self._check_capture()
         groups = [(group["params"], self._options(group)) for group in self.param_groups]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
-        stepped = self._native_step(groups)
+        stepped = self._native_step(groups, tail)
         if stepped is None:
             if capturing:
                 raise RuntimeError(
@@ -73,28 +86,39 @@ class FusedOptimizer(Optimizer):
                     "makes the states, and a replay would make them again), got a capture with states missing "
                     "or tensors whose layout is not their parameter's"
                 )
-            self._step_irregular()
+            self._step_irregular(tail)
         else:
             bump_versions(stepped)
+            if zero_grad:
+                bump_versions([param.grad for param in stepped])
 
     def _check_capture(self) -> None:
         """Raises RuntimeError if a replay of the graph now captured would not be a step."""
 
-    def _step_irregular(self) -> None:
+    def _step_irregular(self, tail: Tail) -> None:
         """The step when a state is missing or a layout differs; says what is wrong if something is."""
-        fresh = [p for group in self.param_groups for p in group["params"] if not self.state.get(p)]
+        before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
+        taken = False
         try:
-            self._step_lists()
-        except BaseException:
-            # The states of a rejected call go as they came.
-            for p in fresh:
-                self.state.pop(p, None)
-            raise
+            self._step_lists(tail)
+            taken = not tail.skipped_on_host()
+        finally:
+            # The states of a rejected or skipped step go as they came.
+            if not taken:
+                self._drop_states_but(before)
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
+    def _drop_states_but(self, before: dict[Tensor, set[str]]) -> None:
+        for param, names in before.items():
+            own = self.state.get(param, {})
+            for name in own.keys() - names:
+                del own[name]
+            if not own:
+                self.state.pop(param, None)
+
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
         raise NotImplementedError
 
-    def _step_lists(self) -> None:
+    def _step_lists(self, tail: Tail) -> None:
         raise NotImplementedError
 
     def _step_compiled(self) -> None:
@@ -157,7 +181,7 @@ class FusedOptimizer(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         ids = [i for group in saved["param_groups"] for i in group["params"]]
         for index, param in zip(ids, params, strict=True):
-            for name in self._state_names:
+            for name in (*self._state_names, "ema"):
                 value = saved["state"].get(index, {}).get(name)
                 if isinstance(value, Tensor) and value.dtype == torch.float32 and is_half(param):
                     self.state[param][name] = value.to(device=param.device)
@@ -176,6 +200,15 @@ class FusedOptimizer(Optimizer):
                 raise TypeError(f"{where} must be real, got {param.dtype} with gradient {grad.dtype}")
             params.append(param)
             grads.append(grad)
+
+    def _averages(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
+        """The moving averages of these parameters, those that begin now being copies of them."""
+        if not tail.has_ema:
+            return None
+        for param in params:
+            if "ema" not in self.state[param]:
+                self.state[param]["ema"] = wide_copy(param.detach(), param)
+        return [self._relaid_state(group, param, "ema", "emas") for param in params]
 
     def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""

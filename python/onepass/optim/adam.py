@@ -11,6 +11,7 @@ from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
+from onepass.optim._tail import Tail
 
 __all__ = ["Adam"]
 
@@ -45,6 +46,9 @@ class Adam(FusedOptimizer):
         differentiable: False; the update has no gradient.
         fused: None or True; there is one implementation.
         decoupled_weight_decay: Decay as AdamW does.
+        max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
+        skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
+        ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -80,6 +84,9 @@ class Adam(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -95,6 +102,7 @@ class Adam(FusedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         self._check_group(defaults)
+        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay)
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -142,20 +150,27 @@ class Adam(FusedOptimizer):
                 "(the step count would be baked in), got False"
             )
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = _native.core.adam_step(
-            self._plan, self.state, groups, torch.get_num_threads()
-        )
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
+        stepped: list[Tensor] | None = tail.run(_native.core.adam_step, self._plan, self.state, groups)
         return stepped
 
-    def _step_lists(self) -> None:
+    def _step_lists(self, tail: Tail) -> None:
         groups = []
         for group in self.param_groups:
             lists: _Lists = ([], [], [], [], [], [])
             self._init_group(group, *lists)
+            if tail.may_skip:
+                self._count_on_device(lists[0], lists[5])
             largest = lists[4] if group["amsgrad"] else None
-            groups.append((*lists[:4], largest, lists[5], self._options(group), with_gradient(group)))
-        functional.run_adam(type(self).__name__.lower(), groups)
+            averages = self._averages(group, lists[0], tail)
+            groups.append((*lists[:4], largest, lists[5], averages, self._options(group), with_gradient(group)))
+        functional.run_adam(type(self).__name__.lower(), groups, tail)
+
+    def _count_on_device(self, params: list[Tensor], state_steps: list[Tensor]) -> None:
+        """Moves step counts to CUDA parameters: only there is known whether a step was taken."""
+        for i, param in enumerate(params):
+            if param.is_cuda and not state_steps[i].is_cuda:
+                state_steps[i] = self.state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:
@@ -191,7 +206,7 @@ class Adam(FusedOptimizer):
         self._gradients(group, params, grads)
         for param in params:
             own = self.state[param]
-            if not own:
+            if not own.keys() - {"ema"}:
                 own["step"] = _step_count(param, group["capturable"], 0.0)
                 for name in self._state_names[: 3 if group["amsgrad"] else 2]:
                     own[name] = torch.zeros_like(param, memory_format=torch.preserve_format)

@@ -34,6 +34,9 @@ class AdamW(Adam):
         capturable: As for `Adam`.
         differentiable: False; the update has no gradient.
         fused: None or True; there is one implementation.
+        max_grad_norm: As for `Adam`.
+        skip_nonfinite: As for `Adam`.
+        ema_decay: As for `Adam`.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -57,6 +60,9 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -71,6 +77,9 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            ema_decay=ema_decay,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

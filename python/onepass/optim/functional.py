@@ -17,6 +17,7 @@ from onepass import _native
 from onepass.optim._arguments import Names, number, number_or_tensor
 from onepass.optim._layout import Stand, regular
 from onepass.optim._overlap import Extent, check_apart
+from onepass.optim._tail import NO_TAIL, Tail
 
 __all__ = ["adam", "adamw", "sgd"]
 
@@ -73,7 +74,7 @@ def sgd(
         bool(maximize),
     )
     group = _sgd_group(params, grads, momentum_buffer_list, options[1])
-    run_sgd("sgd", [(*group, options, None)])
+    run_sgd("sgd", [(*group, None, options, None)])
     if momentum != 0:
         momentum_buffer_list[:] = group[2]
 
@@ -158,7 +159,7 @@ def adam(
     )
     largest = list(max_exp_avg_sqs) if amsgrad else None
     lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
-    run_adam(function, [(*lists, options, None)])
+    run_adam(function, [(*lists, None, options, None)])
 
 
 def adamw(
@@ -203,38 +204,46 @@ def adamw(
     )
 
 
-def run_sgd(function: str, groups: list[tuple[Any, ...]]) -> None:
-    """Steps groups of (params, grads, buffers, first, options, indices), whatever their layout; all or none.
+def run_sgd(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
+    """Steps groups of (params, grads, buffers, first, emas or None, options, indices), whatever their layout.
 
-    indices: where in its param group each parameter stands, for errors, or None.
+    All or none. indices: where in its param group each parameter stands, for errors, or None.
     """
     arranged, stands, extents = [], list[Stand](), list[Extent]()
-    for position, (params, grads, buffers, first, options, indices) in enumerate(groups):
-        names = Names(function, SGD_LISTS, position if len(groups) > 1 else None, indices)
-        lists, back, memory = regular([params, grads, *([buffers] if buffers else [])], [True, False, True], names)
-        arranged.append((lists[0], lists[1], lists[2] if buffers else [], first, options, indices))
+    for position, (params, grads, buffers, first, emas, options, indices) in enumerate(groups):
+        names = Names(function, (*SGD_LISTS[: 3 if buffers else 2], "emas"), _number(position, groups), indices)
+        given = [params, grads, *([buffers] if buffers else []), *([emas] if emas is not None else [])]
+        lists, back, memory = regular(given, [True, tail.zero_grad, True, True], names)
+        averages = lists.pop() if emas is not None else None
+        arranged.append((lists[0], lists[1], lists[2] if buffers else [], first, averages, options, indices))
         stands += back
         extents += memory
     check_apart(extents)
-    _native.core.sgd(function, arranged, torch.get_num_threads())
-    _finish(groups, stands)
+    tail.run(_native.core.sgd, function, arranged)
+    _finish(groups, stands, tail)
 
 
-def run_adam(function: str, groups: list[tuple[Any, ...]]) -> None:
-    """Steps groups of (params, grads, m, v, max v or None, steps, options, indices); see `run_sgd`."""
+def run_adam(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
+    """As `run_sgd`, groups of (params, grads, m, v, max v or None, steps, emas or None, options, indices)."""
     arranged, stands, extents = [], list[Stand](), list[Extent]()
-    for position, (*given, steps, options, indices) in enumerate(groups):
-        names = Names(function, ADAM_LISTS, position if len(groups) > 1 else None, indices)
-        lists, back, memory = regular(
-            [entries for entries in given if entries is not None], [True, False, True, True, True], names
-        )
+    for position, (*given, steps, emas, options, indices) in enumerate(groups):
+        present = [entries for entries in given if entries is not None]
+        names = Names(function, (*ADAM_LISTS[: len(present)], "emas"), _number(position, groups), indices)
+        written = [True, tail.zero_grad, True, True, True, True]
+        lists, back, memory = regular([*present, *([emas] if emas is not None else [])], written, names)
+        averages = lists.pop() if emas is not None else None
         largest = lists[4] if len(lists) > 4 else None
-        arranged.append((*lists[:4], largest, steps, options, indices))
+        arranged.append((*lists[:4], largest, steps, averages, options, indices))
         stands += back
         extents += memory
     check_apart(extents)
-    _native.core.adam(function, arranged, torch.get_num_threads())
-    _finish(groups, stands)
+    tail.run(_native.core.adam, function, arranged)
+    _finish(groups, stands, tail)
+
+
+def _number(position: int, groups: list[tuple[Any, ...]]) -> int | None:
+    """How errors number a group: not at all if it is the only one."""
+    return position if len(groups) > 1 else None
 
 
 def _increments_lists() -> bool:
@@ -259,12 +268,14 @@ def bump_versions(params: Sequence[Any]) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
-def _finish(groups: list[tuple[Any, ...]], stands: list[Stand]) -> None:
+def _finish(groups: list[tuple[Any, ...]], stands: list[Stand], tail: Tail) -> None:
     with torch.no_grad():
         for stand in stands:
             stand.tensor.copy_(stand.copy)
     for group in groups:
         bump_versions(group[0])
+        if tail.zero_grad:
+            bump_versions(group[1])
 
 
 def _empty_like(param: Any) -> Any:

@@ -11,6 +11,7 @@ from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
+from onepass.optim._tail import Tail
 
 __all__ = ["SGD"]
 
@@ -38,6 +39,11 @@ class SGD(FusedOptimizer):
         foreach: None or False; there is one implementation.
         differentiable: False; the update has no gradient.
         fused: None or True; there is one implementation.
+        capturable: Begin momentum buffers with zeros, so that a first step that the GPU skips leaves none without
+            a value; dampening must be 0.
+        max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
+        skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
+        ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -66,6 +72,10 @@ class SGD(FusedOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        capturable: bool = False,
+        max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
+        ema_decay: float | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -77,8 +87,10 @@ class SGD(FusedOptimizer):
             "foreach": foreach,
             "differentiable": differentiable,
             "fused": fused,
+            "capturable": capturable,
         }
         self._check_group(defaults)
+        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay)
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -93,6 +105,8 @@ class SGD(FusedOptimizer):
                 f"{name}: nesterov must come with momentum > 0 and dampening 0, got momentum "
                 f"{group['momentum']} and dampening {group['dampening']}"
             )
+        if group["capturable"] and group["dampening"] != 0:
+            raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fills in what checkpoints of older torch versions lack."""
@@ -100,6 +114,7 @@ class SGD(FusedOptimizer):
         for group in self.param_groups:
             group.setdefault("nesterov", False)
             group.setdefault("maximize", False)
+            group.setdefault("capturable", False)
 
     def _options(self, group: dict[str, Any]) -> Any:
         name = type(self).__name__.lower()
@@ -112,13 +127,11 @@ class SGD(FusedOptimizer):
             bool(group["maximize"]),
         )
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]]) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = _native.core.sgd_step(
-            self._plan, self.state, groups, torch.get_num_threads()
-        )
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
+        stepped: list[Tensor] | None = tail.run(_native.core.sgd_step, self._plan, self.state, groups)
         return stepped
 
-    def _step_lists(self) -> None:
+    def _step_lists(self, tail: Tail) -> None:
         groups, new = [], []
         for group in self.param_groups:
             params: list[Tensor] = []
@@ -128,18 +141,32 @@ class SGD(FusedOptimizer):
             first = [False] * len(params)
             if group["momentum"] != 0:
                 first = [self.state.get(p, {}).get("momentum_buffer") is None for p in params]
-                for param, is_first in zip(params, first, strict=True):
-                    buffers.append(
-                        torch.empty_like(param, requires_grad=False)
-                        if is_first
-                        else self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list")
-                    )
-                new += [(p, b) for p, b, is_first in zip(params, buffers, first, strict=True) if is_first]
-            groups.append((params, grads, buffers, first, self._options(group), with_gradient(group)))
-        functional.run_sgd(type(self).__name__.lower(), groups)
+                for i, param in enumerate(params):
+                    if not first[i]:
+                        buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
+                        continue
+                    # On a GPU only the kernel will know whether this step is taken.
+                    first[i] = not (group["capturable"] or (tail.may_skip and param.is_cuda))
+                    buffers.append(self._new_buffer(group, param, first[i]))
+                    new.append((param, buffers[-1]))
+            averages = self._averages(group, params, tail)
+            groups.append((params, grads, buffers, first, averages, self._options(group), with_gradient(group)))
+        functional.run_sgd(type(self).__name__.lower(), groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         for param, buffer in new:
             self.state[param]["momentum_buffer"] = buffer
+
+    def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
+        """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""
+        if written:
+            return torch.empty_like(param, requires_grad=False)
+        if group["dampening"] != 0:
+            where = self._where(group, "params", param)
+            raise ValueError(
+                f"{where} must have taken a step before, or dampening be 0, where a GPU may skip the step, got "
+                f"dampening {group['dampening']}"
+            )
+        return torch.zeros_like(param, requires_grad=False)
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:

@@ -193,9 +193,9 @@ void launch(Op op, const Dtypes& dtypes, Tensors& tensors, const std::vector<Sha
   onepass::TensorList list{items.data(), int64_t(items.size()), begin, {dtypes.param, dtypes.grad}};
   for (int k = onepass::kFirstState; k < onepass::kMaxLists; ++k) list.dtype[k] = dtypes.state;
   if (is_sgd(op)) {
-    onepass::cuda::sgd(list, rules.sgd.data(), op == Op::kMomentum, {});
+    onepass::cuda::sgd(list, rules.sgd.data(), op == Op::kMomentum, {}, {});
   } else {
-    onepass::cuda::adam(list, rules.adam.data(), op == Op::kAmsGrad, {});
+    onepass::cuda::adam(list, rules.adam.data(), op == Op::kAmsGrad, {}, {});
   }
 }
 
@@ -333,7 +333,7 @@ void check_increment(int count) {
   const Dev<float> memory(before);
   std::vector<float*> counts;
   for (int i = count - 1; i >= 0; --i) counts.push_back(memory.get() + 2 * i);
-  onepass::cuda::increment(counts.data(), count, {});
+  onepass::cuda::increment(counts.data(), count, nullptr, {});
   const std::vector<float> after = memory.host();
   for (size_t i = 0; i < after.size(); ++i) {
     const float want = i % 2 ? before[i] : before[i] + 1;

@@ -1,0 +1,19 @@
+// tail.h - what a step does in the same pass as the update: the moving average of the parameter, the zeroing
+// of the gradient. CPU: tail_rule.h; CUDA: tail.cuh.
+#pragma once
+
+#include "math/clip.h"
+
+namespace onepass {
+
+struct Tail {
+  bool ema = false;        // list kEma is moved towards the updated parameter
+  bool zero_grad = false;  // list kGrad is written: zero
+  // CUDA: if given, and it says skip, nothing is written but zeros where zero_grad asks for them. On the CPU
+  // the caller knows before it calls.
+  const math::StepControl* control = nullptr;
+
+  bool any() const { return ema || zero_grad || control; }
+};
+
+}  // namespace onepass

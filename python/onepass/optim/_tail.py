@@ -1,0 +1,225 @@
+"""What a step does beside the update: unscale, clip, skip, average, zero the gradients.
+
+Pass one, where one is needed, reads the gradients and writes what it decides into the control tensor; pass two
+reads it there. On CUDA nothing waits for it: the skipped steps are counted on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from onepass import _native
+from onepass.optim._arguments import check_number, number, number_or_tensor
+from onepass.optim._layout import is_dense
+
+# Places in the control tensor (csrc/math/clip.h, StepControl).
+_SKIP, _NORM, _SKIPPED_STEPS = 1, 2, 4
+
+
+class Tail:
+    """The tail of one optimizer's steps, as the core takes it, and the tensors it lives in."""
+
+    def __init__(self) -> None:
+        self.options: tuple[Any, ...] | None = None
+        self.control: Tensor | None = None
+        self.workspace: Tensor | None = None
+
+    @property
+    def zero_grad(self) -> bool:
+        """Whether the step writes the gradients."""
+        return self.options is not None and bool(self.options[2])
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether the step keeps moving averages."""
+        return self.options is not None and self.options[3] is not None
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether the step may turn out not to be taken."""
+        return self.options is not None and bool(self.options[1] or self.options[5] is not None)
+
+    def prepare(self, options: tuple[Any, ...] | None, device: torch.device) -> None:
+        """Sets what the next step does: the first six entries that csrc/bind/tail.h describes, or None."""
+        self.options = options
+        if options is not None and (self.control is None or self.control.device != device):
+            self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
+            self.workspace = torch.empty(2, dtype=torch.float64, device=device)
+
+    def run(self, native: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls the core, again if the workspace was too small."""
+        while True:
+            packed = None if self.options is None else (*self.options, self.control, self.workspace)
+            result = native(*arguments, packed, torch.get_num_threads())
+            if type(result) is not int or result == 0:
+                return result
+            assert self.control is not None
+            self.workspace = torch.empty(result, dtype=torch.float64, device=self.control.device)
+
+    def skipped_on_host(self) -> bool:
+        """True if the last step is known, without waiting for a GPU, not to have been taken."""
+        return self.may_skip and self.control is not None and self.control.is_cpu and bool(self.control[_SKIP])
+
+
+NO_TAIL = Tail()
+
+
+class TailedOptimizer(Optimizer):
+    """The options of the tail, their state, and what is read from it."""
+
+    # torch.amp.GradScaler then sets grad_scale and found_inf instead of unscaling the gradients itself.
+    _step_supports_amp_scaling = True
+
+    max_grad_norm: float | None
+    """Largest norm of all gradients together that a step takes as it is, or None."""
+    skip_nonfinite: bool
+    """Whether a step is skipped if an element of a gradient is infinite or nan."""
+    ema_decay: float | None
+    """Decay of the moving average of the parameters, or None."""
+    # Only annotated: GradScaler asks whether there is such an attribute.
+    grad_scale: float | Tensor | None
+    """By which the loss was multiplied; gradients are divided by it. torch.amp.GradScaler sets and deletes it."""
+    found_inf: float | Tensor | None
+    """Not 0 if the step is to be skipped. torch.amp.GradScaler sets and deletes it."""
+    _tail: Tail | None = None
+    _averages_are_in = False
+
+    def _set_tail(self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None) -> None:
+        self.max_grad_norm = max_grad_norm
+        self.skip_nonfinite = skip_nonfinite
+        self.ema_decay = ema_decay
+        self._check_tail()
+
+    def _check_tail(self) -> None:
+        name = type(self).__name__
+        if self.max_grad_norm is not None and self.max_grad_norm != float("inf"):
+            check_number(name, "max_grad_norm", self.max_grad_norm, 0)
+        if self.ema_decay is not None:
+            check_number(name, "ema_decay", self.ema_decay, 0, 1)
+        if not isinstance(self.skip_nonfinite, bool):
+            raise TypeError(f"{name}: skip_nonfinite must be True or False, got {self.skip_nonfinite!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the options of the tail, which torch's own leaves out; pickle and copy then keep them."""
+        own = {name: getattr(self, name) for name in ("max_grad_norm", "skip_nonfinite", "ema_decay")}
+        return {**super().__getstate__(), **own}
+
+    def _has_tail(self, zero_grad: bool) -> bool:
+        wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
+        return zero_grad or self.skip_nonfinite or any(option is not None for option in wanted)
+
+    def _scaling(self) -> tuple[float | Tensor | None, float | Tensor | None]:
+        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+
+    def _prepare_tail(self, zero_grad: bool) -> Tail:
+        if self._averages_are_in:
+            raise RuntimeError(f"{type(self).__name__}: no step can be taken inside ema_parameters()")
+        if not self._has_tail(zero_grad):
+            return NO_TAIL
+        self._check_tail()
+        if self._tail is None:
+            self._tail = Tail()
+        name = type(self).__name__.lower()
+        grad_scale, found_inf = self._scaling()
+        options = (
+            None if self.max_grad_norm is None else number(name, "max_grad_norm", self.max_grad_norm),
+            self.skip_nonfinite,
+            bool(zero_grad),
+            None if self.ema_decay is None else number(name, "ema_decay", self.ema_decay),
+            None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
+            None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
+        )
+        self._tail.prepare(options, self.param_groups[0]["params"][0].device)
+        return self._tail
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped since this object was made. Waits for the GPU."""
+        return 0 if self._tail is None or self._tail.control is None else int(self._tail.control[_SKIPPED_STEPS])
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The 2-norm of all unscaled gradients of the last step, before clipping: float64, of shape ().
+
+        On the parameters' device, and not waited for; the next step writes it anew. nan before the first step
+        with max_grad_norm or skip_nonfinite.
+        """
+        if self._tail is None or self._tail.control is None or not (self.max_grad_norm or self.skip_nonfinite):
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        return self._tail.control[_NORM]
+
+    @contextmanager
+    def ema_parameters(self) -> Iterator[None]:
+        """Puts the moving averages into the parameters for a while, for evaluation.
+
+        Parameters that have no average yet stay as they are. Bits of the parameters are the same afterwards.
+
+        Raises:
+            RuntimeError: No averages are kept (`ema_decay` is None and none were loaded), or they are in already.
+        """
+        name = type(self).__name__
+        averaged = [
+            (p, self.state[p]["ema"])
+            for group in self.param_groups
+            for p in group["params"]
+            if "ema" in self.state.get(p, {})
+        ]
+        if not averaged and self.ema_decay is None:
+            raise RuntimeError(f"{name}: ema_parameters needs an optimizer with ema_decay, got ema_decay None")
+        if self._averages_are_in:
+            raise RuntimeError(f"{name}: the moving averages are already in the parameters")
+        with torch.no_grad():
+            kept = [param.clone() for param, _ in averaged]
+            for param, average in averaged:
+                param.copy_(average)
+        self._averages_are_in = True
+        try:
+            yield
+        finally:
+            self._averages_are_in = False
+            with torch.no_grad():
+                for (param, _), value in zip(averaged, kept, strict=True):
+                    param.copy_(value)
+
+    def import_ema(self, averages: AveragedModel | Iterable[Tensor], params: Iterable[Tensor]) -> None:
+        """Takes over moving averages that were kept elsewhere.
+
+        Args:
+            averages: A torch.optim.swa_utils.AveragedModel, or one tensor for each of `params`.
+            params: The parameters that they belong to, in the same order: ``model.parameters()``.
+
+        Raises:
+            ValueError: A parameter is not one of this optimizer's, or number or shapes differ; nothing has been
+                changed.
+        """
+        name = type(self).__name__
+        if isinstance(averages, AveragedModel):
+            averages = averages.module.parameters()
+        theirs, ours = list(averages), list(params)
+        if len(theirs) != len(ours):
+            raise ValueError(f"{name}: averages must be as many as params, got {len(theirs)} for {len(ours)}")
+        known = {id(p) for group in self.param_groups for p in group["params"]}
+        for i, (average, param) in enumerate(zip(theirs, ours, strict=True)):
+            if id(param) not in known:
+                raise ValueError(f"{name}: params[{i}] must be a parameter of this optimizer, got another tensor")
+            if average.shape != param.shape:
+                raise ValueError(
+                    f"{name}: averages[{i}] must have shape {tuple(param.shape)} like its parameter, got "
+                    f"{tuple(average.shape)}"
+                )
+        for average, param in zip(theirs, ours, strict=True):
+            self.state[param]["ema"] = wide_copy(average.detach(), param)
+
+
+def wide_copy(value: Tensor, param: Tensor) -> Tensor:
+    """The value in the dtype of a moving average (float32; float64 for float64) and its parameter's layout."""
+    dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
+    layout = param.detach() if is_dense(param) else param.detach().contiguous()
+    return torch.empty_like(layout, dtype=dtype).copy_(value)
