@@ -335,3 +335,12 @@ def test_compiled_step():
         compiled()
         other.step()
     assert torch.equal(flat(ours), flat(plain))
+
+
+def test_one_small_tensor_is_clipped(backend):
+    param = torch.nn.Parameter(torch.zeros(4, device=backend.device))
+    param.grad = torch.full((4,), 3.0, device=backend.device)
+    optimizer = onepass.optim.SGD([param], lr=1.0, max_grad_norm=1.0)
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.full_like(param, -0.5))
+    assert optimizer.grad_norm.item() == 6

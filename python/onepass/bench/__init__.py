@@ -5,4 +5,4 @@ quantiles, files and pictures are the harness's.
 """
 
 # The operations that `onepass bench` knows, and their modules.
-OPS = {"optim": "onepass.bench.optim"}
+OPS = {"optim": "onepass.bench.optim", "tail": "onepass.bench.tail"}

@@ -24,6 +24,20 @@ _FLUSH_BYTES = 256 * 1024 * 1024
 _WARM_UP = 3
 _QUANTILES = (0.2, 0.5, 0.8)
 
+
+@dataclass(frozen=True)
+class Prepared:
+    """A competitor that needs something done before each call, which is not timed."""
+
+    prepare: Callable[[], object]
+    run: Callable[[], object]
+
+    def __call__(self) -> object:
+        """Both: what torch.compile and the warm-up call."""
+        self.prepare()
+        return self.run()
+
+
 Step = Callable[[], object]
 Timer = Callable[[Step], float]
 
@@ -148,7 +162,11 @@ def interleave(competitors: dict[str, Step], rounds: int, timer: Timer) -> dict[
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                seconds[name].append(timer(competitors[name]))
+                step = competitors[name]
+                if isinstance(step, Prepared):
+                    step.prepare()
+                    step = step.run
+                seconds[name].append(timer(step))
     finally:
         if collecting:
             gc.enable()

@@ -85,7 +85,7 @@ def _bandwidth_case(name: str, rule: Rule, shape: Shape, dtype: torch.dtype, dev
         competitors = {OURS: _step(onepass.optim, rule, {}, shape, grads)}
         for label, flags in TORCHS.items():
             competitors[label] = _step(torch.optim, rule, flags, shape, grads)
-        competitors[STREAM] = _stream(bytes_of_one, writes, device)
+        competitors[STREAM] = probe((1 + 2 * writes) * bytes_of_one, writes, device)
         return competitors
 
     return Case(
@@ -129,16 +129,15 @@ def _compiled(rule: Rule, shape: Shape, dtype: torch.dtype, device: torch.device
     return torch.compile(step)
 
 
-def _stream(bytes_of_one: int, writes: int, device: torch.device) -> Step:
-    """The bandwidth probe: one array read, `writes` arrays updated, of the same bytes as the step's.
+def probe(total: int, writes: int, device: torch.device) -> Step:
+    """The bandwidth probe: one array read and `writes` arrays updated, that make `total` bytes together.
 
     On CUDA it is a copy that moves as many bytes in total: the core's probe runs on the CPU alone.
     """
     if device.type == "cuda":
-        total = (1 + 2 * writes) * bytes_of_one
         source = torch.zeros(total // 2, dtype=torch.int8, device=device)
         target = torch.zeros_like(source)
         return lambda: target.copy_(source)
-    numel = bytes_of_one // 4
+    numel = total // (1 + 2 * writes) // 4
     arrays = [torch.randn(numel + i * _STAGGER)[i * _STAGGER :] for i in range(1 + writes)]
     return lambda: _native.core.stream(arrays[:1], arrays[1:], torch.get_num_threads())

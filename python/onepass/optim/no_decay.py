@@ -1,0 +1,104 @@
+"""Param groups in which biases and the parameters of normalisations are not decayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["NoDecay", "no_decay_groups"]
+
+# By type, not by name or shape: a one-dimensional weight of one's own may be meant to decay.
+_NORMALISATIONS: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+
+
+class NoDecay(NamedTuple):
+    """A parameter that is not decayed, and why."""
+
+    name: str
+    """As ``model.named_parameters()`` has it."""
+    reason: str
+    """``bias``, the class of its module, or ``named``."""
+
+
+def no_decay_groups(
+    model: nn.Module,
+    weight_decay: float,
+    *,
+    no_decay_modules: Iterable[type[nn.Module]] = (),
+    no_decay_names: Iterable[str] = (),
+) -> tuple[list[dict[str, Any]], list[NoDecay]]:
+    """Splits a model's parameters into those that weight decay is for and those that it is not.
+
+    Not decayed are biases (parameters called ``bias``, and any whose name ends in ``_bias`` or begins with
+    ``bias_``, as in nn.MultiheadAttention and nn.LSTM) and all parameters of normalisation modules. Embeddings
+    are decayed unless asked otherwise.
+
+    Args:
+        model: The model; frozen parameters (requires_grad False) are left out.
+        weight_decay: Of the first group, at least 0.
+        no_decay_modules: Further types of modules whose own parameters are not decayed, e.g. nn.Embedding.
+        no_decay_names: Full names of further parameters, as in ``model.named_parameters()``.
+
+    Returns:
+        The groups for an optimizer, the decayed one first (a group without parameters is left out), each in the
+        model's order; and the list of the parameters in the second, for inspection.
+
+    Raises:
+        ValueError: A name is not that of a parameter of the model.
+
+    Differs from torch: torch has no such function. A parameter that several modules share is not decayed if it is
+    exempt in one of them.
+
+    Example:
+        >>> import torch, onepass
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+        >>> groups, exempt = onepass.optim.no_decay_groups(model, 0.01)
+        >>> [(p.name, p.reason) for p in exempt]
+        [('0.bias', 'bias'), ('1.weight', 'LayerNorm'), ('1.bias', 'bias')]
+        >>> optimizer = onepass.optim.AdamW(groups)
+
+    Source: Goodfellow et al. 2016, section 7.1 (biases); He et al. 2019, section 3.1 (normalisations).
+    """
+    named = set(no_decay_names)
+    kinds = (*_NORMALISATIONS, *no_decay_modules)
+    reasons: dict[int, str] = {}
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        for own_name, param in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{module_name}.{own_name}" if module_name else own_name
+            if name in named:
+                reasons[id(param)] = "named"
+                named.discard(name)
+            elif _is_bias(own_name):
+                reasons.setdefault(id(param), "bias")
+            elif isinstance(module, kinds):
+                reasons.setdefault(id(param), type(module).__name__)
+    if named:
+        raise ValueError(f"no_decay_groups: no_decay_names must be parameters of the model, got {min(named)!r}")
+    decayed: list[Tensor] = []
+    exempt: list[Tensor] = []
+    listed: list[NoDecay] = []
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        if id(param) in reasons:
+            exempt.append(param)
+            listed.append(NoDecay(name, reasons[id(param)]))
+        else:
+            decayed.append(param)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]], listed
+
+
+def _is_bias(name: str) -> bool:
+    return name == "bias" or name.endswith("_bias") or name.startswith("bias_")
