@@ -41,7 +41,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
 }
 _LR = 0.01
 # A scalar, sizes that leave a tail at every vector width, and a matrix.
-_SHAPES: tuple[tuple[int, ...], ...] = ((), (7,), (61,), (33, 65), (4096,))
+SHAPES: tuple[tuple[int, ...], ...] = ((), (7,), (61,), (33, 65), (4096,))
 
 
 def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
@@ -65,42 +65,44 @@ def _measure(
     rule: str, dtype: torch.dtype, options: dict[str, Any], steps: int, device: torch.device
 ) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
-    start = [torch.randn(shape, generator=generator) for shape in _SHAPES]
-    ours = _optimizer(getattr(onepass.optim, rule), start, dtype, device, options)
+    start = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    ours = make(getattr(onepass.optim, rule), start, dtype, device, options)
     plain = {"foreach": False, "fused": False, **options}
-    loop = _optimizer(getattr(torch.optim, rule), start, dtype, device, plain)
+    loop = make(getattr(torch.optim, rule), start, dtype, device, plain)
     # From the same values, which are those that the narrow dtype can hold.
     held = [tensor.to(dtype) for tensor in start]
-    exact = _optimizer(getattr(torch.optim, rule), held, torch.float64, torch.device("cpu"), plain)
+    exact = make(getattr(torch.optim, rule), held, torch.float64, torch.device("cpu"), plain)
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for step in range(1, steps + 1):
-        grads = [torch.randn(shape, generator=generator).to(dtype) for shape in _SHAPES]
+        grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
         # Ours runs all steps undisturbed; each step of torch's starts from what ours had stored, so that
         # what is compared is the error of a step and not how runs drift apart.
-        for judge in (loop, exact):
-            _follow(judge, ours)
+        for other in (loop, exact):
+            follow(other, ours)
         for optimizer in (ours, loop, exact):
-            for param, grad in zip(_params(optimizer), grads, strict=True):
+            for param, grad in zip(params_of(optimizer), grads, strict=True):
                 param.grad = grad.to(device=param.device, dtype=param.dtype)
             optimizer.step()
-        _judge(step, ours, loop, exact, tallies)
+        judge(step, ours, loop, exact, tallies)
     text = ", ".join(name if value is True else f"{name}={value}" for name, value in options.items()) or "defaults"
     for tensor, tally in tallies.items():
         yield tally.row(rule, str(dtype).removeprefix("torch."), text, tensor)
 
 
-def _optimizer(
+def make(
     kind: type[Optimizer],
     start: list[Tensor],
     dtype: torch.dtype,
     device: torch.device,
     options: dict[str, Any],
 ) -> Optimizer:
+    """An optimizer of torch or of ours over parameters with these values."""
     params = [torch.nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True)) for tensor in start]
     return kind(params, lr=_LR, **options)  # type: ignore[call-arg]  # Optimizer itself takes no lr
 
 
-def _params(optimizer: Optimizer) -> list[Tensor]:
+def params_of(optimizer: Optimizer) -> list[Tensor]:
+    """All parameters, in the order of the groups."""
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 
@@ -111,18 +113,18 @@ def _states(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _follow(judge: Optimizer, ours: Optimizer) -> None:
+def follow(other: Optimizer, ours: Optimizer) -> None:
     """Copies parameters and states, not the count of steps, from ours."""
-    for theirs, mine in zip(_params(judge), _params(ours), strict=True):
+    for theirs, mine in zip(params_of(other), params_of(ours), strict=True):
         theirs.copy_(mine)
-        for name, state in _states(judge, theirs).items():
+        for name, state in _states(other, theirs).items():
             state.copy_(ours.state[mine][name])
 
 
-def _judge(step: int, ours: Optimizer, loop: Optimizer, exact: Optimizer, tallies: dict[str, Tally]) -> None:
+def judge(step: int, ours: Optimizer, loop: Optimizer, exact: Optimizer, tallies: dict[str, Tally]) -> None:
     """Adds each kind of tensor to its row, all parameters as one: a scalar alone would compare luck with luck."""
     gathered: defaultdict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
-    for mine, theirs, wide in zip(_params(ours), _params(loop), _params(exact), strict=True):
+    for mine, theirs, wide in zip(params_of(ours), params_of(loop), params_of(exact), strict=True):
         gathered["param"].append((mine, theirs, wide))
         for name, state in _states(loop, theirs).items():
             gathered[name].append((ours.state[mine][name], state, exact.state[wide][name]))

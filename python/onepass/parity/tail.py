@@ -1,0 +1,111 @@
+"""A step with its tail (unscale, clip, update, moving average) beside torch's calls in a row, against float64.
+
+torch: gradients divided by the scale, torch.nn.utils.clip_grad_norm_, the plain loop's step, and the average by
+lerp_. Its average is kept in float32 here, as ours is, though AveragedModel would keep it in bfloat16; and all
+average the parameters that ours stored, whose error is told in a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import onepass.optim
+from onepass.parity.harness import Row, Tally
+from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
+
+__all__ = ["DTYPES", "rows"]
+
+_RULES: dict[str, list[dict[str, Any]]] = {
+    "SGD": [{}, {"momentum": 0.9, "nesterov": True}],
+    "Adam": [{"weight_decay": 0.1}],
+    "AdamW": [{}, {"amsgrad": True, "maximize": True}],
+}
+_TAILS: list[dict[str, float]] = [
+    {"grad_scale": 8.0},
+    {"max_grad_norm": 0.5},
+    {"max_grad_norm": 1e6},
+    {"ema_decay": 0.99},
+    {"grad_scale": 1024.0, "max_grad_norm": 0.5, "ema_decay": 0.99},
+]
+
+
+def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
+    """Measures every rule with every tail in every dtype; arguments as for onepass.parity.optim.rows."""
+    for rule, option_sets in _RULES.items():
+        for dtype in dtypes:
+            for options in option_sets:
+                for tail in _TAILS:
+                    yield from _measure(rule, dtype, options, tail, steps, device)
+
+
+def _measure(
+    rule: str,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    tail: dict[str, float],
+    steps: int,
+    device: torch.device,
+) -> Iterator[Row]:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    scale = tail.get("grad_scale", 1.0)
+    in_step = {name: value for name, value in tail.items() if name != "grad_scale"}
+    ours: Any = make(getattr(onepass.optim, rule), start, dtype, device, {**options, **in_step})
+    plain = {"foreach": False, "fused": False, **options}
+    kind = getattr(torch.optim, rule)
+    loop = make(kind, start, dtype, device, plain)
+    exact = make(kind, [tensor.to(dtype) for tensor in start], torch.float64, torch.device("cpu"), plain)
+    tallies: defaultdict[str, Tally] = defaultdict(Tally)
+    for step in range(1, steps + 1):
+        # Of a size that no dtype overflows at.
+        grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
+        follow(loop, ours)
+        follow(exact, ours)
+        for optimizer in (ours, loop, exact):
+            for param, grad in zip(params_of(optimizer), grads, strict=True):
+                param.grad = grad.to(device=param.device, dtype=param.dtype)
+        if scale != 1:
+            ours.grad_scale = scale
+        ours.step()
+        _step_of_torch(loop, scale, tail, params_of(ours))
+        _step_of_torch(exact, scale, tail, params_of(ours))
+        judge(step, ours, loop, exact, tallies)
+    text = ", ".join(f"{name}={value}" for name, value in {**options, **tail}.items())
+    for tensor, tally in tallies.items():
+        yield tally.row(rule, str(dtype).removeprefix("torch."), text, tensor)
+
+
+@torch.no_grad()
+def _step_of_torch(optimizer: Optimizer, scale: float, tail: dict[str, float], stored: list[Tensor]) -> None:
+    params = params_of(optimizer)
+    for param in params:
+        assert param.grad is not None
+        param.grad.div_(scale)
+    if "max_grad_norm" in tail:
+        torch.nn.utils.clip_grad_norm_(params, tail["max_grad_norm"], foreach=False)
+    if "ema_decay" in tail:
+        for param in params:
+            own = optimizer.state[param]
+            if "ema" not in own:
+                own["ema"] = _wide(param)
+    averages = [optimizer.state[param].get("ema") for param in params]
+    # Adam takes a state that holds something for one that it has filled.
+    for param in params:
+        optimizer.state[param].pop("ema", None)
+        if not optimizer.state[param]:
+            del optimizer.state[param]
+    optimizer.step()
+    for param, average, value in zip(params, averages, stored, strict=True):
+        if average is not None:
+            value = value.detach().to(average)
+            optimizer.state[param]["ema"] = average.lerp_(value, 1 - tail["ema_decay"])
+
+
+def _wide(param: Tensor) -> Tensor:
+    return param.detach().to(torch.float64 if param.dtype == torch.float64 else torch.float32, copy=True)
