@@ -134,6 +134,16 @@ def test_nonfinite_norm(backend, bad):
     assert torch.equal(grads_of(params).isnan(), grads_of(other).isnan())
 
 
+def test_a_nan_of_any_bits_reaches_every_gradient(backend):
+    """Also bfloat16 ones, whose rounding must not carry the bits of another dtype's nan over into its sign."""
+    params = [p for dtype in (torch.float32, torch.bfloat16) for p in with_grads(backend, dtype, sizes=(64,))]
+    for bits in (-1, 0x7FFFFFFF, 0x7F800001):
+        params[0].grad.view(torch.int32)[3] = bits
+        params[1].grad.fill_(1.0)
+        clip_grad_norm_(params, 1.0)
+        assert grads_of(params).isnan().all()
+
+
 def test_same_bits_for_any_number_of_threads(backend):
     def run(threads: int) -> tuple[float, torch.Tensor]:
         before = torch.get_num_threads()

@@ -8,6 +8,8 @@
 // clip_grad_value_; torch.amp.GradScaler (found_inf, grad_scale).
 #pragma once
 
+#include <cmath>
+
 #include "core/compiler.h"
 
 namespace onepass::math {
@@ -29,7 +31,8 @@ struct ClipOptions {
 
 ONEPASS_HD double clip_coefficient(double norm, double max_norm) {
   const double coefficient = max_norm / (norm + 1e-6);
-  // A nan stays, as in torch.clamp.
+  // A nan stays, as in torch.clamp; but the plain one, since core/convert.h rounds no other in pairs.
+  if (coefficient != coefficient) return NAN;
   return coefficient > 1 ? 1 : coefficient;
 }
 
