@@ -3,8 +3,18 @@
 from onepass.optim import functional
 from onepass.optim.adam import Adam
 from onepass.optim.adamw import AdamW
+from onepass.optim.apex import to_apex
 from onepass.optim.clip_grad import clip_grad_norm_, clip_grad_value_
 from onepass.optim.no_decay import no_decay_groups
 from onepass.optim.sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "clip_grad_norm_", "clip_grad_value_", "functional", "no_decay_groups"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "functional",
+    "no_decay_groups",
+    "to_apex",
+]

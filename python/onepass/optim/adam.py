@@ -115,11 +115,19 @@ class Adam(FusedOptimizer):
         check_number(name, "betas[1]", group["betas"][1], 0, 1)
         check_number(name, "eps", group["eps"], 0)
         check_number(name, "weight_decay", group["weight_decay"], 0)
+        if not group.get("bias_correction", True):
+            raise ValueError(f"{name}: bias_correction must be True (apex can leave it out), got False")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in what checkpoints of older torch versions lack."""
+        """Fills in what checkpoints of older torch versions lack, and takes apex's count from the group."""
         super().__setstate__(state)
         for group in self.param_groups:
+            group.pop("bias_correction", None)
+            counted = group.pop("step", None)
+            if counted is not None:
+                for param in group["params"]:
+                    if self.state.get(param):
+                        self.state[param].setdefault("step", float(counted))
             for option in ("amsgrad", "maximize", "capturable"):
                 group.setdefault(option, False)
             group.setdefault("decoupled_weight_decay", self.defaults["decoupled_weight_decay"])

@@ -1,0 +1,108 @@
+"""Checkpoints of others: apex's FusedAdam, and torch.distributed.checkpoint."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+import onepass.optim
+from conftest import Backend
+from tail_setup import flat, params_of, same_states, set_grads, states
+
+CPU = Backend("cpu", torch.device("cpu"))
+
+
+def trained(rule: str, **options) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+    params = params_of(CPU)
+    optimizer = getattr(onepass.optim, rule)(params, lr=0.01, **options)
+    for step in range(3):
+        set_grads(params, step)
+        optimizer.step()
+    return params, optimizer
+
+
+def apexs_layout(optimizer: torch.optim.Optimizer) -> dict:
+    """As FusedAdam saves it: its own group keys alone, step an int in the group, two tensors a parameter."""
+    saved = copy.deepcopy(optimizer.state_dict())
+    keys = ("params", "lr", "betas", "eps", "weight_decay")
+    for group in saved["param_groups"]:
+        for name in set(group) - set(keys):
+            del group[name]
+        group.update(bias_correction=True, step=3)
+    for own in saved["state"].values():
+        del own["step"]
+    return saved
+
+
+@pytest.mark.parametrize("rule", ["Adam", "AdamW"])
+def test_apexs_checkpoints_are_taken_and_given(rule):
+    params, optimizer = trained(rule, weight_decay=0.1)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = getattr(onepass.optim, rule)(others)
+    saved = apexs_layout(optimizer)
+    resumed.load_state_dict(saved)
+    assert all(resumed.state[p]["step"].item() == 3 for p in others)
+    assert all("step" not in group and "bias_correction" not in group for group in resumed.param_groups)
+    for step in (3, 4):
+        set_grads(params, step)
+        set_grads(others, step)
+        optimizer.step()
+        resumed.step()
+    assert torch.equal(flat(params), flat(others))
+    given = onepass.optim.to_apex(resumed.state_dict())
+    assert [group["step"] for group in given["param_groups"]] == [5]
+    assert all(own.keys() == {"exp_avg", "exp_avg_sq"} for own in given["state"].values())
+    again = getattr(onepass.optim, rule)([torch.nn.Parameter(p.detach().clone()) for p in params])
+    again.load_state_dict(given)
+    assert same_states(states(again, again.param_groups[0]["params"]), states(optimizer, params))
+
+
+def test_what_apex_does_not_know_raises():
+    _, optimizer = trained("AdamW", amsgrad=True)
+    with pytest.raises(ValueError, match=r"to_apex: amsgrad must be False in param_groups\[0\], got True"):
+        onepass.optim.to_apex(optimizer.state_dict())
+    params, optimizer = trained("AdamW")
+    optimizer.state[params[0]]["step"] += 1
+    with pytest.raises(ValueError, match=r"must have taken the same number of steps, got \[3, 4\]"):
+        onepass.optim.to_apex(optimizer.state_dict())
+
+
+def test_apexs_steps_without_bias_correction_raise():
+    params, optimizer = trained("AdamW")
+    saved = apexs_layout(optimizer)
+    saved["param_groups"][0]["bias_correction"] = False
+    before = states(optimizer, params)
+    with pytest.raises(ValueError, match="AdamW: bias_correction must be True"):
+        optimizer.load_state_dict(saved)
+    assert same_states(states(optimizer, params), before)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_distributed_checkpoint_round_trip(kind):
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+
+    def build() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+        return model, getattr(onepass.optim, kind)(model.parameters(), lr=0.1, ema_decay=0.9, **options)
+
+    def step(model, optimizer, seed) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        model(torch.randn(5, 3, generator=generator)).square().sum().backward()
+        optimizer.step(zero_grad=True)
+
+    model, optimizer = build()
+    for seed in range(3):
+        step(model, optimizer, seed)
+    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
+    other, resumed = build()
+    other.load_state_dict(model.state_dict())
+    set_optimizer_state_dict(other, resumed, saved)
+    for seed in (3, 4):
+        step(model, optimizer, seed)
+        step(other, resumed, seed)
+    assert torch.equal(flat(model.parameters()), flat(other.parameters()))
+    assert same_states(states(optimizer, list(model.parameters())), states(resumed, list(other.parameters())))
