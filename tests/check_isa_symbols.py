@@ -31,8 +31,11 @@ from pathlib import Path
 
 REGISTER = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 # Packed arithmetic that every loop of an operation must hold, in each type it computes in.
-ARITHMETIC = {"adam": "mul add sub sqrt div", "sgd": "mul add sub", "stream": "mul add"}
-TYPES = {"adam": ("float", "double"), "sgd": ("float", "double"), "stream": ("float",)}
+ARITHMETIC = {"adam": "mul add sub sqrt div", "clip": "mul", "sgd": "mul add sub", "stream": "mul add"}
+BOTH = ("float", "double")
+TYPES = {"adam": BOTH, "clip": BOTH, "sgd": BOTH, "stream": ("float",)}
+# The loops of an operation that has others, too: without products (a clamp), or without packed code (a power).
+ONLY = {"clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,")}
 SUFFIX = {"float": "ps", "double": "pd"}
 TOOLS = ("objdump", "nm")
 
@@ -95,10 +98,13 @@ def functions_of_module(path: Path) -> list[Function]:
     return [Function(name, tuple(code)) for name, code in found.items()]
 
 
-def loops(functions: list[Function], computed: str) -> list[Function]:
+def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
     """The functions that walk over elements, computing in a type."""
-    walk = re.compile(rf"update_(?:range|rows)<{computed},|update_bfloat16<.*<{computed}>")
-    return [f for f in functions if walk.search(f.name) or (computed == "float" and "stream_thread(" in f.name)]
+    walk = re.compile(
+        rf"update_(?:range|rows)<{computed},|update_(?:bfloat16|with_tail)<.*<{computed}>"
+        + ("|stream_thread\\(" if computed == "float" else "|add_row<")
+    )
+    return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]
 
 
 def holds_packed(function: Function, isa: str, operation: str, suffix: str) -> bool:
@@ -126,7 +132,7 @@ def check_code(stem: str, isa: str, functions: list[Function]) -> list[str]:
                 f"{len(wrong)} instructions that {isa} must not hold, as `{wrong[0]}`, in {function.name}"
             )
     for computed in TYPES[stem]:
-        walks = loops(functions, computed)
+        walks = loops(functions, computed, ONLY.get(stem))
         if not walks:
             faults.append(f"no loop over {computed} found")
         for function in walks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 
@@ -59,6 +60,22 @@ def test_both_learn_the_same(optimizer, few):
     assert theirs[0] == ours[0]
     assert ours[:10] == pytest.approx(theirs[:10], rel=1e-3)
     assert sum(ours[-10:]) < 0.5 * sum(ours[:10])
+
+
+def test_both_clip_and_average_the_same(few):
+    runs = train(few, Plan(2, 40, 0, CPU, clip=0.5, ema=0.9), contenders("adamw", None, 0.5, 0.9))
+    assert runs[OURS].losses[:10] == pytest.approx(runs[TORCH].losses[:10], rel=1e-3)
+    assert runs[OURS].average.loss == pytest.approx(runs[TORCH].average.loss, rel=0.1)
+    assert runs[OURS].average.loss != runs[OURS].validation[-1].loss
+    assert [run.skipped_steps for run in runs.values()] == [0, 0]
+
+
+def test_skipped_steps_are_counted(few):
+    broken = dataclasses.replace(few, train_images=few.train_images.clone())
+    broken.train_images[7] = float("inf")
+    run = train(broken, Plan(1, 40, 0, CPU, clip=0.5), contenders("adamw", None, 0.5))[OURS]
+    assert run.skipped_steps >= 1
+    assert all(param.isfinite().all() for param in run.model.parameters())
 
 
 def test_the_seed_decides(few):

@@ -344,3 +344,11 @@ def test_one_small_tensor_is_clipped(backend):
     optimizer.step()
     torch.testing.assert_close(param.detach(), torch.full_like(param, -0.5))
     assert optimizer.grad_norm.item() == 6
+
+
+def test_a_group_without_parameters(backend):
+    params = params_of(backend)
+    optimizer = onepass.optim.AdamW([{"params": []}, {"params": params}], max_grad_norm=1.0)
+    set_grads(params, 0)
+    optimizer.step()
+    assert optimizer.grad_norm.item() == pytest.approx(flat([p.grad for p in params]).norm().item())

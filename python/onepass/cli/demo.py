@@ -47,6 +47,13 @@ def demo(
             parser=one_of("device", _DEVICES), help="auto (a GPU if there is one), cpu or cuda.", metavar="DEVICE"
         ),
     ] = "auto",
+    clip: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Clip the norm of all gradients to this, and skip steps that are not finite."),
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(min=0.0, max=0.9999999, help="Decay of a moving average of the weights.")
+    ] = None,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-demo"
     ),
@@ -60,7 +67,7 @@ def demo(
     console = Console()
     where = _device(device)
     data = _data()
-    plan = Plan(epochs, batch_size, seed, where)
+    plan = Plan(epochs, batch_size, seed, where, clip, ema)
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -82,6 +89,8 @@ def demo(
         "seed": seed,
         "device": str(where),
         "optimizer": optimizer,
+        "clip": clip,
+        "ema": ema,
     }
     figures, picture = output / "demo.json", output / "demo.png"
     figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
@@ -101,7 +110,10 @@ def _train(console: Console, data: Data, plan: Plan, optimizer: str, lr: float |
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=plan.epochs * steps_per_epoch(data, plan), epoch=1)
         return train(
-            data, plan, contenders(optimizer, lr), lambda epoch: progress.update(task, advance=1, epoch=epoch + 1)
+            data,
+            plan,
+            contenders(optimizer, lr, plan.clip, plan.ema),
+            lambda epoch: progress.update(task, advance=1, epoch=epoch + 1),
         )
 
 

@@ -46,6 +46,8 @@ def _of_run(run: Run) -> dict[str, Any]:
         "update_seconds_median": median(run.update_seconds),
         "update_seconds_total": sum(run.update_seconds),
         "step_seconds_total": sum(run.step_seconds),
+        "average": _of_score(run.average),
+        "skipped_steps": run.skipped_steps,
     }
 
 
@@ -67,6 +69,10 @@ def table(shown: dict[str, Any]) -> Table:
     ):
         result.add_row(f"{part} loss", *(f"{score['loss']:.6f}" for score in scores))
         result.add_row(f"{part} accuracy", *(f"{score['accuracy']:.2%}" for score in scores))
+    averages = [column["average"] for column in columns]
+    if all(averages):
+        result.add_row("validation accuracy, average", *(f"{score['accuracy']:.2%}" for score in averages))
+    result.add_row("skipped steps", *(str(column["skipped_steps"]) for column in columns))
     result.add_row("optimizer step, median", *(f"{c['update_seconds_median'] * 1e3:.3f} ms" for c in columns))
     result.add_row("optimizer steps, total", *(f"{c['update_seconds_total']:.3f} s" for c in columns))
     result.add_row(

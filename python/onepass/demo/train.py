@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.optim
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, network
+from onepass.optim._base import FusedOptimizer
 
 # torch's and ours, by the names under which figures are shown.
 TORCH, OURS = "torch.optim", "onepass.optim"
@@ -43,6 +45,10 @@ class Plan:
     batch_size: int
     seed: int
     device: torch.device
+    clip: float | None = None
+    """Largest norm of all gradients together, or None."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, or None."""
 
 
 @dataclass
@@ -53,30 +59,48 @@ class Run:
     optimizer: Optimizer
     schedule: CosineAnnealingLR
     """Of the learning rate, down to 0 at the last step: torch's, for both."""
+    update: Callable[[], object]
+    """All that follows the backward pass."""
+    averaged: AveragedModel | None = None
+    """torch's moving average of the weights; ours is in the optimizer."""
     losses: list[float] = field(default_factory=list)
     """Loss of each batch, before its update."""
     update_seconds: list[float] = field(default_factory=list)
-    """Time of each call of ``optimizer.step()``."""
+    """Time of each call of ``update()``."""
     step_seconds: list[float] = field(default_factory=list)
     """Time of each training step: forward, backward and update."""
     validation: list[Score] = field(default_factory=list)
     """Score after each epoch."""
     train: Score | None = None
     """Score on the images it was trained on, at the end."""
+    average: Score | None = None
+    """Validation score of the moving average of the weights, at the end."""
+    skipped_steps: int = 0
+    """Steps that were not taken because a gradient was not finite."""
 
 
-def contenders(optimizer: str, lr: float | None) -> dict[str, MakeOptimizer]:
+def contenders(
+    optimizer: str, lr: float | None, clip: float | None = None, ema: float | None = None
+) -> dict[str, MakeOptimizer]:
     """Makers of torch's optimizer as it is built by default, and of ours with the same options.
 
     Args:
         optimizer: A name in `OPTIMIZERS`.
         lr: Learning rate, or None for the optimizer's own in `OPTIMIZERS`.
+        clip: As in `Plan`; ours then also skips steps whose gradients are not finite.
+        ema: As in `Plan`.
     """
     name, options = OPTIMIZERS[optimizer]
     options = options if lr is None else {**options, "lr": lr}
     return {
         TORCH: partial(getattr(torch.optim, name), **options),
-        OURS: partial(getattr(onepass.optim, name), **options),
+        OURS: partial(
+            getattr(onepass.optim, name),
+            max_grad_norm=clip,
+            skip_nonfinite=clip is not None,
+            ema_decay=ema,
+            **options,
+        ),
     }
 
 
@@ -103,7 +127,7 @@ def train(
         for make in makers.values():
             _warm_up(make, plan.device)
         steps = plan.epochs * steps_per_epoch(data, plan)
-        runs = {name: _start(copy.deepcopy(model), make, steps) for name, make in makers.items()}
+        runs = {name: _start(copy.deepcopy(model), make, steps, plan) for name, make in makers.items()}
         names = list(runs)
         # On the CPU whatever the device, so that the order does not depend on it.
         order = torch.Generator().manual_seed(plan.seed)
@@ -123,6 +147,10 @@ def train(
                 run.validation.append(evaluate(run.model, data.validation_images, data.validation_labels))
         for run in runs.values():
             run.train = evaluate(run.model, data.train_images, data.train_labels)
+            if plan.ema is not None:
+                run.average = _score_of_average(run, data)
+            if isinstance(run.optimizer, FusedOptimizer):
+                run.skipped_steps = run.optimizer.skipped_steps
     return runs
 
 
@@ -131,9 +159,36 @@ def steps_per_epoch(data: Data, plan: Plan) -> int:
     return len(data.train_labels) // plan.batch_size
 
 
-def _start(model: nn.Module, make: MakeOptimizer, steps: int) -> Run:
+def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan) -> Run:
     optimizer = make(model.parameters())
-    return Run(model, optimizer, CosineAnnealingLR(optimizer, steps))
+    schedule = CosineAnnealingLR(optimizer, steps)
+    if isinstance(optimizer, FusedOptimizer):
+        return Run(model, optimizer, schedule, optimizer.step)
+    # torch gives these functions no types.
+    average: Any = get_ema_multi_avg_fn
+    averaged = None if plan.ema is None else AveragedModel(model, multi_avg_fn=average(plan.ema))
+    params = list(model.parameters())
+
+    def update() -> None:
+        if plan.clip is not None:
+            torch.nn.utils.clip_grad_norm_(params, plan.clip)
+        optimizer.step()
+        if averaged is not None:
+            averaged.update_parameters(model)
+
+    return Run(model, optimizer, schedule, update, averaged)
+
+
+def _score_of_average(run: Run, data: Data) -> Score:
+    """With the model's own buffers: the statistics of its batch norms are averages already."""
+    if run.averaged is None:
+        assert isinstance(run.optimizer, FusedOptimizer)
+        with run.optimizer.ema_parameters():
+            return evaluate(run.model, data.validation_images, data.validation_labels)
+    module = run.averaged.module
+    for own, current in zip(module.buffers(), run.model.buffers(), strict=True):
+        own.copy_(current)
+    return evaluate(module, data.validation_images, data.validation_labels)
 
 
 def _batches(count: int, plan: Plan, order: torch.Generator) -> Iterator[Tensor]:
@@ -149,7 +204,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
     loss = cross_entropy(run.model(images), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     before_update = _now(images.device)
-    run.optimizer.step()
+    run.update()
     end = _now(images.device)
     run.update_seconds.append(end - before_update)
     run.step_seconds.append(end - begin)

@@ -136,7 +136,8 @@ class TailedOptimizer(Optimizer):
             None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
             None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
         )
-        self._tail.prepare(options, self.param_groups[0]["params"][0].device)
+        first = next(param for group in self.param_groups for param in group["params"])
+        self._tail.prepare(options, first.device)
         return self._tail
 
     @property
