@@ -84,26 +84,16 @@ class AdamCall {
     batch_.complete();
   }
 
-  // All must be checked by now. Returns what TailCall::prepare does; nothing is done if that is not 0.
+  // All must be checked by now. Returns as TailCall::run.
   int64_t run(int threads) {
-    if (const int64_t missing = tail_.prepare(batch_, threads)) return missing;
-    {
-      py::gil_scoped_release release;
-      tail_.decide(batch_);
-      if (tail_.skipped()) tail_.zero_grads(batch_);
-    }
-    if (tail_.skipped()) return 0;
-    for (AdamStep& rule : rules_) {
-      rule.options.grad_factor = tail_.grad_factor();
-      rule.control = tail_.device_control();
-    }
-    increment_device_steps(threads);
-    run_family(batch_, threads,
-               [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
-                 (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, tail_.tail(), launch);
-               });
-    count_host_steps();
-    return 0;
+    return tail_.run(batch_, rules_, threads, [&] {
+      increment_device_steps(threads);
+      run_family(batch_, threads,
+                 [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
+                   (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, tail_.tail(), launch);
+                 });
+      count_host_steps();
+    });
   }
 
  private:
@@ -133,7 +123,7 @@ class AdamCall {
       for (const DeviceStep& s : left) {
         if (here(s)) counts.push_back(static_cast<float*>(s.count));
       }
-      cuda::increment(counts.data(), int64_t(counts.size()), tail_.device_control(),
+      cuda::increment(counts.data(), int64_t(counts.size()), tail_.tail().control,
                       launch_on(device, threads, batch_.reader()));
       left.erase(std::remove_if(left.begin(), left.end(), here), left.end());
     }

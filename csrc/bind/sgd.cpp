@@ -67,24 +67,14 @@ class SgdCall {
     batch_.complete();
   }
 
-  // All must be checked by now. Returns what TailCall::prepare does; nothing is done if that is not 0.
+  // All must be checked by now. Returns as TailCall::run.
   int64_t run(int threads) {
-    if (const int64_t missing = tail_.prepare(batch_, threads)) return missing;
-    {
-      py::gil_scoped_release release;
-      tail_.decide(batch_);
-      if (tail_.skipped()) tail_.zero_grads(batch_);
-    }
-    if (tail_.skipped()) return 0;
-    for (SgdStep& rule : rules_) {
-      rule.options.grad_factor = tail_.grad_factor();
-      rule.control = tail_.device_control();
-    }
-    run_family(batch_, threads,
-               [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
-                 (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, tail_.tail(), launch);
-               });
-    return 0;
+    return tail_.run(batch_, rules_, threads, [&] {
+      run_family(batch_, threads,
+                 [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
+                   (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, tail_.tail(), launch);
+                 });
+    });
   }
 
  private:

@@ -4,6 +4,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <vector>
+
 #include "bind/batch.h"
 #include "bind/control.h"
 #include "bind/optim.h"
@@ -22,20 +24,19 @@ class TailCall {
   bool has_ema() const { return tail_.ema; }
   double ema_decay() const { return ema_decay_; }
 
-  // Checks what belongs to the tail. Returns how many doubles workspace must have if it has too few, else 0.
-  int64_t prepare(Batch& batch, int threads);
-  // Pass one. Call without the GIL; after it the rest is known.
-  void decide(Batch& batch);
-  // CPU: the step is not to be taken. The gradients are zeroed if that was asked for.
-  bool skipped() const { return skipped_; }
-  void zero_grads(Batch& batch) const;
+  // Pass one; then, unless the step is known to be skipped, update() with the rules told what was decided.
+  // Returns how many doubles workspace must have if it has too few (nothing is done then), else 0.
+  template <class Step, class Update>
+  int64_t run(Batch& batch, std::vector<Step>& rules, int threads, const Update& update);
 
   const Tail& tail() const { return tail_; }
-  const StepControl* device_control() const { return tail_.control; }
-  // CPU: by which gradients are multiplied.
-  double grad_factor() const { return grad_factor_; }
 
  private:
+  // Checks what belongs to the tail; returns as run.
+  int64_t prepare(Batch& batch, int threads);
+  // Pass one. Without the GIL.
+  void decide(Batch& batch);
+  void zero_grads(Batch& batch) const;
   bool reads_grads() const { return decision_.options.clips || decision_.options.skip_nonfinite; }
   bool decides() const { return reads_grads() || has_grad_scale_ || has_found_inf_; }
 
@@ -53,8 +54,25 @@ class TailCall {
   int64_t leaf_count_ = 0;
   Launch launch_;
   bool cuda_ = false;
-  bool skipped_ = false;
-  double grad_factor_ = 1;
+  bool skipped_ = false;    // known on the CPU alone
+  double grad_factor_ = 1;  // likewise
 };
+
+template <class Step, class Update>
+int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, int threads, const Update& update) {
+  if (const int64_t missing = prepare(batch, threads)) return missing;
+  {
+    pybind11::gil_scoped_release release;
+    decide(batch);
+    if (skipped_) zero_grads(batch);
+  }
+  if (skipped_) return 0;
+  for (Step& rule : rules) {
+    rule.options.grad_factor = grad_factor_;
+    rule.control = tail_.control;
+  }
+  update();
+  return 0;
+}
 
 }  // namespace onepass
