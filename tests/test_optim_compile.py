@@ -133,3 +133,17 @@ def test_sgd_operator_passes_opcheck(lr, momentum):
     overload = operator.tensor_lr if isinstance(lr, torch.Tensor) else operator.default
     results = opcheck(overload, (params, grads, buffers if momentum else []), {"lr": lr, **options})
     assert set(results.values()) == {"SUCCESS"}
+
+
+def test_compiled_steps_round_as_eager_ones():
+    """Stochastic rounding, which the operator does not know: Python between two graphs."""
+    start = torch.randn(300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    params = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    optimizers = [onepass.optim.AdamW([p], rounding="stochastic", seed=7) for p in params]
+    steps = [optimizers[0].step, torch.compile(optimizers[1].step)]
+    for number in range(2):
+        for param, step in zip(params, steps, strict=True):
+            param.grad = start.roll(number)
+            step()
+    assert torch.equal(params[0].detach(), params[1].detach())
+    assert not torch.equal(params[0].detach(), start)

@@ -1,9 +1,8 @@
 // adam.cpp - the binding of Adam, AdamW and AMSGrad: two ways in (see optim.h), one kernel call a device and
-// dtype. The step counts are advanced here once everything is checked.
+// dtype.
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "bind/families.h"
@@ -17,7 +16,8 @@ namespace onepass {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr Batch::ListNames kNames = {"params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "emas"};
+constexpr Batch::ListNames kNames = {"params",          "grads", "exp_avgs", "exp_avg_sqs",
+                                     "max_exp_avg_sqs", "",      "emas"};
 
 class AdamCall {
  public:
@@ -27,16 +27,20 @@ class AdamCall {
   Batch& batch() { return batch_; }
   bool has_ema() const { return tail_.has_ema(); }
 
-  // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable).
-  void open_group(const py::tuple& options, int64_t number) {
-    batch_.open_group(number);
+  // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable,
+  // precision), see precision_of.
+  void open_group(const py::tuple& options, size_t group, size_t groups) {
     const char* function = batch_.function();
-    OP_CHECK(options.size() == 9, ShapeError, function, ": options must have 9 entries, got ",
+    OP_CHECK(options.size() == 10, ShapeError, function, ": options must have 10 entries, got ",
              options.size());
+    precision_ = precision_of(options[9], function);
+    batch_.open_group(group_number(groups, group), precision_);
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
     group_.ema_decay = tail_.ema_decay();
+    group_.seed = precision_.seed;
+    group_.group = int64_t(group);
     math::AdamOptions& o = group_.options;
     o.lr = lr_.value;
     o.beta1 = py::cast<double>(options[1]);
@@ -57,112 +61,46 @@ class AdamCall {
 
   int lists() const { return amsgrad_ ? 5 : 4; }
   bool amsgrad() const { return amsgrad_; }
+  Precision::Mode precision() const { return precision_.mode; }
 
-  // row: the lists of the rule, and at kStepCount the step count.
+  // row: the lists of the rule, and what Batch::add takes beside them.
   void add(PyObject* const* row, int64_t index, Plan::Turn* turn) {
     batch_.add(row, lists(), index, amsgrad_, turn);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
-    const TensorView& step = batch_.step_count();
-    const ArgumentName name = batch_.name(kStepCount, index);
-    const DType dtype = batch_.step_dtype();
-    OP_CHECK(step.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(name),
-             " must be one torch.float32 or torch.float64, got ", step.numel, " of ", name_of(dtype));
-    const bool counts_there = tail_.may_skip() && uses_cuda_kernels(batch_.device());
-    if (capturable_ || counts_there || step.device.device_type == dlpack::kDLCUDA) {
-      check_device_step(step, dtype, name);
-      open_rule({step.data, dtype}, 1);
-      device_steps_.push_back({step.device, step.data});
-    } else {
-      const double taken = dtype == DType::kFloat32 ? *reinterpret_cast<const float*>(step.data)
-                                                    : *reinterpret_cast<const double*>(step.data);
-      OP_CHECK(taken >= 0 && taken < kInfinity, ShapeError, to_string(name),
-               " must be finite and at least 0, got ", taken);
-      if (!open_ || rules_.back().step != taken + 1) open_rule({}, taken + 1);
-      host_steps_.push_back({step.data, dtype});
-    }
+    counts_.read(batch_, index, capturable_, tail_.may_skip(), group_);
+    const bool counts_on_host = !group_.device_step.data;
+    if (!(open_ && counts_on_host && rules_.back().step == group_.step)) rules_.push_back(group_);
+    open_ = counts_on_host;
     batch_.set_rule(int64_t(rules_.size()) - 1);
     batch_.complete();
   }
 
   // All must be checked by now. Returns as TailCall::run.
   int64_t run(int threads) {
-    return tail_.run(batch_, rules_, threads, [&] {
-      increment_device_steps(threads);
+    return tail_.run(batch_, rules_, counts_, threads, [&] {
       run_family(batch_, threads,
                  [&](const TensorList& list, bool with_amsgrad, bool cuda, const Launch& launch) {
                    (cuda ? cuda::adam : cpu::adam)(list, rules_.data(), with_amsgrad, tail_.tail(), launch);
                  });
-      count_host_steps();
     });
   }
 
  private:
-  struct DeviceStep {
-    dlpack::DLDevice device;
-    void* count;
-  };
-
-  void count_host_steps() const {
-    for (const DeviceScalar& step : host_steps_) {
-      void* count = const_cast<void*>(step.data);
-      if (step.dtype == DType::kFloat32) {
-        *static_cast<float*>(count) += 1;
-      } else {
-        *static_cast<double*>(count) += 1;
-      }
-    }
-  }
-
-  // One launch a device, before the update reads the counts.
-  void increment_device_steps(int threads) {
-    std::vector<DeviceStep> left = device_steps_;
-    while (!left.empty()) {
-      const dlpack::DLDevice device = left.back().device;
-      const auto here = [&](const DeviceStep& s) { return s.device.device_id == device.device_id; };
-      std::vector<float*> counts;
-      for (const DeviceStep& s : left) {
-        if (here(s)) counts.push_back(static_cast<float*>(s.count));
-      }
-      cuda::increment(counts.data(), int64_t(counts.size()), tail_.tail().control,
-                      launch_on(device, threads, batch_.reader()));
-      left.erase(std::remove_if(left.begin(), left.end(), here), left.end());
-    }
-  }
-
-  void open_rule(DeviceScalar device_step, double step) {
-    rules_.push_back(group_);
-    rules_.back().device_step = device_step;
-    rules_.back().step = step;
-    open_ = !device_step.data;
-  }
-
-  void check_device_step(const TensorView& step, DType dtype, const ArgumentName& name) const {
-    const dlpack::DLDevice device = batch_.device();
-    OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(batch_.name(kParam, name.index)),
-             " must be on CUDA with ", capturable_ ? "capturable=True" : "its step count there", ", got ",
-             device_name(device));
-    OP_CHECK(step.device.device_type == device.device_type && step.device.device_id == device.device_id,
-             ShapeError, to_string(name), " must be on ", device_name(device), " like its parameter, got ",
-             device_name(step.device));
-    OP_CHECK(dtype == DType::kFloat32, KindError, to_string(name), " must be torch.float32 on a device, got ",
-             name_of(dtype));
-  }
-
   Batch batch_;
   TailCall tail_;
+  StepCounts counts_;
   AdamStep group_;
   Scalar lr_;
+  Precision precision_;
   bool amsgrad_ = false;
   bool capturable_ = false;
   bool open_ = false;  // the last rule is of this group and counts on the host: it may serve the next tensor
   std::vector<AdamStep> rules_;
-  Scratch<DeviceScalar, AdamCall> host_steps_;
-  std::vector<DeviceStep> device_steps_;
 };
 
 // The states of a parameter, borrowed, in the order of the lists of the rule and at kStepCount the count;
 // false if one is missing.
-bool find_row(StateCursor& cursor, PyObject* param, bool amsgrad, bool ema, PyObject** row) {
+bool find_row(StateCursor& cursor, PyObject* param, const AdamCall& call, PyObject** row) {
   // In the order in which torch and we fill the dict.
   static PyObject* const kStep = PyUnicode_InternFromString("step");
   static PyObject* const kAvg = PyUnicode_InternFromString("exp_avg");
@@ -175,12 +113,13 @@ bool find_row(StateCursor& cursor, PyObject* param, bool amsgrad, bool ema, PyOb
     names[count] = name;
     places[count++] = place;
   };
-  if (amsgrad) also(kLargest, kFirstState + 2);
-  if (ema) also(ema_name(), kEma);
+  if (call.amsgrad()) also(kLargest, kFirstState + 2);
+  if (call.has_ema()) also(ema_name(), kEma);
   PyObject* own = cursor.find(param);
   PyObject* states[5] = {};
   if (!own || !find_states(own, names, count, states)) return false;
   for (int k = 0; k < count; ++k) row[places[k]] = states[k];
+  row[kLow] = find_low(own, call.precision());
   return true;
 }
 
@@ -196,14 +135,14 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
   const bool regular = gather_beside(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const py::tuple group = groups[g];
-      call.open_group(group[1], group_number(groups, g));
+      call.open_group(group[1], g, groups.size());
       const py::list params = group[0];
       for (size_t i = 0; i < params.size(); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
         PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
         PyObject* row[kRowSize] = {param.ptr(), grad};
-        if (!find_row(cursor, param.ptr(), call.amsgrad(), call.has_ema(), row)) return false;
+        if (!find_row(cursor, param.ptr(), call, row)) return false;
         call.add(row, int64_t(i), &turn);
         stepped.append(param);
       }
@@ -217,20 +156,23 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
   return stepped;
 }
 
-// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, emas or None,
-// options, indices)]; indices: see ArgumentLists. Returns what AdamCall::run does.
+// groups: [(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs or None, state_steps, lows or None, emas or
+// None, options, indices)]; lows: list kLow, an entry None where a parameter has none; indices: see
+// ArgumentLists. Returns what AdamCall::run does.
 int64_t adam(const std::string& function, const py::list& groups, const py::object& tail, int threads) {
   AdamCall call(function.c_str(), tail);
   for (size_t g = 0; g < groups.size(); ++g) {
     const py::tuple group = groups[g];
-    call.open_group(group[7], group_number(groups, g));
+    call.open_group(group[8], g, groups.size());
     const ArgumentLists lists(function, group, call.lists(), kNames);
     const py::list steps = group[5];
     OP_CHECK(int64_t(steps.size()) == lists.size(), ShapeError, function, ": state_steps must have ",
              lists.size(), " entries like params, got ", steps.size());
-    const EntryList emas(function, group[6], call.has_ema(), lists.size(), "emas");
+    const EntryList lows(function, group[6], !group[6].is_none(), lists.size(), "lows");
+    const EntryList emas(function, group[7], call.has_ema(), lists.size(), "emas");
     for (int64_t i = 0; i < lists.size(); ++i) {
       PyObject* row[kRowSize] = {};
+      row[kLow] = lows.item(i);
       row[kEma] = emas.item(i);
       for (int k = 0; k < call.lists(); ++k) row[k] = lists.item(k, i);
       row[kStepCount] = PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));

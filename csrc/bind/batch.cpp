@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "loops/leaves.h"
 
 namespace onepass {
 namespace {
@@ -47,6 +48,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
   TensorItem& item = items_.back();
   Kind& kind = kinds_.back();
   kind.device = param.device;
+  item.number = uint32_t(precision_.first + index);
   item.numel = param.numel;
   item.begin = numel_;
   numel_ += param.numel;
@@ -60,20 +62,36 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
 // States and step count through DLPack, checked.
 void Batch::read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param,
                         PlanRow* known) {
-  for (int k = kFirstState; k < kRowSize; ++k) {
-    if ((k >= lists && k != kEma && k != kStepCount) || !row[k]) continue;
-    const ArgumentName where = name(k, index);
+  const auto read = [&](int k, const ArgumentName& where) {
     const TensorView view = reader_.read(row[k], where);
-    const DType dtype = float_dtype(view, where);
     check_writable(view, where);
     if (k != kStepCount) check_against_param(view, param, k, index);
+    return view;
+  };
+  const auto take = [&](int k, const TensorView& view, DType dtype) {
     put(k, view, dtype, index);
     if (known) known->note(k, view, dtype);
+  };
+  for (int k = kFirstState; k < kRowSize; ++k) {
+    if ((k >= lists && k != kEma && k != kStepCount) || k == kLow || !row[k]) continue;
+    const ArgumentName where = name(k, index);
+    const TensorView view = read(k, where);
+    take(k, view, float_dtype(view, where));
   }
-  check_dtypes(kinds_.back(), lists, index);
+  Kind& kind = kinds_.back();
+  check_dtypes(kind, lists, index);
+  set_storage(lists);
+  if (has_low(kind.storage)) {
+    const ArgumentName where = name(kLow, index);
+    OP_CHECK(row[kLow], ShapeError, to_string(where), " must be there, got None");
+    const TensorView view = read(kLow, where);
+    check_low(view, kind.storage, kind.dtype[kParam], where);
+    // A remainder is no number of its own: it goes by its parameter's dtype.
+    take(kLow, view, kind.storage == Storage::kMaster ? DType::kFloat32 : kind.dtype[kParam]);
+  }
   if (!row[kEma]) return;
-  const DType wide = kinds_.back().dtype[kParam] == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-  const DType ema = kinds_.back().dtype[kEma];
+  const DType wide = kind.dtype[kParam] == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  const DType ema = kind.dtype[kEma];
   OP_CHECK(ema == wide, KindError, to_string(name(kEma, index)), " must be ", name_of(wide), ", got ",
            name_of(ema));
 }
@@ -81,8 +99,25 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
 // The same from memory: they were checked when they were noted.
 void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param) {
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
-  if (known.has(kEma)) put(kEma, known.view(kEma, param), known.dtype(kEma), index);
-  if (known.has(kStepCount)) put(kStepCount, known.view(kStepCount, param), known.dtype(kStepCount), index);
+  set_storage(lists);
+  for (const int k : {kLow, kEma, kStepCount}) {
+    if (known.has(k)) put(k, known.view(k, param), known.dtype(k), index);
+  }
+}
+
+void Batch::set_storage(int lists) {
+  Kind& kind = kinds_.back();
+  kind.storage =
+      storage_of(precision_.mode, kind.dtype[kParam], kind.dtype[kFirstState], lists - kFirstState);
+}
+
+int64_t Batch::number_leaves() {
+  int64_t count = 0;
+  for (TensorItem& item : items_) {
+    item.first_leaf = count;
+    count += leaves_of(item.numel);
+  }
+  return count;
 }
 
 void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
@@ -114,12 +149,14 @@ void Batch::check_against_param(const TensorView& view, const TensorView& param,
 
 void Batch::check_dtypes(const Kind& kind, int lists, int64_t index) const {
   const DType param = kind.dtype[kParam];
-  const bool half = param == DType::kBFloat16 || param == DType::kFloat16;
+  // Narrower or wider by choice; the GPU's kernels are made for these pairs.
+  const bool half = size_of(param) == 2, single = param == DType::kFloat32;
+  const DType other = half ? DType::kFloat32 : single ? DType::kBFloat16 : param;
   for (int k = kFirstState; k < lists; ++k) {
     const DType state = kind.dtype[size_t(k)];
-    OP_CHECK(state == param || (half && state == DType::kFloat32), KindError, to_string(name(k, index)),
-             " must be ", name_of(param), " like its parameter", half ? " or torch.float32" : "", ", got ",
-             name_of(state));
+    OP_CHECK(state == param || state == other, KindError, to_string(name(k, index)), " must be ",
+             name_of(param), " like its parameter", other != param ? concat(" or ", name_of(other)) : "",
+             ", got ", name_of(state));
     OP_CHECK(state == kind.dtype[kFirstState], KindError, to_string(name(k, index)), " must be ",
              name_of(kind.dtype[kFirstState]), " like ", names_[kFirstState], ", got ", name_of(state));
   }

@@ -9,6 +9,7 @@
 
 #include "bind/overlap.h"
 #include "bind/plan.h"
+#include "bind/precision.h"
 #include "bind/scratch.h"
 #include "bind/tensor.h"
 #include "loops/tensor_list.h"
@@ -21,14 +22,17 @@ class Batch {
   using ListNames = std::array<const char*, kMaxLists>;
   Batch(const char* function, const ListNames& names) : function_(function), names_(names) {}
 
-  // Of the parameters added from here on; -1: there is one group, or none.
-  void open_group(int64_t group) { group_ = group; }
+  // Of the parameters added from here on. group: -1 if there is one group, or none.
+  void open_group(int64_t group, const Precision& precision) {
+    group_ = group;
+    precision_ = precision;
+  }
   // From here on gradients are written, too (zeroed).
   void write_grads() { writes_grads_ = true; }
-  // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kEma and kStepCount the
-  // moving average and the step count, or nullptr. variant: which of two kernels of the family (momentum,
-  // amsgrad). turn: what the step before saw, if there is such a thing; its next row belongs to this
-  // parameter. Throws; the batch is then of no use.
+  // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kLow, kEma and
+  // kStepCount what the parameter lacks, the moving average and the step count, or nullptr. variant: which of
+  // two kernels of the family (momentum, amsgrad). turn: what the step before saw, if there is such a thing;
+  // its next row belongs to this parameter. Throws; the batch is then of no use.
   void add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn);
   // Of the parameter added last: nothing more is to be checked, it may be remembered.
   void complete() {
@@ -41,8 +45,13 @@ class Batch {
 
   // How errors name an entry of a list.
   ArgumentName name(int list, int64_t index) const {
-    return {function_, list == kStepCount ? "state_steps" : names_[size_t(list)], index, group_};
+    const char* listed = list == kStepCount ? "state_steps"
+                         : list == kLow     ? low_name(kinds_.back().storage)
+                                            : names_[size_t(list)];
+    return {function_, listed, index, group_};
   }
+  // Numbers the leaves of all tensors through, for kernels that ask for them; returns how many there are.
+  int64_t number_leaves();
   void check_overlap() { overlap_.run(); }
   // Of the parameter added last.
   dlpack::DLDevice device() const { return kinds_.back().device; }
@@ -59,11 +68,12 @@ class Batch {
   struct Kind {
     dlpack::DLDevice device;
     std::array<DType, kMaxLists> dtype;
+    Storage storage;
     bool variant;
 
     bool operator==(const Kind& other) const {
       return device.device_type == other.device.device_type && device.device_id == other.device.device_id &&
-             dtype == other.dtype && variant == other.variant;
+             dtype == other.dtype && storage == other.storage && variant == other.variant;
     }
   };
   void read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param, PlanRow* known);
@@ -71,10 +81,11 @@ class Batch {
   void put(int list, const TensorView& view, DType dtype, int64_t index);
   void check_against_param(const TensorView& view, const TensorView& param, int list, int64_t index) const;
   void check_dtypes(const Kind& kind, int lists, int64_t index) const;
+  void set_storage(int lists);
   template <class Kernel>
   static void call(const Kernel& kernel, const Kind& kind, const std::vector<TensorItem>& items,
                    int64_t numel) {
-    TensorList list{items.data(), int64_t(items.size()), numel, {}};
+    TensorList list{items.data(), int64_t(items.size()), numel, {}, kind.storage};
     for (int k = 0; k < kMaxLists; ++k) list.dtype[k] = kind.dtype[size_t(k)];
     if (numel > 0) kernel(list, kind.variant, kind.device);
   }
@@ -82,6 +93,7 @@ class Batch {
   const char* function_;
   ListNames names_;
   int64_t group_ = -1;
+  Precision precision_;
   PlanRow* known_ = nullptr;
   TensorReader reader_;
   OverlapCheck overlap_;

@@ -119,8 +119,11 @@ class EntryList {
              ": ", name, " must be a list of ", size, " entries like params");
     list_ = given;
   }
-  // Borrowed; nullptr if the call has no such list.
-  PyObject* item(int64_t i) const { return list_ ? PyList_GET_ITEM(list_.ptr(), Py_ssize_t(i)) : nullptr; }
+  // Borrowed; nullptr if the call has no such list, or None stands there.
+  PyObject* item(int64_t i) const {
+    PyObject* entry = list_ ? PyList_GET_ITEM(list_.ptr(), Py_ssize_t(i)) : Py_None;
+    return entry == Py_None ? nullptr : entry;
+  }
 
  private:
   pybind11::object list_;
@@ -133,9 +136,7 @@ inline PyObject* ema_name() {
 }
 
 // How messages number a group: not at all if it is the only one.
-inline int64_t group_number(const pybind11::list& groups, size_t group) {
-  return groups.size() > 1 ? int64_t(group) : -1;
-}
+inline int64_t group_number(size_t groups, size_t group) { return groups > 1 ? int64_t(group) : -1; }
 
 // Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL. Streams are asked for first:
 // that needs the GIL.

@@ -8,6 +8,7 @@ namespace onepass {
 void register_clip(pybind11::module_& module);
 void register_sgd(pybind11::module_& module);
 void register_adam(pybind11::module_& module);
+void register_statistics(pybind11::module_& module);
 void register_stream(pybind11::module_& module);
 
 }  // namespace onepass

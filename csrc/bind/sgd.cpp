@@ -15,7 +15,7 @@ namespace onepass {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr Batch::ListNames kNames = {"params", "grads", "momentum_buffer_list", "", "", "emas"};
+constexpr Batch::ListNames kNames = {"params", "grads", "momentum_buffer_list", "", "", "", "emas"};
 
 class SgdCall {
  public:
@@ -25,16 +25,21 @@ class SgdCall {
   Batch& batch() { return batch_; }
   bool has_ema() const { return tail_.has_ema(); }
 
-  // options: (lr, momentum, dampening, weight_decay, nesterov, maximize).
-  void open_group(const py::tuple& options, int64_t number) {
-    batch_.open_group(number);
+  // options: (lr, momentum, dampening, weight_decay, nesterov, maximize, capturable, precision), see
+  // precision_of.
+  void open_group(const py::tuple& options, size_t group, size_t groups) {
     const char* function = batch_.function();
-    OP_CHECK(options.size() == 6, ShapeError, function, ": options must have 6 entries, got ",
+    OP_CHECK(options.size() == 8, ShapeError, function, ": options must have 8 entries, got ",
              options.size());
+    capturable_ = py::cast<bool>(options[6]);
+    precision_ = precision_of(options[7], function);
+    batch_.open_group(group_number(groups, group), precision_);
     lr_ = scalar_of(options[0], function, "lr", batch_.reader());
     group_ = {};
     group_.lr = lr_.device;
     group_.ema_decay = tail_.ema_decay();
+    group_.seed = precision_.seed;
+    group_.group = int64_t(group);
     math::SgdOptions& o = group_.options;
     o.lr = lr_.value;
     o.momentum = py::cast<double>(options[1]);
@@ -46,30 +51,33 @@ class SgdCall {
     check_range(function, "momentum", o.momentum, 0, kInfinity);
     check_range(function, "dampening", o.dampening, -kInfinity, kInfinity);
     check_range(function, "weight_decay", o.weight_decay, 0, kInfinity);
-    rule_of_first_[0] = rule_of_first_[1] = -1;
+    open_ = false;
   }
 
   bool momentum() const { return group_.options.momentum != 0; }
+  Precision::Mode precision() const { return precision_.mode; }
+  // The update itself asks for no count: it is there to draw anew at each step.
+  bool counts_steps() const { return precision_.mode == Precision::Mode::kStochastic; }
 
-  void add(PyObject* param, PyObject* grad, PyObject* buffer, PyObject* ema, bool first, int64_t index,
-           Plan::Turn* turn) {
-    PyObject* row[kRowSize] = {param, grad, buffer};
-    row[kEma] = ema;
-    int64_t& rule = rule_of_first_[first];
-    if (rule < 0) {
-      rule = int64_t(rules_.size());
-      rules_.push_back(group_);
-      rules_.back().options.first = first;
-    }
+  // row: what Batch::add takes.
+  void add(PyObject* const* row, bool first, int64_t index, Plan::Turn* turn) {
     batch_.add(row, momentum() ? 3 : 2, index, momentum(), turn);
-    batch_.set_rule(rule);
     lr_.check_reaches(batch_.device(), batch_.function(), "lr");
+    group_.options.first = first;
+    if (counts_steps()) counts_.read(batch_, index, capturable_, tail_.may_skip(), group_);
+    const bool counts_on_host = !group_.device_step.data;
+    if (!(open_ && counts_on_host && rules_.back().step == group_.step &&
+          rules_.back().options.first == first)) {
+      rules_.push_back(group_);
+    }
+    open_ = counts_on_host;
+    batch_.set_rule(int64_t(rules_.size()) - 1);
     batch_.complete();
   }
 
   // All must be checked by now. Returns as TailCall::run.
   int64_t run(int threads) {
-    return tail_.run(batch_, rules_, threads, [&] {
+    return tail_.run(batch_, rules_, counts_, threads, [&] {
       run_family(batch_, threads,
                  [&](const TensorList& list, bool with_momentum, bool cuda, const Launch& launch) {
                    (cuda ? cuda::sgd : cpu::sgd)(list, rules_.data(), with_momentum, tail_.tail(), launch);
@@ -80,24 +88,41 @@ class SgdCall {
  private:
   Batch batch_;
   TailCall tail_;
+  StepCounts counts_;
   SgdStep group_;
   Scalar lr_;
-  int64_t rule_of_first_[2] = {-1, -1};
+  Precision precision_;
+  bool capturable_ = false;
+  bool open_ = false;  // the last rule is of this group and counts on the host: it may serve the next tensor
   std::vector<SgdStep> rules_;
 };
 
-// The states of a parameter that are asked for, borrowed; false if one is missing.
-bool find_row(StateCursor& cursor, PyObject* param, bool momentum, bool ema, PyObject** buffer,
-              PyObject** average) {
+// The states of a parameter that are asked for, borrowed, at their places in the row; false if one is
+// missing.
+bool find_row(StateCursor& cursor, PyObject* param, const SgdCall& call, PyObject** row) {
+  static PyObject* const kStep = PyUnicode_InternFromString("step");
   static PyObject* const kBuffer = PyUnicode_InternFromString("momentum_buffer");
-  if (!momentum && !ema) return true;
-  PyObject* names[2] = {kBuffer, ema_name()};
-  PyObject* found[2] = {};
+  PyObject* names[3] = {};
+  int places[3] = {};
+  int count = 0;
+  const auto also = [&](PyObject* name, int place) {
+    names[count] = name;
+    places[count++] = place;
+  };
+  if (call.counts_steps()) also(kStep, kStepCount);
+  if (call.momentum()) also(kBuffer, kFirstState);
+  if (call.has_ema()) also(ema_name(), kEma);
+  const bool has_low =
+      call.precision() == Precision::Mode::kKahan || call.precision() == Precision::Mode::kMaster;
+  if (count == 0 && !has_low) return true;
   PyObject* own = cursor.find(param);
-  const int first = momentum ? 0 : 1, count = int(momentum) + int(ema);
-  if (!own || !find_states(own, names + first, count, found + first) || found[0] == Py_None) return false;
-  *buffer = found[0];
-  *average = found[1];
+  PyObject* states[3] = {};
+  if (!own || !find_states(own, names, count, states)) return false;
+  for (int k = 0; k < count; ++k) {
+    if (states[k] == Py_None) return false;  // a momentum buffer that torch has not made yet
+    row[places[k]] = states[k];
+  }
+  row[kLow] = find_low(own, call.precision());
   return true;
 }
 
@@ -113,15 +138,15 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, c
   const bool regular = gather_beside(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const py::tuple group = groups[g];
-      call.open_group(group[1], group_number(groups, g));
+      call.open_group(group[1], g, groups.size());
       const py::list params = group[0];
       for (size_t i = 0; i < params.size(); ++i) {
         const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
         PyObject* grad = grads.of(param.ptr());
         if (!grad) continue;
-        PyObject *buffer = nullptr, *ema = nullptr;
-        if (!find_row(cursor, param.ptr(), call.momentum(), call.has_ema(), &buffer, &ema)) return false;
-        call.add(param.ptr(), grad, buffer, ema, false, int64_t(i), &turn);
+        PyObject* row[kRowSize] = {param.ptr(), grad};
+        if (!find_row(cursor, param.ptr(), call, row)) return false;
+        call.add(row, false, int64_t(i), &turn);
         stepped.append(param);
       }
     }
@@ -134,20 +159,26 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, c
   return stepped;
 }
 
-// groups: [(params, grads, momentum_buffer_list or None, first, emas or None, options, indices)]; first[i]:
-// buffer i holds no value yet; indices: see ArgumentLists. Returns what SgdCall::run does.
+// groups: [(params, grads, momentum_buffer_list or None, first, state_steps or None, lows or None, emas or
+// None, options, indices)]; first[i]: buffer i holds no value yet; lows: list kLow, an entry None where a
+// parameter has none; indices: see ArgumentLists. Returns what SgdCall::run does.
 int64_t sgd(const std::string& function, const py::list& groups, const py::object& tail, int threads) {
   SgdCall call(function.c_str(), tail);
   for (size_t g = 0; g < groups.size(); ++g) {
     const py::tuple group = groups[g];
-    call.open_group(group[5], group_number(groups, g));
+    call.open_group(group[7], g, groups.size());
     const ArgumentLists lists(function, group, call.momentum() ? 3 : 2, kNames);
     const auto first = py::cast<std::vector<bool>>(group[3]);
-    const EntryList emas(function, group[4], call.has_ema(), lists.size(), "emas");
+    const EntryList steps(function, group[4], call.counts_steps(), lists.size(), "state_steps");
+    const EntryList lows(function, group[5], !group[5].is_none(), lists.size(), "lows");
+    const EntryList emas(function, group[6], call.has_ema(), lists.size(), "emas");
     for (int64_t i = 0; i < lists.size(); ++i) {
-      PyObject* buffer = call.momentum() ? lists.item(2, i) : nullptr;
-      call.add(lists.item(0, i), lists.item(1, i), buffer, emas.item(i),
-               call.momentum() && first.at(size_t(i)), lists.index(i), nullptr);
+      PyObject* row[kRowSize] = {lists.item(0, i), lists.item(1, i)};
+      if (call.momentum()) row[kFirstState] = lists.item(2, i);
+      row[kLow] = lows.item(i);
+      row[kEma] = emas.item(i);
+      row[kStepCount] = steps.item(i);
+      call.add(row, call.momentum() && first.at(size_t(i)), lists.index(i), nullptr);
     }
   }
   call.batch().check_overlap();

@@ -1,5 +1,6 @@
 #include "bind/tail.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -12,7 +13,7 @@ namespace onepass {
 TailCall::TailCall(py::handle tail, const char* function) : function_(function) {
   if (tail.is_none()) return;
   const py::tuple given = py::reinterpret_borrow<py::tuple>(tail);
-  OP_CHECK(given.size() == 8, ShapeError, function, ": the tail must have 8 entries, got ", given.size());
+  OP_CHECK(given.size() == 9, ShapeError, function, ": the tail must have 9 entries, got ", given.size());
   math::ClipOptions& options = decision_.options;
   options.clips = !given[0].is_none();
   if (options.clips) options.max_norm = py::cast<double>(given[0]);
@@ -24,8 +25,9 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
   if (has_grad_scale_) grad_scale_ = scalar_of(given[4], function, "grad_scale", reader_);
   has_found_inf_ = !given[5].is_none();
   if (has_found_inf_) found_inf_ = scalar_of(given[5], function, "found_inf", reader_);
-  control_tensor_ = given[6];
-  workspace_ = given[7];
+  statistics_.ask(given[6]);
+  control_tensor_ = given[7];
+  workspace_ = given[8];
   const double infinity = std::numeric_limits<double>::infinity();
   // Infinity clips nothing.
   OP_CHECK(!options.clips || options.max_norm >= 0, ShapeError, function,
@@ -42,28 +44,37 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
 }
 
 int64_t TailCall::prepare(Batch& batch, int threads) {
-  if (batch.devices().empty() || !decides()) return 0;
+  if (batch.devices().empty() || !(decides() || statistics_.wanted())) return 0;
   const dlpack::DLDevice device = batch.devices().front();
   OP_CHECK(batch.devices().size() == 1, ShapeError, function_,
-           ": params must be on one device with max_grad_norm, skip_nonfinite or grad_scale, got ",
+           ": params must be on one device with max_grad_norm, skip_nonfinite, grad_scale or telemetry, got ",
            device_name(device), " and ", device_name(batch.devices().back()));
   grad_scale_.check_reaches(device, function_, "grad_scale");
   found_inf_.check_reaches(device, function_, "found_inf");
   launch_ = launch_on(device, threads, batch.reader());
   cuda_ = uses_cuda_kernels(device);
-  control_ = control_of(control_tensor_, function_, device, reader_);
-  if (cuda_) tail_.control = control_;
-  if (!reads_grads()) return 0;
-  batch.for_each_bucket(
-      [&](const TensorList& list, bool, dlpack::DLDevice) { leaf_count_ += leaf_count(list); });
+  if (decides()) {
+    control_ = control_of(control_tensor_, function_, device, reader_);
+    if (cuda_) tail_.control = control_;
+  }
+  if (reads_grads()) {
+    batch.for_each_bucket(
+        [&](const TensorList& list, bool, dlpack::DLDevice) { leaf_count_ += leaf_count(list); });
+  }
+  const int64_t rows = statistics_.wanted() ? statistics_.prepare(batch, function_, device, reader_) : 0;
   if (!cuda_) {
     host_leaves_.resize(size_t(leaf_count_));
     leaves_ = host_leaves_.data();
+    if (statistics_.wanted()) tail_.statistics = statistics_.host_rows();
     return 0;
   }
-  const Rows<Leaf> rows = rows_of<Leaf>(workspace_, {function_, "workspace"}, device, reader_);
-  leaves_ = rows.data;
-  return rows.count < leaf_count_ ? leaf_count_ * Rows<Leaf>::kDoubles : 0;
+  const int64_t needed = std::max(leaf_count_ * Rows<Leaf>::kDoubles, rows);
+  if (needed == 0) return 0;
+  // Pass one is over when pass two writes its rows: one workspace serves both.
+  const Rows<double> workspace = rows_of<double>(workspace_, {function_, "workspace"}, device, reader_);
+  leaves_ = reinterpret_cast<Leaf*>(workspace.data);
+  if (statistics_.wanted()) tail_.statistics = reinterpret_cast<StatisticsRow*>(workspace.data);
+  return workspace.count < needed ? needed : 0;
 }
 
 void TailCall::decide(Batch& batch) {

@@ -9,14 +9,17 @@
 #include "bind/batch.h"
 #include "bind/control.h"
 #include "bind/optim.h"
+#include "bind/statistics.h"
+#include "bind/step_count.h"
 
 namespace onepass {
 
 class TailCall {
  public:
   // tail: None, or (max_grad_norm or None, skip_nonfinite, zero_grad, ema_decay or None, grad_scale or None,
-  // found_inf or None, control, workspace). grad_scale, found_inf: numbers, or device tensors. control and
-  // workspace (see control.h) may be None where nothing is to be decided, and workspace on the CPU.
+  // found_inf or None, statistics or None, control, workspace). grad_scale, found_inf: numbers, or device
+  // tensors. statistics: a row of GroupStatistics for each param group. control and workspace (see control.h)
+  // may be None where nothing is to be decided, and workspace on the CPU.
   TailCall(pybind11::handle tail, const char* function);
 
   // Whether the step may turn out not to be taken, which only the device knows.
@@ -24,10 +27,12 @@ class TailCall {
   bool has_ema() const { return tail_.ema; }
   double ema_decay() const { return ema_decay_; }
 
-  // Pass one; then, unless the step is known to be skipped, update() with the rules told what was decided.
-  // Returns how many doubles workspace must have if it has too few (nothing is done then), else 0.
-  template <class Step, class Update>
-  int64_t run(Batch& batch, std::vector<Step>& rules, int threads, const Update& update);
+  // Pass one; then, unless the step is known to be skipped, launch() with the rules told what was decided,
+  // the counts being advanced. Returns how many doubles workspace must have if it has too few (nothing is
+  // done then), else 0.
+  template <class Step, class Launches>
+  int64_t run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads,
+              const Launches& launch);
 
   const Tail& tail() const { return tail_; }
 
@@ -52,26 +57,33 @@ class TailCall {
   Leaf* leaves_ = nullptr;
   Scratch<Leaf, TailCall> host_leaves_;
   int64_t leaf_count_ = 0;
+  StatisticsCall statistics_;
   Launch launch_;
   bool cuda_ = false;
   bool skipped_ = false;    // known on the CPU alone
   double grad_factor_ = 1;  // likewise
 };
 
-template <class Step, class Update>
-int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, int threads, const Update& update) {
+template <class Step, class Launches>
+int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads,
+                      const Launches& launch) {
   if (const int64_t missing = prepare(batch, threads)) return missing;
   {
     pybind11::gil_scoped_release release;
     decide(batch);
-    if (skipped_) zero_grads(batch);
+    // With statistics the skipped step is still walked through, and zeroes on its way.
+    if (skipped_ && !tail_.statistics) zero_grads(batch);
   }
-  if (skipped_) return 0;
+  if (skipped_ && !tail_.statistics) return 0;
   for (Step& rule : rules) {
     rule.options.grad_factor = grad_factor_;
     rule.control = tail_.control;
   }
-  update();
+  tail_.skipped = skipped_;
+  if (!skipped_) counts.increment_on_devices(tail_.control, threads, batch.reader());
+  launch();
+  if (!skipped_) counts.increment_on_host();
+  if (tail_.statistics) statistics_.gather(tail_.statistics, decision_, cuda_, launch_);
   return 0;
 }
 

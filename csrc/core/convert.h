@@ -12,22 +12,11 @@
 #include <immintrin.h>
 #endif
 
+#include "core/bits.h"
 #include "core/compiler.h"
 #include "core/dtype.h"
 
 namespace onepass::ONEPASS_ISA {
-
-ONEPASS_HD float float_of(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-ONEPASS_HD uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
 
 ONEPASS_HD float from_bfloat16(uint16_t stored) { return float_of(uint32_t(stored) << 16); }
 

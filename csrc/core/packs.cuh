@@ -40,39 +40,57 @@ __host__ __device__ __forceinline__ bool pack_aligned(const void* address) {
   return reinterpret_cast<uintptr_t>(address) % (kPerAccess<S, V> * sizeof(S)) == 0;
 }
 
-// registers[0 .. V) = from[0 .. V).
-template <int V, class T, class S>
-__device__ __forceinline__ void load_pack(const S* from, bool aligned, T (&registers)[V]) {
+// raw[0 .. V) = from[0 .. V), as they are stored.
+template <int V, class S>
+__device__ __forceinline__ void load_raw(const S* from, bool aligned, S (&raw)[V]) {
   constexpr int N = kPerAccess<S, V>;
   if (aligned) {
 #pragma unroll
     for (int k = 0; k < V; k += N) {
       const auto pack = *reinterpret_cast<const Pack<S, N>*>(from + k);
 #pragma unroll
-      for (int j = 0; j < N; ++j) registers[k + j] = T(widen(pack.value[j]));
+      for (int j = 0; j < N; ++j) raw[k + j] = pack.value[j];
     }
   } else {
 #pragma unroll
-    for (int k = 0; k < V; ++k) registers[k] = T(widen(from[k]));
+    for (int k = 0; k < V; ++k) raw[k] = from[k];
   }
 }
 
-// to[0 .. V) = registers[0 .. V), rounded to nearest even.
-template <int V, class T, class S>
-__device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&registers)[V]) {
+// to[0 .. V) = raw[0 .. V).
+template <int V, class S>
+__device__ __forceinline__ void store_raw(S* to, bool aligned, const S (&raw)[V]) {
   constexpr int N = kPerAccess<S, V>;
   if (aligned) {
 #pragma unroll
     for (int k = 0; k < V; k += N) {
       Pack<S, N> pack;
 #pragma unroll
-      for (int j = 0; j < N; ++j) pack.value[j] = narrow<S>(registers[k + j]);
+      for (int j = 0; j < N; ++j) pack.value[j] = raw[k + j];
       *reinterpret_cast<Pack<S, N>*>(to + k) = pack;
     }
   } else {
 #pragma unroll
-    for (int k = 0; k < V; ++k) to[k] = narrow<S>(registers[k]);
+    for (int k = 0; k < V; ++k) to[k] = raw[k];
   }
+}
+
+// registers[0 .. V) = from[0 .. V).
+template <int V, class T, class S>
+__device__ __forceinline__ void load_pack(const S* from, bool aligned, T (&registers)[V]) {
+  S raw[V];
+  load_raw<V>(from, aligned, raw);
+#pragma unroll
+  for (int k = 0; k < V; ++k) registers[k] = T(widen(raw[k]));
+}
+
+// to[0 .. V) = registers[0 .. V), rounded to nearest even.
+template <int V, class T, class S>
+__device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&registers)[V]) {
+  S raw[V];
+#pragma unroll
+  for (int k = 0; k < V; ++k) raw[k] = narrow<S>(registers[k]);
+  store_raw<V>(to, aligned, raw);
 }
 
 // Calls visit(typed pointer) for a list whose dtype is known only at run time. The branch is the same for

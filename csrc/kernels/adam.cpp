@@ -1,9 +1,8 @@
-// adam.cpp - Adam, AdamW and AMSGrad on the CPU: math/adam.h over loops/multi_tensor.h. CUDA: adam.cu.
+// adam.cpp - Adam, AdamW and AMSGrad on the CPU: math/adam.h over loops/step_rule.h. CUDA: adam.cu.
 
 #include "kernels/kernels.h"
 #include "loops/arithmetic.h"
-#include "loops/multi_tensor.h"
-#include "loops/tail_rule.h"
+#include "loops/step_rule.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -13,11 +12,10 @@ void adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Tai
     using T = decltype(zero);
     const auto plain = [=](int64_t i) { return math::Adam<T>::make(rules[i].options, rules[i].step); };
     const auto with_max = [=](int64_t i) { return math::AmsGrad<T>::make(rules[i].options, rules[i].step); };
-    const auto decay = [=](int64_t i) { return rules[i].ema_decay; };
     if (amsgrad) {
-      multi_tensor<T>(list, launch.threads, tail, with_max, decay);
+      multi_tensor<T>(list, launch.threads, tail, rules, with_max);
     } else {
-      multi_tensor<T>(list, launch.threads, tail, plain, decay);
+      multi_tensor<T>(list, launch.threads, tail, rules, plain);
     }
   });
 }

@@ -1,42 +1,10 @@
-// adam.cu - Adam, AdamW and AMSGrad on the GPU: math/adam.h over loops/multi_tensor.cuh. CPU: adam.cpp.
+// adam.cu - Adam, AdamW and AMSGrad on the GPU: math/adam.h over loops/multi_tensor.cuh and step.cuh. CPU:
+// adam.cpp.
 
-#include "kernels/device_scalar.cuh"
-#include "kernels/kernels.h"
-#include "loops/multi_tensor.cuh"
+#include "kernels/rule_source.cuh"
 
 namespace onepass {
 namespace {
-
-// Makes its rule on the device, where the step count or the learning rate is.
-template <class Rule>
-struct DeviceAdam {
-  AdamStep step;
-  __device__ Rule make() const {
-    math::AdamOptions options = step.options;
-    options.lr = gpu::value_of(step.lr, options.lr);
-    if (step.control) options.grad_factor = step.control->factor;
-    return Rule::make(options, gpu::value_of(step.device_step, step.step));
-  }
-  __device__ double ema_decay() const { return step.ema_decay; }
-};
-
-// Whether a kernel without a tail has to make the rule itself.
-bool on_device(const AdamStep& step) { return step.lr.data || step.device_step.data; }
-
-template <class Types, class Rule>
-void launch_rule(const TensorList& list, const AdamStep* rules, bool device_rules, const Tail& tail,
-                 const Launch& launch) {
-  const auto stream = static_cast<cudaStream_t>(launch.stream);
-  const auto made_there = [=](int64_t i) { return DeviceAdam<Rule>{rules[i]}; };
-  const auto made_here = [=](int64_t i) { return Rule::make(rules[i].options, rules[i].step); };
-  if (tail.any()) {
-    gpu::multi_tensor_with_tail<Types, Rule>(list, tail, launch.device, stream, made_there);
-  } else if (device_rules) {
-    gpu::multi_tensor<Types, Rule>(list, launch.device, stream, made_there);
-  } else {
-    gpu::multi_tensor<Types, Rule>(list, launch.device, stream, made_here);
-  }
-}
 
 constexpr int kMaxSteps = 4000;
 
@@ -57,16 +25,13 @@ __global__ void __launch_bounds__(gpu::kThreads) increment_kernel(const __grid_c
 void cuda::adam(const TensorList& list, const AdamStep* rules, bool amsgrad, const Tail& tail,
                 const Launch& launch) {
   const DeviceGuard guard(launch.device);
-  bool device_rules = false;
-  for (int64_t i = 0; i < list.count; ++i)
-    device_rules = device_rules || on_device(rules[list.items[i].rule]);
   gpu::with_types(list, [&](auto types) {
     using Types = decltype(types);
     using T = typename Types::T;
     if (amsgrad) {
-      launch_rule<Types, math::AmsGrad<T>>(list, rules, device_rules, tail, launch);
+      gpu::launch_rule<Types, math::AmsGrad<T>>(list, rules, tail, launch);
     } else {
-      launch_rule<Types, math::Adam<T>>(list, rules, device_rules, tail, launch);
+      gpu::launch_rule<Types, math::Adam<T>>(list, rules, tail, launch);
     }
   });
 }

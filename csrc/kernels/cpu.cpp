@@ -46,6 +46,11 @@ void clamp(const TensorList& list, double limit, const Launch& launch) {
   ONEPASS_CALL(clamp(list, limit, launch));
 }
 
+void gather_statistics(const StatisticsRow* rows, int64_t count, GroupStatistics* groups, int64_t group_count,
+                       double host_grad_scale, DeviceScalar grad_scale, const Launch& launch) {
+  ONEPASS_CALL(gather_statistics(rows, count, groups, group_count, host_grad_scale, grad_scale, launch));
+}
+
 void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
             const Launch& launch) {
   ONEPASS_CALL(stream(reads, read_count, writes, write_count, n, launch));

@@ -14,9 +14,11 @@
 #include "math/clip.h"
 #include "math/norm.h"
 #include "math/sgd.h"
+#include "math/statistics.h"
 
 namespace onepass {
 
+using math::GroupStatistics;
 using math::StepControl;
 
 // Where work runs. cpu: threads. cuda: device and stream.
@@ -32,22 +34,25 @@ struct DeviceScalar {
   DType dtype = DType::kFloat32;
 };
 
-// The rule of some tensors of an SGD step.
-struct SgdStep {
-  math::SgdOptions options;
-  DeviceScalar lr;
+// What the rules of every optimizer have beside their options. step counts from 1: the step being taken.
+struct StepScalars {
+  DeviceScalar lr;           // takes the place of the option
+  double step = 1;           // of SGD only where results are rounded stochastically
+  DeviceScalar device_step;  // takes the place of step; counted up before the kernel is launched
   double ema_decay = 0;
   const StepControl* control = nullptr;  // on the device: its factor takes the place of grad_factor
+  uint64_t seed = 0;                     // of the random draws (math/draws.h)
+  int64_t group = 0;                     // whose statistics the tensors' are
 };
 
-// The rule of some tensors of an Adam step. step counts from 1: the step being taken.
-struct AdamStep {
+// The rule of some tensors of an SGD step.
+struct SgdStep : StepScalars {
+  math::SgdOptions options;
+};
+
+// The rule of some tensors of an Adam step.
+struct AdamStep : StepScalars {
   math::AdamOptions options;
-  double step = 1;
-  DeviceScalar device_step;  // takes the place of step; counted up before the kernel is launched
-  DeviceScalar lr;
-  double ema_decay = 0;
-  const StepControl* control = nullptr;  // as in SgdStep
 };
 
 // What the norm of the gradients is to decide.
@@ -80,19 +85,26 @@ struct Decision {
   void scale(const TensorList& list, const StepControl* control, const Launch& launch)
 // List kParam clamped to [-limit, limit]; list kGrad must be the same memory.
 #define ONEPASS_DECLARE_CLAMP void clamp(const TensorList& list, double limit, const Launch& launch)
+// groups[0 .. group_count) from the rows of all tensors; gradients were scaled by *grad_scale, or by the
+// number.
+#define ONEPASS_DECLARE_GATHER_STATISTICS                                                      \
+  void gather_statistics(const StatisticsRow* rows, int64_t count, GroupStatistics* groups,    \
+                         int64_t group_count, double host_grad_scale, DeviceScalar grad_scale, \
+                         const Launch& launch)
 // writes[k][i] = c writes[k][i] + sum of reads[.][i], each thread over one contiguous part of n floats: the
 // plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
 #define ONEPASS_DECLARE_STREAM                                                                             \
   void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n, \
               const Launch& launch)
 
-#define ONEPASS_DECLARE_CPU_KERNELS \
-  ONEPASS_DECLARE_SGD;              \
-  ONEPASS_DECLARE_ADAM;             \
-  ONEPASS_DECLARE_NORM;             \
-  ONEPASS_DECLARE_DECIDE;           \
-  ONEPASS_DECLARE_SCALE;            \
-  ONEPASS_DECLARE_CLAMP;            \
+#define ONEPASS_DECLARE_CPU_KERNELS  \
+  ONEPASS_DECLARE_SGD;               \
+  ONEPASS_DECLARE_ADAM;              \
+  ONEPASS_DECLARE_NORM;              \
+  ONEPASS_DECLARE_DECIDE;            \
+  ONEPASS_DECLARE_SCALE;             \
+  ONEPASS_DECLARE_CLAMP;             \
+  ONEPASS_DECLARE_GATHER_STATISTICS; \
   ONEPASS_DECLARE_STREAM;
 
 namespace baseline {
@@ -115,6 +127,7 @@ ONEPASS_DECLARE_NORM;
 ONEPASS_DECLARE_DECIDE;
 ONEPASS_DECLARE_SCALE;
 ONEPASS_DECLARE_CLAMP;
+ONEPASS_DECLARE_GATHER_STATISTICS;
 // *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.
 void increment(float* const* counts, int64_t count, const StepControl* control, const Launch& launch);
 }  // namespace cuda

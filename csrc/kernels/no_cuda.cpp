@@ -20,6 +20,10 @@ void norm(const TensorList&, int, double, Leaf*, const Launch&) { missing("norm"
 void decide(const Leaf*, int64_t, const Decision&, StepControl*, const Launch&) { missing("decide"); }
 void scale(const TensorList&, const StepControl*, const Launch&) { missing("scale"); }
 void clamp(const TensorList&, double, const Launch&) { missing("clamp"); }
+void gather_statistics(const StatisticsRow*, int64_t, GroupStatistics*, int64_t, double, DeviceScalar,
+                       const Launch&) {
+  missing("statistics");
+}
 void increment(float* const*, int64_t, const StepControl*, const Launch&) { missing("adam"); }
 
 }  // namespace onepass::cuda

@@ -1,9 +1,8 @@
-// sgd.cpp - SGD on the CPU: math/sgd.h over loops/multi_tensor.h. CUDA: sgd.cu.
+// sgd.cpp - SGD on the CPU: math/sgd.h over loops/step_rule.h. CUDA: sgd.cu.
 
 #include "kernels/kernels.h"
 #include "loops/arithmetic.h"
-#include "loops/multi_tensor.h"
-#include "loops/tail_rule.h"
+#include "loops/step_rule.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -13,11 +12,10 @@ void sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail
     using T = decltype(zero);
     const auto plain = [=](int64_t i) { return math::Sgd<T>::make(rules[i].options); };
     const auto with_momentum = [=](int64_t i) { return math::SgdMomentum<T>::make(rules[i].options); };
-    const auto decay = [=](int64_t i) { return rules[i].ema_decay; };
     if (momentum) {
-      multi_tensor<T>(list, launch.threads, tail, with_momentum, decay);
+      multi_tensor<T>(list, launch.threads, tail, rules, with_momentum);
     } else {
-      multi_tensor<T>(list, launch.threads, tail, plain, decay);
+      multi_tensor<T>(list, launch.threads, tail, rules, plain);
     }
   });
 }

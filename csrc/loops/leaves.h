@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/compiler.h"
 #include "loops/tensor_list.h"
 
 namespace onepass {
@@ -19,7 +20,7 @@ struct Leaf {
   double nonfinite;  // elements that are infinite or nan
 };
 
-constexpr int64_t leaves_of(int64_t numel) { return (numel + kLeaf - 1) / kLeaf; }
+ONEPASS_HD constexpr int64_t leaves_of(int64_t numel) { return (numel + kLeaf - 1) / kLeaf; }
 
 inline int64_t leaf_count(const TensorList& list) {
   int64_t count = 0;

@@ -5,14 +5,13 @@
 // tensor by binary search, so one launch takes any number of blocks and as many tensors as the parameters
 // hold (hundreds). The first elements up to a 16-byte boundary of the parameter and the last ones that fill
 // no pack go one by one, everything between in packs; a list that is misaligned against the parameter loses
-// only its own packs.
+// only its own packs. With all that a step does beside the update: step.cuh.
 #pragma once
 
 #include <type_traits>
 
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
-#include "loops/tail.cuh"
 #include "loops/tensor_list.h"
 
 namespace onepass::gpu {
@@ -33,21 +32,23 @@ struct Types {
 
 // Source: what a Rule is made of, once a block: the Rule itself, or something with `Rule make() const` that
 // reads device memory.
-template <class Source, int kLists>
+template <class Source_, int kLists_>
 struct Slot {
+  using Source = Source_;
+  static constexpr int kLists = kLists_;
   void* list[kLists];
   int64_t numel;
   uint32_t first_block;
   Source source;
 };
 
-template <class Source, int kLists>
+template <class Slot>
 struct Table {
-  static constexpr int kCapacity = int((kMaxParameterBytes - 64) / sizeof(Slot<Source, kLists>));
+  static constexpr int kCapacity = int((kMaxParameterBytes - 64) / sizeof(Slot));
   int32_t count;
   DType grad;
   int64_t chunk;
-  Slot<Source, kLists> slot[kCapacity];
+  Slot slot[kCapacity];
 };
 
 // Elements before the first 16-byte boundary of the parameter, at most numel.
@@ -61,6 +62,18 @@ __host__ __device__ __forceinline__ int64_t head_of(const void* param, int64_t n
 __host__ __device__ __forceinline__ int64_t blocks_of(int64_t numel, int64_t head, int64_t chunk) {
   const int64_t blocks = (numel - head + chunk - 1) / chunk;
   return blocks > 0 ? blocks : 1;
+}
+
+template <class Rule, class T, int V>
+__device__ __forceinline__ void apply(const Rule& rule, T (&param)[V], const T (&grad)[V],
+                                      T (&s)[Rule::kStates + 1][V]) {
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if constexpr (Rule::kStates == 0) rule(param[v], grad[v]);
+    if constexpr (Rule::kStates == 1) rule(param[v], grad[v], s[0][v]);
+    if constexpr (Rule::kStates == 2) rule(param[v], grad[v], s[0][v], s[1][v]);
+    if constexpr (Rule::kStates == 3) rule(param[v], grad[v], s[0][v], s[1][v], s[2][v]);
+  }
 }
 
 // V elements of one tensor, from element i on.
@@ -92,29 +105,22 @@ struct Update {
     }
   }
 
-  template <class AfterUpdate>
-  __device__ __forceinline__ void run(const Rule& rule, int64_t i, const AfterUpdate& after) const {
+  __device__ __forceinline__ void run(const Rule& rule, int64_t i) const {
     T param[V], gradient[V], s[kStates + 1][V];
     load_pack<V>(p + i, aligned[kParam], param);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) load_pack<V>(state[k] + i, aligned[kFirstState + k], s[k]);
     with_typed(grad, g, [&](auto* typed) { load_pack<V>(typed + i, aligned[kGrad], gradient); });
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if constexpr (kStates == 0) rule(param[v], gradient[v]);
-      if constexpr (kStates == 1) rule(param[v], gradient[v], s[0][v]);
-      if constexpr (kStates == 2) rule(param[v], gradient[v], s[0][v], s[1][v]);
-      if constexpr (kStates == 3) rule(param[v], gradient[v], s[0][v], s[1][v], s[2][v]);
-    }
+    apply(rule, param, gradient, s);
     store_pack<V>(p + i, aligned[kParam], param);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) store_pack<V>(state[k] + i, aligned[kFirstState + k], s[k]);
-    after.template run<V>(i, param);
   }
 };
 
-template <class Source, int kLists>
-__device__ __forceinline__ int slot_of_block(const Table<Source, kLists>& table, uint32_t block) {
+// The last slot whose blocks begin at or before this one.
+template <class Table>
+__device__ __forceinline__ int slot_of_block(const Table& table, uint32_t block) {
   int low = 0, high = table.count;
   while (high - low > 1) {
     const int middle = (low + high) / 2;
@@ -162,45 +168,16 @@ __device__ __forceinline__ void walk(const Part& part, const ForPack& pack, cons
   }
 }
 
-template <class Types, class Rule, class Slot, class AfterUpdate>
-__device__ __forceinline__ void update(const Slot& slot, DType grad, const Part& part, const Rule& rule,
-                                       const AfterUpdate& after) {
-  constexpr int V = Types::kPack;
-  const Update<Types, Rule, V> packs(slot, grad, part.packs_begin);
-  const Update<Types, Rule, 1> singles(slot, grad, part.begin);
-  walk<V>(
-      part, [&](int64_t i) { packs.run(rule, i, after); }, [&](int64_t i) { singles.run(rule, i, after); });
-}
-
 template <class Types, class Rule, class Source>
 __global__ void __launch_bounds__(kThreads)
-    multi_tensor_kernel(const __grid_constant__ Table<Source, kFirstState + Rule::kStates> table) {
-  const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
-  const Rule rule = rule_of<Rule>(slot.source);
-  update<Types>(slot, table.grad, part_of<Types>(slot, table.chunk), rule, NoTail{});
-}
-
-// The same with a tail; the average is the last list of a slot. Source also has `double ema_decay() const`.
-template <class Types, class Rule, class Source>
-__global__ void __launch_bounds__(kThreads)
-    multi_tensor_tail_kernel(const __grid_constant__ Table<Source, kFirstState + Rule::kStates + 1> table,
-                             const Tail tail) {
-  using T = typename Types::T;
+    multi_tensor_kernel(const __grid_constant__ Table<Slot<Source, kFirstState + Rule::kStates>> table) {
   constexpr int V = Types::kPack;
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
   const Part part = part_of<Types>(slot, table.chunk);
-  const DeviceTail<typename Types::P, T> after{
-      tail.ema ? static_cast<T*>(slot.list[kFirstState + Rule::kStates]) : nullptr, slot.list[kGrad],
-      table.grad, tail.zero_grad, math::Ema<T>::make(slot.source.ema_decay())};
-  if (tail.control && tail.control->skip != 0) {
-    if (tail.zero_grad) {
-      walk<V>(
-          part, [&](int64_t i) { after.template zero<V>(i); }, [&](int64_t i) { after.template zero<1>(i); });
-    }
-    return;
-  }
   const Rule rule = rule_of<Rule>(slot.source);
-  update<Types>(slot, table.grad, part, rule, after);
+  const Update<Types, Rule, V> packs(slot, table.grad, part.packs_begin);
+  const Update<Types, Rule, 1> singles(slot, table.grad, part.begin);
+  walk<V>(part, [&](int64_t i) { packs.run(rule, i); }, [&](int64_t i) { singles.run(rule, i); });
 }
 
 // A whole number of packs for each thread of a block.
@@ -211,14 +188,13 @@ inline int64_t chunk_size(int64_t numel, int processors, int pack) {
 }
 
 // Cuts the list in tables and calls start(table, blocks) for each. lists: of a slot, by their number in an
-// item.
-template <class Types, class Source, int kLists, class MakeSource, class Start>
-void for_each_table(const TensorList& list, const int (&lists)[kLists], int device,
-                    const MakeSource& make_source, const Start& start) {
-  using Tensors = Table<Source, kLists>;
-  Tensors table;
+// item. fill(slot, item): the rest of a slot.
+template <class Types, class Slot, class Fill, class Start>
+void for_each_table(const TensorList& list, const int (&lists)[Slot::kLists], int64_t chunk, const Fill& fill,
+                    const Start& start) {
+  Table<Slot> table;
   table.grad = list.dtype[kGrad];
-  table.chunk = chunk_size(list.numel, multiprocessor_count(device), Types::kPack);
+  table.chunk = chunk;
   table.count = 0;
   uint32_t blocks = 0;
   const auto flush = [&] {
@@ -229,14 +205,14 @@ void for_each_table(const TensorList& list, const int (&lists)[kLists], int devi
   for (int64_t i = 0; i < list.count; ++i) {
     const TensorItem& item = list.items[i];
     if (item.numel == 0) continue;
-    auto& slot = table.slot[table.count++];
-    for (int k = 0; k < kLists; ++k) slot.list[k] = item.list[lists[k]];
+    Slot& slot = table.slot[table.count++];
+    for (int k = 0; k < Slot::kLists; ++k) slot.list[k] = item.list[lists[k]];
     slot.numel = item.numel;
     slot.first_block = blocks;
-    slot.source = make_source(item.rule);
+    fill(slot, item);
     const int64_t head = head_of<typename Types::P>(item.list[kParam], item.numel);
-    blocks += uint32_t(blocks_of(item.numel, head, table.chunk));
-    if (table.count == Tensors::kCapacity) flush();
+    blocks += uint32_t(blocks_of(item.numel, head, chunk));
+    if (table.count == Table<Slot>::kCapacity) flush();
   }
   flush();
 }
@@ -245,24 +221,16 @@ void for_each_table(const TensorList& list, const int (&lists)[kLists], int devi
 template <class Types, class Rule, class MakeSource>
 void multi_tensor(const TensorList& list, int device, cudaStream_t stream, const MakeSource& make_source) {
   using Source = std::decay_t<decltype(make_source(0))>;
-  int lists[kFirstState + Rule::kStates];
-  for (int k = 0; k < kFirstState + Rule::kStates; ++k) lists[k] = k;
-  for_each_table<Types, Source>(list, lists, device, make_source, [&](const auto& table, dim3 blocks) {
-    return launch(multi_tensor_kernel<Types, Rule, Source>, blocks, dim3(kThreads), 0, stream, table);
-  });
-}
-
-template <class Types, class Rule, class MakeSource>
-void multi_tensor_with_tail(const TensorList& list, const Tail& tail, int device, cudaStream_t stream,
-                            const MakeSource& make_source) {
-  using Source = std::decay_t<decltype(make_source(0))>;
-  int lists[kFirstState + Rule::kStates + 1];
-  for (int k = 0; k < kFirstState + Rule::kStates; ++k) lists[k] = k;
-  lists[kFirstState + Rule::kStates] = kEma;
-  for_each_table<Types, Source>(list, lists, device, make_source, [&](const auto& table, dim3 blocks) {
-    return launch(multi_tensor_tail_kernel<Types, Rule, Source>, blocks, dim3(kThreads), 0, stream, table,
-                  tail);
-  });
+  using TensorSlot = Slot<Source, kFirstState + Rule::kStates>;
+  int lists[TensorSlot::kLists];
+  for (int k = 0; k < TensorSlot::kLists; ++k) lists[k] = k;
+  const int64_t chunk = chunk_size(list.numel, multiprocessor_count(device), Types::kPack);
+  for_each_table<Types, TensorSlot>(
+      list, lists, chunk,
+      [&](TensorSlot& slot, const TensorItem& item) { slot.source = make_source(item.rule); },
+      [&](const auto& table, dim3 blocks) {
+        return launch(multi_tensor_kernel<Types, Rule, Source>, blocks, dim3(kThreads), 0, stream, table);
+      });
 }
 
 // Calls run(Types) for the parameter and state dtypes of a list.
@@ -271,7 +239,8 @@ void with_types(const TensorList& list, const Run& run) {
   const bool wide_state = list.dtype[kFirstState] == DType::kFloat32;
   switch (list.dtype[kParam]) {
     case DType::kFloat32:
-      return run(Types<float, float, float>{});
+      return list.dtype[kFirstState] == DType::kBFloat16 ? run(Types<float, __nv_bfloat16, float>{})
+                                                         : run(Types<float, float, float>{});
     case DType::kFloat64:
       return run(Types<double, double, double>{});
     case DType::kBFloat16:

@@ -11,12 +11,15 @@
 #include "core/convert.h"
 #include "core/parallel.h"
 #include "loops/tensor_list.h"
+#include "math/draws.h"
+#include "math/rounding.h"
 
 namespace onepass::ONEPASS_ISA {
 
 constexpr int64_t kRow = 512;
-// Chunks start at multiples of this many elements of a tensor: whole cache lines for every dtype.
-constexpr int64_t kChunkAlign = 64;
+// Chunks start at multiples of this many elements of a tensor: whole cache lines for every dtype, and whole
+// groups of random draws.
+constexpr int64_t kChunkAlign = 256;
 constexpr int64_t kMinChunk = 16 * 1024;
 constexpr int64_t kMaxChunk = 256 * 1024;
 constexpr int64_t kChunksPerThread = 8;
@@ -79,13 +82,25 @@ ONEPASS_WALK void update_rows(const TensorItem& item, const DType* dtype, const 
   }
 }
 
-// The same where all lists are bfloat16: no row in between, two elements to a 32-bit word.
-template <class Rule>
-ONEPASS_WALK void update_bfloat16(const TensorItem& item, const Rule rule, int64_t begin, int64_t end) {
+// Two neighbours rounded to bfloat16 by the draws of one word, as math::stochastic_bfloat16 does it.
+ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored, uint32_t word) {
+  const uint32_t both =
+      (bits_of(pair.first) + (word & 0xffffu)) >> 16 | ((bits_of(pair.second) + (word >> 16)) & 0xffff0000u);
+  std::memcpy(stored, &both, sizeof both);
+}
+
+// The same where all lists are bfloat16: no row in between, two elements to a 32-bit word. words: nullptr, or
+// the draws by which results are rounded, a word for each two elements (math/draws.h).
+template <bool kStochastic, class Rule>
+ONEPASS_WALK void update_bfloat16_pairs(const TensorItem& item, const Rule rule, int64_t begin, int64_t end,
+                                        const uint32_t* __restrict words) {
   constexpr int kLists = kFirstState + Rule::kStates;
   uint16_t* at[kLists];
   for (int k = 0; k < kLists; ++k) at[k] = static_cast<uint16_t*>(item.list[k]) + begin;
   const int64_t n = end - begin;
+  const auto rotated = [=](int64_t pair, int k) {
+    return rotate_right(words[pair], math::list_rotation(k == kParam ? 0 : k - 1));
+  };
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n / 2; ++i) {
     BFloat16Pair x[kLists];
@@ -93,7 +108,12 @@ ONEPASS_WALK void update_bfloat16(const TensorItem& item, const Rule rule, int64
     apply_one(rule, [&](int k) -> float& { return x[k].first; });
     apply_one(rule, [&](int k) -> float& { return x[k].second; });
     for (int k = 0; k < kLists; ++k) {
-      if (k != kGrad) to_bfloat16_pair(x[k], at[k] + 2 * i);
+      if (k == kGrad) continue;
+      if constexpr (kStochastic) {
+        to_bfloat16_pair(x[k], at[k] + 2 * i, rotated(i, k));
+      } else {
+        to_bfloat16_pair(x[k], at[k] + 2 * i);
+      }
     }
   }
   if (n % 2 != 0) {
@@ -101,9 +121,18 @@ ONEPASS_WALK void update_bfloat16(const TensorItem& item, const Rule rule, int64
     for (int k = 0; k < kLists; ++k) x[k] = from_bfloat16(at[k][n - 1]);
     apply_one(rule, [&](int k) -> float& { return x[k]; });
     for (int k = 0; k < kLists; ++k) {
-      if (k != kGrad) at[k][n - 1] = uint16_t(round_to_high_half(x[k]) >> 16);
+      if (k == kGrad) continue;
+      at[k][n - 1] = kStochastic ? math::stochastic_bfloat16(x[k], rotated(n / 2, k))
+                                 : uint16_t(round_to_high_half(x[k]) >> 16);
     }
   }
+}
+
+template <class Rule>
+inline void update_bfloat16(const TensorItem& item, const Rule& rule, int64_t begin, int64_t end,
+                            const uint32_t* words) {
+  if (words) return update_bfloat16_pairs<true>(item, rule, begin, end, words);
+  update_bfloat16_pairs<false>(item, rule, begin, end, words);
 }
 
 template <class T, class Rule>
@@ -113,7 +142,7 @@ ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const
   if constexpr (sizeof(T) == sizeof(float)) {
     bool all_bfloat16 = true;
     for (int k = 0; k < kLists; ++k) all_bfloat16 = all_bfloat16 && dtype[k] == DType::kBFloat16;
-    if (all_bfloat16) return update_bfloat16(item, rule, begin, end);
+    if (all_bfloat16) return update_bfloat16(item, rule, begin, end, nullptr);
   }
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) {
@@ -133,8 +162,9 @@ inline int64_t tensor_at(const TensorList& list, int64_t x) {
   return low;
 }
 
-inline int64_t chunk_size(int64_t numel, int threads) {
-  const int64_t even = numel / (threads * kChunksPerThread) / kChunkAlign * kChunkAlign;
+// A multiple of align, which divides kMinChunk.
+inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
+  const int64_t even = numel / (threads * kChunksPerThread) / align * align;
   return even < kMinChunk ? kMinChunk : even > kMaxChunk ? kMaxChunk : even;
 }
 
@@ -144,13 +174,14 @@ struct MultiTensorWork {
   const TensorList& list;
   const MakeRule& make_rule;
   int64_t chunk;
+  int64_t align;
   int64_t next = 0;
 
-  // Where a cut at element x of the list falls in a tensor: on a cache line, the same for both sides.
-  static int64_t cut(const TensorItem& item, int64_t x) {
+  // Where a cut at element x of the list falls in a tensor: on a multiple of align, the same for both sides.
+  int64_t cut(const TensorItem& item, int64_t x) const {
     const int64_t offset = x - item.begin;
     if (offset <= 0) return 0;
-    return offset >= item.numel ? item.numel : offset / kChunkAlign * kChunkAlign;
+    return offset >= item.numel ? item.numel : offset / align * align;
   }
 
   void update_chunk(int64_t first, int64_t last) const {
@@ -176,10 +207,12 @@ struct MultiTensorWork {
   }
 };
 
+// align: chunks of a tensor begin at multiples of it.
 template <class T, class MakeRule>
-void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule) {
+void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule,
+                  int64_t align = kChunkAlign) {
   if (list.numel == 0) return;
-  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk_size(list.numel, threads)};
+  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk_size(list.numel, threads, align), align};
   const int64_t chunks = (list.numel + work.chunk - 1) / work.chunk;
   parallel_run(threads < chunks ? threads : static_cast<int>(chunks), work.run, &work);
 }

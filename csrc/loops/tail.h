@@ -1,7 +1,8 @@
 // tail.h - what a step does in the same pass as the update: the moving average of the parameter, the zeroing
-// of the gradient. CPU: tail_rule.h; CUDA: tail.cuh.
+// of the gradient, statistics. CPU: step_rule.h; CUDA: tail.cuh.
 #pragma once
 
+#include "loops/statistics.h"
 #include "math/clip.h"
 
 namespace onepass {
@@ -12,8 +13,12 @@ struct Tail {
   // CUDA: if given, and it says skip, nothing is written but zeros where zero_grad asks for them. On the CPU
   // the caller knows before it calls.
   const math::StepControl* control = nullptr;
+  // If given: a row for each leaf of the list, in their order.
+  StatisticsRow* statistics = nullptr;
+  // CPU: the step is skipped, only statistics are wanted.
+  bool skipped = false;
 
-  bool any() const { return ema || zero_grad || control; }
+  bool any() const { return ema || zero_grad || control || statistics; }
 };
 
 }  // namespace onepass

@@ -14,15 +14,33 @@ namespace onepass {
 constexpr int kParam = 0;
 constexpr int kGrad = 1;
 constexpr int kFirstState = 2;
-constexpr int kMaxLists = 6;
+constexpr int kMaxLists = 7;
+// What the parameter's own 16 bits do not hold, see Storage.
+constexpr int kLow = kMaxLists - 2;
 // The moving average of the parameter, where a step keeps one: in the arithmetic type, whatever the others.
 constexpr int kEma = kMaxLists - 1;
 
+// How parameters (and states, where it says so) narrower than the arithmetic are kept between steps. The
+// value of a parameter, which the next step begins with, is what the lists kParam and kLow hold together.
+enum class Storage : uint8_t {
+  kNearest,     // rounded to nearest even
+  kStochastic,  // rounded stochastically, states of 16 bits, too (math/rounding.h, math/draws.h)
+  kKahan,       // kLow: the rounding error, in the parameter's dtype
+  kRemainder,   // kLow: the lower 16 bits of a float32 whose upper ones, rounded, are a bfloat16 parameter
+  kMaster,      // kLow: a float32, of which a float16 parameter is a rounded copy
+};
+
+constexpr bool has_low(Storage storage) { return storage >= Storage::kKahan; }
+
 struct TensorItem {
-  void* list[kMaxLists];  // kParam, kGrad, then the states of the rule, and kEma; the rest is unused
+  void* list[kMaxLists];  // kParam, kGrad, then the states of the rule, kLow, kEma; the rest is unused
   int64_t numel;
   int64_t begin;  // elements of all tensors before this one
   int64_t rule;   // index into the rules that travel with the list
+  int64_t first_leaf =
+      0;  // leaves (leaves.h) of all tensors before this one; only where a kernel asks for them
+  uint32_t number =
+      0;  // of the tensor among all of its optimizer: tells its random draws from those of others
 };
 
 struct TensorList {
@@ -30,6 +48,7 @@ struct TensorList {
   int64_t count;
   int64_t numel;  // of all tensors together
   DType dtype[kMaxLists];
+  Storage storage = Storage::kNearest;
 };
 
 }  // namespace onepass

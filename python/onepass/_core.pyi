@@ -48,6 +48,7 @@ def adam(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | N
     """As sgd, over groups of (params, grads, m, v, max v or None, state_steps, emas or None, options, indices)."""
 
 control_size: int
+statistics_size: int
 """Elements of the float64 tensor that grad_norm fills."""
 
 def grad_norm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,6 +13,17 @@ from torch.optim import Optimizer
 from onepass import _native
 from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
+from onepass.optim._precision import DEFAULTS as PRECISION_DEFAULTS
+from onepass.optim._precision import (
+    LOW_STATES,
+    check_applies,
+    check_precision,
+    drawn_seed,
+    loaded_state_dtype,
+    low_name,
+    make_low,
+    mode_of,
+)
 from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
 from onepass.optim.functional import bump_versions
 
@@ -59,7 +70,7 @@ class FusedOptimizer(TailedOptimizer):
         with torch.no_grad():
             if not torch.compiler.is_compiling():
                 self._step_eager(zero_grad)
-            elif self._has_tail(zero_grad):
+            elif self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups):
                 self._step_between_graphs(zero_grad)
             else:
                 self._step_compiled()
@@ -75,7 +86,7 @@ class FusedOptimizer(TailedOptimizer):
         capturing = _initialized() and torch.cuda.is_current_stream_capturing()
         if capturing:
             self._check_capture()
-        groups = [(group["params"], self._options(group)) for group in self.param_groups]
+        groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
         stepped = self._native_step(groups, tail)
@@ -124,12 +135,21 @@ class FusedOptimizer(TailedOptimizer):
     def _step_compiled(self) -> None:
         raise NotImplementedError
 
-    def _options(self, group: dict[str, Any]) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> Any:
+        """The group's options as the core takes them; first: number of its first parameter."""
         raise NotImplementedError
+
+    def _numbered_groups(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The groups, each with the number of its first parameter among all of the optimizer."""
+        first = 0
+        for group in self.param_groups:
+            yield first, group
+            first += len(group["params"])
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises ValueError if an option of the group has no sense or is not supported."""
         check_implementation(type(self).__name__, group)
+        check_precision(type(self).__name__, group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, for instance layers that are unfrozen later.
@@ -140,13 +160,36 @@ class FusedOptimizer(TailedOptimizer):
         Raises:
             ValueError: An option is out of range, or a parameter is already in a group.
         """
-        self._check_group({**self.defaults, **param_group})
+        whole = {**self.defaults, **param_group}
+        self._check_group(whole)
+        if isinstance(param_group, dict) and not isinstance(param_group["params"], (Tensor, set)):
+            param_group["params"] = list(param_group["params"])
+            named = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
+            check_applies(type(self).__name__, whole, named)
         super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        if added["rounding"] == "stochastic" and added["seed"] is None:
+            added["seed"] = drawn_seed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             group.update(IMPLEMENTATION_FLAGS)
+            for option, default in PRECISION_DEFAULTS.items():
+                group.setdefault(option, default)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as torch's class of the same name has it.
+
+        Options and states of low precision are in it where they are not the defaults; torch's class loads it all
+        the same, and takes no notice of them.
+        """
+        packed: dict[str, Any] = super().state_dict()
+        for group in packed["param_groups"]:
+            for option, default in PRECISION_DEFAULTS.items():
+                if group.get(option, default) == default:
+                    group.pop(option, None)
+        return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
@@ -157,17 +200,24 @@ class FusedOptimizer(TailedOptimizer):
         Raises:
             ValueError: The groups do not match, or an option is out of range; nothing has been changed.
 
-        Differs from torch: float32 states of bfloat16 and float16 parameters stay float32, where torch rounds
-        them to the parameter's dtype; the flags foreach, fused and differentiable stay this optimizer's own.
+        The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
+        with others is converted (the parameters themselves are the model's to load, before the next step). The
+        seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted.
+
+        Differs from torch: float32 states of bfloat16 and float16 parameters stay float32 unless state_dtype says
+        otherwise, where torch rounds them to the parameter's dtype; the flags foreach, fused and differentiable
+        stay this optimizer's own.
 
         Source: torch.optim.Optimizer.load_state_dict.
         """
         final: dict[str, Any] = {}
+        own = [{option: group[option] for option in PRECISION_DEFAULTS} for group in self.param_groups]
 
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
         def check(_: Optimizer, incoming: dict[str, Any]) -> None:
             for group in incoming["param_groups"]:
-                self._check_group({**self.defaults, **group, **IMPLEMENTATION_FLAGS})
+                given = {name: value for name, value in group.items() if name not in PRECISION_DEFAULTS}
+                self._check_group({**self.defaults, **given, **IMPLEMENTATION_FLAGS})
             final.update(incoming)
 
         handle = self.register_load_state_dict_pre_hook(cast(Any, check))
@@ -175,16 +225,34 @@ class FusedOptimizer(TailedOptimizer):
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        self._restore_wide_states(final)
+        for group, options in zip(self.param_groups, own, strict=True):
+            seed = group["seed"] if options["rounding"] == "stochastic" else None
+            group.update(options)
+            if seed is not None:
+                group["seed"] = seed
+        self._restore_dtypes(final)
 
-    def _restore_wide_states(self, saved: dict[str, Any]) -> None:
-        params = [p for group in self.param_groups for p in group["params"]]
-        ids = [i for group in saved["param_groups"] for i in group["params"]]
-        for index, param in zip(ids, params, strict=True):
-            for name in (*self._state_names, "ema"):
-                value = saved["state"].get(index, {}).get(name)
-                if isinstance(value, Tensor) and value.dtype == torch.float32 and is_half(param):
-                    self.state[param][name] = value.to(device=param.device)
+    def _restore_dtypes(self, saved: dict[str, Any]) -> None:
+        """Takes the states from the checkpoint anew whose dtype is not what torch made of it."""
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            for index, param in zip(packed["params"], group["params"], strict=True):
+                entries = saved["state"].get(index, {})
+                for name in (*self._state_names, "ema"):
+                    value = entries.get(name)
+                    if isinstance(value, Tensor):
+                        dtype = loaded_state_dtype(param, group, value.dtype) if name != "ema" else value.dtype
+                        self._restore_state(param, name, value, dtype)
+                for name in LOW_STATES:
+                    value = entries.get(name)
+                    # torch's class makes floats of remainders; those it gave back are of no use.
+                    if low_name(param, group) is None or (name == "remainder" and _is_float(value)):
+                        self.state.get(param, {}).pop(name, None)
+                    elif isinstance(value, Tensor):
+                        self._restore_state(param, name, value, value.dtype)
+
+    def _restore_state(self, param: Tensor, name: str, value: Tensor, dtype: torch.dtype) -> None:
+        if self.state[param][name].dtype != dtype:
+            self.state[param][name] = value.to(device=param.device, dtype=dtype)
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Appends the group's parameters that have a gradient, and the gradients."""
@@ -209,6 +277,24 @@ class FusedOptimizer(TailedOptimizer):
             if "ema" not in self.state[param]:
                 self.state[param]["ema"] = wide_copy(param.detach(), param)
         return [self._relaid_state(group, param, "ema", "emas") for param in params]
+
+    def _lows(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor | None] | None:
+        """What the parameters' own 16 bits do not hold, made where it is missing; None if the group keeps none."""
+        if mode_of(group) not in ("kahan", "master"):
+            return None
+        return [self._low(group, param) for param in params]
+
+    def _low(self, group: dict[str, Any], param: Tensor) -> Tensor | None:
+        name = low_name(param, group)
+        if name is None:
+            return None
+        own = self.state[param]
+        if name not in own:
+            low = make_low(param, own, name)
+            for other in LOW_STATES:
+                own.pop(other, None)
+            own[name] = low
+        return self._relaid_state(group, param, name, name)
 
     def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""
@@ -235,9 +321,8 @@ class FusedOptimizer(TailedOptimizer):
         return names.full(0, index)
 
 
-def is_half(param: Tensor) -> bool:
-    """True for the dtypes whose states may be kept in float32."""
-    return param.dtype in (torch.bfloat16, torch.float16)
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def check_implementation(name: str, group: dict[str, Any]) -> None:
@@ -248,6 +333,19 @@ def check_implementation(name: str, group: dict[str, Any]) -> None:
         raise ValueError(f"{name}: fused must be None or True (the update is one fused pass), got False")
     if group["differentiable"]:
         raise ValueError(f"{name}: differentiable must be False (there is no gradient of the update), got True")
+
+
+def step_count(param: Tensor, capturable: bool, value: float) -> Tensor:
+    """A step count as torch keeps it: on the CPU, or beside its parameter for CUDA graphs."""
+    device = param.device if capturable else "cpu"
+    return torch.tensor(value, dtype=torch.float32, device=device)
+
+
+def count_on_device(state: dict[Tensor, Any], params: list[Tensor], state_steps: list[Tensor]) -> None:
+    """Moves step counts to CUDA parameters: only there is known whether a step was taken."""
+    for i, param in enumerate(params):
+        if param.is_cuda and not state_steps[i].is_cuda:
+            state_steps[i] = state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
 
 def with_gradient(group: dict[str, Any]) -> list[int]:

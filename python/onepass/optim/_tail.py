@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from onepass import _native
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._layout import is_dense
+from onepass.optim._statistics import GroupStatistics
 
 # Places in the control tensor (csrc/math/clip.h, StepControl).
 _SKIP, _NORM, _SKIPPED_STEPS = 1, 2, 4
@@ -30,6 +31,7 @@ class Tail:
         self.options: tuple[Any, ...] | None = None
         self.control: Tensor | None = None
         self.workspace: Tensor | None = None
+        self.statistics: Tensor | None = None
 
     @property
     def zero_grad(self) -> bool:
@@ -46,9 +48,18 @@ class Tail:
         """Whether the step may turn out not to be taken."""
         return self.options is not None and bool(self.options[1] or self.options[5] is not None)
 
-    def prepare(self, options: tuple[Any, ...] | None, device: torch.device) -> None:
-        """Sets what the next step does: the first six entries that csrc/bind/tail.h describes, or None."""
+    def prepare(self, options: tuple[Any, ...] | None, device: torch.device, measured_groups: int) -> None:
+        """Sets what the next step does.
+
+        options: the first six entries that csrc/bind/tail.h describes, or None; measured_groups: the number of
+        param groups if they are measured, else 0.
+        """
         self.options = options
+        size = (measured_groups, _native.core.statistics_size)
+        if measured_groups == 0:
+            self.statistics = None
+        elif self.statistics is None or self.statistics.shape != size or self.statistics.device != device:
+            self.statistics = torch.zeros(size, dtype=torch.float64, device=device)
         if options is not None and (self.control is None or self.control.device != device):
             self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
             self.workspace = torch.empty(2, dtype=torch.float64, device=device)
@@ -56,7 +67,9 @@ class Tail:
     def run(self, native: Callable[..., Any], *arguments: Any) -> Any:
         """Calls the core, again if the workspace was too small."""
         while True:
-            packed = None if self.options is None else (*self.options, self.control, self.workspace)
+            packed = None
+            if self.options is not None:
+                packed = (*self.options, self.statistics, self.control, self.workspace)
             result = native(*arguments, packed, torch.get_num_threads())
             if type(result) is not int or result == 0:
                 return result
@@ -88,13 +101,18 @@ class TailedOptimizer(Optimizer):
     """By which the loss was multiplied; gradients are divided by it. torch.amp.GradScaler sets and deletes it."""
     found_inf: float | Tensor | None
     """Not 0 if the step is to be skipped. torch.amp.GradScaler sets and deletes it."""
+    telemetry: bool
+    """Whether a step measures what `statistics` returns."""
     _tail: Tail | None = None
     _averages_are_in = False
 
-    def _set_tail(self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None) -> None:
+    def _set_tail(
+        self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None, telemetry: bool
+    ) -> None:
         self.max_grad_norm = max_grad_norm
         self.skip_nonfinite = skip_nonfinite
         self.ema_decay = ema_decay
+        self.telemetry = telemetry
         self._check_tail()
 
     def _check_tail(self) -> None:
@@ -103,17 +121,24 @@ class TailedOptimizer(Optimizer):
             check_number(name, "max_grad_norm", self.max_grad_norm, 0)
         if self.ema_decay is not None:
             check_number(name, "ema_decay", self.ema_decay, 0, 1)
-        if not isinstance(self.skip_nonfinite, bool):
-            raise TypeError(f"{name}: skip_nonfinite must be True or False, got {self.skip_nonfinite!r}")
+        for option in ("skip_nonfinite", "telemetry"):
+            if not isinstance(getattr(self, option), bool):
+                raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         """With the options of the tail, which torch's own leaves out; pickle and copy then keep them."""
-        own = {name: getattr(self, name) for name in ("max_grad_norm", "skip_nonfinite", "ema_decay")}
-        return {**super().__getstate__(), **own}
+        options = ("max_grad_norm", "skip_nonfinite", "ema_decay", "telemetry")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in options}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fills in what pickles of older versions lack."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("telemetry", False)
 
     def _has_tail(self, zero_grad: bool) -> bool:
         wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
-        return zero_grad or self.skip_nonfinite or any(option is not None for option in wanted)
+        flags = zero_grad or self.skip_nonfinite or self.telemetry
+        return flags or any(option is not None for option in wanted)
 
     def _scaling(self) -> tuple[float | Tensor | None, float | Tensor | None]:
         return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -122,6 +147,8 @@ class TailedOptimizer(Optimizer):
         if self._averages_are_in:
             raise RuntimeError(f"{type(self).__name__}: no step can be taken inside ema_parameters()")
         if not self._has_tail(zero_grad):
+            if self._tail is not None:
+                self._tail.statistics = None  # of a step before this one
             return NO_TAIL
         self._check_tail()
         if self._tail is None:
@@ -137,7 +164,7 @@ class TailedOptimizer(Optimizer):
             None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
         )
         first = next(param for group in self.param_groups for param in group["params"])
-        self._tail.prepare(options, first.device)
+        self._tail.prepare(options, first.device, len(self.param_groups) if self.telemetry else 0)
         return self._tail
 
     @property
@@ -155,6 +182,23 @@ class TailedOptimizer(Optimizer):
         if self._tail is None or self._tail.control is None or not (self.max_grad_norm or self.skip_nonfinite):
             return torch.tensor(float("nan"), dtype=torch.float64)
         return self._tail.control[_NORM]
+
+    def statistics(self) -> list[GroupStatistics]:
+        """What the last step did, measured in its own pass over memory: for each param group.
+
+        A step that was skipped has gradients and parameters, and no update. The next step leaves what was returned
+        as it is.
+
+        Raises:
+            RuntimeError: Nothing was measured: telemetry is False, or no step was taken yet.
+        """
+        measured = None if self._tail is None else self._tail.statistics
+        if measured is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: statistics needs a step taken with telemetry=True, got telemetry "
+                f"{self.telemetry}"
+            )
+        return [GroupStatistics(*row) for row in measured.clone().unbind(0)]
 
     @contextmanager
     def ema_parameters(self) -> Iterator[None]:

@@ -10,7 +10,8 @@ from torch import Tensor
 from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
-from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
+from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
+from onepass.optim._precision import LOW_STATES, native_option, state_dtype_of
 from onepass.optim._tail import Tail
 
 __all__ = ["Adam"]
@@ -29,7 +30,8 @@ class Adam(FusedOptimizer):
         p_t &= p_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
             \frac{m_t}{\sqrt{x_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
-    Arithmetic is float32 (float64 for float64 parameters), whatever the parameters are stored in.
+    Arithmetic is float32 (float64 for float64 parameters), whatever the parameters are stored in. Options from
+    max_grad_norm on are ours; those from state_dtype on belong to param groups.
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
@@ -49,6 +51,17 @@ class Adam(FusedOptimizer):
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
         ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
+        telemetry: Measure norms and lost updates of each group in the same pass, see `statistics`.
+        state_dtype: torch.float32 or torch.bfloat16 for all moments; None: the parameter's dtype, and float32 with
+            master_weights.
+        rounding: What becomes of a bfloat16 or float16 parameter that the update moves by less than its spacing:
+            "nearest" loses it; "stochastic" rounds up as often as the lost part says, states of 16 bits, too;
+            "kahan" keeps the rounding error in a state of the parameter's dtype and adds it at the next step.
+        master_weights: Keep bfloat16 and float16 parameters as float32 whose upper half, or rounded copy, the
+            parameter is: 26 bytes per bfloat16 parameter with a bfloat16 gradient, the same bits as float32
+            training with those gradients.
+        seed: Of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend on the
+            seed, the step count, the parameter's number and the element's place in memory, and on nothing else.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -87,6 +100,11 @@ class Adam(FusedOptimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        telemetry: bool = False,
+        state_dtype: torch.dtype | None = None,
+        rounding: str = "nearest",
+        master_weights: bool = False,
+        seed: int | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -100,9 +118,13 @@ class Adam(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
+            "state_dtype": state_dtype,
+            "rounding": rounding,
+            "master_weights": master_weights,
+            "seed": seed,
         }
         self._check_group(defaults)
-        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay)
+        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -134,9 +156,9 @@ class Adam(FusedOptimizer):
             for param in group["params"]:
                 own = self.state.get(param, {})
                 if "step" in own and not isinstance(own["step"], Tensor):
-                    own["step"] = _step_count(param, group["capturable"], float(own["step"]))
+                    own["step"] = step_count(param, group["capturable"], float(own["step"]))
 
-    def _options(self, group: dict[str, Any]) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
         beta1, beta2 = group["betas"]
         return (
@@ -149,6 +171,7 @@ class Adam(FusedOptimizer):
             bool(group["maximize"]),
             bool(group["decoupled_weight_decay"]),
             bool(group["capturable"]),
+            native_option(group, first),
         )
 
     def _check_capture(self) -> None:
@@ -164,21 +187,16 @@ class Adam(FusedOptimizer):
 
     def _step_lists(self, tail: Tail) -> None:
         groups = []
-        for group in self.param_groups:
+        for first, group in self._numbered_groups():
             lists: _Lists = ([], [], [], [], [], [])
             self._init_group(group, *lists)
             if tail.may_skip:
-                self._count_on_device(lists[0], lists[5])
+                count_on_device(self.state, lists[0], lists[5])
             largest = lists[4] if group["amsgrad"] else None
-            averages = self._averages(group, lists[0], tail)
-            groups.append((*lists[:4], largest, lists[5], averages, self._options(group), with_gradient(group)))
+            beside = (self._lows(group, lists[0]), self._averages(group, lists[0], tail))
+            options = self._options(group, first)
+            groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group)))
         functional.run_adam(type(self).__name__.lower(), groups, tail)
-
-    def _count_on_device(self, params: list[Tensor], state_steps: list[Tensor]) -> None:
-        """Moves step counts to CUDA parameters: only there is known whether a step was taken."""
-        for i, param in enumerate(params):
-            if param.is_cuda and not state_steps[i].is_cuda:
-                state_steps[i] = self.state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:
@@ -214,10 +232,12 @@ class Adam(FusedOptimizer):
         self._gradients(group, params, grads)
         for param in params:
             own = self.state[param]
-            if not own.keys() - {"ema"}:
-                own["step"] = _step_count(param, group["capturable"], 0.0)
+            if not own.keys() - {"ema", *LOW_STATES}:
+                own["step"] = step_count(param, group["capturable"], 0.0)
                 for name in self._state_names[: 3 if group["amsgrad"] else 2]:
-                    own[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                    own[name] = torch.zeros_like(
+                        param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
+                    )
             if group["amsgrad"] and "max_exp_avg_sq" not in own:
                 raise ValueError(
                     f"{self._where(group, 'params', param)} must have the state max_exp_avg_sq with "
@@ -229,9 +249,3 @@ class Adam(FusedOptimizer):
                 max_exp_avg_sqs.append(self._relaid_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
             state_steps.append(self._state_of(group, param, "step", "state_steps"))
         return False
-
-
-def _step_count(param: Tensor, capturable: bool, value: float) -> Tensor:
-    """A step count as torch keeps it: on the CPU, or beside its parameter for CUDA graphs."""
-    device = param.device if capturable else "cpu"
-    return torch.tensor(value, dtype=torch.float32, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from onepass.optim._base import ParamsT
@@ -37,6 +38,11 @@ class AdamW(Adam):
         max_grad_norm: As for `Adam`.
         skip_nonfinite: As for `Adam`.
         ema_decay: As for `Adam`.
+        telemetry: As for `Adam`.
+        state_dtype: As for `Adam`.
+        rounding: As for `Adam`.
+        master_weights: As for `Adam`.
+        seed: As for `Adam`.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -63,6 +69,11 @@ class AdamW(Adam):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        telemetry: bool = False,
+        state_dtype: torch.dtype | None = None,
+        rounding: str = "nearest",
+        master_weights: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -80,6 +91,11 @@ class AdamW(Adam):
             max_grad_norm=max_grad_norm,
             skip_nonfinite=skip_nonfinite,
             ema_decay=ema_decay,
+            telemetry=telemetry,
+            state_dtype=state_dtype,
+            rounding=rounding,
+            master_weights=master_weights,
+            seed=seed,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ kernel call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,9 +72,11 @@ def sgd(
         number("sgd", "weight_decay", weight_decay),
         bool(nesterov),
         bool(maximize),
+        False,  # capturable: nothing is counted
+        None,  # precision: as it comes
     )
     group = _sgd_group(params, grads, momentum_buffer_list, options[1])
-    run_sgd("sgd", [(*group, None, options, None)])
+    run_sgd("sgd", [(*group, None, None, None, options, None)])
     if momentum != 0:
         momentum_buffer_list[:] = group[2]
 
@@ -156,10 +158,11 @@ def adam(
         bool(maximize),
         bool(decoupled_weight_decay),
         bool(capturable),
+        None,  # precision: as it comes
     )
     largest = list(max_exp_avg_sqs) if amsgrad else None
     lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
-    run_adam(function, [(*lists, None, options, None)])
+    run_adam(function, [(*lists, None, None, options, None)])
 
 
 def adamw(
@@ -205,45 +208,76 @@ def adamw(
 
 
 def run_sgd(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
-    """Steps groups of (params, grads, buffers, first, emas or None, options, indices), whatever their layout.
+    """Steps groups, whatever their layout; all or none.
 
-    All or none. indices: where in its param group each parameter stands, for errors, or None.
+    A group: (params, grads, buffers, first, steps or None, lows or None, emas or None, options, indices), see
+    csrc/bind/sgd.cpp. indices: where in its param group each parameter stands, for errors, or None.
     """
-    arranged, stands, extents = [], list[Stand](), list[Extent]()
-    for position, (params, grads, buffers, first, emas, options, indices) in enumerate(groups):
-        names = Names(function, (*SGD_LISTS[: 3 if buffers else 2], "emas"), _number(position, groups), indices)
-        given = [params, grads, *([buffers] if buffers else []), *([emas] if emas is not None else [])]
-        lists, back, memory = regular(given, [True, tail.zero_grad, True, True], names)
-        averages = lists.pop() if emas is not None else None
-        arranged.append((lists[0], lists[1], lists[2] if buffers else [], first, averages, options, indices))
-        stands += back
-        extents += memory
-    check_apart(extents)
-    tail.run(_native.core.sgd, function, arranged)
-    _finish(groups, stands, tail)
+    arranger = _Arranger(function, groups, tail)
+    arranged = []
+    for position, (params, grads, buffers, first, steps, lows, emas, options, indices) in enumerate(groups):
+        own = [params, grads, *([buffers] if buffers else [])]
+        lists, lows, emas = arranger.arrange(position, own, SGD_LISTS, lows, emas, indices)
+        buffers = lists[2] if buffers else []
+        arranged.append((lists[0], lists[1], buffers, first, steps, lows, emas, options, indices))
+    arranger.run(_native.core.sgd, arranged)
 
 
 def run_adam(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
-    """As `run_sgd`, groups of (params, grads, m, v, max v or None, steps, emas or None, options, indices)."""
-    arranged, stands, extents = [], list[Stand](), list[Extent]()
-    for position, (*given, steps, emas, options, indices) in enumerate(groups):
-        present = [entries for entries in given if entries is not None]
-        names = Names(function, (*ADAM_LISTS[: len(present)], "emas"), _number(position, groups), indices)
-        written = [True, tail.zero_grad, True, True, True, True]
-        lists, back, memory = regular([*present, *([emas] if emas is not None else [])], written, names)
-        averages = lists.pop() if emas is not None else None
+    """As `run_sgd`, with groups as csrc/bind/adam.cpp has them."""
+    arranger = _Arranger(function, groups, tail)
+    arranged = []
+    for position, (*given, steps, lows, emas, options, indices) in enumerate(groups):
+        own = [entries for entries in given if entries is not None]
+        lists, lows, emas = arranger.arrange(position, own, ADAM_LISTS, lows, emas, indices)
         largest = lists[4] if len(lists) > 4 else None
-        arranged.append((*lists[:4], largest, steps, averages, options, indices))
-        stands += back
-        extents += memory
-    check_apart(extents)
-    tail.run(_native.core.adam, function, arranged)
-    _finish(groups, stands, tail)
+        arranged.append((*lists[:4], largest, steps, lows, emas, options, indices))
+    arranger.run(_native.core.adam, arranged)
 
 
-def _number(position: int, groups: list[tuple[Any, ...]]) -> int | None:
-    """How errors number a group: not at all if it is the only one."""
-    return position if len(groups) > 1 else None
+class _Arranger:
+    """Brings the groups of one call to layouts that the core takes, calls it, and copies back."""
+
+    def __init__(self, function: str, groups: list[tuple[Any, ...]], tail: Tail) -> None:
+        self.function = function
+        self.groups = groups
+        self.tail = tail
+        self.stands: list[Stand] = []
+        self.extents: list[Extent] = []
+
+    def arrange(
+        self,
+        position: int,
+        own: list[list[Any]],
+        own_names: tuple[str, ...],
+        lows: list[Any] | None,
+        emas: list[Any] | None,
+        indices: list[int] | None,
+    ) -> tuple[list[list[Any]], list[Any] | None, list[Any] | None]:
+        """One group's own lists, lows and emas, copies in place of what is irregular."""
+        beside = {"lows": lows, "emas": emas}
+        present = [name for name, entries in beside.items() if entries is not None]
+        # How errors number a group: not at all if it is the only one.
+        number = position if len(self.groups) > 1 else None
+        names = Names(self.function, (*own_names[: len(own)], *present), number, indices)
+        given = [*own, *(beside[name] or [] for name in present)]
+        writable = [k != 1 or self.tail.zero_grad for k in range(len(given))]
+        lists, back, memory = regular(given, writable, names)
+        self.stands += back
+        self.extents += memory
+        found = dict(zip(present, lists[len(own) :], strict=True))
+        return lists[: len(own)], found.get("lows"), found.get("emas")
+
+    def run(self, native: Callable[..., Any], arranged: list[tuple[Any, ...]]) -> None:
+        check_apart(self.extents)
+        self.tail.run(native, self.function, arranged)
+        with torch.no_grad():
+            for stand in self.stands:
+                stand.tensor.copy_(stand.copy)
+        for group in self.groups:
+            bump_versions(group[0])
+            if self.tail.zero_grad:
+                bump_versions(group[1])
 
 
 def _increments_lists() -> bool:
@@ -266,16 +300,6 @@ def bump_versions(params: Sequence[Any]) -> None:
         return
     for tensor in tensors:
         torch.autograd.graph.increment_version(tensor)
-
-
-def _finish(groups: list[tuple[Any, ...]], stands: list[Stand], tail: Tail) -> None:
-    with torch.no_grad():
-        for stand in stands:
-            stand.tensor.copy_(stand.copy)
-    for group in groups:
-        bump_versions(group[0])
-        if tail.zero_grad:
-            bump_versions(group[1])
 
 
 def _empty_like(param: Any) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor
 from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
-from onepass.optim._base import FusedOptimizer, ParamsT, with_gradient
+from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
+from onepass.optim._precision import native_option, state_dtype_of
 from onepass.optim._tail import Tail
 
 __all__ = ["SGD"]
@@ -44,6 +45,11 @@ class SGD(FusedOptimizer):
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
         ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
+        telemetry: As for `Adam`.
+        state_dtype: As for `Adam`, of the momentum buffers.
+        rounding: As for `Adam`; "stochastic" adds the state ``step``, which the draws depend on.
+        master_weights: As for `Adam`.
+        seed: As for `Adam`.
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
@@ -76,6 +82,11 @@ class SGD(FusedOptimizer):
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
         ema_decay: float | None = None,
+        telemetry: bool = False,
+        state_dtype: torch.dtype | None = None,
+        rounding: str = "nearest",
+        master_weights: bool = False,
+        seed: int | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -88,9 +99,13 @@ class SGD(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "capturable": capturable,
+            "state_dtype": state_dtype,
+            "rounding": rounding,
+            "master_weights": master_weights,
+            "seed": seed,
         }
         self._check_group(defaults)
-        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay)
+        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
         super().__init__(params, defaults)
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -116,7 +131,7 @@ class SGD(FusedOptimizer):
             group.setdefault("maximize", False)
             group.setdefault("capturable", False)
 
-    def _options(self, group: dict[str, Any]) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
         return (
             number_or_tensor(name, "lr", group["lr"]),
@@ -125,7 +140,16 @@ class SGD(FusedOptimizer):
             number(name, "weight_decay", group["weight_decay"]),
             bool(group["nesterov"]),
             bool(group["maximize"]),
+            bool(group["capturable"]),
+            native_option(group, first),
         )
+
+    def _check_capture(self) -> None:
+        if any(group["rounding"] == "stochastic" and not group["capturable"] for group in self.param_groups):
+            raise RuntimeError(
+                "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
+                "captured (the step count would be baked in), got False"
+            )
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
         stepped: list[Tensor] | None = tail.run(_native.core.sgd_step, self._plan, self.state, groups)
@@ -133,7 +157,7 @@ class SGD(FusedOptimizer):
 
     def _step_lists(self, tail: Tail) -> None:
         groups, new = [], []
-        for group in self.param_groups:
+        for position, group in self._numbered_groups():
             params: list[Tensor] = []
             grads: list[Tensor] = []
             buffers: list[Tensor] = []
@@ -149,24 +173,39 @@ class SGD(FusedOptimizer):
                     first[i] = not (group["capturable"] or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
                     new.append((param, buffers[-1]))
+            beside = (self._counts(group, params, tail), self._lows(group, params))
             averages = self._averages(group, params, tail)
-            groups.append((params, grads, buffers, first, averages, self._options(group), with_gradient(group)))
+            options = self._options(group, position)
+            groups.append((params, grads, buffers, first, *beside, averages, options, with_gradient(group)))
         functional.run_sgd(type(self).__name__.lower(), groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         for param, buffer in new:
             self.state[param]["momentum_buffer"] = buffer
 
+    def _counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
+        """Step counts where something depends on them: stochastic rounding draws anew at each step."""
+        if group["rounding"] != "stochastic":
+            return None
+        for param in params:
+            if "step" not in self.state[param]:
+                self.state[param]["step"] = step_count(param, group["capturable"], 0.0)
+        counts = [self.state[param]["step"] for param in params]
+        if tail.may_skip:
+            count_on_device(self.state, params, counts)
+        return counts
+
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
         """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""
+        dtype = state_dtype_of(param, group)
         if written:
-            return torch.empty_like(param, requires_grad=False)
+            return torch.empty_like(param, dtype=dtype, requires_grad=False)
         if group["dampening"] != 0:
             where = self._where(group, "params", param)
             raise ValueError(
                 f"{where} must have taken a step before, or dampening be 0, where a GPU may skip the step, got "
                 f"dampening {group['dampening']}"
             )
-        return torch.zeros_like(param, requires_grad=False)
+        return torch.zeros_like(param, dtype=dtype, requires_grad=False)
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:
@@ -204,6 +243,8 @@ class SGD(FusedOptimizer):
                         "sgd: dampening must be 0 in a step that is compiled before the first eager one, got "
                         f"{group['dampening']}; take one step outside torch.compile first"
                     )
-                self.state[param]["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+                self.state[param]["momentum_buffer"] = torch.zeros_like(
+                    param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
+                )
             momentum_buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
         return False

@@ -1,0 +1,25 @@
+// bits.h - the bits of a float and back, on host and device.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/compiler.h"
+
+namespace onepass {
+
+ONEPASS_HD float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+ONEPASS_HD uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+ONEPASS_HD uint32_t rotate_right(uint32_t x, int by) { return x >> (by % 32) | x << ((32 - by) % 32); }
+
+}  // namespace onepass

@@ -1,0 +1,112 @@
+// stored_row.h - rows of a parameter's value as the storage of its list (tensor_list.h) keeps it, and of the
+// draws by which it is rounded, on the CPU. CUDA: stored_pack.cuh.
+#pragma once
+
+#include <cstring>
+
+#include "core/convert.h"
+#include "loops/tensor_list.h"
+#include "math/draws.h"
+#include "math/rounding.h"
+
+namespace onepass::ONEPASS_ISA {
+
+// words[j]: of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is a multiple
+// of kDrawGroup; words has room for whole groups.
+ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int64_t begin,
+                                  uint32_t* __restrict words, int64_t n) {
+  for (int64_t start = 0; start < n; start += math::kDrawGroup, words += math::kDrawLanes) {
+    const int64_t block = (begin + start) / math::kDrawGroup * math::kDrawBlocks;
+    ONEPASS_INDEPENDENT
+    for (int b = 0; b < math::kDrawBlocks; ++b) {
+      const PhiloxWords four = math::draw_block(draws, tensor, block + b);
+      for (int k = 0; k < 4; ++k) words[4 * b + k] = four.word[k];
+    }
+    for (int j = 0; j < math::kDrawWords; ++j) {
+      words[math::kDrawWords + j] = rotate_right(words[j], math::kSecondRotation);
+    }
+  }
+}
+
+// values[0 .. n) = the parameter's value from element begin on.
+template <class T>
+inline void load_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
+                       T* __restrict values, int64_t n) {
+  load_row(dtype[kParam], item.list[kParam], begin, values, n);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (storage == Storage::kMaster) {
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const float* master = static_cast<const float*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) {
+        values[i] = math::master_or_stored(master[i], to_float16(master[i]), values[i], stored[i]);
+      }
+    } else if (storage == Storage::kRemainder) {
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const uint16_t* remainder = static_cast<const uint16_t*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = math::join(stored[i], remainder[i]);
+    } else if (storage == Storage::kKahan) {
+      constexpr int64_t kPart = 64;
+      alignas(64) T low[kPart];
+      for (int64_t start = 0; start < n; start += kPart) {
+        const int64_t part = n - start < kPart ? n - start : kPart;
+        load_row(dtype[kLow], item.list[kLow], begin + start, low, part);
+        for (int64_t i = 0; i < part; ++i) values[start + i] += low[i];
+      }
+    }
+  }
+}
+
+// words: of draw_row from this element on; rotation: of the list.
+inline void store_row_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
+                                 int64_t n, const uint32_t* __restrict words, int rotation) {
+  uint16_t* to = static_cast<uint16_t*>(stored) + begin;
+  const auto draw = [=](int64_t i) { return rotate_right(words[i / 2], rotation + (i % 2 != 0 ? 16 : 0)); };
+  if (dtype == DType::kFloat16) {
+    for (int64_t i = 0; i < n; ++i) to[i] = math::stochastic_float16(values[i], draw(i));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = math::stochastic_bfloat16(values[i], draw(i));
+  }
+}
+
+// The parameter's value from element begin on = values[0 .. n); what is kept of it is left in values. words:
+// as above, with kStochastic.
+inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
+                        float* __restrict values, int64_t n, const uint32_t* words) {
+  void* param = item.list[kParam];
+  switch (storage) {
+    case Storage::kNearest:
+      store_row(dtype[kParam], param, begin, values, n);
+      break;
+    case Storage::kStochastic:
+      store_row_stochastic(dtype[kParam], param, begin, values, n, words, math::list_rotation(0));
+      break;
+    case Storage::kKahan: {
+      store_row(dtype[kParam], param, begin, values, n);
+      constexpr int64_t kPart = 64;
+      alignas(64) float rounded[kPart];
+      for (int64_t start = 0; start < n; start += kPart) {
+        const int64_t part = n - start < kPart ? n - start : kPart;
+        load_row(dtype[kParam], param, begin + start, rounded, part);
+        for (int64_t i = 0; i < part; ++i) rounded[i] = math::residue(values[start + i], rounded[i]);
+        store_row(dtype[kLow], item.list[kLow], begin + start, rounded, part);
+      }
+      break;
+    }
+    case Storage::kRemainder: {
+      uint16_t* stored = static_cast<uint16_t*>(param) + begin;
+      uint16_t* remainder = static_cast<uint16_t*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) {
+        const math::Split both = math::split(values[i]);
+        stored[i] = both.stored;
+        remainder[i] = both.remainder;
+      }
+      break;
+    }
+    case Storage::kMaster:
+      std::memcpy(static_cast<float*>(item.list[kLow]) + begin, values, size_t(n) * sizeof(float));
+      store_row(dtype[kParam], param, begin, values, n);
+      break;
+  }
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,37 @@
+// statistics.h - what is told of one param group's step, from the sums of its leaves.
+//
+//   norm = sqrt(sum x^2);   of the gradients as they would be unscaled: norm / grad_scale
+#pragma once
+
+#include "core/compiler.h"
+#include "math/norm.h"
+
+namespace onepass::math {
+
+// All double, so that they are rows of a float64 tensor; sums over elements.
+struct Statistics {
+  double grad_square;    // of the gradient as it is stored
+  double param_square;   // of the parameter's value after the update
+  double update_square;  // of the change of that value
+  double nonfinite;      // gradients that are infinite or nan
+  double lost;           // elements whose gradient is not zero and whose value is what it was
+};
+
+// The same for a reader, likewise a row.
+struct GroupStatistics {
+  double grad_norm, param_norm, update_norm;
+  double nonfinite, lost;
+};
+
+ONEPASS_HD Statistics merge(const Statistics& a, const Statistics& b) {
+  return {a.grad_square + b.grad_square, a.param_square + b.param_square, a.update_square + b.update_square,
+          a.nonfinite + b.nonfinite, a.lost + b.lost};
+}
+
+ONEPASS_HD GroupStatistics conclude(const Statistics& sum, double grad_scale) {
+  const SquareSum square;
+  return {square.norm(sum.grad_square) / grad_scale, square.norm(sum.param_square),
+          square.norm(sum.update_square), sum.nonfinite, sum.lost};
+}
+
+}  // namespace onepass::math

@@ -1,0 +1,149 @@
+"""How parameters and states of half precision are kept between steps, and what is kept beside them.
+
+The value of a parameter, with which the next step begins, is the stored one and what a state of its own adds:
+
+==================  =============  ==================================================================
+option              state          value
+==================  =============  ==================================================================
+rounding="kahan"    kahan_comp     param + kahan_comp, both of the parameter's dtype
+master_weights      remainder      bfloat16: a float32, its upper 16 bits (rounded) the parameter
+master_weights      master_param   float16: a float32, of which the parameter is a rounded copy
+==================  =============  ==================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onepass.optim._layout import is_dense
+
+ROUNDINGS = ("nearest", "stochastic", "kahan")
+# Options of a param group, and what is left out of a checkpoint.
+DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
+LOW_STATES = ("kahan_comp", "remainder", "master_param")
+_SEEDS = 2**64
+
+
+def is_half(param: Tensor) -> bool:
+    """True for the dtypes that are narrower than the arithmetic."""
+    return param.dtype in (torch.bfloat16, torch.float16)
+
+
+def check_precision(name: str, group: dict[str, Any]) -> None:
+    """Raises ValueError or TypeError if an option of the group has no sense."""
+    rounding, master, seed = group["rounding"], group["master_weights"], group["seed"]
+    if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {group['state_dtype']}"
+        )
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+    if not isinstance(master, bool):
+        raise TypeError(f"{name}: master_weights must be True or False, got {master!r}")
+    if master and rounding != "nearest":
+        raise ValueError(
+            f'{name}: rounding must be "nearest" with master_weights=True (nothing is lost), got {rounding!r}'
+        )
+    if seed is None:
+        return
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise TypeError(f"{name}: seed must be an int or None, got {seed!r}")
+    if rounding != "stochastic":
+        raise ValueError(f'{name}: seed must be None unless rounding="stochastic", got {seed}')
+    if not 0 <= seed < _SEEDS:
+        raise ValueError(f"{name}: seed must be at least 0 and below 2**64, got {seed}")
+
+
+def check_applies(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
+    """Raises ValueError if no parameter of the group is one that the options are for, or one is that cannot be."""
+    state_dtype = group["state_dtype"]
+    for i, param in enumerate(params):
+        if not isinstance(param, Tensor):
+            return  # torch says so
+        if state_dtype is not None and param.dtype == torch.float64:
+            raise ValueError(f"{name}: state_dtype must be None with torch.float64 params, got {state_dtype}")
+        if state_dtype == torch.bfloat16 and param.dtype == torch.float16:
+            raise ValueError(
+                f"{name}: params[{i}] must not be torch.float16 with state_dtype=torch.bfloat16, got torch.float16"
+            )
+    mode = mode_of(group)
+    narrow_states = mode == "stochastic" and state_dtype == torch.bfloat16
+    if mode is None or not params or narrow_states or any(is_half(param) for param in params):
+        return
+    option = "master_weights=True" if mode == "master" else f"rounding={mode!r}"
+    raise ValueError(
+        f"{name}: params must hold a torch.bfloat16 or torch.float16 one with {option}, got only "
+        f"{', '.join(sorted({str(param.dtype) for param in params}))}"
+    )
+
+
+def drawn_seed() -> int:
+    """A seed from torch's generator: torch.manual_seed before an optimizer is made settles its draws."""
+    return int(torch.randint(2**63 - 1, ()).item())
+
+
+def mode_of(group: dict[str, Any]) -> str | None:
+    """What the core calls it, or None for rounding to nearest."""
+    if group["master_weights"]:
+        return "master"
+    return None if group["rounding"] == "nearest" else str(group["rounding"])
+
+
+def native_option(group: dict[str, Any], first: int) -> tuple[str, int, int] | None:
+    """The options as csrc/bind/precision.h takes them; first: number of the group's first parameter."""
+    mode = mode_of(group)
+    return None if mode is None else (mode, group["seed"] or 0, first)
+
+
+def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """The dtype in which states of the parameter are made."""
+    if group["state_dtype"] is not None:
+        return group["state_dtype"]  # type: ignore[no-any-return]
+    return torch.float32 if group["master_weights"] and is_half(param) else param.dtype
+
+
+def loaded_state_dtype(param: Tensor, group: dict[str, Any], saved: torch.dtype) -> torch.dtype:
+    """The dtype that a loaded state is brought to: as `state_dtype_of`, but float32 ones of halves stay that."""
+    if group["state_dtype"] is None and is_half(param) and saved == torch.float32:
+        return saved
+    return state_dtype_of(param, group)
+
+
+def low_name(param: Tensor, group: dict[str, Any]) -> str | None:
+    """The state that holds what the parameter itself does not; None if there is none."""
+    if not is_half(param):
+        return None
+    if group["rounding"] == "kahan":
+        return "kahan_comp"
+    if not group["master_weights"]:
+        return None
+    return "remainder" if param.dtype == torch.bfloat16 else "master_param"
+
+
+def make_low(param: Tensor, own: dict[str, Any], name: str) -> Tensor:
+    """The state `name` of a parameter whose value is kept otherwise so far: exactly, or as nearly as it can."""
+    param = param.detach() if is_dense(param) else param.detach().contiguous()
+    value = _value(param, own)
+    if name == "master_param":
+        return torch.empty_like(param, dtype=torch.float32).copy_(value)
+    if name == "kahan_comp":
+        # Nothing is left beside an infinity.
+        return torch.empty_like(param).copy_((value - param.float()).nan_to_num(0.0, 0.0, 0.0))
+    rest = value.view(torch.int32) - (param.view(torch.int16).to(torch.int32) << 16)
+    return torch.empty_like(param, dtype=torch.int16).copy_(rest.clamp(-(2**15), 2**15 - 1))
+
+
+def _value(param: Tensor, own: dict[str, Any]) -> Tensor:
+    if "remainder" in own:
+        upper = param.view(torch.int16).to(torch.int32) << 16
+        bits: Tensor = upper + own["remainder"].to(torch.int32)
+        return bits.view(torch.float32)
+    if "kahan_comp" in own:
+        compensation: Tensor = own["kahan_comp"]
+        return param.float() + compensation.float()
+    if "master_param" in own:
+        return torch.empty_like(param, dtype=torch.float32).copy_(own["master_param"])
+    return param.float()
