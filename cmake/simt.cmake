@@ -17,4 +17,5 @@ target_compile_options(onepass_simt_kernels PRIVATE
   -O2 -fno-math-errno -ffp-contract=off -Wno-unknown-pragmas)
 
 onepass_module(_core_simt ONEPASS_SIMT=1)
-target_sources(_core_simt PRIVATE $<TARGET_OBJECTS:onepass_simt_kernels>)
+target_sources(_core_simt PRIVATE $<TARGET_OBJECTS:onepass_simt_kernels> tests/simt/src/bind_graph.cpp)
+target_link_libraries(_core_simt PRIVATE simt)

@@ -9,6 +9,10 @@ void register_clip(pybind11::module_& module);
 void register_sgd(pybind11::module_& module);
 void register_adam(pybind11::module_& module);
 void register_statistics(pybind11::module_& module);
+#if defined(ONEPASS_SIMT)
+// Captured graphs, for tests (tests/simt/src/bind_graph.cpp).
+void register_simt_graph(pybind11::module_& module);
+#endif
 void register_stream(pybind11::module_& module);
 
 }  // namespace onepass

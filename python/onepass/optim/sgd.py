@@ -134,7 +134,7 @@ class SGD(FusedOptimizer):
     def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
         return (
-            number_or_tensor(name, "lr", group["lr"]),
+            number_or_tensor(name, "lr", group["lr"], on_device=group["capturable"]),
             number(name, "momentum", group["momentum"]),
             number(name, "dampening", group["dampening"]),
             number(name, "weight_decay", group["weight_decay"]),

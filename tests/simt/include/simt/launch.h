@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "simt/collectives.h"
+#include "simt/graph.h"
 #include "simt/shared_memory.h"
 
 namespace simt {
@@ -194,14 +195,9 @@ class Turn {
   std::unique_lock<std::mutex> lock_;
 };
 
-// Runs the kernel for every thread of the grid and returns when all are done. Throws Error for a fault.
-template <class... Parameters, class... Args>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, Args&&... args) {
-  static_assert((std::is_trivially_copyable_v<Parameters> && ...),
-                "kernel parameters are copied byte by byte");
-  static_assert((sizeof(Parameters) + ... + 0) <= kMaxParameterBytes, "kernel parameters are too large");
-  using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...>>;
-  Call call(kernel, std::tuple<Parameters...>(static_cast<Parameters>(args)...));
+// As launch, with the arguments bound already.
+template <class Call>
+void run_call(Call call, dim3 grid, dim3 block, size_t dynamic_bytes) {
   const auto apply = [](void* arguments) {
     Call& bound = *static_cast<Call*>(arguments);
     std::apply(bound.first, bound.second);
@@ -219,6 +215,21 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic
   }
   machine.current = nullptr;
   machine.self = nullptr;
+}
+
+// Runs the kernel for every thread of the grid and returns when all are done, or adds it to the graph that is
+// being captured. Throws Error for a fault.
+template <class... Parameters, class... Args>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, Args&&... args) {
+  static_assert((std::is_trivially_copyable_v<Parameters> && ...),
+                "kernel parameters are copied byte by byte");
+  static_assert((sizeof(Parameters) + ... + 0) <= kMaxParameterBytes, "kernel parameters are too large");
+  using Call = std::pair<void (*)(Parameters...), std::tuple<Parameters...>>;
+  const Call call(kernel, std::tuple<Parameters...>(static_cast<Parameters>(args)...));
+  if (Graph* graph = Graph::recording()) {
+    return graph->add([=] { run_call(call, grid, block, dynamic_bytes); });
+  }
+  run_call(call, grid, block, dynamic_bytes);
 }
 
 }  // namespace simt
