@@ -31,9 +31,15 @@ from pathlib import Path
 
 REGISTER = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 # Packed arithmetic that every loop of an operation must hold, in each type it computes in.
-ARITHMETIC = {"adam": "mul add sub sqrt div", "clip": "mul", "sgd": "mul add sub", "stream": "mul add"}
+ARITHMETIC = {
+    "adam": "mul add sub sqrt div",
+    "clip": "mul",
+    "sgd": "mul add sub",
+    "statistics": "",  # a few rows a leaf: no loop over elements
+    "stream": "mul add",
+}
 BOTH = ("float", "double")
-TYPES = {"adam": BOTH, "clip": BOTH, "sgd": BOTH, "stream": ("float",)}
+TYPES = {"adam": BOTH, "clip": BOTH, "sgd": BOTH, "statistics": (), "stream": ("float",)}
 # The loops of an operation that has others, too: without products (a clamp), or without packed code (a power).
 ONLY = {"clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,")}
 SUFFIX = {"float": "ps", "double": "pd"}
@@ -99,9 +105,9 @@ def functions_of_module(path: Path) -> list[Function]:
 
 
 def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
-    """The functions that walk over elements, computing in a type."""
+    """The functions that walk over elements, computing in a type; update_range of a StepRule only chooses one."""
     walk = re.compile(
-        rf"update_(?:range|rows)<{computed},|update_(?:bfloat16|with_tail)<.*<{computed}>"
+        rf"update_(?:range|rows)<{computed},(?!.*StepRule)|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
         + ("|stream_thread\\(" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

@@ -116,12 +116,19 @@ struct Rules {
 // Three rules that share no value, each with other switches.
 Rules host_rules() {
   Rules rules;
-  rules.sgd = {{{0.1, 0.9, 0.0, 0.01, false, false, false}, {}},
-               {{0.03, 0.7, 0.25, 0.0, false, true, false}, {}},
-               {{0.5, 0.6, 0.0, 0.2, true, false, true}, {}}};
-  rules.adam = {{{0.1, 0.9, 0.999, 1e-8, 0.01, true, false}, 1, {}, {}},
-                {{0.02, 0.3, 0.9, 1e-3, 0.1, false, true}, 7, {}, {}},
-                {{0.004, 0.8, 0.95, 1e-5, 0.0, false, false}, 1000, {}, {}}};
+  for (const onepass::math::SgdOptions& options : {onepass::math::SgdOptions{0.1, 0.9, 0.0, 0.01},
+                                                   {0.03, 0.7, 0.25, 0.0, false, true},
+                                                   {0.5, 0.6, 0.0, 0.2, true, false, true}}) {
+    rules.sgd.emplace_back().options = options;
+  }
+  for (const onepass::math::AdamOptions& options :
+       {onepass::math::AdamOptions{0.1, 0.9, 0.999, 1e-8, 0.01, true},
+        {0.02, 0.3, 0.9, 1e-3, 0.1, false, true},
+        {0.004, 0.8, 0.95, 1e-5}}) {
+    rules.adam.emplace_back().options = options;
+  }
+  rules.adam[1].step = 7;
+  rules.adam[2].step = 1000;
   return rules;
 }
 
@@ -278,6 +285,11 @@ void check_chunks(Op op, const Dtypes& dtypes, int64_t elements, unsigned seed) 
   check_step(op, dtypes, shapes, seed);
 }
 
+template <class Rule>
+constexpr int capacity_of() {
+  return onepass::gpu::Table<onepass::gpu::Slot<Rule, onepass::kFirstState + Rule::kStates>>::kCapacity;
+}
+
 // More tensors than a launch's table holds, empty ones among them, some in several chunks. At exactly one and
 // exactly two full tables no launch may be left out or be empty.
 void check_tables(Op op, const Dtypes& dtypes, int capacity, unsigned seed) {
@@ -361,8 +373,8 @@ void run_all(unsigned seed) {
     for (int i : {0, 1}) check_device_scalars(op, stored[i], seed);
   }
   using namespace onepass::math;
-  check_tables(Op::kSgd, stored[0], onepass::gpu::Table<Sgd<float>, 2>::kCapacity, seed);
-  check_tables(Op::kAmsGrad, stored[1], onepass::gpu::Table<AmsGrad<double>, 5>::kCapacity, seed);
+  check_tables(Op::kSgd, stored[0], capacity_of<Sgd<float>>(), seed);
+  check_tables(Op::kAmsGrad, stored[1], capacity_of<AmsGrad<double>>(), seed);
   check_step(Op::kAdam, stored[0], {}, seed);
   check_step(Op::kAdam, stored[0], std::vector<Shape>(3, Shape{0}), seed);
   for (int count : {0, 1, 257, 4000, 4001}) check_increment(count);

@@ -56,7 +56,9 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 onepass::AdamStep rule() {
-  onepass::AdamStep step{{0.1, 0.9, 0.999, 1e-8, 0.01, true, false}, 3, {}, {}};
+  onepass::AdamStep step;
+  step.options = {0.1, 0.9, 0.999, 1e-8, 0.01, true};
+  step.step = 3;
   step.ema_decay = kDecay;
   return step;
 }
