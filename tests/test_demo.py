@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from onepass.cli.app import app
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
-from onepass.demo.train import OURS, TORCH, Plan, contenders, steps_per_epoch, train
+from onepass.demo.train import OURS, PRECISIONS, TORCH, Plan, contenders, steps_per_epoch, train
 
 CPU = torch.device("cpu")
 
@@ -68,6 +68,21 @@ def test_both_clip_and_average_the_same(few):
     assert runs[OURS].average.loss == pytest.approx(runs[TORCH].average.loss, rel=0.1)
     assert runs[OURS].average.loss != runs[OURS].validation[-1].loss
     assert [run.skipped_steps for run in runs.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "float32"])
+def test_bfloat16_weights_learn(few, precision):
+    """Both see the same losses at first; ours keeps what its option says."""
+    makers = contenders("adamw", None, precision=precision)
+    runs = train(few, Plan(2, 40, 0, CPU, precision=precision), makers)
+    model, optimizer = runs[OURS].model, runs[OURS].optimizer
+    dtypes = {type(m).__name__: m.weight.dtype for m in model.modules() if hasattr(m, "weight")}
+    assert dtypes == {"Conv2d": torch.bfloat16, "BatchNorm2d": torch.float32, "Linear": torch.bfloat16}
+    assert runs[OURS].losses[0] == runs[TORCH].losses[0]
+    assert runs[OURS].losses[:5] == pytest.approx(runs[TORCH].losses[:5], rel=0.05)
+    kept = {name for own in optimizer.state.values() for name in own} - {"step", "exp_avg", "exp_avg_sq"}
+    wanted = {"bfloat16-kahan": {"kahan_comp"}, "bfloat16-master": {"remainder"}}
+    assert kept == wanted.get(precision, set())
 
 
 def test_skipped_steps_are_counted(few):

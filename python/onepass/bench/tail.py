@@ -7,6 +7,9 @@ AdamW, AveragedModel with torch's foreach average, _foreach_zero_. Before each c
 anew, outside the time. ``stream`` moves as many bytes as the tail has to (docs/numerics.md counts them) with the
 plainest loop there is.
 
+Telemetry: ``ours`` measures each step, ``off`` is the same step that does not. Precision: ``ours`` is a bfloat16
+step that rounds to nearest, the others keep what that loses (docs/precision.md).
+
 Clipping alone: ``ours``, torch's ``foreach`` and ``loop``; with gradients that are scaled and with such as are
 small enough already (ours does not write those on the CPU).
 """
@@ -31,6 +34,10 @@ _MAX_NORM = 1.0
 _SCALE = 1024.0
 # float32: pass one reads g; pass two reads p, g, m, v, ema and writes p, m, v, ema, and zeros to g.
 _TAIL_BYTES = 44
+# float32: reads p, g, m, v and writes p, m, v; half of it in bfloat16.
+_ADAMW_BYTES = 28
+# Differences of a hundredth need more of them.
+_MANY_ROUNDS = 41
 # The norm reads g; scaling reads and writes it.
 _CLIP_BYTES = {"small": 4, "scaled": 12}
 
@@ -46,6 +53,8 @@ def _cases(device: torch.device) -> Iterator[Case]:
     for shape in _SHAPES:
         for kind in _CLIP_BYTES:
             yield _clip_case(shape, kind, device)
+    yield _telemetry_case(LARGE, device)
+    yield _precision_case(LARGE, device)
 
 
 def _tail_case(shape: Shape, device: torch.device) -> Case:
@@ -101,6 +110,42 @@ def _torchs(fresh: list[Tensor], device: torch.device) -> Prepared:
         torch._foreach_zero_(grads)  # type: ignore[arg-type]  # as above
 
     return Prepared(_refill(params, fresh), step)
+
+
+def _plain(grads: list[Tensor], **options: Any) -> Step:
+    params = _params(grads)
+    optimizer = onepass.optim.AdamW(params, **options)
+    return lambda: optimizer.step()
+
+
+def _telemetry_case(shape: Shape, device: torch.device) -> Case:
+    total = _ADAMW_BYTES * shape.count * shape.numel
+
+    def setup() -> dict[str, Step]:
+        grads = [torch.randn(shape.numel, device=device) for _ in range(shape.count)]
+        return {
+            OURS: _plain(grads, telemetry=True),
+            "off": _plain(grads),
+            STREAM: probe(total, 3, device),
+        }
+
+    return Case(f"telemetry-adamw-{shape.name}", total, _MANY_ROUNDS, setup)
+
+
+def _precision_case(shape: Shape, device: torch.device) -> Case:
+    total = _ADAMW_BYTES // 2 * shape.count * shape.numel
+
+    def setup() -> dict[str, Step]:
+        grads = [torch.randn(shape.numel, device=device).bfloat16() for _ in range(shape.count)]
+        return {
+            OURS: _plain(grads),
+            "stochastic": _plain(grads, rounding="stochastic", seed=0),
+            "kahan": _plain(grads, rounding="kahan"),
+            "master": _plain(grads, master_weights=True),
+            STREAM: probe(total, 3, device),
+        }
+
+    return Case(f"precision-adamw-{shape.name}", total, _MANY_ROUNDS, setup)
 
 
 def _clip_case(shape: Shape, kind: str, device: torch.device) -> Case:

@@ -23,7 +23,7 @@ from onepass.bench import machine
 from onepass.cli import one_of, torch_threads
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
-from onepass.demo.train import OPTIMIZERS, TORCH, Plan, Run, contenders, steps_per_epoch, train
+from onepass.demo.train import OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -54,6 +54,14 @@ def demo(
     ema: Annotated[
         float | None, typer.Option(min=0.0, max=0.9999999, help="Decay of a moving average of the weights.")
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("precision", PRECISIONS),
+            help=f"What weights are stored in, and what ours keeps beside: one of {', '.join(PRECISIONS)}.",
+            metavar="NAME",
+        ),
+    ] = "float32",
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-demo"
     ),
@@ -67,7 +75,7 @@ def demo(
     console = Console()
     where = _device(device)
     data = _data()
-    plan = Plan(epochs, batch_size, seed, where, clip, ema)
+    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision)
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -91,6 +99,7 @@ def demo(
         "optimizer": optimizer,
         "clip": clip,
         "ema": ema,
+        "precision": precision,
     }
     figures, picture = output / "demo.json", output / "demo.png"
     figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
@@ -112,7 +121,7 @@ def _train(console: Console, data: Data, plan: Plan, optimizer: str, lr: float |
         return train(
             data,
             plan,
-            contenders(optimizer, lr, plan.clip, plan.ema),
+            contenders(optimizer, lr, plan.clip, plan.ema, plan.precision),
             lambda epoch: progress.update(task, advance=1, epoch=epoch + 1),
         )
 

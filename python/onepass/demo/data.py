@@ -22,12 +22,12 @@ class Data:
     validation_images: Tensor
     validation_labels: Tensor
 
-    def to(self, device: torch.device) -> Data:
-        """The same on another device."""
+    def to(self, device: torch.device, dtype: torch.dtype) -> Data:
+        """The same on another device, images in another dtype."""
         return Data(
-            self.train_images.to(device),
+            self.train_images.to(device, dtype),
             self.train_labels.to(device),
-            self.validation_images.to(device),
+            self.validation_images.to(device, dtype),
             self.validation_labels.to(device),
         )
 

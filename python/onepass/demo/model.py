@@ -46,11 +46,19 @@ def _block(channels_in: int, channels_out: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
+def narrowed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its convolutions and linear layers in a dtype; batch norm keeps float32 statistics."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.to(dtype)
+    return model
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> Score:
     """The model's score in evaluation mode; it is left in training mode."""
     model.eval()
-    logits = torch.cat([model(some) for some in torch.split(images, _EVALUATION_BATCH)])
+    logits = torch.cat([model(some).float() for some in torch.split(images, _EVALUATION_BATCH)])
     model.train()
     right = (logits.argmax(1) == labels).float().mean()
     return Score(float(cross_entropy(logits, labels)), float(right))

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.optim
 from onepass.demo.data import Data
-from onepass.demo.model import Score, evaluate, network
+from onepass.demo.model import Score, evaluate, narrowed, network
 from onepass.optim._base import FusedOptimizer
 
 # torch's and ours, by the names under which figures are shown.
@@ -32,6 +32,15 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}),
     "adam": ("Adam", {"lr": 1e-3}),
     "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.01}),
+}
+
+# What convolutions and linear layers are stored in, and how ours keeps what bfloat16 loses; torch has no choice.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bfloat16": {},
+    "bfloat16-stochastic": {"rounding": "stochastic"},
+    "bfloat16-kahan": {"rounding": "kahan"},
+    "bfloat16-master": {"master_weights": True},
 }
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -49,6 +58,13 @@ class Plan:
     """Largest norm of all gradients together, or None."""
     ema: float | None = None
     """Decay of a moving average of the weights, or None."""
+    precision: str = "float32"
+    """A name in `PRECISIONS`."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of images and weights; the parameters of batch norm stay float32."""
+        return torch.float32 if self.precision == "float32" else torch.bfloat16
 
 
 @dataclass
@@ -80,7 +96,11 @@ class Run:
 
 
 def contenders(
-    optimizer: str, lr: float | None, clip: float | None = None, ema: float | None = None
+    optimizer: str,
+    lr: float | None,
+    clip: float | None = None,
+    ema: float | None = None,
+    precision: str = "float32",
 ) -> dict[str, MakeOptimizer]:
     """Makers of torch's optimizer as it is built by default, and of ours with the same options.
 
@@ -89,6 +109,7 @@ def contenders(
         lr: Learning rate, or None for the optimizer's own in `OPTIMIZERS`.
         clip: As in `Plan`; ours then also skips steps whose gradients are not finite.
         ema: As in `Plan`.
+        precision: As in `Plan`.
     """
     name, options = OPTIMIZERS[optimizer]
     options = options if lr is None else {**options, "lr": lr}
@@ -99,6 +120,7 @@ def contenders(
             max_grad_norm=clip,
             skip_nonfinite=clip is not None,
             ema_decay=ema,
+            **PRECISIONS[precision],
             **options,
         ),
     }
@@ -121,11 +143,11 @@ def train(
     Returns:
         The trainings by the names of their optimizers.
     """
-    data = data.to(plan.device)
+    data = data.to(plan.device, plan.dtype)
     with _deterministic(), _own_random_numbers(plan), _no_collection():
-        model = network().to(plan.device)
+        model = narrowed(network().to(plan.device), plan.dtype)
         for make in makers.values():
-            _warm_up(make, plan.device)
+            _warm_up(make, plan)
         steps = plan.epochs * steps_per_epoch(data, plan)
         runs = {name: _start(copy.deepcopy(model), make, steps, plan) for name, make in makers.items()}
         names = list(runs)
@@ -201,7 +223,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
     """One training step; returns the loss, still on its device."""
     begin = _now(images.device)
     run.optimizer.zero_grad()
-    loss = cross_entropy(run.model(images), labels)
+    loss = cross_entropy(run.model(images).float(), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     before_update = _now(images.device)
     run.update()
@@ -219,9 +241,9 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _warm_up(make: MakeOptimizer, device: torch.device) -> None:
+def _warm_up(make: MakeOptimizer, plan: Plan) -> None:
     """Takes a step elsewhere: torch's first one imports modules for a second, a GPU's first loads the kernels."""
-    param = torch.zeros(1, device=device, requires_grad=True)
+    param = torch.zeros(1, device=plan.device, dtype=plan.dtype, requires_grad=True)
     param.grad = torch.zeros_like(param)
     make([param]).step()
 
