@@ -6,7 +6,11 @@ import copy
 
 import pytest
 import torch
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 import onepass.optim
 from conftest import Backend
@@ -80,27 +84,41 @@ def test_apexs_steps_without_bias_correction_raise():
     assert same_states(states(optimizer, params), before)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
-def test_distributed_checkpoint_round_trip(kind):
-    options = {"momentum": 0.9} if kind == "SGD" else {}
+PRECISIONS = {
+    "float32": {},
+    "stochastic": {"rounding": "stochastic"},
+    "kahan": {"rounding": "kahan", "state_dtype": torch.float32},
+    "master": {"master_weights": True},
+}
 
-    def build() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_distributed_checkpoint_round_trip(kind, precision, flatten):
+    """The seed of stochastic rounding, which the resumed optimizer would draw anew, comes with it."""
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    options |= PRECISIONS[precision]
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    how = StateDictOptions(flatten_optimizer_state_dict=flatten)
+
+    def build(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).to(dtype)
         return model, getattr(onepass.optim, kind)(model.parameters(), lr=0.1, ema_decay=0.9, **options)
 
     def step(model, optimizer, seed) -> None:
         generator = torch.Generator().manual_seed(seed)
-        model(torch.randn(5, 3, generator=generator)).square().sum().backward()
+        model(torch.randn(5, 3, generator=generator).to(dtype)).square().sum().backward()
         optimizer.step(zero_grad=True)
 
-    model, optimizer = build()
+    model, optimizer = build(0)
     for seed in range(3):
         step(model, optimizer, seed)
-    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer))
-    other, resumed = build()
+    saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=how))
+    other, resumed = build(1)
     other.load_state_dict(model.state_dict())
-    set_optimizer_state_dict(other, resumed, saved)
+    set_optimizer_state_dict(other, resumed, saved, options=how)
     for seed in (3, 4):
         step(model, optimizer, seed)
         step(other, resumed, seed)

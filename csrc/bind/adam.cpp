@@ -26,6 +26,7 @@ class AdamCall {
   }
   Batch& batch() { return batch_; }
   bool has_ema() const { return tail_.has_ema(); }
+  bool zeroes_grads() const { return tail_.tail().zero_grad; }
 
   // options: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable,
   // precision), see precision_of.
@@ -123,8 +124,9 @@ bool find_row(StateCursor& cursor, PyObject* param, const AdamCall& call, PyObje
   return true;
 }
 
-// groups: [(params, options)]; tail: see TailCall. Returns the parameters that were updated, or None if
-// something is irregular, or how many doubles the workspace must have.
+// groups: [(params, options)]; tail: see TailCall. Returns the tensors that were written (parameters, and
+// gradients if they are zeroed), or None if something is irregular, or how many doubles the workspace must
+// have.
 py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, const py::object& tail,
                      int threads) {
   AdamCall call("adam", tail);
@@ -145,6 +147,7 @@ py::object adam_step(Plan& plan, const py::dict& state, const py::list& groups, 
         if (!find_row(cursor, param.ptr(), call, row)) return false;
         call.add(row, int64_t(i), &turn);
         stepped.append(param);
+        if (call.zeroes_grads()) stepped.append(py::handle(grad));
       }
     }
     call.batch().check_overlap();

@@ -101,6 +101,7 @@ void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const 
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
   set_storage(lists);
   for (const int k : {kLow, kEma, kStepCount}) {
+    if (k == kLow && !has_low(kinds_.back().storage)) continue;
     if (known.has(k)) put(k, known.view(k, param), known.dtype(k), index);
   }
 }

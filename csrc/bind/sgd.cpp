@@ -24,6 +24,7 @@ class SgdCall {
   }
   Batch& batch() { return batch_; }
   bool has_ema() const { return tail_.has_ema(); }
+  bool zeroes_grads() const { return tail_.tail().zero_grad; }
 
   // options: (lr, momentum, dampening, weight_decay, nesterov, maximize, capturable, precision), see
   // precision_of.
@@ -126,8 +127,9 @@ bool find_row(StateCursor& cursor, PyObject* param, const SgdCall& call, PyObjec
   return true;
 }
 
-// groups: [(params, options)]; tail: see TailCall. Returns the parameters that were updated, or None if
-// something is irregular, or how many doubles the workspace must have.
+// groups: [(params, options)]; tail: see TailCall. Returns the tensors that were written (parameters, and
+// gradients if they are zeroed), or None if something is irregular, or how many doubles the workspace must
+// have.
 py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, const py::object& tail,
                     int threads) {
   SgdCall call("sgd", tail);
@@ -148,6 +150,7 @@ py::object sgd_step(Plan& plan, const py::dict& state, const py::list& groups, c
         if (!find_row(cursor, param.ptr(), call, row)) return false;
         call.add(row, false, int64_t(i), &turn);
         stepped.append(param);
+        if (call.zeroes_grads()) stepped.append(py::handle(grad));
       }
     }
     call.batch().check_overlap();

@@ -52,24 +52,29 @@ ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepRule<Rule, 
   }
 }
 
-// A row that is measured in the same loop: measuring it afterwards would let memory wait. before, grad: the
-// row as it was, for LeafMeasure.
+// Long, since what is done once a row would show. The parameter as it was has room in the L1 cache.
+constexpr int64_t kMeasuredRow = 2048;
+
+// A row that is measured in the same loop: measuring it afterwards would let memory wait. before: the
+// parameter as it was, for LeafMeasure.
 template <class T, class Rule>
 ONEPASS_WALK void update_measured(const TensorItem& item, const StepRule<Rule, T> step, int64_t begin,
-                                  int64_t n, T* __restrict before, T* __restrict grad, RowSums<T>& sums) {
+                                  int64_t n, T* __restrict before, RowSums<T>& result) {
+  // A local one stays in registers: stores through pointers cannot reach it.
+  RowSums<T> sums;
   constexpr int kLists = kFirstState + Rule::kStates;
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) at[k] = static_cast<T*>(item.list[k]) + begin;
   const auto one = [&](int64_t i, int l) {
     T x[kLists];
     for (int k = 0; k < kLists; ++k) x[k] = at[k][i];
-    before[i] = x[kParam];
-    grad[i] = x[kGrad];
+    const T old = x[kParam], g = x[kGrad];
+    before[i] = old;
     apply_one(step.rule, [&](int k) -> T& { return x[k]; });
     for (int k = 0; k < kLists; ++k) {
       if (k != kGrad) at[k][i] = x[k];
     }
-    add_element(sums, l, before[i], x[kParam], grad[i]);
+    add_element(sums, l, old, x[kParam], g);
   };
   int64_t i = 0;
   for (; i + kMeasureLanes <= n; i += kMeasureLanes) {
@@ -77,6 +82,7 @@ ONEPASS_WALK void update_measured(const TensorItem& item, const StepRule<Rule, T
     for (int l = 0; l < kMeasureLanes; ++l) one(i + l, l);
   }
   for (int l = 0; i < n; ++i, ++l) one(i, l);
+  result = sums;
 }
 
 template <class T>
@@ -151,15 +157,15 @@ inline const T* row_of(DType dtype, const void* stored, int64_t begin, T* row, i
 template <class T, class Rule>
 inline void step_measured_rows(const TensorItem& item, const StepRule<Rule, T>& step, int64_t begin,
                                int64_t end, LeafMeasure& measure) {
-  alignas(64) T before[kRow], grad[kRow];
-  for (int64_t start = begin; start < end; start += kRow) {
-    const int64_t n = end - start < kRow ? end - start : kRow;
+  alignas(64) T before[kMeasuredRow];
+  for (int64_t start = begin; start < end; start += kMeasuredRow) {
+    const int64_t n = end - start < kMeasuredRow ? end - start : kMeasuredRow;
     RowSums<T> sums;
-    update_measured(item, step, start, n, before, grad, sums);
+    update_measured(item, step, start, n, before, sums);
     const T* param = static_cast<const T*>(item.list[kParam]) + start;
+    measure.add_sums(sums, before, param, static_cast<const T*>(item.list[kGrad]) + start, n);
     if (step.tail.ema) average_row(step.ema, static_cast<T*>(item.list[kEma]) + start, param, n);
     if (step.tail.zero_grad) zero_elements(item, dtype_of<T>, start, start + n);
-    measure.add_sums(sums, before, param, grad, n);
   }
 }
 

@@ -4,8 +4,7 @@
 
 #include <cstring>
 
-#include "core/convert.h"
-#include "loops/tensor_list.h"
+#include "loops/multi_tensor.h"
 #include "math/draws.h"
 #include "math/rounding.h"
 
@@ -28,7 +27,7 @@ ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int6
   }
 }
 
-// values[0 .. n) = the parameter's value from element begin on.
+// values[0 .. n) = the parameter's value from element begin on; n is at most kRow.
 template <class T>
 inline void load_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
                        T* __restrict values, int64_t n) {
@@ -45,13 +44,9 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
       const uint16_t* remainder = static_cast<const uint16_t*>(item.list[kLow]) + begin;
       for (int64_t i = 0; i < n; ++i) values[i] = math::join(stored[i], remainder[i]);
     } else if (storage == Storage::kKahan) {
-      constexpr int64_t kPart = 64;
-      alignas(64) T low[kPart];
-      for (int64_t start = 0; start < n; start += kPart) {
-        const int64_t part = n - start < kPart ? n - start : kPart;
-        load_row(dtype[kLow], item.list[kLow], begin + start, low, part);
-        for (int64_t i = 0; i < part; ++i) values[start + i] += low[i];
-      }
+      alignas(64) T low[kRow];
+      load_row(dtype[kLow], item.list[kLow], begin, low, n);
+      for (int64_t i = 0; i < n; ++i) values[i] += low[i];
     }
   }
 }
@@ -82,14 +77,10 @@ inline void store_value(const TensorItem& item, const DType* dtype, Storage stor
       break;
     case Storage::kKahan: {
       store_row(dtype[kParam], param, begin, values, n);
-      constexpr int64_t kPart = 64;
-      alignas(64) float rounded[kPart];
-      for (int64_t start = 0; start < n; start += kPart) {
-        const int64_t part = n - start < kPart ? n - start : kPart;
-        load_row(dtype[kParam], param, begin + start, rounded, part);
-        for (int64_t i = 0; i < part; ++i) rounded[i] = math::residue(values[start + i], rounded[i]);
-        store_row(dtype[kLow], item.list[kLow], begin + start, rounded, part);
-      }
+      alignas(64) float low[kRow];
+      load_row(dtype[kParam], param, begin, low, n);
+      for (int64_t i = 0; i < n; ++i) low[i] = math::residue(values[i], low[i]);
+      store_row(dtype[kLow], item.list[kLow], begin, low, n);
       break;
     }
     case Storage::kRemainder: {

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
-SgdOptions = tuple[float | torch.Tensor, float, float, float, bool, bool]
-AdamOptions = tuple[float | torch.Tensor, float, float, float, float, bool, bool, bool, bool]
+# Mode, seed, number of the group's first parameter: what csrc/bind/precision.h takes.
+Precision = tuple[str, int, int]
+SgdOptions = tuple[float | torch.Tensor, float, float, float, bool, bool, bool, Precision | None]
+AdamOptions = tuple[float | torch.Tensor, float, float, float, float, bool, bool, bool, bool, Precision | None]
 
 def build_info() -> dict[str, Any]:
     """What the module was built with and what it uses: see `onepass info`."""
@@ -30,7 +32,10 @@ def sgd_step(
     """
 
 def sgd(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
-    """One step over groups of (params, grads, buffers or None, first, emas or None, options, indices or None).
+    """One step over groups.
+
+    A group: (params, grads, buffers or None, first, state_steps or None, lows or None, emas or None, options,
+    indices or None); lows: what 16-bit parameters lack (docs/precision.md).
 
     Returns 0, or, nothing changed, the elements that the tail's workspace needs.
     """
@@ -45,11 +50,17 @@ def adam_step(
     """As sgd_step."""
 
 def adam(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
-    """As sgd, over groups of (params, grads, m, v, max v or None, state_steps, emas or None, options, indices)."""
+    """As sgd.
+
+    A group: (params, grads, m, v, max v or None, state_steps, lows or None, emas or None, options, indices or
+    None).
+    """
 
 control_size: int
-statistics_size: int
 """Elements of the float64 tensor that grad_norm fills."""
+
+statistics_size: int
+"""Elements of a float64 row of the statistics of one param group."""
 
 def grad_norm(
     function: str,

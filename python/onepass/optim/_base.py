@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from onepass import _native
 from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
-from onepass.optim._precision import DEFAULTS as PRECISION_DEFAULTS
+from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
     check_applies,
@@ -23,6 +23,7 @@ from onepass.optim._precision import (
     low_name,
     make_low,
     mode_of,
+    option,
 )
 from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
 from onepass.optim.functional import bump_versions
@@ -89,8 +90,8 @@ class FusedOptimizer(TailedOptimizer):
         groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
-        stepped = self._native_step(groups, tail)
-        if stepped is None:
+        written = self._native_step(groups, tail)
+        if written is None:
             if capturing:
                 raise RuntimeError(
                     f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it "
@@ -99,9 +100,7 @@ class FusedOptimizer(TailedOptimizer):
                 )
             self._step_irregular(tail)
         else:
-            bump_versions(stepped)
-            if zero_grad:
-                bump_versions([param.grad for param in stepped])
+            bump_versions(written)
 
     def _check_capture(self) -> None:
         """Raises RuntimeError if a replay of the graph now captured would not be a step."""
@@ -127,6 +126,7 @@ class FusedOptimizer(TailedOptimizer):
                 self.state.pop(param, None)
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
+        """Takes the step in the regular case; returns the tensors written, but for states, else None."""
         raise NotImplementedError
 
     def _step_lists(self, tail: Tail) -> None:
@@ -162,34 +162,20 @@ class FusedOptimizer(TailedOptimizer):
         """
         whole = {**self.defaults, **param_group}
         self._check_group(whole)
-        if isinstance(param_group, dict) and not isinstance(param_group["params"], (Tensor, set)):
-            param_group["params"] = list(param_group["params"])
-            named = [p[1] if isinstance(p, tuple) else p for p in param_group["params"]]
-            check_applies(type(self).__name__, whole, named)
+        params = param_group["params"]
+        if not isinstance(params, (Tensor, set)):  # torch takes the one, and refuses the other
+            params = param_group["params"] = list(params)
+        named = [params] if isinstance(params, Tensor) else params
+        check_applies(type(self).__name__, whole, [p[1] if isinstance(p, tuple) else p for p in named])
         super().add_param_group(param_group)
         added = self.param_groups[-1]
-        if added["rounding"] == "stochastic" and added["seed"] is None:
+        if mode_of(added) == "stochastic" and option(added, "seed") is None:
             added["seed"] = drawn_seed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
             group.update(IMPLEMENTATION_FLAGS)
-            for option, default in PRECISION_DEFAULTS.items():
-                group.setdefault(option, default)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state, as torch's class of the same name has it.
-
-        Options and states of low precision are in it where they are not the defaults; torch's class loads it all
-        the same, and takes no notice of them.
-        """
-        packed: dict[str, Any] = super().state_dict()
-        for group in packed["param_groups"]:
-            for option, default in PRECISION_DEFAULTS.items():
-                if group.get(option, default) == default:
-                    group.pop(option, None)
-        return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
@@ -211,12 +197,12 @@ class FusedOptimizer(TailedOptimizer):
         Source: torch.optim.Optimizer.load_state_dict.
         """
         final: dict[str, Any] = {}
-        own = [{option: group[option] for option in PRECISION_DEFAULTS} for group in self.param_groups]
+        own = [{name: group[name] for name in PRECISION if name in group} for group in self.param_groups]
 
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
         def check(_: Optimizer, incoming: dict[str, Any]) -> None:
             for group in incoming["param_groups"]:
-                given = {name: value for name, value in group.items() if name not in PRECISION_DEFAULTS}
+                given = {name: value for name, value in group.items() if name not in PRECISION}
                 self._check_group({**self.defaults, **given, **IMPLEMENTATION_FLAGS})
             final.update(incoming)
 
@@ -226,10 +212,10 @@ class FusedOptimizer(TailedOptimizer):
         finally:
             handle.remove()
         for group, options in zip(self.param_groups, own, strict=True):
-            seed = group["seed"] if options["rounding"] == "stochastic" else None
+            saved = {name: group.pop(name) for name in PRECISION if name in group}
             group.update(options)
-            if seed is not None:
-                group["seed"] = seed
+            if mode_of(group) == "stochastic" and "seed" in saved:
+                group["seed"] = saved["seed"]
         self._restore_dtypes(final)
 
     def _restore_dtypes(self, saved: dict[str, Any]) -> None:

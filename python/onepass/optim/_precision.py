@@ -21,7 +21,8 @@ from torch import Tensor
 from onepass.optim._layout import is_dense
 
 ROUNDINGS = ("nearest", "stochastic", "kahan")
-# Options of a param group, and what is left out of a checkpoint.
+# Options of a param group. Groups, and so checkpoints, hold only those that are not the defaults: torch does
+# not know them.
 DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
 _SEEDS = 2**64
@@ -32,13 +33,27 @@ def is_half(param: Tensor) -> bool:
     return param.dtype in (torch.bfloat16, torch.float16)
 
 
+def option(group: dict[str, Any], name: str) -> Any:
+    """The value of one of the options above for the group."""
+    return group.get(name, DEFAULTS[name])
+
+
+def not_default(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that a group has to hold."""
+    return {name: value for name, value in options.items() if not _same(value, DEFAULTS[name])}
+
+
+def _same(value: Any, default: Any) -> bool:
+    # 1 and 0 are not True and False: what is no flag must be found out.
+    return type(value) is type(default) and bool(value == default)
+
+
 def check_precision(name: str, group: dict[str, Any]) -> None:
     """Raises ValueError or TypeError if an option of the group has no sense."""
-    rounding, master, seed = group["rounding"], group["master_weights"], group["seed"]
-    if group["state_dtype"] not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(
-            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {group['state_dtype']}"
-        )
+    rounding, master, seed = (option(group, one) for one in ("rounding", "master_weights", "seed"))
+    state_dtype = option(group, "state_dtype")
+    if state_dtype not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {state_dtype}")
     if rounding not in ROUNDINGS:
         raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
     if not isinstance(master, bool):
@@ -59,7 +74,7 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
 
 def check_applies(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
     """Raises ValueError if no parameter of the group is one that the options are for, or one is that cannot be."""
-    state_dtype = group["state_dtype"]
+    state_dtype = option(group, "state_dtype")
     for i, param in enumerate(params):
         if not isinstance(param, Tensor):
             return  # torch says so
@@ -73,9 +88,9 @@ def check_applies(name: str, group: dict[str, Any], params: list[Tensor]) -> Non
     narrow_states = mode == "stochastic" and state_dtype == torch.bfloat16
     if mode is None or not params or narrow_states or any(is_half(param) for param in params):
         return
-    option = "master_weights=True" if mode == "master" else f"rounding={mode!r}"
+    asked = "master_weights=True" if mode == "master" else f"rounding={mode!r}"
     raise ValueError(
-        f"{name}: params must hold a torch.bfloat16 or torch.float16 one with {option}, got only "
+        f"{name}: params must hold a torch.bfloat16 or torch.float16 one with {asked}, got only "
         f"{', '.join(sorted({str(param.dtype) for param in params}))}"
     )
 
@@ -87,39 +102,40 @@ def drawn_seed() -> int:
 
 def mode_of(group: dict[str, Any]) -> str | None:
     """What the core calls it, or None for rounding to nearest."""
-    if group["master_weights"]:
+    if option(group, "master_weights"):
         return "master"
-    return None if group["rounding"] == "nearest" else str(group["rounding"])
+    rounding = str(option(group, "rounding"))
+    return None if rounding == "nearest" else rounding
 
 
 def native_option(group: dict[str, Any], first: int) -> tuple[str, int, int] | None:
     """The options as csrc/bind/precision.h takes them; first: number of the group's first parameter."""
     mode = mode_of(group)
-    return None if mode is None else (mode, group["seed"] or 0, first)
+    return None if mode is None else (mode, option(group, "seed") or 0, first)
 
 
 def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """The dtype in which states of the parameter are made."""
-    if group["state_dtype"] is not None:
-        return group["state_dtype"]  # type: ignore[no-any-return]
-    return torch.float32 if group["master_weights"] and is_half(param) else param.dtype
+    asked: torch.dtype | None = option(group, "state_dtype")
+    if asked is not None:
+        return asked
+    return torch.float32 if option(group, "master_weights") and is_half(param) else param.dtype
 
 
 def loaded_state_dtype(param: Tensor, group: dict[str, Any], saved: torch.dtype) -> torch.dtype:
     """The dtype that a loaded state is brought to: as `state_dtype_of`, but float32 ones of halves stay that."""
-    if group["state_dtype"] is None and is_half(param) and saved == torch.float32:
+    if option(group, "state_dtype") is None and is_half(param) and saved == torch.float32:
         return saved
     return state_dtype_of(param, group)
 
 
 def low_name(param: Tensor, group: dict[str, Any]) -> str | None:
     """The state that holds what the parameter itself does not; None if there is none."""
-    if not is_half(param):
+    mode = mode_of(group)
+    if not is_half(param) or mode not in ("kahan", "master"):
         return None
-    if group["rounding"] == "kahan":
+    if mode == "kahan":
         return "kahan_comp"
-    if not group["master_weights"]:
-        return None
     return "remainder" if param.dtype == torch.bfloat16 else "master_param"
 
 

@@ -11,7 +11,7 @@ from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
-from onepass.optim._precision import LOW_STATES, native_option, state_dtype_of
+from onepass.optim._precision import LOW_STATES, native_option, not_default, state_dtype_of
 from onepass.optim._tail import Tail
 
 __all__ = ["Adam"]
@@ -106,7 +106,7 @@ class Adam(FusedOptimizer):
         master_weights: bool = False,
         seed: int | None = None,
     ) -> None:
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "betas": betas,
             "eps": eps,
@@ -118,11 +118,14 @@ class Adam(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        precision = {
             "state_dtype": state_dtype,
             "rounding": rounding,
             "master_weights": master_weights,
             "seed": seed,
         }
+        defaults.update(not_default(precision))
         self._check_group(defaults)
         self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
         super().__init__(params, defaults)
@@ -182,8 +185,8 @@ class Adam(FusedOptimizer):
             )
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = tail.run(_native.core.adam_step, self._plan, self.state, groups)
-        return stepped
+        written: list[Tensor] | None = tail.run(_native.core.adam_step, self._plan, self.state, groups)
+        return written
 
     def _step_lists(self, tail: Tail) -> None:
         groups = []

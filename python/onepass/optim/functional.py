@@ -275,9 +275,8 @@ class _Arranger:
             for stand in self.stands:
                 stand.tensor.copy_(stand.copy)
         for group in self.groups:
-            bump_versions(group[0])
-            if self.tail.zero_grad:
-                bump_versions(group[1])
+            written = [*group[0], *(group[1] if self.tail.zero_grad else ())]
+            bump_versions([entry for entry in written if isinstance(entry, Tensor)])
 
 
 def _increments_lists() -> bool:
@@ -292,9 +291,8 @@ def _increments_lists() -> bool:
 _INCREMENTS_LISTS = _increments_lists()
 
 
-def bump_versions(params: Sequence[Any]) -> None:
+def bump_versions(tensors: list[Tensor]) -> None:
     """Tells autograd that these tensors were written in place, as torch's own in-place operations do."""
-    tensors = [p for p in params if isinstance(p, Tensor)]
     if _INCREMENTS_LISTS:
         torch.autograd.graph.increment_version(tensors)
         return

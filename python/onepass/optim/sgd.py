@@ -11,7 +11,7 @@ from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
-from onepass.optim._precision import native_option, state_dtype_of
+from onepass.optim._precision import mode_of, native_option, not_default, state_dtype_of
 from onepass.optim._tail import Tail
 
 __all__ = ["SGD"]
@@ -88,7 +88,7 @@ class SGD(FusedOptimizer):
         master_weights: bool = False,
         seed: int | None = None,
     ) -> None:
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
@@ -99,11 +99,14 @@ class SGD(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
             "capturable": capturable,
+        }
+        precision = {
             "state_dtype": state_dtype,
             "rounding": rounding,
             "master_weights": master_weights,
             "seed": seed,
         }
+        defaults.update(not_default(precision))
         self._check_group(defaults)
         self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
         super().__init__(params, defaults)
@@ -145,15 +148,15 @@ class SGD(FusedOptimizer):
         )
 
     def _check_capture(self) -> None:
-        if any(group["rounding"] == "stochastic" and not group["capturable"] for group in self.param_groups):
+        if any(mode_of(group) == "stochastic" and not group["capturable"] for group in self.param_groups):
             raise RuntimeError(
                 "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
                 "captured (the step count would be baked in), got False"
             )
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
-        stepped: list[Tensor] | None = tail.run(_native.core.sgd_step, self._plan, self.state, groups)
-        return stepped
+        written: list[Tensor] | None = tail.run(_native.core.sgd_step, self._plan, self.state, groups)
+        return written
 
     def _step_lists(self, tail: Tail) -> None:
         groups, new = [], []
@@ -184,7 +187,7 @@ class SGD(FusedOptimizer):
 
     def _counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
         """Step counts where something depends on them: stochastic rounding draws anew at each step."""
-        if group["rounding"] != "stochastic":
+        if mode_of(group) != "stochastic":
             return None
         for param in params:
             if "step" not in self.state[param]:
