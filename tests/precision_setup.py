@@ -35,6 +35,8 @@ def params_of(device, dtype, seed=0):
 
 def make(rule, params, **options):
     kind, own = RULES[rule]
+    if rule == "sgd":  # without momentum there is no state whose dtype could be asked for
+        options.pop("state_dtype", None)
     return getattr(onepass.optim, kind)(params, lr=1e-3, **own, **options)
 
 

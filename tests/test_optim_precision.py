@@ -147,7 +147,7 @@ def test_a_weight_that_torch_never_moves_moves(backend, rule):
     assert run(torch.bfloat16).item() == 1.0
     spacing = 2.0**-8  # below 1
     # The states of AdamW are bfloat16 but for the master: their own rounding is part of the others' error.
-    states_too = {"state_dtype": torch.float32}
+    states_too = {"state_dtype": torch.float32} if rule == "AdamW" else {}
     assert run(torch.bfloat16, master_weights=True).item() == exact.bfloat16().item()
     assert (
         abs(run(torch.bfloat16, rounding="kahan", **states_too).item() - exact.item()) < spacing / 2 + 100 * 2**-17

@@ -180,3 +180,31 @@ def test_copies_measure_too():
     param = torch.nn.Parameter(torch.ones(3))
     optimizer = copy.deepcopy(onepass.optim.SGD([param], telemetry=True))
     assert optimizer.telemetry
+
+
+def test_a_step_without_gradients_and_a_rejected_one(backend):
+    """No figures of an earlier step: zeros where there was nothing to measure, nan before anything was."""
+    params = params_of(backend)
+    optimizer = make("adamw", params, telemetry=True)
+    set_grads(params, 0)
+    optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr must be"):
+        optimizer.step()
+    assert all(math.isnan(value) for value in numbers(optimizer.statistics()[0]))
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    assert float(optimizer.statistics()[0].grad_norm) > 0
+    for param in params:
+        param.grad = None
+    optimizer.step()
+    assert numbers(optimizer.statistics()[0]) == [0] * 5
+
+
+def test_a_skipped_step_has_lost_nothing(backend):
+    params = params_of(backend)
+    optimizer = make("adamw", params, telemetry=True, skip_nonfinite=True)
+    set_grads(params, 0)
+    params[1].grad[0] = math.inf
+    optimizer.step()
+    assert float(optimizer.statistics()[0].lost_updates) == 0
+    assert make("adamw", params, max_grad_norm=0.0).max_grad_norm == 0.0

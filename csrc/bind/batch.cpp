@@ -81,9 +81,9 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
   Kind& kind = kinds_.back();
   check_dtypes(kind, lists, index);
   set_storage(lists);
+  check_has_low(row[kLow], index);
   if (has_low(kind.storage)) {
     const ArgumentName where = name(kLow, index);
-    OP_CHECK(row[kLow], ShapeError, to_string(where), " must be there, got None");
     const TensorView view = read(kLow, where);
     check_low(view, kind.storage, kind.dtype[kParam], where);
     // A remainder is no number of its own: it goes by its parameter's dtype.
@@ -100,8 +100,8 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
 void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param) {
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
   set_storage(lists);
+  check_has_low(known.has(kLow), index);
   for (const int k : {kLow, kEma, kStepCount}) {
-    if (k == kLow && !has_low(kinds_.back().storage)) continue;
     if (known.has(k)) put(k, known.view(k, param), known.dtype(k), index);
   }
 }
@@ -110,6 +110,14 @@ void Batch::set_storage(int lists) {
   Kind& kind = kinds_.back();
   kind.storage =
       storage_of(precision_.mode, kind.dtype[kParam], kind.dtype[kFirstState], lists - kFirstState);
+}
+
+// Options may have changed since the state was made, and the parameter's dtype.
+void Batch::check_has_low(bool is_there, int64_t index) const {
+  const bool wanted = has_low(kinds_.back().storage);
+  OP_CHECK(is_there == wanted, ShapeError, to_string(name(kParam, index)), " must have ",
+           wanted ? concat("the state ", low_name(kinds_.back().storage)) : "no state of low precision",
+           ", got ", is_there ? "one" : "none");
 }
 
 int64_t Batch::number_leaves() {

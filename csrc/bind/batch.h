@@ -82,6 +82,7 @@ class Batch {
   void check_against_param(const TensorView& view, const TensorView& param, int list, int64_t index) const;
   void check_dtypes(const Kind& kind, int lists, int64_t index) const;
   void set_storage(int lists);
+  void check_has_low(bool is_there, int64_t index) const;
   template <class Kernel>
   static void call(const Kernel& kernel, const Kind& kind, const std::vector<TensorItem>& items,
                    int64_t numel) {

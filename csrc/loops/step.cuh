@@ -143,8 +143,9 @@ __global__ void __launch_bounds__(kThreads)
       part_of<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
       [&](int64_t i) { singles.run(rule, step, i, measure); });
   if (!tail.statistics) return;
-  const math::Statistics sum = measure.merge();
+  math::Statistics sum = measure.merge();
   if (threadIdx.x != 0) return;
+  if (skipped) sum.lost = 0;  // nothing was to be updated
   const double group = double(slot.source.step.group);
   const int64_t leaf = blockIdx.x - slot.first_block;
   StatisticsRow* const rows = tail.statistics + slot.first_leaf;

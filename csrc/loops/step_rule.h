@@ -204,7 +204,9 @@ inline void update_range(const TensorItem& item, const DType* dtype, const StepR
       } else {
         step_rows(item, dtype, step, leaf, stop, &measure);
       }
-      tail.statistics[item.first_leaf + leaf / kLeaf] = {measure.result(), step.group};
+      StatisticsRow& row = tail.statistics[item.first_leaf + leaf / kLeaf];
+      row = {measure.result(), step.group};
+      if (tail.skipped) row.sum.lost = 0;  // nothing was to be updated
     }
     return;
   }

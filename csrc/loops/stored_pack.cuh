@@ -99,7 +99,10 @@ struct StoredPack {
         const P* from = static_cast<const P*>(low) + i;
         load_pack<V>(from, aligned(from), rest);
 #pragma unroll
-        for (int v = 0; v < V; ++v) value[v] += rest[v];
+        for (int v = 0; v < V; ++v) {
+          const P nearly = narrow<P>(math::nearly_sum(value[v], rest[v]));
+          value[v] = math::sum_or_stored(value[v], rest[v], raw_bits(nearly), raw_bits(narrow<P>(value[v])));
+        }
       } else if (storage == Storage::kRemainder) {
         uint16_t rest[V];
         const uint16_t* from = static_cast<const uint16_t*>(low) + i;

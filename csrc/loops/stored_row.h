@@ -46,7 +46,18 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
     } else if (storage == Storage::kKahan) {
       alignas(64) T low[kRow];
       load_row(dtype[kLow], item.list[kLow], begin, low, n);
-      for (int64_t i = 0; i < n; ++i) values[i] += low[i];
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const auto add_low = [&](const auto& narrow) {
+        for (int64_t i = 0; i < n; ++i) {
+          const uint16_t nearly = narrow(math::nearly_sum(values[i], low[i]));
+          values[i] = math::sum_or_stored(values[i], low[i], nearly, stored[i]);
+        }
+      };
+      if (dtype[kParam] == DType::kFloat16) {
+        add_low([](float value) { return to_float16(value); });
+      } else {
+        add_low([](float value) { return to_bfloat16(value); });
+      }
     }
   }
 }
@@ -68,6 +79,10 @@ inline void store_row_stochastic(DType dtype, void* stored, int64_t begin, const
 inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
                         float* __restrict values, int64_t n, const uint32_t* words) {
   void* param = item.list[kParam];
+  if (dtype[kParam] == DType::kFloat32) {  // beside states of 16 bits
+    std::memcpy(static_cast<float*>(param) + begin, values, size_t(n) * sizeof(float));
+    return;
+  }
   switch (storage) {
     case Storage::kNearest:
       store_row(dtype[kParam], param, begin, values, n);

@@ -1,10 +1,11 @@
 // draws.h - the random bits by which one tensor's elements are rounded in one step: 16 for each stored value,
 // from Philox by seed, step, tensor and the position of the element in memory alone.
 //
-// 256 elements share 16 Philox blocks, a byte an element: each 32-bit word serves four
-// elements by its four rotations, so that the high bytes of their draws are four different bytes and the low
-// one is another's high one. Each draw by itself is uniform over 2^16 values; two that share a byte have a
-// correlation of 1/256. The states of an element take the other rotations of the same word.
+// 256 elements share 16 Philox blocks, a byte an element: each 32-bit word serves four elements by its four
+// rotations, so that the high bytes of their draws are four different bytes and the low one is another's high
+// one. Each draw by itself is uniform over 2^16 values; two that share a byte have a correlation of 1/256.
+// The states of an element take the other rotations of the same word: the draws that the parameters of the
+// other three elements have.
 #pragma once
 
 #include <cstdint>

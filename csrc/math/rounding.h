@@ -23,8 +23,8 @@ ONEPASS_HD uint16_t stochastic_bfloat16(float value, uint32_t draw) {
   return uint16_t(value != value ? 0x7fc0u : (bits_of(value) + (draw & 0xffffu)) >> 16);
 }
 
-// Below 2^-14 the probability is a multiple of 2^-16, the next below; beyond the largest finite number rounding is
-// to nearest, as there is nothing above to round to but infinity.
+// Below 2^-14 the probability is a multiple of 2^-16, the next below; beyond the largest finite number
+// rounding is to nearest, as there is nothing above to round to but infinity.
 ONEPASS_HD uint16_t stochastic_float16(float value, uint32_t draw) {
   const uint32_t bits = bits_of(value);
   const uint32_t sign = (bits >> 16) & 0x8000u;
@@ -51,14 +51,26 @@ ONEPASS_HD Split split(float value) {
   return {uint16_t((bits + 0x8000u) >> 16), uint16_t(bits)};
 }
 
+// A remainder that cannot be its own (the parameter was overwritten by a zero or an infinity) is none: the
+// sum would be a nan.
 ONEPASS_HD float join(uint16_t stored, uint16_t remainder) {
-  return float_of((uint32_t(stored) << 16) + uint32_t(int32_t(int16_t(remainder))));
+  const int32_t rest = int16_t(remainder), magnitude = stored & 0x7fff;
+  const bool foreign = (magnitude == 0 && rest < 0) || (magnitude == 0x7f80 && rest > 0);
+  return float_of((uint32_t(stored) << 16) + uint32_t(foreign ? 0 : rest));
 }
 
 // A float32 and its rounded copy, which is what the user holds: if that was written by someone else (weights
 // that were loaded), it is what counts. bits: of both as they are stored.
 ONEPASS_HD float master_or_stored(float master, uint16_t master_bits, float stored, uint16_t stored_bits) {
   return master_bits == stored_bits ? master : stored;
+}
+
+// Kahan: the two numbers of a value. What was kept is at most half the spacing; more than that is left from a
+// parameter that was overwritten, and is none. nearly: their sum with all but the last 2^-8 of what was kept,
+// as the parameter would store it: its rounding may have made it half the spacing exactly.
+ONEPASS_HD float nearly_sum(float stored, float kept) { return stored + kept * (1 - 0x1p-8f); }
+ONEPASS_HD float sum_or_stored(float stored, float kept, uint16_t nearly, uint16_t stored_bits) {
+  return nearly == stored_bits ? stored + kept : stored;
 }
 
 // stored: the value rounded, widened again. Nothing is left of an infinity.

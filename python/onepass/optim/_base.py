@@ -16,10 +16,13 @@ from onepass.optim._layout import is_dense, laid_out_like, same_layout
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
-    check_applies,
+    check_concerns,
+    check_dtypes,
     check_precision,
     drawn_seed,
+    is_half,
     loaded_state_dtype,
+    low_dtype,
     low_name,
     make_low,
     mode_of,
@@ -45,8 +48,14 @@ class FusedOptimizer(TailedOptimizer):
 
     # Names of the state tensors that have their parameter's shape.
     _state_names: ClassVar[tuple[str, ...]] = ()
+    # The options of low precision of each group at the last step.
+    _precision: list[tuple[Any, ...]] | None = None
     # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
     _plan: Any = None
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        check_concerns(type(self).__name__, self.param_groups)
 
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Updates every parameter that has a gradient.
@@ -87,6 +96,9 @@ class FusedOptimizer(TailedOptimizer):
         capturing = _initialized() and torch.cuda.is_current_stream_capturing()
         if capturing:
             self._check_capture()
+        precision = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
+        if precision != self._precision:
+            self._settle_precision()
         groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
@@ -102,6 +114,29 @@ class FusedOptimizer(TailedOptimizer):
         else:
             bump_versions(written)
 
+    def _settle_precision(self) -> None:
+        """Checks the options of low precision, which may have been changed by hand; then fits states."""
+        name = type(self).__name__
+        for group in self.param_groups:
+            check_precision(name, group)
+            check_dtypes(name, group, group["params"])
+        for group in self.param_groups:
+            if mode_of(group) == "stochastic" and option(group, "seed") is None:
+                group["seed"] = drawn_seed()
+            if self._precision is not None:
+                for param in group["params"]:
+                    self._fit_states(group, param, self.state.get(param, {}))
+        self._precision = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
+
+    def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
+        for name in self._state_names:
+            value = own.get(name)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                dtype = loaded_state_dtype(param, group, value.dtype)
+                own[name] = value if value.dtype == dtype else value.to(dtype)
+        if low_name(param, group) is None:
+            _drop(own, LOW_STATES)
+
     def _check_capture(self) -> None:
         """Raises RuntimeError if a replay of the graph now captured would not be a step."""
 
@@ -116,6 +151,11 @@ class FusedOptimizer(TailedOptimizer):
             # The states of a rejected or skipped step go as they came.
             if not taken:
                 self._drop_states_but(before)
+        if taken:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    kept = low_name(param, group)
+                    _drop(self.state.get(param, {}), [name for name in LOW_STATES if name != kept])
 
     def _drop_states_but(self, before: dict[Tensor, set[str]]) -> None:
         for param, names in before.items():
@@ -160,13 +200,19 @@ class FusedOptimizer(TailedOptimizer):
         Raises:
             ValueError: An option is out of range, or a parameter is already in a group.
         """
+        if param_group.get("rounding", "stochastic") != "stochastic":
+            param_group.setdefault("seed", None)  # the default one is for others
         whole = {**self.defaults, **param_group}
         self._check_group(whole)
         params = param_group["params"]
         if not isinstance(params, (Tensor, set)):  # torch takes the one, and refuses the other
             params = param_group["params"] = list(params)
         named = [params] if isinstance(params, Tensor) else params
-        check_applies(type(self).__name__, whole, [p[1] if isinstance(p, tuple) else p for p in named])
+        own = [p[1] if isinstance(p, tuple) else p for p in named]
+        check_dtypes(type(self).__name__, whole, own)
+        # Defaults are for all groups together; what a group asks for itself must concern it.
+        if param_group.keys() & {"rounding", "master_weights"} and all(isinstance(p, Tensor) for p in own):
+            check_concerns(type(self).__name__, [{**whole, "params": own}])
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         if mode_of(added) == "stochastic" and option(added, "seed") is None:
@@ -201,9 +247,11 @@ class FusedOptimizer(TailedOptimizer):
 
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
         def check(_: Optimizer, incoming: dict[str, Any]) -> None:
-            for group in incoming["param_groups"]:
+            for group, options in zip(incoming["param_groups"], own, strict=False):
                 given = {name: value for name, value in group.items() if name not in PRECISION}
-                self._check_group({**self.defaults, **given, **IMPLEMENTATION_FLAGS})
+                if mode_of(options) == "stochastic" and "seed" in group:
+                    given["seed"] = group["seed"]
+                self._check_group({**self.defaults, **options, **given, **IMPLEMENTATION_FLAGS})
             final.update(incoming)
 
         handle = self.register_load_state_dict_pre_hook(cast(Any, check))
@@ -214,7 +262,7 @@ class FusedOptimizer(TailedOptimizer):
         for group, options in zip(self.param_groups, own, strict=True):
             saved = {name: group.pop(name) for name in PRECISION if name in group}
             group.update(options)
-            if mode_of(group) == "stochastic" and "seed" in saved:
+            if mode_of(group) == "stochastic" and saved.get("seed") is not None:
                 group["seed"] = saved["seed"]
         self._restore_dtypes(final)
 
@@ -223,17 +271,21 @@ class FusedOptimizer(TailedOptimizer):
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             for index, param in zip(packed["params"], group["params"], strict=True):
                 entries = saved["state"].get(index, {})
+                wide = torch.float64 if param.dtype == torch.float64 else torch.float32
                 for name in (*self._state_names, "ema"):
                     value = entries.get(name)
                     if isinstance(value, Tensor):
-                        dtype = loaded_state_dtype(param, group, value.dtype) if name != "ema" else value.dtype
+                        dtype = wide if name == "ema" else loaded_state_dtype(param, group, value.dtype)
                         self._restore_state(param, name, value, dtype)
                 for name in LOW_STATES:
                     value = entries.get(name)
-                    # torch's class makes floats of remainders; those it gave back are of no use.
-                    if low_name(param, group) is None or (name == "remainder" and _is_float(value)):
+                    if not isinstance(value, Tensor):
+                        continue
+                    exact = low_dtype(param, name) == value.dtype or name == "kahan_comp"
+                    # torch's class makes the parameter's dtype of them: of no use any more.
+                    if low_name(param, group) is None or not exact:
                         self.state.get(param, {}).pop(name, None)
-                    elif isinstance(value, Tensor):
+                    else:
                         self._restore_state(param, name, value, value.dtype)
 
     def _restore_state(self, param: Tensor, name: str, value: Tensor, dtype: torch.dtype) -> None:
@@ -275,11 +327,9 @@ class FusedOptimizer(TailedOptimizer):
         if name is None:
             return None
         own = self.state[param]
-        if name not in own:
-            low = make_low(param, own, name)
-            for other in LOW_STATES:
-                own.pop(other, None)
-            own[name] = low
+        of_another_half = name == "kahan_comp" and isinstance(own.get(name), Tensor) and is_half(own[name])
+        if name not in own or (of_another_half and own[name].dtype != param.dtype):
+            own[name] = make_low(param, own, name)
         return self._relaid_state(group, param, name, name)
 
     def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
@@ -307,8 +357,9 @@ class FusedOptimizer(TailedOptimizer):
         return names.full(0, index)
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+def _drop(own: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        own.pop(name, None)
 
 
 def check_implementation(name: str, group: dict[str, Any]) -> None:

@@ -72,27 +72,33 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
         raise ValueError(f"{name}: seed must be at least 0 and below 2**64, got {seed}")
 
 
-def check_applies(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
-    """Raises ValueError if no parameter of the group is one that the options are for, or one is that cannot be."""
+def check_dtypes(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
+    """Raises ValueError if a parameter of the group is one that state_dtype cannot be for."""
     state_dtype = option(group, "state_dtype")
     for i, param in enumerate(params):
-        if not isinstance(param, Tensor):
-            return  # torch says so
-        if state_dtype is not None and param.dtype == torch.float64:
+        if not isinstance(param, Tensor) or state_dtype is None:
+            return  # torch says what is no parameter
+        if param.dtype == torch.float64:
             raise ValueError(f"{name}: state_dtype must be None with torch.float64 params, got {state_dtype}")
         if state_dtype == torch.bfloat16 and param.dtype == torch.float16:
             raise ValueError(
                 f"{name}: params[{i}] must not be torch.float16 with state_dtype=torch.bfloat16, got torch.float16"
             )
-    mode = mode_of(group)
-    narrow_states = mode == "stochastic" and state_dtype == torch.bfloat16
-    if mode is None or not params or narrow_states or any(is_half(param) for param in params):
-        return
-    asked = "master_weights=True" if mode == "master" else f"rounding={mode!r}"
-    raise ValueError(
-        f"{name}: params must hold a torch.bfloat16 or torch.float16 one with {asked}, got only "
-        f"{', '.join(sorted({str(param.dtype) for param in params}))}"
-    )
+
+
+def check_concerns(name: str, groups: list[dict[str, Any]]) -> None:
+    """Raises ValueError if an option concerns no parameter of the groups: it would be ignored silently."""
+    for mode in ("stochastic", "kahan", "master"):
+        asking = [group for group in groups if mode_of(group) == mode]
+        params = [p for group in asking for p in group["params"]]
+        narrow_states = any(option(group, "state_dtype") == torch.bfloat16 for group in asking)
+        if not params or any(is_half(p) for p in params) or (mode == "stochastic" and narrow_states):
+            continue
+        asked = "master_weights=True" if mode == "master" else f"rounding={mode!r}"
+        raise ValueError(
+            f"{name}: params must hold a torch.bfloat16 or torch.float16 one with {asked}, got only "
+            f"{', '.join(sorted({str(p.dtype) for p in params}))}"
+        )
 
 
 def drawn_seed() -> int:
@@ -139,6 +145,12 @@ def low_name(param: Tensor, group: dict[str, Any]) -> str | None:
     return "remainder" if param.dtype == torch.bfloat16 else "master_param"
 
 
+def low_dtype(param: Tensor, name: str) -> torch.dtype:
+    """The dtype of such a state."""
+    dtypes = {"kahan_comp": param.dtype, "remainder": torch.int16, "master_param": torch.float32}
+    return dtypes[name]
+
+
 def make_low(param: Tensor, own: dict[str, Any], name: str) -> Tensor:
     """The state `name` of a parameter whose value is kept otherwise so far: exactly, or as nearly as it can."""
     param = param.detach() if is_dense(param) else param.detach().contiguous()
@@ -153,13 +165,23 @@ def make_low(param: Tensor, own: dict[str, Any], name: str) -> Tensor:
 
 
 def _value(param: Tensor, own: dict[str, Any]) -> Tensor:
-    if "remainder" in own:
-        upper = param.view(torch.int16).to(torch.int32) << 16
-        bits: Tensor = upper + own["remainder"].to(torch.int32)
+    """The float32 value of a parameter with whatever state of low precision fits it (csrc/math/rounding.h)."""
+    stored = param.float()
+    for name in LOW_STATES:
+        kept = own.get(name)
+        if not isinstance(kept, Tensor) or kept.dtype != low_dtype(param, name) or kept.shape != param.shape:
+            continue
+        if name == "remainder" and param.dtype != torch.bfloat16:
+            continue
+        low = torch.empty_like(param, dtype=kept.dtype).copy_(kept)
+        if name == "master_param":
+            return torch.where(low.to(param.dtype) == param, low, stored)
+        if name == "kahan_comp":
+            nearly = (stored + low.float() * (1 - 2.0**-8)).to(param.dtype)
+            return torch.where(nearly == param, stored + low.float(), stored)
+        rest = low.to(torch.int32)
+        magnitude = param.view(torch.int16).to(torch.int32) & 0x7FFF
+        foreign = ((magnitude == 0) & (rest < 0)) | ((magnitude == 0x7F80) & (rest > 0))
+        bits = (param.view(torch.int16).to(torch.int32) << 16) + rest.masked_fill(foreign, 0)
         return bits.view(torch.float32)
-    if "kahan_comp" in own:
-        compensation: Tensor = own["kahan_comp"]
-        return param.float() + compensation.float()
-    if "master_param" in own:
-        return torch.empty_like(param, dtype=torch.float32).copy_(own["master_param"])
-    return param.float()
+    return stored

@@ -16,7 +16,7 @@ class GroupStatistics(NamedTuple):
     grad_norm: Tensor
     """2-norm of the unscaled gradients, before clipping."""
     param_norm: Tensor
-    """2-norm of the parameters' values after the step."""
+    """2-norm of the values after the step, of the parameters that have a gradient."""
     update_norm: Tensor
     """2-norm of the change of those values, as it was stored."""
     nonfinite: Tensor

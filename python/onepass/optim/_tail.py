@@ -59,7 +59,7 @@ class Tail:
         if measured_groups == 0:
             self.statistics = None
         elif self.statistics is None or self.statistics.shape != size or self.statistics.device != device:
-            self.statistics = torch.zeros(size, dtype=torch.float64, device=device)
+            self.statistics = torch.full(size, float("nan"), dtype=torch.float64, device=device)
         if options is not None and (self.control is None or self.control.device != device):
             self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
             self.workspace = torch.empty(2, dtype=torch.float64, device=device)
@@ -165,7 +165,13 @@ class TailedOptimizer(Optimizer):
         )
         first = next(param for group in self.param_groups for param in group["params"])
         self._tail.prepare(options, first.device, len(self.param_groups) if self.telemetry else 0)
+        params = (param for group in self.param_groups for param in group["params"])
+        if self._tail.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
+            self._tail.statistics.zero_()  # no kernel will
         return self._tail
+
+    def _reads_grads(self) -> bool:
+        return self.max_grad_norm is not None or self.skip_nonfinite
 
     @property
     def skipped_steps(self) -> int:
@@ -179,7 +185,7 @@ class TailedOptimizer(Optimizer):
         On the parameters' device, and not waited for; the next step writes it anew. nan before the first step
         with max_grad_norm or skip_nonfinite.
         """
-        if self._tail is None or self._tail.control is None or not (self.max_grad_norm or self.skip_nonfinite):
+        if self._tail is None or self._tail.control is None or not self._reads_grads():
             return torch.tensor(float("nan"), dtype=torch.float64)
         return self._tail.control[_NORM]
 

@@ -11,7 +11,7 @@ from onepass import _native
 from onepass.optim import _ops, functional
 from onepass.optim._arguments import check_number, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
-from onepass.optim._precision import mode_of, native_option, not_default, state_dtype_of
+from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
 from onepass.optim._tail import Tail
 
 __all__ = ["SGD"]
@@ -122,6 +122,11 @@ class SGD(FusedOptimizer):
             raise ValueError(
                 f"{name}: nesterov must come with momentum > 0 and dampening 0, got momentum "
                 f"{group['momentum']} and dampening {group['dampening']}"
+            )
+        if option(group, "state_dtype") is not None and group["momentum"] == 0:
+            raise ValueError(
+                f"{name}: state_dtype must be None with momentum=0 (there is no state), got "
+                f"{option(group, 'state_dtype')}"
             )
         if group["capturable"] and group["dampening"] != 0:
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
