@@ -64,4 +64,5 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   onepass::register_adam(module);
   onepass::register_clip(module);
   onepass::register_stream(module);
+  onepass::register_batch_norm(module);
 }

@@ -21,5 +21,9 @@ void decide(const Leaf*, int64_t, const Decision&, StepControl*, const Launch&) 
 void scale(const TensorList&, const StepControl*, const Launch&) { missing("scale"); }
 void clamp(const TensorList&, double, const Launch&) { missing("clamp"); }
 void increment(float* const*, int64_t, const StepControl*, const Launch&) { missing("adam"); }
+void batch_norm_forward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+void batch_norm_inference(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+void batch_norm_backward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+int64_t batch_norm_workspace(const ChannelShape&) { missing("batch_norm"); }
 
 }  // namespace onepass::cuda
