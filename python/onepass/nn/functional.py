@@ -114,7 +114,8 @@ def batch_norm(
         momentum,
         eps,
         activation,
-        dropout if training else 0.0,
+        # An impossible one is refused in evaluation, too.
+        dropout if training or not 0 <= dropout <= 1 else 0.0,
         generator,
         seed,
     )
