@@ -1,0 +1,429 @@
+"""Batch normalisation within torch: gradients of every order, what is kept for them, compilers, transforms."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+import onepass.nn
+from batch_norm_setup import laid_out
+from onepass.nn.functional import batch_norm
+
+# torch.compile itself warns of what it cannot profile.
+pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
+
+FUSED = [
+    {},
+    {"activation": "relu"},
+    {"residual": True},
+    {"activation": "relu", "residual": True},
+    {"activation": "relu", "residual": True, "dropout": 0.3, "seed": 5},
+]
+FUSED_IDS = ["plain", "relu", "residual", "residual-relu", "all"]
+fused = pytest.mark.parametrize("options", FUSED, ids=FUSED_IDS)
+modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def leaves(shape=(4, 3, 5), dtype=torch.float64, device="cpu", seed=0) -> list[torch.Tensor]:
+    """Input, weight, bias, residual that require gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (shape, (shape[1],), (shape[1],), shape)
+    return [torch.randn(s, generator=generator, dtype=dtype).to(device).requires_grad_() for s in shapes]
+
+
+def call(x, weight, bias, residual, training=True, options=FUSED[0], function=batch_norm) -> torch.Tensor:
+    more = {**options, "residual": residual} if options.get("residual") else options
+    mean = torch.full((x.shape[1],), 0.2, dtype=weight.dtype, device=x.device)
+    return function(x, mean, mean + 0.5, weight, bias, training, 0.1, 1e-3, **more)
+
+
+@modes
+@fused
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+def test_gradcheck(backend, training, options, layout):
+    """First and second order, in float64 against finite differences."""
+    x, weight, bias, residual = leaves(device=backend.device)
+    x = laid_out(x.detach(), layout).requires_grad_()
+    residual = residual if options.get("residual") else None
+    inputs = [value for value in (x, weight, bias, residual) if value is not None]
+
+    def function(*values):
+        return call(*values, *[None] * (4 - len(values)), training=training, options=options)
+
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_third_order():
+    """torch's formula for it leaves terms out, silently (pytorch/pytorch#186256)."""
+    x, weight, bias, _ = leaves((4, 2, 2))
+
+    def first_order(x, weight):
+        y = call(x, weight, bias, None, options={"activation": "relu"})
+        return torch.autograd.grad(
+            y, (x, weight), torch.linspace(-1, 1, y.numel()).double().view_as(y), create_graph=True
+        )
+
+    assert torch.autograd.gradgradcheck(first_order, (x, weight))
+
+
+@modes
+@fused
+def test_gradients_of_some_inputs_alone(backend, training, options):
+    """Only what is asked for, with the numbers of all together."""
+    everything = leaves(device=backend.device)
+    names = [0, 1, 2] + [3] * bool(options.get("residual"))
+    dy = torch.randn(4, 3, 5, dtype=torch.float64, device=backend.device)
+    whole = torch.autograd.grad(call(*everything, training, options), [everything[k] for k in names], dy)
+    for alone in names:
+        given = [value.detach().requires_grad_(k == alone) for k, value in enumerate(everything)]
+        y = call(*given, training, options)
+        y.backward(dy)
+        assert [value.grad is not None for value in given] == [k == alone for k in range(4)]
+        assert torch.equal(given[alone].grad, whole[names.index(alone)])
+    with torch.no_grad():
+        assert torch.equal(call(*everything, training, options), y)
+
+
+@contextmanager
+def kept_for_backward():
+    """Collects what autograd keeps."""
+    kept: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def bytes_per_element(function, x: torch.Tensor) -> float:
+    """Bytes of different memory that are kept for the backward pass, in vectors of C not counted."""
+    with kept_for_backward() as kept:
+        y = function(x)
+    assert y.requires_grad
+    large = {t.data_ptr(): t.numel() * t.element_size() for t in kept if t.numel() > 100}
+    return sum(large.values()) / x.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bytes_kept_for_backward(backend, dtype):
+    """x alone, and one bit with a residual; torch keeps x, ReLU's output and dropout's noise: three times that."""
+    x = torch.randn(8, 16, 12, 12, dtype=dtype, device=backend.device)
+    residual = torch.randn_like(x)
+    size = dtype.itemsize
+    weight = torch.ones(16, device=backend.device, requires_grad=True)
+
+    def run(x, **more):
+        return batch_norm(x.requires_grad_(), None, None, weight, training=True, **more)
+
+    assert bytes_per_element(run, x) == size
+    assert bytes_per_element(partial(run, activation="relu", dropout=0.5), x) == size
+    assert bytes_per_element(partial(run, activation="relu", dropout=0.5, residual=residual), x) == size + 1 / 8
+
+    def torchs(x):
+        return F.dropout(F.batch_norm(x.requires_grad_(), None, None, weight, training=True).relu(), 0.5)
+
+    if backend.name != "cuda":
+        assert bytes_per_element(torchs, x) == 3 * size
+
+
+def test_two_forwards_before_one_backward(backend):
+    """Each keeps its own statistics; apex's group batch norm has them overwritten by the second."""
+    pair = nn.BatchNorm2d(3, device=backend.device), onepass.nn.BatchNorm2d(3, device=backend.device)
+    xs = [torch.randn(4, 3, 5, 5, device=backend.device) + k for k in range(2)]
+    grads = []
+    for module in pair:
+        values = [x.clone().requires_grad_() for x in xs]
+        first, second = (module(value) for value in values)
+        (first.square() * second).sum().backward()
+        grads.append([value.grad for value in values] + [module.weight.grad])
+    for theirs, mine in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_running_statistics_changed_between_forward_and_backward(backend):
+    """DistributedDataParallel broadcasts buffers before each forward pass.
+
+    torch's backward in training then fails ("modified by an inplace operation", pytorch/pytorch#175024), though
+    the derivative does not depend on them.
+    """
+    errors = []
+    for kind in (nn.BatchNorm1d, onepass.nn.BatchNorm1d):
+        module = kind(3, device=backend.device)
+        y = module(torch.randn(5, 3, device=backend.device))
+        module.running_mean.copy_(torch.ones(3))
+        try:
+            y.sum().backward()
+            errors.append(None)
+        except RuntimeError as error:
+            errors.append(str(error))
+    assert "modified by an inplace operation" in errors[0]
+    assert errors[1] is None
+
+
+def test_a_training_step_between_an_evaluation_and_its_backward(backend):
+    """torch's gradients are silently those of the new running statistics, which it changes unknown to autograd."""
+    x = torch.randn(5, 3, dtype=torch.float64)
+    results = {}
+    for name, function in (("torch", F.batch_norm), ("ours", batch_norm)):
+        for between in (False, True):
+            device = backend.device if name == "ours" else "cpu"
+            mean, var = torch.zeros(3, device=device).double(), torch.ones(3, device=device).double()
+            value = x.clone().to(device).requires_grad_()
+            y = function(value, mean, var)
+            if between:
+                function(5 * x.to(device) + 3, mean, var, training=True, momentum=1.0)
+            y.square().sum().backward()
+            results[name, between] = value.grad.cpu()
+    assert torch.equal(results["ours", True], results["ours", False])
+    torch.testing.assert_close(results["ours", True], results["torch", False])
+    assert not torch.allclose(results["torch", True], results["torch", False])
+
+
+def test_autograd_notices_the_change_of_running_statistics(backend):
+    """torch changes them without counting a version: whoever kept them computes with other values, silently."""
+    mean = torch.zeros(3, device=backend.device)
+    scale = torch.ones(3, device=backend.device, requires_grad=True)
+    product = scale * mean
+    batch_norm(torch.randn(4, 3, device=backend.device), mean, torch.ones_like(mean), training=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        module = onepass.nn.BatchNorm1d(3)
+        module(torch.randn(4, 3))
+        module.eval()(torch.randn(4, 3))
+    assert module.num_batches_tracked.item() == 1
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "plain"])
+def test_activation_checkpointing_is_as_with_torch(reentrant):
+    """The statistics are updated in both forward passes, as torch's are; the dropout mask is the same in both."""
+    results = []
+    for kind in (nn.BatchNorm2d, onepass.nn.BatchNorm2d):
+        torch.manual_seed(0)
+        x = torch.randn(4, 3, 5, 5, requires_grad=True)
+        module = kind(3)
+        checkpoint(module, x, use_reentrant=reentrant).square().sum().backward()
+        results.append([x.grad, module.weight.grad, module.running_mean, module.running_var])
+    for theirs, mine in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "plain"])
+def test_checkpointed_dropout_is_the_same_in_both_passes(reentrant):
+    """torch.compile's has been another one (pytorch/pytorch#198333)."""
+    module = onepass.nn.BatchNorm2d(3, activation="relu", dropout=0.5)
+    grads = []
+    for run in (module, partial(checkpoint, module, use_reentrant=reentrant)):
+        torch.manual_seed(1)
+        x = torch.randn(4, 3, 5, 5, requires_grad=True)
+        run(x).square().sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_decides_dtypes_as_for_torch(dtype):
+    for enabled in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=enabled):
+            x = torch.randn(4, 3, dtype=dtype)
+            theirs, mine = nn.BatchNorm1d(3)(x), onepass.nn.BatchNorm1d(3)(x)
+        assert mine.dtype == theirs.dtype
+
+
+@pytest.mark.parametrize(
+    ("compiler", "training", "options", "layout"),
+    [
+        ("inductor", True, FUSED[0], "contiguous"),
+        ("inductor", True, FUSED[-1], "channels_last"),
+        ("inductor", False, FUSED[1], "strided"),
+        ("aot_eager", True, FUSED[-1], "contiguous"),
+        ("aot_eager", True, FUSED[1], "channels_last"),
+        ("aot_eager", True, FUSED[-1], "strided"),
+        ("aot_eager", False, FUSED[-1], "channels_last"),
+    ],
+    ids=["plain", "all-channels-last", "eval-strided", "all", "relu-channels-last", "all-strided", "eval-all"],
+)
+def test_compiled_is_the_same_bits(compiler, training, options, layout):
+    """Of what inductor makes, and of the traced graphs without its C++ compiler, which takes seconds each."""
+    torch.compiler.reset()
+    for function in (call, torch.compile(call, fullgraph=True, backend=compiler)):
+        given = leaves(dtype=torch.float32)
+        x = laid_out(given[0].detach(), layout).requires_grad_()
+        y = function(x, *given[1:], training=training, options=options)
+        grads = torch.autograd.grad(y, (x, given[1], given[2]), torch.ones_like(y) * 0.3)
+        if function is call:
+            expected = (y, *grads)
+    for mine, eager in zip((y, *grads), expected, strict=True):
+        assert torch.equal(mine, eager)
+        assert mine.stride() == eager.stride()
+
+
+@pytest.mark.parametrize("momentum", [0.2, None])
+def test_compiled_module_trains_as_the_eager_one(momentum):
+    """Also with momentum=None, which torch cannot capture in one graph (pytorch/pytorch#194504)."""
+    torch.compiler.reset()
+    eager = onepass.nn.BatchNorm2d(3, momentum=momentum, activation="relu", dropout=0.25)
+    other = copy.deepcopy(eager)
+    compiled = torch.compile(other, fullgraph=True, backend="inductor" if momentum is None else "aot_eager")
+    for step in range(3):
+        results = []
+        for module in (eager, compiled):
+            torch.manual_seed(step)
+            x = torch.randn(4, 3, 5, 5, requires_grad=True)
+            y = module(x)
+            y.square().sum().backward()
+            results += [y, x.grad]
+        assert torch.equal(results[0], results[2])
+        assert torch.equal(results[1], results[3])
+    for name, value in eager.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+def test_compiled_checkpoint_draws_the_same_mask():
+    torch.compiler.reset()
+    module = onepass.nn.BatchNorm2d(3, dropout=0.5)
+
+    def run(x):
+        return checkpoint(module, x, use_reentrant=False)
+
+    grads = []
+    for function in (run, torch.compile(run)):
+        torch.manual_seed(1)
+        x = torch.randn(4, 3, 5, 5, requires_grad=True)
+        y = function(x)
+        y.square().sum().backward()
+        grads += [y, x.grad]
+    assert torch.equal(grads[0] == 0, grads[2] == 0)
+    torch.testing.assert_close(grads[1], grads[3])
+
+
+def test_compiled_with_dynamic_shapes():
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (2, 7, 11):
+        given = leaves((size, 3, 5), torch.float32)
+        assert torch.equal(compiled(*given), call(*given))
+
+
+def test_operators_pass_opcheck():
+    x, weight, bias, residual = leaves((4, 3, 5), torch.float32)
+    mean, var, count = torch.zeros(3), torch.ones(3), torch.tensor(1)
+    seed = torch.tensor([5])
+    operator = torch.ops.onepass.batch_norm.default
+    for args in (
+        (x, weight, bias, residual, mean, var, None, seed, True, 0.1, 1e-5, "relu", 0.3),
+        (x, weight, bias, None, mean, var, count, None, True, None, 1e-5, None, 0.0),
+        (x, None, None, None, None, None, None, None, True, 0.1, 1e-5, "relu", 0.0),
+        (x, weight, bias, residual, mean, var, None, None, False, 0.1, 1e-5, "relu", 0.0),
+    ):
+        torch.library.opcheck(operator, args)
+    saved = [value.detach() for value in (torch.randn_like(x), x, weight, bias, mean, var)]
+    bits = torch.zeros(8, dtype=torch.uint8)
+    for wanted in ([True] * 4, [False, True, False, False]):
+        backward_args = (*saved, bits, seed, True, "relu", 0.3, wanted)
+        torch.library.opcheck(torch.ops.onepass.batch_norm_backward.default, backward_args)
+    torch.library.opcheck(
+        torch.ops.onepass.draw_seed.default, (x.detach(),), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def test_fake_and_meta_tensors():
+    x = torch.empty(2, 3, 4, 4, device="meta").contiguous(memory_format=torch.channels_last)
+    module = onepass.nn.BatchNorm2d(3, device="meta", activation="relu")
+    y = module(x, torch.empty_like(x))
+    assert (y.device.type, y.shape, y.stride()) == ("meta", x.shape, x.stride())
+    with torch._subclasses.FakeTensorMode():
+        y = onepass.nn.BatchNorm2d(3)(torch.empty(2, 3, 4, 4, requires_grad=True))
+        y.sum().backward()
+    exported = torch.export.export(onepass.nn.BatchNorm2d(3).eval(), (torch.randn(2, 3, 4, 4),))
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(exported.module()(x), onepass.nn.BatchNorm2d(3).eval()(x))
+
+
+def test_torch_func_is_as_with_torch():
+    """grad, jacobians, forward mode, vmap and ensembles go through torch's own operations."""
+    x = torch.randn(4, 3, dtype=torch.float64)
+
+    def of(function):
+        return lambda x: function(x, None, None, training=True).square().sum()
+
+    for transform in (torch.func.grad, torch.func.hessian, torch.func.jacrev):
+        torch.testing.assert_close(transform(of(batch_norm))(x), transform(of(F.batch_norm))(x))
+    _, mine = torch.func.jvp(of(batch_norm), (x,), (torch.ones_like(x),))
+    _, theirs = torch.func.jvp(of(F.batch_norm), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(mine, theirs)
+    several = torch.randn(5, 4, 3, dtype=torch.float64)
+    each = torch.stack([batch_norm(one, None, None, training=True, activation="relu") for one in several])
+    mapped = torch.func.vmap(lambda x: batch_norm(x, None, None, training=True, activation="relu"))(several)
+    torch.testing.assert_close(mapped, each)
+    module = onepass.nn.BatchNorm1d(3).double().eval()
+    state = {name: value + 1 for name, value in module.state_dict().items()}
+    twin = nn.BatchNorm1d(3).double().eval()
+    expected = torch.func.functional_call(twin, state, (x,))
+    torch.testing.assert_close(torch.func.functional_call(module, state, (x,)), expected)
+
+
+def test_forward_mode_is_not_lost():
+    """Also where nothing requires a gradient, so that no node of the graph could complain."""
+    x, tangent = torch.randn(4, 3), torch.randn(4, 3)
+    results = []
+    with forward_ad.dual_level():
+        for function in (F.batch_norm, batch_norm):
+            y = function(forward_ad.make_dual(x, tangent), None, None, training=True)
+            results.append(forward_ad.unpack_dual(y).tangent)
+    torch.testing.assert_close(*results)
+
+
+def test_dropout_under_torch_func_is_an_error():
+    with pytest.raises(RuntimeError, match=r"batch_norm: dropout must be 0 under torch\.func, got 0\.5"):
+        torch.func.grad(lambda x: batch_norm(x, None, None, training=True, dropout=0.5).sum())(torch.randn(4, 3))
+
+
+def test_a_dispatch_mode_sees_the_operator():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    x, weight, bias, _ = leaves(dtype=torch.float32)
+    with Names() as names:
+        y = call(x, weight, bias, None)
+        y.sum().backward()
+    assert "onepass.batch_norm.default" in names.seen
+    assert "onepass.batch_norm_backward.default" in names.seen
+    assert torch.equal(y, call(x, weight, bias, None))
+
+
+def test_a_function_mode_sees_the_call():
+    from torch.overrides import TorchFunctionMode
+
+    seen = []
+
+    class Names(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Names():
+        batch_norm(torch.randn(4, 3), None, None, training=True)
+    assert batch_norm in seen
