@@ -1,13 +1,21 @@
-// channel_reduce_last.h - the sums of channel_reduce.h where the channels come last in memory, on the CPU: a
-// tile of up to kReduceWidth channels side by side. The same additions in the same order.
+// channel_reduce_last.h - the sums of channel_reduce.h where the channels come last in memory, on the CPU.
+// The same additions in the same order.
+//
+// The lanes of all channels lie in the L1 cache. Rows r, r + kRowLanes, ... go to the same lane, so several
+// of them are added between one load and one store of it.
 #pragma once
 
 #include "loops/channel_reduce.h"
 
 namespace onepass::ONEPASS_ISA {
 
+constexpr int64_t kParamWidth = 256;  // elements of a parameter that is repeated for several rows
+constexpr int kStepsAtOnce = 4;
+constexpr int64_t kGroup = kRowLanes * kStepsAtOnce;
+static_assert(kLaneSteps % kStepsAtOnce == 0);
+
 // How many rows of `width` channels are walked as one long row, for which parameters are repeated: short rows
-// would leave vectors empty. A power of two, so that it divides a group. Only whole rows follow each other.
+// would leave vectors empty. A power of two, so that it divides the lanes. Only whole rows follow each other.
 inline int64_t rows_at_once(const ChannelShape& shape, int64_t width) {
   int64_t rows = 1;
   if (width == shape.channels) {
@@ -24,81 +32,76 @@ struct RepeatedParams {
 
   void fill(int params, const T* const* from, int64_t width, int64_t times) {
     for (int k = 0; k < params; ++k) {
-      at[k] = from[k];
-      if (times == 1) continue;
-      at[k] = memory[k];
-      for (int64_t i = 0; i < times * width; ++i) memory[k][i] = from[k][i % width];
+      at[k] = times == 1 ? from[k] : memory[k];
+      for (int64_t t = 0; t < times && times > 1; ++t) {
+        std::memcpy(memory[k] + t * width, from[k], size_t(width) * sizeof(T));
+      }
     }
   }
 };
 
-// Rows of elements `stride` apart, as T.
-template <class T>
+// Rows of elements `stride` apart.
+template <class S>
 struct RowGroup {
-  const T* data;
+  const S* data;
   int64_t stride;
+  RowGroup from(int64_t row) const { return {data + row * stride, stride}; }
 };
 
 // `rows` rows of channels channel .. channel + width from `row` on. kOther: of the second operand.
-template <bool kOther, class T>
-inline RowGroup<T> gather_group(const ChannelInputs& in, int64_t row, int64_t rows, int64_t channel,
-                                int64_t width, T* buffer) {
+template <bool kOther, class S>
+inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t rows, int64_t channel,
+                                int64_t width, S* buffer) {
   const int64_t channels = in.shape.channels;
   const void* stored = kOther ? in.other : in.x;
-  const bool masked = kOther && in.passing.asks();
   const int64_t begin = row * channels + channel;
-  if (!masked && stored_as<T>(in.dtype)) return {static_cast<const T*>(stored) + begin, channels};
-  if (width == channels) {
-    load_row(in.dtype, stored, begin, buffer, rows * width);
-  } else {
+  const bool masked = kOther && in.passing.asks();
+  if (!masked && stored_as(in.dtype, S{})) return {static_cast<const S*>(stored) + begin, channels};
+  if constexpr (sizeof(S) >= sizeof(float)) {
     for (int64_t k = 0; k < rows; ++k) {
       load_row(in.dtype, stored, begin + k * channels, buffer + k * width, width);
     }
-  }
-  if (masked) {
-    uint8_t flags[kRowLanes * kReduceWidth];
-    fill_flags_last(in.passing, in.shape, row, rows, channel, width, flags);
-    drop_row(buffer, flags, T(in.passing.scale()), buffer, rows * width);
+    if (masked) {
+      uint8_t flags[kGroup * kReduceWidth];
+      fill_flags_last(in.passing, in.shape, row, rows, channel, width, flags);
+      drop_row(buffer, flags, S(in.passing.scale()), buffer, rows * width);
+    }
   }
   return {buffer, width};
 }
 
-// Adds `rows` rows of n elements to lanes that follow each other in s1 and s2.
-template <class Sums, class T>
-ONEPASS_WALK void add_rows(const T* const* params, RowGroup<T> x, RowGroup<T> g, int64_t rows, int64_t n,
-                           T* __restrict s1, T* __restrict s2) {
+// Adds kSteps times `rows` rows of n elements to `rows` lanes that follow each other in s1 and s2; `step`
+// elements lie between the rows of one lane.
+template <class Sums, int kSteps, class S, class T>
+ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
+                           int64_t g_step, int64_t rows, int64_t n, T* __restrict s1, T* __restrict s2) {
   const T* p[Sums::kParams];
   for (int k = 0; k < Sums::kParams; ++k) p[k] = params[k];
   for (int64_t r = 0; r < rows; ++r) {
-    const T* __restrict xr = x.data + r * x.stride;
-    const T* __restrict gr = Sums::kGrad ? g.data + r * g.stride : xr;
+    const S* xr = x.data + r * x.stride;
+    const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
     ONEPASS_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i) formula_at<Sums>(p, i).add(xr[i], gr[i], s1[i], s2[i]);
+    for (int64_t i = 0; i < n; ++i) {
+      const Sums sums = formula_at<Sums>(p, i);
+      T a = s1[i], b = s2[i];
+      for (int j = 0; j < kSteps; ++j) {
+        sums.add(widen(xr[i + j * x_step]), Sums::kGrad ? widen(gr[i + j * g_step]) : T(0), a, b);
+      }
+      s1[i] = a;
+      s2[i] = b;
+    }
     s1 += n;
     s2 += n;
   }
 }
 
-// Adds the lanes of `width` channels to the wide ones and empties them.
+// The lanes of some channels: of lane l and channel i at l * width + i.
 template <class T>
-ONEPASS_WALK void widen_lanes(T* __restrict s, double* __restrict wide, int64_t width) {
-  const int64_t n = kWideLanes * width;
-  ONEPASS_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) {
-    wide[i] += (double(s[i]) + double(s[i + n])) + (double(s[i + 2 * n]) + double(s[i + 3 * n]));
-  }
-  std::memset(s, 0, size_t(4 * n) * sizeof(T));
-}
-
-template <class T>
-struct LastSums {
-  alignas(64) T s1[kRowLanes * kReduceWidth], s2[kRowLanes * kReduceWidth];
+struct LastLanes {
+  alignas(64) T s1[kRowLanes * kReduceWidth];
+  alignas(64) T s2[kRowLanes * kReduceWidth];
   alignas(64) double wide[2][kWideLanes * kReduceWidth];
 
-  void widen(int64_t width) {
-    widen_lanes(s1, wide[0], width);
-    widen_lanes(s2, wide[1], width);
-  }
   double merged(int which, int64_t i, int64_t width) const {
     double lane[kWideLanes];
     for (int l = 0; l < kWideLanes; ++l) lane[l] = wide[which][l * width + i];
@@ -106,57 +109,79 @@ struct LastSums {
   }
 };
 
-template <class Sums, class T>
-inline void find_shifts(const RowGroup<T>& x, int64_t rows, int64_t width, T* shift) {
-  const int64_t some = rows < kShiftRows ? rows : kShiftRows;
-  for (int64_t i = 0; i < width; ++i) {
-    double sum = 0;
-    for (int64_t k = 0; k < some; ++k) sum += double(x.data[k * x.stride + i]);
-    shift[i] = Sums::around(sum, double(some)).shift;
+// Adds the lanes to the wide ones and empties them.
+template <class T>
+ONEPASS_WALK void widen_lanes(T* __restrict s, double* __restrict wide, int64_t width) {
+  const int64_t n = kWideLanes * width;
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) wide[i] += double(s[i]) + double(s[i + n]);
+  std::memset(s, 0, size_t(2 * n) * sizeof(T));
+}
+
+// Adds `rows` <= kGroup rows, the first of which goes to lane 0.
+template <class Sums, class S, class T>
+inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGroup<S>& g, int64_t rows,
+                      int64_t width, int64_t at_once, LastLanes<T>& lanes) {
+  const int64_t n = at_once * width, x_step = kRowLanes * x.stride, g_step = kRowLanes * g.stride;
+  const auto longer = [&](const RowGroup<S>& group) {
+    return RowGroup<S>{group.data, group.stride * at_once};
+  };
+  if (rows == kGroup) {
+    return add_rows<Sums, kStepsAtOnce>(params, longer(x), x_step, longer(g), g_step, kRowLanes / at_once, n,
+                                        lanes.s1, lanes.s2);
+  }
+  for (int64_t row = 0; row < rows; row += kRowLanes) {
+    const int64_t here = rows - row < kRowLanes ? rows - row : kRowLanes, whole = here / at_once;
+    add_rows<Sums, 1>(params, longer(x.from(row)), 0, longer(g.from(row)), 0, whole, n, lanes.s1, lanes.s2);
+    const int64_t done = whole * at_once, offset = done * width;
+    if (done < here) {
+      add_rows<Sums, 1>(params, x.from(row + done), 0, g.from(row + done), 0, 1, (here - done) * width,
+                        lanes.s1 + offset, lanes.s2 + offset);
+    }
   }
 }
 
-// Channels last: tile `tile` of channels channel .. channel + width. params[k]: of channel `channel` on.
-// parts[i * tiles]: of channel i of them.
-template <class Sums, class T>
+// A tile of channels channel .. channel + width. params and parts as in reduce_tile.
+template <class Sums, class S>
 inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t channel, int64_t width,
-                             const T* const* params, math::Pair* parts) {
-  LastSums<T> sums = {};
-  alignas(64) T x_buffer[kRowLanes * kReduceWidth], g_buffer[kRowLanes * kReduceWidth], shift[kReduceWidth];
+                             const arithmetic<S>* const* params, math::Pair* parts) {
+  using T = arithmetic<S>;
+  LastLanes<T> lanes = {};
+  alignas(64) S x_buffer[kGroup * kReduceWidth], g_buffer[kGroup * kReduceWidth];
+  T shift[kReduceWidth];
   RepeatedParams<T> repeated;
-  const int64_t begin = tile * kTile, all = in.shape.rows(), at_once = rows_at_once(in.shape, width);
-  const int64_t end = begin + kTile < all ? begin + kTile : all;
+  const int64_t at_once = rows_at_once(in.shape, width);
   const T* formula[kMostParams] = {shift};
   if constexpr (!Sums::kShifted) {
     for (int k = 0; k < Sums::kParams; ++k) formula[k] = params[k];
     repeated.fill(Sums::kParams, formula, width, at_once);
   }
-  for (int64_t row = begin; row < end; row += kRowLanes) {
-    const int64_t rows = end - row < kRowLanes ? end - row : kRowLanes;
-    const RowGroup<T> x = gather_group<false>(in, row, rows, channel, width, x_buffer);
-    RowGroup<T> g = x;
-    if constexpr (Sums::kGrad) g = gather_group<true>(in, row, rows, channel, width, g_buffer);
-    if constexpr (Sums::kShifted) {
-      if (row == begin) {
-        find_shifts<Sums>(x, rows, width, shift);
-        repeated.fill(Sums::kParams, formula, width, at_once);
+  const RowRange all = in.shape.tile(tile);
+  for (int64_t segment = all.begin; segment < all.end;) {
+    const int64_t end = in.shape.segment_end(segment, all);
+    for (int64_t row = segment; row < end; row += kGroup) {
+      const int64_t rows = end - row < kGroup ? end - row : kGroup;
+      const RowGroup<S> x = gather_group<false>(in, row, rows, channel, width, x_buffer);
+      RowGroup<S> g = x;
+      if constexpr (Sums::kGrad) g = gather_group<true>(in, row, rows, channel, width, g_buffer);
+      if constexpr (Sums::kShifted) {
+        if (row == all.begin) {
+          for (int64_t i = 0; i < width; ++i) shift[i] = shift_of<Sums>(x.data + i, x.stride, rows);
+          repeated.fill(Sums::kParams, formula, width, at_once);
+        }
+      }
+      add_group<Sums>(repeated.at, x, g, rows, width, at_once, lanes);
+      if ((row + kGroup - segment) % kLaneBlock == 0 || row + kGroup >= end) {
+        widen_lanes(lanes.s1, lanes.wide[0], width);
+        widen_lanes(lanes.s2, lanes.wide[1], width);
       }
     }
-    const int64_t whole = rows / at_once, rest = rows % at_once;
-    const RowGroup<T> x_long{x.data, x.stride * at_once}, g_long{g.data, g.stride * at_once};
-    const int64_t n = at_once * width;
-    add_rows<Sums>(repeated.at, x_long, g_long, whole, n, sums.s1, sums.s2);
-    if (rest > 0) {
-      const RowGroup<T> x_rest{x.data + whole * x_long.stride, 0}, g_rest{g.data + whole * g_long.stride, 0};
-      add_rows<Sums>(repeated.at, x_rest, g_rest, 1, rest * width, sums.s1 + whole * n, sums.s2 + whole * n);
-    }
-    if ((row + kRowLanes - begin) % kLaneBlock == 0) sums.widen(width);
+    segment = end;
   }
-  sums.widen(width);
   for (int64_t i = 0; i < width; ++i) {
     parts[i * in.shape.tiles()] =
         formula_at<Sums>(formula, i)
-            .part(double(end - begin), sums.merged(0, i, width), sums.merged(1, i, width));
+            .part(double(all.end - all.begin), lanes.merged(0, i, width), lanes.merged(1, i, width));
   }
 }
 

@@ -53,12 +53,14 @@ struct Normalise {
   static constexpr int kParams = 3;
   static constexpr bool kReadsX = true;
   static constexpr bool kReadsOther = kResidual;
+  // Whether v passes the ReLU must be kept: it cannot be told from x alone.
+  static constexpr bool kFlags = kResidual && kRelu;
   T mean, scale, bias;
   ONEPASS_HD T operator()(T x, T residual) const {
-    T v = Affine<T>{mean, scale, bias}(x);
-    if (kResidual) v += residual;
-    return kRelu ? relu(v) : v;
+    const T v = Affine<T>{mean, scale, bias}(x);
+    return kResidual ? v + residual : v;
   }
+  ONEPASS_HD T result(T v) const { return kRelu ? relu(v) : v; }
 };
 
 // The two sums of the backward. g comes in as dy and, where the sign cannot be told from x, masked already.
@@ -78,6 +80,9 @@ struct GradientSums {
   ONEPASS_HD Pair part(double, double s1, double s2) const { return {s1, s2}; }
 };
 
+ONEPASS_HD Pair merge(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
+ONEPASS_HD double weight_gradient(Pair sums, double invstd) { return sums.second * invstd; }
+
 // What a channel's two sums make of dx: dx = scale (g - mean_g - (x - mean) slope).
 template <class T>
 struct GradientTerms {
@@ -92,11 +97,13 @@ struct Gradient {
   static constexpr int kParams = 5;
   static constexpr bool kReadsX = kRelu || kTraining;
   static constexpr bool kReadsOther = true;
+  static constexpr bool kFlags = false;
   T mean, scale, bias, mean_g, slope;
   ONEPASS_HD T operator()(T x, T g) const {
     if (kRelu) g = passes(Affine<T>{mean, scale, bias}(x)) ? g : T(0);
     return kTraining ? ((g - mean_g) - (x - mean) * slope) * scale : g * scale;
   }
+  ONEPASS_HD T result(T dx) const { return dx; }
 };
 
 }  // namespace onepass::math
