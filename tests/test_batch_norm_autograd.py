@@ -62,6 +62,35 @@ def test_gradcheck(backend, training, options, layout):
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@modes
+@fused
+def test_gradients_that_can_be_differentiated_are_the_same(backend, training, options):
+    """They are composed of torch's operations, and gradcheck holds them against themselves alone."""
+    given = leaves(device=backend.device)
+    wanted = given if options.get("residual") else given[:3]
+    y = call(*given, training, options)
+    dy = torch.randn(4, 3, 5, dtype=torch.float64, device=backend.device)
+    kernels = torch.autograd.grad(y, wanted, dy, retain_graph=True)
+    composed = torch.autograd.grad(y, wanted, dy, create_graph=True)
+    for mine, other in zip(composed, kernels, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-12)
+
+
+def test_second_derivatives_are_torchs():
+    """With float32 and float16, whose parameters are wider than the input."""
+    for dtype, tolerance in ((torch.float32, 1e-3), (torch.float16, 0.1)):
+        results = []
+        for function in (F.batch_norm, batch_norm):
+            x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+            weight = torch.full((3,), 1.5, requires_grad=True)
+            y = function(x, None, None, weight, training=True).float()
+            (grad,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+            results.append(torch.autograd.grad(grad.float().square().sum(), (x, weight)))
+        for mine, theirs in zip(*results, strict=True):
+            assert mine.dtype == theirs.dtype
+            torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
+
+
 def test_third_order():
     """torch's formula for it leaves terms out, silently (pytorch/pytorch#186256)."""
     x, weight, bias, _ = leaves((4, 2, 2))
@@ -363,6 +392,13 @@ def test_torch_func_is_as_with_torch():
 
     for transform in (torch.func.grad, torch.func.hessian, torch.func.jacrev):
         torch.testing.assert_close(transform(of(batch_norm))(x), transform(of(F.batch_norm))(x))
+    residual = torch.randn(4, 3, dtype=torch.float64)
+    fused = torch.func.grad(
+        lambda x: batch_norm(x, None, None, training=True, activation="relu", residual=residual).square().sum()
+    )(x)
+    value = x.clone().requires_grad_()
+    batch_norm(value, None, None, training=True, activation="relu", residual=residual).square().sum().backward()
+    torch.testing.assert_close(fused, value.grad)
     _, mine = torch.func.jvp(of(batch_norm), (x,), (torch.ones_like(x),))
     _, theirs = torch.func.jvp(of(F.batch_norm), (x,), (torch.ones_like(x),))
     torch.testing.assert_close(mine, theirs)

@@ -236,6 +236,13 @@ def test_empty_batches(theirs, ours, shape):
             assert torch.equal(value, b.state_dict()[name]), name
 
 
+def test_empty_batches_with_everything():
+    x, residual = (torch.randn(0, 5, 2, requires_grad=True) for _ in range(2))
+    module = onepass.nn.BatchNorm1d(5, activation="relu", dropout=0.5)
+    module(x, residual).sum().backward()
+    assert residual.grad.shape == x.grad.shape == (0, 5, 2)
+
+
 def test_no_channels():
     """torch fails on weight[0]."""
     y = batch_norm(torch.randn(4, 0), None, None, torch.ones(0), torch.ones(0), training=True, activation="relu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "forward", "gradients"]
+__all__ = ["empty", "forward", "gradients", "passes_relu"]
 
 
 def forward(
@@ -41,6 +41,21 @@ def empty(
     if residual is not None:
         output = output + residual
     return output if activation is None else output.relu()
+
+
+def passes_relu(input: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, invstd: Tensor) -> Tensor:
+    """Where ReLU lets the gradient through: by the kernel's operations one by one, hence with its rounding."""
+    channels = _channels(input)
+    scale = invstd if weight is None else invstd * weight.to(invstd.dtype)
+    argument = (input.to(mean.dtype) - mean.view(channels)) * scale.view(channels)
+    if bias is not None:
+        argument = argument + bias.to(mean.dtype).view(channels)
+    return argument.le(0).logical_not()
+
+
+def _channels(input: Tensor) -> list[int]:
+    """The shape in which a vector of C goes along the channels."""
+    return [-1 if dim == 1 else 1 for dim in range(input.dim())]
 
 
 def gradients(
@@ -80,7 +95,7 @@ def gradients(
     """
     wide = mean.dtype
     dims = [d for d in range(input.dim()) if d != 1]
-    channels = [-1 if d == 1 else 1 for d in range(input.dim())]
+    channels = _channels(input)
     dz = grad.to(wide) * gate
     db = dz.sum(dims) if wanted[2] else None
     if not (wanted[0] or wanted[1]):

@@ -108,14 +108,19 @@ def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) ->
 
 def _differentiably(grad: Tensor, saved: tuple[Any, ...], eps: float, wanted: list[bool]) -> _Gradients:
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
-    input, weight, bias, mean, invstd, _, _, training, activation, dropout = saved
-    gate = torch.ones((), dtype=mean.dtype, device=mean.device)
-    if activation is not None or dropout:
-        with torch.no_grad():
+    input, weight, bias, mean, invstd, mask, seed, training, activation, dropout = saved
+    with torch.no_grad():
+        gate = torch.ones((), dtype=mean.dtype, device=mean.device)
+        if activation is not None and mask is None:
+            gate = _composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
+            activation = None
+        if activation is not None or dropout:
             # What a gradient of ones becomes before the addition of the residual.
-            passed = _backward(torch.ones_like(input), *saved, [False, False, False, True])[3]
+            rest = (mean, invstd, mask, seed, training, activation, dropout)
+            wanted_here = [False, False, False, True]
+            passed = _backward(torch.ones_like(input), input, weight, bias, *rest, wanted_here)[3]
             scale = 0.0 if dropout == 1 else 1 / (1 - dropout)
-            gate = cast(Tensor, passed).ne(0).to(mean.dtype) * scale
+            gate = gate * cast(Tensor, passed).ne(0).to(mean.dtype) * scale
     dx, dweight, dbias, dz = _composed.gradients(
         grad, input, weight, mean, invstd, gate, training, eps, (wanted[0], wanted[1], wanted[2])
     )
