@@ -66,7 +66,7 @@ def test_large_means(backend, dtype, layout, mean):
 
 @pytest.mark.parametrize("mean", [0.0, 10.0, 1000.0])
 def test_channels_last_statistics_are_as_accurate_as_torchs_without(mean):
-    """torch's channels_last sums are float32, one after another: running_var is wrong by 2e-4 here with one thread.
+    """torch's channels_last sums are float32, one after another: running_var is wrong by 2e-4 with one thread.
 
     With two by 7e-5, and with a mean of 1000 it is fifteen times too large, or wrong by 2e-4. Its contiguous sums
     are wrong by 5e-8. Ours have to be as good as those in every layout.
