@@ -48,6 +48,12 @@ struct Affine {
   ONEPASS_HD T operator()(T x) const { return (x - mean) * scale + bias; }
 };
 
+// The gradient of v, from that of the ReLU's output and the sign of v.
+template <class T>
+ONEPASS_HD T relu_gradient(const Affine<T>& affine, T x, T g) {
+  return passes(affine(x)) ? g : T(0);
+}
+
 template <class T, bool kResidual, bool kRelu>
 struct Normalise {
   static constexpr int kParams = 3;
@@ -71,7 +77,7 @@ struct GradientSums {
   static constexpr bool kShifted = false;
   T mean, scale, bias;
   ONEPASS_HD void add(T x, T g, T& s1, T& s2) const {
-    if (kRelu) g = passes(Affine<T>{mean, scale, bias}(x)) ? g : T(0);
+    if (kRelu) g = relu_gradient(Affine<T>{mean, scale, bias}, x, g);
     s1 += g;
     s2 += g * (x - mean);
   }
@@ -100,7 +106,7 @@ struct Gradient {
   static constexpr bool kFlags = false;
   T mean, scale, bias, mean_g, slope;
   ONEPASS_HD T operator()(T x, T g) const {
-    if (kRelu) g = passes(Affine<T>{mean, scale, bias}(x)) ? g : T(0);
+    if (kRelu) g = relu_gradient(Affine<T>{mean, scale, bias}, x, g);
     return kTraining ? ((g - mean_g) - (x - mean) * slope) * scale : g * scale;
   }
   ONEPASS_HD T result(T dx) const { return dx; }
