@@ -180,3 +180,27 @@ def _finished(y: Tensor, leaves: list[Tensor], dy: Tensor, mean: Tensor, var: Te
     )
     dresidual = dresidual if grads[3] is not None else dy
     return Outputs(y.detach(), dx, dweight, dbias, dresidual, mean, var)
+
+
+# Sets of options, for tests of how the function goes with the rest of torch.
+FUSED = [
+    {},
+    {"activation": "relu"},
+    {"residual": True},
+    {"activation": "relu", "residual": True},
+    {"activation": "relu", "residual": True, "dropout": 0.3, "seed": 5},
+]
+FUSED_IDS = ["plain", "relu", "residual", "residual-relu", "all"]
+
+
+def leaves(shape=(4, 3, 5), dtype=torch.float64, device="cpu", seed=0) -> list[torch.Tensor]:
+    """Input, weight, bias, residual that require gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (shape, (shape[1],), (shape[1],), shape)
+    return [torch.randn(s, generator=generator, dtype=dtype).to(device).requires_grad_() for s in shapes]
+
+
+def call(x, weight, bias, residual, training=True, options=FUSED[0], function=batch_norm) -> torch.Tensor:
+    more = {**options, "residual": residual} if options.get("residual") else options
+    mean = torch.full((x.shape[1],), 0.2, dtype=weight.dtype, device=x.device)
+    return function(x, mean, mean + 0.5, weight, bias, training, 0.1, 1e-3, **more)
