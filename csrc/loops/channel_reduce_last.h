@@ -9,7 +9,8 @@
 
 namespace onepass::ONEPASS_ISA {
 
-constexpr int64_t kParamWidth = 256;  // elements of a parameter that is repeated for several rows
+constexpr int64_t kParamWidth = 128;   // elements of a parameter that is repeated for several rows
+constexpr int64_t kDirectWidth = 256;  // channels of a tile that is read as it is stored
 constexpr int kStepsAtOnce = 4;
 constexpr int64_t kGroup = kRowLanes * kStepsAtOnce;
 static_assert(kLaneSteps % kStepsAtOnce == 0);
@@ -95,20 +96,6 @@ ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step
   }
 }
 
-// The lanes of some channels: of lane l and channel i at l * width + i.
-template <class T>
-struct LastLanes {
-  alignas(64) T s1[kRowLanes * kReduceWidth];
-  alignas(64) T s2[kRowLanes * kReduceWidth];
-  alignas(64) double wide[2][kWideLanes * kReduceWidth];
-
-  double merged(int which, int64_t i, int64_t width) const {
-    double lane[kWideLanes];
-    for (int l = 0; l < kWideLanes; ++l) lane[l] = wide[which][l * width + i];
-    return merge_lanes(lane);
-  }
-};
-
 // Adds the lanes to the wide ones and empties them.
 template <class T>
 ONEPASS_WALK void widen_lanes(T* __restrict s, double* __restrict wide, int64_t width) {
@@ -118,11 +105,36 @@ ONEPASS_WALK void widen_lanes(T* __restrict s, double* __restrict wide, int64_t 
   std::memset(s, 0, size_t(2 * n) * sizeof(T));
 }
 
+// The lanes of `width` channels: of lane l and channel i at l * width + i.
+template <class T>
+struct LastLanes {
+  alignas(64) T s1[kRowLanes * kDirectWidth];
+  alignas(64) T s2[kRowLanes * kDirectWidth];
+  alignas(64) double wide[2][kWideLanes * kDirectWidth];
+  const int64_t width;
+
+  explicit LastLanes(int64_t channels) : width(channels) {
+    std::memset(s1, 0, size_t(kRowLanes * width) * sizeof(T));
+    std::memset(s2, 0, size_t(kRowLanes * width) * sizeof(T));
+    for (auto& sums : wide) std::memset(sums, 0, size_t(kWideLanes * width) * sizeof(double));
+  }
+  void widen() {
+    widen_lanes(s1, wide[0], width);
+    widen_lanes(s2, wide[1], width);
+  }
+  double merged(int which, int64_t i) const {
+    double lane[kWideLanes];
+    for (int l = 0; l < kWideLanes; ++l) lane[l] = wide[which][l * width + i];
+    return merge_lanes(lane);
+  }
+};
+
 // Adds `rows` <= kGroup rows, the first of which goes to lane 0.
 template <class Sums, class S, class T>
 inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGroup<S>& g, int64_t rows,
-                      int64_t width, int64_t at_once, LastLanes<T>& lanes) {
-  const int64_t n = at_once * width, x_step = kRowLanes * x.stride, g_step = kRowLanes * g.stride;
+                      int64_t at_once, LastLanes<T>& lanes) {
+  const int64_t width = lanes.width, n = at_once * width, x_step = kRowLanes * x.stride,
+                g_step = kRowLanes * g.stride;
   const auto longer = [&](const RowGroup<S>& group) {
     return RowGroup<S>{group.data, group.stride * at_once};
   };
@@ -141,14 +153,25 @@ inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGro
   }
 }
 
+// How many channels a tile takes: the more, the longer are the pieces of memory, if all threads have work.
+// Rows that are worked on before the sums pass through a buffer of kReduceWidth channels.
+template <class S>
+inline int64_t width_of_tiles(const ChannelInputs& in, int threads) {
+  if (!in.shape.channels_last || in.passing.asks() || !stored_as(in.dtype, S{})) return kReduceWidth;
+  int64_t width = kDirectWidth;
+  const auto units = [&] { return (in.shape.channels + width - 1) / width * in.shape.tiles(); };
+  while (width > kReduceWidth && units() < 4 * threads) width /= 2;
+  return width;
+}
+
 // A tile of channels channel .. channel + width. params and parts as in reduce_tile.
 template <class Sums, class S>
 inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t channel, int64_t width,
                              const arithmetic<S>* const* params, math::Pair* parts) {
   using T = arithmetic<S>;
-  LastLanes<T> lanes = {};
+  LastLanes<T> lanes(width);
   alignas(64) S x_buffer[kGroup * kReduceWidth], g_buffer[kGroup * kReduceWidth];
-  T shift[kReduceWidth];
+  T shift[kDirectWidth];
   RepeatedParams<T> repeated;
   const int64_t at_once = rows_at_once(in.shape, width);
   const T* formula[kMostParams] = {shift};
@@ -170,10 +193,9 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
           repeated.fill(Sums::kParams, formula, width, at_once);
         }
       }
-      add_group<Sums>(repeated.at, x, g, rows, width, at_once, lanes);
+      add_group<Sums>(repeated.at, x, g, rows, at_once, lanes);
       if ((row + kGroup - segment) % kLaneBlock == 0 || row + kGroup >= end) {
-        widen_lanes(lanes.s1, lanes.wide[0], width);
-        widen_lanes(lanes.s2, lanes.wide[1], width);
+        lanes.widen();
       }
     }
     segment = end;
@@ -181,7 +203,7 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
   for (int64_t i = 0; i < width; ++i) {
     parts[i * in.shape.tiles()] =
         formula_at<Sums>(formula, i)
-            .part(double(all.end - all.begin), lanes.merged(0, i, width), lanes.merged(1, i, width));
+            .part(double(all.end - all.begin), lanes.merged(0, i), lanes.merged(1, i));
   }
 }
 

@@ -111,10 +111,10 @@ inline void reduce_channels(const ChannelInputs& in, const arithmetic<S>* const*
                             int threads) {
   using T = arithmetic<S>;
   const int64_t tiles = in.shape.tiles(), channels = in.shape.channels;
-  const int64_t blocks = (channels + kReduceWidth - 1) / kReduceWidth;
+  const int64_t most = width_of_tiles<S>(in, threads), blocks = (channels + most - 1) / most;
   for_each_unit(threads, blocks * tiles, [&](int64_t i) {
-    const int64_t tile = i / blocks, channel = i % blocks * kReduceWidth, rest = channels - channel;
-    const int64_t width = rest < kReduceWidth ? rest : kReduceWidth;
+    const int64_t tile = i / blocks, channel = i % blocks * most, rest = channels - channel;
+    const int64_t width = rest < most ? rest : most;
     const T* from[kMostParams];
     for (int k = 0; k < Sums::kParams; ++k) from[k] = params[k] + channel;
     math::Pair* own = parts + channel * tiles + tile;
