@@ -21,10 +21,10 @@ modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"]
 
 @modes
 @fused
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_gradcheck(backend, training, options, layout):
     """First and second order, in float64 against finite differences."""
-    x, weight, bias, residual = leaves(device=backend.device)
+    x, weight, bias, residual = leaves((3, 2, 3), device=backend.device)
     x = laid_out(x.detach(), layout).requires_grad_()
     residual = residual if options.get("residual") else None
     inputs = [value for value in (x, weight, bias, residual) if value is not None]
