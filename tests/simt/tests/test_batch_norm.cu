@@ -20,7 +20,8 @@ struct Case {
   size_t offset;  // of all tensors' first elements, from an aligned address
 };
 
-// Planes below 64 positions, of one tile, of two; channels that are whole packs and not; one value a channel.
+// Planes below 64 positions, of one tile, of two; packs that reach from one channel into the next, and again
+// in a thread's next pack; channels that are whole packs and not; one position a channel.
 const std::vector<Case> kCases = {
     {{3, 5, 20, false}, true, true, true, true, 0.3, 0},
     {{3, 5, 20, true}, true, true, true, true, 0.3, 0},
@@ -30,6 +31,8 @@ const std::vector<Case> kCases = {
     {{9, 8, 70, true}, false, true, false, true, 0, 0},
     {{1, 1, 333, false}, true, true, true, false, 0.5, 3},
     {{7, 264, 1, true}, true, true, true, false, 0.5, 3},
+    {{40, 2, 70, false}, true, true, true, true, 0.3, 0},
+    {{3, 1, 5000, false}, true, false, true, true, 0, 0},
     {{5, 3, 64, false}, false, false, true, false, 1, 0},
     {{3, 33, 30, true}, false, false, true, false, 0, 0},
 };
