@@ -37,8 +37,8 @@
 #define ONEPASS_INDEPENDENT
 #endif
 
-// The same for a loop over the lanes of a vector. GCC would unroll one of up to 16 iterations before it looks for
-// vectors, and then find few.
+// The same for a loop over the lanes of a vector. GCC would unroll one of up to 16 iterations before it looks
+// for vectors, and then find few.
 #if defined(__GNUC__) && !defined(__clang__)
 #define ONEPASS_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #else

@@ -7,9 +7,9 @@
 // threads.
 
 #include "kernels/kernels.h"
+#include "loops/channel_flags.cuh"
 #include "loops/channels.cuh"
 #include "math/batch_norm.h"
-#include "math/dropout.h"
 
 namespace onepass {
 namespace {
@@ -35,70 +35,17 @@ __device__ __forceinline__ void set_param(DType dtype, void* list, int64_t c, do
   if (dtype == DType::kFloat16) static_cast<__half*>(list)[c] = gpu::narrow<__half>(float(value));
 }
 
-// Which of V elements that follow each other in memory pass, a bit each: those kept by the dropout and let
-// through by a mask.
-struct Passing {
-  ChannelShape shape;
-  math::Dropout dropout;
-  bool drops;
-  const int64_t* device_seed;
-  const uint8_t* mask;
-
-  static Passing of(const BatchNorm& op, bool masked) {
-    return {op.shape, math::Dropout::make(op.dropout, op.seed), op.dropout > 0, op.device_seed,
-            masked ? op.mask : nullptr};
-  }
-  __host__ __device__ bool asks() const { return drops || mask; }
-  __host__ __device__ double scale() const { return drops ? dropout.scale : 1; }
-
-  // Of the elements of one block of draws.
-  static __device__ uint32_t draw_block(const math::Dropout& seeded, uint64_t block) {
-    const PhiloxWords draws = seeded.draws(block);
-    uint32_t kept = 0;
-#pragma unroll
-    for (int k = 0; k < math::kDrawsPerBlock; ++k) {
-      const uint32_t draw = math::Dropout::lane(draws, k);
-      bool keeps = seeded.keeps(draw);
-      if (seeded.is_tie(draw)) keeps = seeded.keeps_element(block * math::kDrawsPerBlock + uint64_t(k));
-      kept |= uint32_t(keeps) << k;
-    }
-    return kept;
-  }
-
-  __device__ uint32_t kept(int64_t index, int n) const {
-    math::Dropout seeded = dropout;
-    if (device_seed) seeded.seed = uint64_t(*device_seed);
-    if (shape.channels_last && shape.positions > 1) {
-      uint32_t bits = 0;
-      for (int v = 0; v < n; ++v) {
-        const int64_t row = (index + v) / shape.channels, channel = (index + v) % shape.channels;
-        bits |= uint32_t(seeded.keeps_element(uint64_t(shape.logical_index(row, channel)))) << v;
-      }
-      return bits;
-    }
-    const uint64_t block = uint64_t(index) / 8;
-    const int skip = int(index % 8);
-    uint32_t bits = draw_block(seeded, block) >> skip;
-    if (skip + n > 8) bits |= draw_block(seeded, block + 1) << (8 - skip);
-    return bits;
-  }
-
-  __device__ uint32_t bits(int64_t index, int n) const {
-    uint32_t bits = drops ? kept(index, n) : 0xffu;
-    if (!mask) return bits;
-    const int skip = int(index % 8);
-    uint32_t passed = uint32_t(mask[index / 8]) >> skip;
-    if (skip + n > 8) passed |= uint32_t(mask[index / 8 + 1]) << (8 - skip);
-    return bits & passed;
-  }
-};
+gpu::Passing passing_of(const BatchNorm& op, bool masked) {
+  return {op.shape, math::Dropout::make(op.dropout, op.seed), op.dropout > 0, op.device_seed,
+          masked ? op.mask : nullptr};
+}
 
 // What both walks of a direction know.
 template <class S>
 struct Work {
   using T = Arithmetic<S>;
   BatchNorm op;
-  Passing passing;
+  gpu::Passing passing;
 
   __host__ __device__ const ChannelShape& shape() const { return op.shape; }
 
@@ -328,7 +275,7 @@ template <class S>
 Forward<S> forward_of(const BatchNorm& op, bool inference) {
   Forward<S> work;
   work.op = op;
-  work.passing = Passing::of(op, false);
+  work.passing = passing_of(op, false);
   work.inference = inference;
   return work;
 }
@@ -363,7 +310,7 @@ void cuda::batch_norm_backward(const BatchNorm& op, const Launch& launch) {
     using Work = Backward<decltype(stored)>;
     Work work;
     work.op = op;
-    work.passing = Passing::of(op, true);
+    work.passing = passing_of(op, true);
     work.relu = op.relu && !op.mask;
     work.terms = reinterpret_cast<typename Work::T*>(op.workspace +
                                                      2 * op.shape.channels * gpu::device_tiles(op.shape));

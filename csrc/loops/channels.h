@@ -6,8 +6,8 @@
 // of threads.
 //
 // To take a channel at a time instead, so that the second walk finds it in the core's cache, reads memory
-// once, but in pieces of a plane that lie far apart: measured for (32,64,56,56) floats it costs a quarter
-// more than it saves.
+// once, but in pieces of a plane that lie far apart: for (32,64,56,56) floats on one core of a Zen 4 that
+// took 1.2 times as long, and for 256 channels as long.
 #pragma once
 
 #include "core/parallel.h"
