@@ -41,8 +41,8 @@ class BatchNormFunction(torch.autograd.Function):
         rest: tuple[Any, ...],
     ) -> Tensor:
         """Runs the kernel."""
-        output, mean, invstd, mask = _kernels.forward(input, weight, bias, residual, *rest)
-        remember(ctx, (input, weight, bias), rest, mean, invstd, mask)
+        output, mean, spread, mask = _kernels.forward(input, weight, bias, residual, *rest)
+        remember(ctx, (input, weight, bias), rest, mean, spread, mask)
         return output
 
     @staticmethod
@@ -61,7 +61,7 @@ def remember(
     vectors: tuple[Tensor, Tensor | None, Tensor | None],
     rest: tuple[Any, ...],
     mean: Tensor,
-    invstd: Tensor,
+    spread: Tensor,
     mask: Tensor | None,
 ) -> None:
     """Keeps what `differentiate` needs: of the input's size, the input alone.
@@ -70,12 +70,12 @@ def remember(
         ctx: Keeps it.
         vectors: Input, weight and bias.
         rest: running_mean, running_var, batches, seed, training, momentum, eps, activation, dropout.
-        mean: As used, of shape (C).
-        invstd: As used, of shape (C).
+        mean: As `_kernels.forward` gives it.
+        spread: As `_kernels.forward` gives it.
         mask: The bits of ReLU, or None.
     """
     _, _, _, seed, training, _, eps, activation, dropout = rest
-    ctx.save_for_backward(*vectors, mean, invstd, mask, seed)
+    ctx.save_for_backward(*vectors, mean, spread, mask, seed)
     ctx.options = training, eps, activation, dropout
     ctx.set_materialize_grads(False)
 
@@ -84,12 +84,12 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
     """Gradients of input, weight, bias and residual, those that are wanted."""
     if grad is None:
         return None, None, None, None
-    input, weight, bias, mean, invstd, mask, seed = ctx.saved_tensors
+    input, weight, bias, mean, spread, mask, seed = ctx.saved_tensors
     training, eps, activation, dropout = ctx.options
     wanted = list(ctx.needs_input_grad[:4])
-    saved = (input, weight, bias, mean, invstd, mask, seed, training, activation, dropout)
+    saved = (input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout)
     if torch.is_grad_enabled():
-        return _differentiably(grad, saved, eps, wanted)
+        return _differentiably(grad, saved, wanted)
     dresidual = None
     if wanted[3] and activation is None and not dropout:
         dresidual, wanted[3] = grad, False
@@ -106,17 +106,18 @@ def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) ->
     return tuple(next(found) if one else None for one in rest[-1])
 
 
-def _differentiably(grad: Tensor, saved: tuple[Any, ...], eps: float, wanted: list[bool]) -> _Gradients:
+def _differentiably(grad: Tensor, saved: tuple[Any, ...], wanted: list[bool]) -> _Gradients:
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
-    input, weight, bias, mean, invstd, mask, seed, training, activation, dropout = saved
+    input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout = saved
     with torch.no_grad():
+        invstd = spread if training else _kernels.invstd_of(spread, eps)
         gate = torch.ones((), dtype=mean.dtype, device=mean.device)
         if activation is not None and mask is None:
             gate = _composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
             activation = None
         if activation is not None or dropout:
             # What a gradient of ones becomes before the addition of the residual.
-            rest = (mean, invstd, mask, seed, training, activation, dropout)
+            rest = (mean, spread, mask, seed, training, eps, activation, dropout)
             wanted_here = [False, False, False, True]
             passed = _backward(torch.ones_like(input), input, weight, bias, *rest, wanted_here)[3]
             scale = 0.0 if dropout == 1 else 1 / (1 - dropout)

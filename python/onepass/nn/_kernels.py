@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass import _native
 
-__all__ = ["backward", "forward", "statistics_dtype"]
+__all__ = ["backward", "forward", "invstd_of", "statistics_dtype"]
 
 
 def statistics_dtype(input: Tensor) -> torch.dtype:
@@ -37,8 +37,8 @@ def forward(
     """Runs the kernel on plain dense tensors; the running statistics are changed in place.
 
     Returns:
-        Output; mean and 1 / standard deviation as they were used, of shape (C), for the backward pass; the bits
-        of ReLU if they cannot be computed again, else None.
+        Output; mean and spread of shape (C) for the backward pass, where the spread is 1 / standard deviation in
+        training and the variance else (`invstd_of`); the bits of ReLU if they cannot be computed again, else None.
     """
     core, threads = _native.core, torch.get_num_threads()
     output = torch.empty_like(input)
@@ -94,7 +94,7 @@ def forward(
         return output, mean, mean, mask
     # Copies: a training step before the backward pass must not move what this output was computed with.
     wide = statistics_dtype(input)
-    return output, mean.to(wide, copy=True), _invstd(cast(Tensor, running_var), eps, wide), mask
+    return output, mean.to(wide, copy=True), cast(Tensor, running_var).to(wide, copy=True), mask
 
 
 def backward(
@@ -103,10 +103,11 @@ def backward(
     weight: Tensor | None,
     bias: Tensor | None,
     mean: Tensor,
-    invstd: Tensor,
+    spread: Tensor,
     mask: Tensor | None,
     seed: Tensor | None,
     training: bool,
+    eps: float,
     activation: str | None,
     dropout: float,
     wanted: list[bool],
@@ -127,7 +128,7 @@ def backward(
         weight,
         bias,
         mean,
-        invstd,
+        spread if training else invstd_of(spread, eps),
         activation,
         dropout,
         0 if seed is None else seed,
@@ -160,6 +161,6 @@ def _workspace(input: Tensor, threads: int) -> Tensor:
     return torch.empty(size, dtype=torch.float64, device=input.device)
 
 
-def _invstd(var: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """As the kernel computes it, operation by operation: ReLU's sign is computed again from it."""
-    return (var.double() + eps).sqrt().reciprocal().to(dtype)
+def invstd_of(var: Tensor, eps: float) -> Tensor:
+    """1 / standard deviation, as the kernel computes it, operation by operation: ReLU's sign depends on it."""
+    return (var.double() + eps).sqrt().reciprocal().to(var.dtype)

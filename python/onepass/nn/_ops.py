@@ -23,12 +23,13 @@ _library = _torch_library.Library("onepass", "FRAGMENT")
 _library.define(
     "batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? running_mean, "
     "Tensor? running_var, Tensor? batches, Tensor? seed, bool training, float? momentum, float eps, "
-    "str? activation, float dropout) -> (Tensor output, Tensor mean, Tensor invstd, Tensor mask, "
+    "str? activation, float dropout) -> (Tensor output, Tensor mean, Tensor spread, Tensor mask, "
     "Tensor new_running_mean, Tensor new_running_var)"
 )
 _library.define(
-    "batch_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor invstd, "
-    "Tensor? mask, Tensor? seed, bool training, str? activation, float dropout, bool[] wanted) -> Tensor[]"
+    "batch_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor spread, "
+    "Tensor? mask, Tensor? seed, bool training, float eps, str? activation, float dropout, bool[] wanted) "
+    "-> Tensor[]"
 )
 
 
@@ -58,10 +59,10 @@ def _forward(
         new = (running_mean, running_var)
     else:
         new = (nothing, torch.empty_like(nothing))
-    output, mean, invstd, mask = _kernels.forward(input, weight, bias, residual, running_mean, running_var, *rest)
+    output, mean, spread, mask = _kernels.forward(input, weight, bias, residual, running_mean, running_var, *rest)
     # An operator's results cannot be None.
     mask = input.new_empty(0, dtype=torch.uint8) if mask is None else mask
-    return (output, mean, invstd, mask, *new)
+    return (output, mean, spread, mask, *new)
 
 
 def _fake_forward(
@@ -103,9 +104,9 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, mean, invstd, mask, *new = output
-    remember(ctx, inputs[:3], inputs[4:], mean, invstd, mask if mask.numel() else None)
-    ctx.mark_non_differentiable(mean, invstd, mask, *new)
+    _, mean, spread, mask, *new = output
+    remember(ctx, inputs[:3], inputs[4:], mean, spread, mask if mask.numel() else None)
+    ctx.mark_non_differentiable(mean, spread, mask, *new)
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
