@@ -19,6 +19,7 @@ from batch_norm_setup import (
     Options,
     Outputs,
     exactly,
+    expected,
     inputs,
     laid_out,
 )
@@ -49,8 +50,8 @@ def assert_all(results: list[tuple[Outputs, Outputs, Outputs]]) -> None:
 def test_values_and_gradients(backend, dtype, param, layout, options):
     results = []
     for shape in SHAPES:
-        given, exact = exactly(inputs(shape, dtype, param), options)
-        results.append((compute(given, options, backend, layout), compute_torchs(given, options), exact))
+        given, theirs, exact = expected(shape, dtype, param, options)
+        results.append((compute(given, options, backend, layout), theirs, exact))
     assert_all(results)
 
 
