@@ -33,15 +33,30 @@ REGISTER = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 # Packed arithmetic that every loop of an operation must hold, in each type it computes in.
 ARITHMETIC = {
     "adam": "mul add sub sqrt div",
+    "batch_norm": "mul sub",
     "clip": "mul",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows a leaf: no loop over elements
     "stream": "mul add",
 }
 BOTH = ("float", "double")
-TYPES = {"adam": BOTH, "clip": BOTH, "sgd": BOTH, "statistics": (), "stream": ("float",)}
-# The loops of an operation that has others, too: without products (a clamp), or without packed code (a power).
-ONLY = {"clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,")}
+TYPES = {
+    "adam": BOTH,
+    "batch_norm": BOTH,
+    "clip": BOTH,
+    "sgd": BOTH,
+    "statistics": (),
+    "stream": ("float",),
+}
+# The loops of an operation that has others, too: without products (a clamp), without differences (a gradient with
+# constant statistics), or without packed code (a power; doubles with flags of one byte, in the baseline).
+ONLY = {
+    "batch_norm": re.compile(
+        r"math::(?:ShiftedSums|GradientSums)<|math::Gradient<\w+, \w+, true>"
+        r"|math::Normalise<(?!double, true, true)"
+    ),
+    "clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,"),
+}
 SUFFIX = {"float": "ps", "double": "pd"}
 TOOLS = ("objdump", "nm")
 
@@ -107,7 +122,9 @@ def functions_of_module(path: Path) -> list[Function]:
 def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
     """The functions that walk over elements, computing in a type; update_range of a StepRule only chooses one."""
     walk = re.compile(
-        rf"update_(?:range|rows)<{computed},(?!.*StepRule)|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
+        rf"update_(?:range|rows)<{computed},(?!.*StepRule)"
+        + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
+        + rf"|(?:add_run|add_rows|walk_channels?)<onepass::math::\w+<{computed}[,>]"
         + ("|stream_thread\\(" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

@@ -65,6 +65,7 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   onepass::register_clip(module);
   onepass::register_statistics(module);
   onepass::register_stream(module);
+  onepass::register_batch_norm(module);
 #if defined(ONEPASS_SIMT)
   onepass::register_simt_graph(module);
 #endif

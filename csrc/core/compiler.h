@@ -36,3 +36,11 @@
 #else
 #define ONEPASS_INDEPENDENT
 #endif
+
+// The same for a loop over the lanes of a vector. GCC would unroll one of up to 16 iterations before it looks
+// for vectors, and then find few.
+#if defined(__GNUC__) && !defined(__clang__)
+#define ONEPASS_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
+#else
+#define ONEPASS_LANES ONEPASS_INDEPENDENT
+#endif

@@ -56,4 +56,16 @@ void stream(const float* const* reads, int read_count, float* const* writes, int
   ONEPASS_CALL(stream(reads, read_count, writes, write_count, n, launch));
 }
 
+void batch_norm_forward(const BatchNorm& op, const Launch& launch) {
+  ONEPASS_CALL(batch_norm_forward(op, launch));
+}
+
+void batch_norm_inference(const BatchNorm& op, const Launch& launch) {
+  ONEPASS_CALL(batch_norm_inference(op, launch));
+}
+
+void batch_norm_backward(const BatchNorm& op, const Launch& launch) {
+  ONEPASS_CALL(batch_norm_backward(op, launch));
+}
+
 }  // namespace onepass::cpu

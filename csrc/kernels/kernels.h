@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/batch_norm.h"
 #include "loops/leaves.h"
 #include "loops/tail.h"
 #include "loops/tensor_list.h"
@@ -97,15 +98,28 @@ struct Decision {
   void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n, \
               const Launch& launch)
 
-#define ONEPASS_DECLARE_CPU_KERNELS  \
-  ONEPASS_DECLARE_SGD;               \
-  ONEPASS_DECLARE_ADAM;              \
-  ONEPASS_DECLARE_NORM;              \
-  ONEPASS_DECLARE_DECIDE;            \
-  ONEPASS_DECLARE_SCALE;             \
-  ONEPASS_DECLARE_CLAMP;             \
-  ONEPASS_DECLARE_GATHER_STATISTICS; \
-  ONEPASS_DECLARE_STREAM;
+// Writes y, mean, invstd, running_* and mask from x, weight, bias and residual.
+#define ONEPASS_DECLARE_BATCH_NORM_FORWARD void batch_norm_forward(const BatchNorm& op, const Launch& launch)
+// Writes y and mask with the running statistics.
+#define ONEPASS_DECLARE_BATCH_NORM_INFERENCE \
+  void batch_norm_inference(const BatchNorm& op, const Launch& launch)
+// Writes dx, dresidual, dweight and dbias, those that are there, from dy, x, mean, invstd, weight, bias and
+// mask.
+#define ONEPASS_DECLARE_BATCH_NORM_BACKWARD \
+  void batch_norm_backward(const BatchNorm& op, const Launch& launch)
+
+#define ONEPASS_DECLARE_CPU_KERNELS     \
+  ONEPASS_DECLARE_SGD;                  \
+  ONEPASS_DECLARE_ADAM;                 \
+  ONEPASS_DECLARE_NORM;                 \
+  ONEPASS_DECLARE_DECIDE;               \
+  ONEPASS_DECLARE_SCALE;                \
+  ONEPASS_DECLARE_CLAMP;                \
+  ONEPASS_DECLARE_GATHER_STATISTICS;    \
+  ONEPASS_DECLARE_STREAM;               \
+  ONEPASS_DECLARE_BATCH_NORM_FORWARD;   \
+  ONEPASS_DECLARE_BATCH_NORM_INFERENCE; \
+  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
 
 namespace baseline {
 ONEPASS_DECLARE_CPU_KERNELS
@@ -128,6 +142,11 @@ ONEPASS_DECLARE_DECIDE;
 ONEPASS_DECLARE_SCALE;
 ONEPASS_DECLARE_CLAMP;
 ONEPASS_DECLARE_GATHER_STATISTICS;
+ONEPASS_DECLARE_BATCH_NORM_FORWARD;
+ONEPASS_DECLARE_BATCH_NORM_INFERENCE;
+ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
+// Doubles of workspace for a tensor of this shape.
+int64_t batch_norm_workspace(const ChannelShape& shape);
 // *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.
 void increment(float* const* counts, int64_t count, const StepControl* control, const Launch& launch);
 }  // namespace cuda

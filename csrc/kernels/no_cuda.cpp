@@ -25,5 +25,9 @@ void gather_statistics(const StatisticsRow*, int64_t, GroupStatistics*, int64_t,
   missing("statistics");
 }
 void increment(float* const*, int64_t, const StepControl*, const Launch&) { missing("adam"); }
+void batch_norm_forward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+void batch_norm_inference(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+void batch_norm_backward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+int64_t batch_norm_workspace(const ChannelShape&) { missing("batch_norm"); }
 
 }  // namespace onepass::cuda

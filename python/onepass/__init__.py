@@ -1,5 +1,6 @@
 """The steps around the matrix products of deep-learning training, each in one pass over memory.
 
+`onepass.nn` holds batch normalisation: torch.nn's modules with ReLU, a residual and dropout in the same pass.
 `onepass.optim` holds SGD, Adam and AdamW: torch.optim's classes by name, arguments and checkpoints, with the
 whole update of all parameters in one kernel call a device and dtype. The command `onepass` (also
 ``python -m onepass``) tells what is installed, shows a training run and measures speed and accuracy.
@@ -7,8 +8,8 @@ whole update of all parameters in one kernel call a device and dtype. The comman
 
 from importlib.metadata import version as _version
 
-from onepass import optim
+from onepass import nn, optim
 
-__all__ = ["__version__", "optim"]
+__all__ = ["__version__", "nn", "optim"]
 
 __version__ = _version("onepass")

@@ -79,5 +79,68 @@ def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, 
 def grad_clamp(function: str, grads: list[torch.Tensor], limit: float, threads: int) -> None:
     """Clamps gradients to [-limit, limit]."""
 
+def batch_norm_forward(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float | None,
+    batches: torch.Tensor | None,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+    seed: int | torch.Tensor,
+    mask: torch.Tensor | None,
+    workspace: torch.Tensor,
+    threads: int,
+) -> None:
+    """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches."""
+
+def batch_norm_inference(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+    seed: int | torch.Tensor,
+    mask: torch.Tensor | None,
+    threads: int,
+) -> None:
+    """Writes y and mask with the running statistics."""
+
+def batch_norm_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    dx: torch.Tensor | None,
+    dweight: torch.Tensor | None,
+    dbias: torch.Tensor | None,
+    dresidual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    activation: str | None,
+    dropout: float,
+    seed: int | torch.Tensor,
+    mask: torch.Tensor | None,
+    training: bool,
+    workspace: torch.Tensor,
+    threads: int,
+) -> None:
+    """Writes those gradients that are not None. training: mean and invstd are those of the batch."""
+
+def batch_norm_workspace(x: torch.Tensor, threads: int) -> int:
+    """Elements of the float64 tensor in which forward and backward work."""
+
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -5,4 +5,8 @@ quantiles, files and pictures are the harness's.
 """
 
 # The operations that `onepass bench` knows, and their modules.
-OPS = {"optim": "onepass.bench.optim", "tail": "onepass.bench.tail"}
+OPS = {
+    "optim": "onepass.bench.optim",
+    "tail": "onepass.bench.tail",
+    "batch_norm": "onepass.bench.batch_norm",
+}

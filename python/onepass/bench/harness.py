@@ -54,6 +54,8 @@ class Case:
     """Makes the competitors; called when the case's turn comes, because all cases together need much memory."""
     compiled: Callable[[], Step] | None = None
     """Makes torch's operation under torch.compile, if there is one."""
+    notes: Callable[[], list[str]] | None = None
+    """Makes lines that are shown with the times: what else there is to measure."""
 
 
 @dataclass
@@ -125,7 +127,7 @@ def measure(case: Case, rounds: int, device: torch.device, with_compile: bool = 
     Returns:
         Times of all competitors.
     """
-    notes: list[str] = []
+    notes = [] if case.notes is None else case.notes()
     competitors = case.setup()
     if with_compile and case.compiled is not None:
         try:

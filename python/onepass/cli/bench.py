@@ -77,7 +77,8 @@ def bench(
                 console.print(note, markup=False)
             results.append(result)
     default = "foreach" if device == "cuda" else "loop"
-    console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
+    if any(default in result.times for result in results):
+        console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
     _write(facts, results, output, plot)
 
 

@@ -5,4 +5,8 @@ yields a `harness.Row` for each tensor of each set of options.
 """
 
 # The operations that `onepass parity` knows, and their modules.
-OPS = {"optim": "onepass.parity.optim", "tail": "onepass.parity.tail"}
+OPS = {
+    "optim": "onepass.parity.optim",
+    "tail": "onepass.parity.tail",
+    "batch_norm": "onepass.parity.batch_norm",
+}

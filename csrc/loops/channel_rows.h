@@ -1,0 +1,247 @@
+// channel_rows.h - rows of elements and of flags for channels.h, on the CPU: stored elements to and from the
+// arithmetic type, bits to and from flags, the draws of dropout. Everything works on rows in the L1 cache.
+//
+// A flag is one byte, 1 or 0: whether an element is kept, or passed. A vector of bytes widens to a vector of
+// elements cheaply; bits do not.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/convert.h"
+#include "loops/channel_shape.h"
+#include "math/dropout.h"
+
+namespace onepass::ONEPASS_ISA {
+
+// Elements of a row at most.
+constexpr int64_t kChannelRow = 1024;
+
+// How loops see stored elements: S is float, double or this, and T, the arithmetic type, is double for double
+// and float for the others. A float16, and a bfloat16 whose row is worked on before the loop, passes through
+// a row of floats.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+ONEPASS_HD float widen(float x) { return x; }
+ONEPASS_HD double widen(double x) { return x; }
+ONEPASS_HD float widen(BFloat16 x) { return from_bfloat16(x.bits); }
+ONEPASS_HD void narrow(float x, float& stored) { stored = x; }
+ONEPASS_HD void narrow(double x, double& stored) { stored = x; }
+ONEPASS_HD void narrow(float x, BFloat16& stored) { stored.bits = to_bfloat16(x); }
+
+template <class S>
+using arithmetic = decltype(widen(S{}));
+
+constexpr bool stored_as(DType dtype, float) { return dtype == DType::kFloat32; }
+constexpr bool stored_as(DType dtype, double) { return dtype == DType::kFloat64; }
+constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat16; }
+
+// stored[begin .. begin + n) as S: in place, or widened in the buffer.
+template <class S>
+inline const S* read_row(DType dtype, const void* stored, int64_t begin, int64_t n, S* buffer) {
+  if (stored_as(dtype, S{})) return static_cast<const S*>(stored) + begin;
+  if constexpr (sizeof(S) >= sizeof(float)) load_row(dtype, stored, begin, buffer, n);
+  return buffer;
+}
+
+// to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
+ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+  char* out = static_cast<char*>(to);
+  const char* in = static_cast<const char*>(from);
+#if defined(__AVX512F__)
+  using Vector = __m512i;
+  const auto copy = [](char* o, const char* i) { _mm512_stream_si512((__m512i*)o, _mm512_loadu_si512(i)); };
+#elif defined(__AVX__)
+  using Vector = __m256i;
+  const auto copy = [](char* o, const char* i) {
+    _mm256_stream_si256((__m256i*)o, _mm256_loadu_si256((const __m256i*)i));
+  };
+#elif defined(__SSE2__)
+  using Vector = __m128i;
+  const auto copy = [](char* o, const char* i) {
+    _mm_stream_si128((__m128i*)o, _mm_loadu_si128((const __m128i*)i));
+  };
+#endif
+#if defined(__SSE2__)
+  constexpr int64_t kLine = 64;
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine), head = (kLine - past) % kLine;
+  if (head + kLine <= bytes) {
+    std::memcpy(out, in, size_t(head));
+    int64_t i = head;
+    for (; i + kLine <= bytes; i += kLine) {
+      for (int64_t k = 0; k < kLine; k += int64_t(sizeof(Vector))) copy(out + i + k, in + i + k);
+    }
+    std::memcpy(out + i, in + i, size_t(bytes - i));
+    return;
+  }
+#endif
+  std::memcpy(out, in, size_t(bytes));
+}
+
+// After the last stream_row of a thread, before others may read.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Rows to be filled and stored: into the memory itself, or a buffer for narrower elements or for streaming.
+struct Output {
+  DType dtype;
+  void* stored;
+  bool streams;
+
+  template <class S>
+  S* open(int64_t begin, S* buffer) const {
+    return stored_as(dtype, S{}) && !streams ? static_cast<S*>(stored) + begin : buffer;
+  }
+  // The row is stored whether or not it was opened here.
+  template <class S>
+  void copy(int64_t begin, const S* row, int64_t n) const {
+    S* to = static_cast<S*>(stored) + begin;
+    if (!stored_as(dtype, S{}) || streams) return close(begin, row, n);
+    if (row != to) std::memcpy(to, row, size_t(n) * sizeof(S));
+  }
+  template <class S>
+  void close(int64_t begin, const S* row, int64_t n) const {
+    if (stored_as(dtype, S{})) {
+      if (streams) stream_row(static_cast<S*>(stored) + begin, row, n * int64_t(sizeof(S)));
+      return;
+    }
+    if constexpr (std::is_same_v<S, float>) {
+      if (!streams) return store_row(dtype, stored, begin, row, n);
+      uint16_t narrow[kChannelRow];
+      store_row(dtype, narrow, 0, row, n);
+      stream_row(static_cast<uint16_t*>(stored) + begin, narrow, n * int64_t(sizeof(uint16_t)));
+    }
+  }
+};
+
+// The draws of some blocks, 8 flags each.
+constexpr int kBlocksAtOnce = 16;
+
+ONEPASS_WALK inline void draw_blocks(const math::Dropout dropout, const uint64_t* __restrict block,
+                                     uint8_t* __restrict kept) {
+  alignas(64) uint32_t word[4][kBlocksAtOnce];
+  for (int b = 0; b < kBlocksAtOnce; ++b) {
+    const PhiloxWords draws = dropout.draws(block[b]);
+    for (int w = 0; w < 4; ++w) word[w][b] = draws.word[w];
+  }
+  uint32_t ties = 0;
+  for (int b = 0; b < kBlocksAtOnce; ++b) {
+    for (int w = 0; w < 4; ++w) {
+      const uint32_t low = word[w][b] & 0xffffu, high = word[w][b] >> 16;
+      kept[8 * b + 2 * w] = dropout.keeps(low) ? 1 : 0;
+      kept[8 * b + 2 * w + 1] = dropout.keeps(high) ? 1 : 0;
+      ties |= uint32_t(dropout.is_tie(low)) | uint32_t(dropout.is_tie(high));
+    }
+  }
+  if (ties == 0) return;
+  constexpr int kEach = math::kDrawsPerBlock;
+  for (int k = 0; k < kBlocksAtOnce * kEach; ++k) {
+    kept[k] = dropout.keeps_element(block[k / kEach] * kEach + uint64_t(k % kEach)) ? 1 : 0;
+  }
+}
+
+// kept[0 .. n) of the elements from `first` on in logical order.
+inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept) {
+  constexpr int64_t kAtOnce = kBlocksAtOnce * math::kDrawsPerBlock;
+  uint64_t block[kBlocksAtOnce];
+  uint8_t drawn[kAtOnce];
+  int64_t skip = first % math::kDrawsPerBlock;
+  for (int64_t i = 0; i < n;) {
+    for (int b = 0; b < kBlocksAtOnce; ++b) {
+      block[b] = uint64_t((first + i) / math::kDrawsPerBlock) + uint64_t(b);
+    }
+    draw_blocks(dropout, block, drawn);
+    const int64_t here = kAtOnce - skip < n - i ? kAtOnce - skip : n - i;
+    std::memcpy(kept + i, drawn + skip, size_t(here));
+    i += here;
+    skip = 0;
+  }
+}
+
+// Draws for a run of positions of several channels, which lie apart in logical order: blocks are collected
+// from all channels until they are worth drawing. kept[k * width + i] is position k of channel i.
+class BlockDraws {
+ public:
+  BlockDraws(const math::Dropout& dropout, int64_t width) : dropout_(dropout), width_(width) {}
+  int64_t width() const { return width_; }
+  // n elements from `first` on, one channel's, to be written from `to` on.
+  void add(int64_t first, int64_t n, uint8_t* to) {
+    constexpr int64_t kEach = math::kDrawsPerBlock;
+    for (int64_t block = first / kEach; block * kEach < first + n; ++block) {
+      const int64_t offset = block * kEach - first;
+      block_[count_] = uint64_t(block);
+      target_[count_] = {to + offset * width_, offset < 0 ? int(-offset) : 0,
+                         n - offset < kEach ? int(n - offset) : int(kEach)};
+      if (++count_ == kBlocksAtOnce) flush();
+    }
+  }
+  void flush() {
+    uint8_t drawn[kBlocksAtOnce * math::kDrawsPerBlock];
+    for (int b = count_; b < kBlocksAtOnce; ++b) block_[b] = 0;
+    if (count_ > 0) draw_blocks(dropout_, block_, drawn);
+    for (int b = 0; b < count_; ++b) {
+      const Target& target = target_[b];
+      for (int k = target.begin; k < target.end; ++k) {
+        target.to[k * width_] = drawn[b * math::kDrawsPerBlock + k];
+      }
+    }
+    count_ = 0;
+  }
+
+ private:
+  struct Target {
+    uint8_t* to;  // of the block's first draw, which may lie before the run
+    int begin, end;
+  };
+  const math::Dropout& dropout_;
+  int64_t width_;
+  int count_ = 0;
+  uint64_t block_[kBlocksAtOnce];
+  Target target_[kBlocksAtOnce];
+};
+
+// flags[0 .. n) of bits begin .. begin + n.
+inline void unpack_bits(const uint8_t* bits, int64_t begin, int64_t n, uint8_t* flags) {
+  const auto flag = [&](int64_t i) { flags[i] = bits[(begin + i) / 8] >> ((begin + i) % 8) & 1; };
+  int64_t i = 0;
+  for (; i < n && (begin + i) % 8 != 0; ++i) flag(i);
+  for (; i + 8 <= n; i += 8) {
+    // Byte k keeps bit k; adding 127 moves any bit to the byte's highest.
+    const uint64_t spread = (uint64_t(bits[(begin + i) / 8]) * 0x0101010101010101ull) & 0x8040201008040201ull;
+    const uint64_t eight = ((spread + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
+    std::memcpy(flags + i, &eight, 8);  // x86 and ARM are little-endian
+  }
+  for (; i < n; ++i) flag(i);
+}
+
+// bits[0 .. ceil(n / 8)) of flags[0 .. n).
+inline void pack_bits(const uint8_t* flags, int64_t n, uint8_t* bits) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    uint64_t eight;
+    std::memcpy(&eight, flags + i, 8);
+    bits[i / 8] = uint8_t((eight * 0x0102040810204080ull) >> 56);
+  }
+  if (i == n) return;
+  uint8_t last = 0;
+  for (int64_t k = i; k < n; ++k) last = uint8_t(last | flags[k] << (k - i));
+  bits[i / 8] = last;
+}
+
+template <class T>
+ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) to[i] = math::drop(from[i], kept[i] != 0, scale);
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,100 @@
+"""Batch normalisation on the kernels: layouts, allocation, derivative.
+
+Eager calls run the core from a torch.autograd.Function. Everything else (torch.compile, fake tensors, tensor
+subclasses, dispatch modes) takes the operators of _ops.py, which do the same with the same functions: the
+dispatcher's way through Python costs 43 us a call where torch's whole module takes 25 (docs/batch_norm.md).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from onepass.nn import _composed, _kernels, _ops, _random
+from onepass.nn._derivative import apply, is_plain
+from onepass.nn._layout import dense, in_layout_of
+
+__all__ = ["batch_norm"]
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+) -> Tensor:
+    """What the function and the modules have in common: `functional.batch_norm`, where momentum may be None.
+
+    The running statistics are then the mean over all batches: batches is their count with this one, an int64
+    tensor of one element on the input's device.
+    """
+    _check(input, running_mean, running_var, training, eps, activation, dropout)
+    if input.numel() == 0:
+        return _composed.empty(input, weight, bias, residual, activation)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+        if dropout:
+            raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {dropout}")
+        factor = 1 / float(cast(Tensor, batches)) if momentum is None else momentum
+        return _composed.forward(
+            input, running_mean, running_var, weight, bias, residual, training, factor, eps, activation
+        )
+    drawn = _random.seed_for("batch_norm", input, generator, seed) if dropout else None
+    input = dense(input)
+    if residual is not None:
+        residual = in_layout_of(residual, input)
+    rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
+    if compiling or not is_plain(input, weight):
+        return _ops.batch_norm(input, weight, bias, residual, *rest)
+    if torch.is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        return apply(input, weight, bias, residual, rest)
+    return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
+
+
+def _check(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+) -> None:
+    """Raises for what the core does not check: it is torch's rules, or of no tensor."""
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
+    if training:
+        if not eps > 0:
+            raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")
+        shape = input.shape
+        if len(shape) > 1 and input.numel() == shape[1] and shape[1]:
+            raise ValueError(
+                f"batch_norm: input must have more than 1 value per channel in training, got shape {tuple(shape)}"
+            )
+    else:
+        if not eps >= 0:
+            raise ValueError(f"batch_norm: eps must be at least 0, got {eps}")
+        if running_mean is None:
+            raise ValueError("batch_norm: running_mean and running_var must be given when not training, got None")
+    if activation is not None and activation != "relu":
+        raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"batch_norm: dropout must be at least 0 and at most 1, got {dropout}")

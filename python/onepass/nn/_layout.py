@@ -1,0 +1,31 @@
+"""The two memory layouts that the kernels walk, channels first and channels last, and copies into them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["dense", "in_layout_of"]
+
+
+def dense(input: Tensor) -> Tensor:
+    """The input itself if it is contiguous, or is so with its channels moved to the end; else a copy.
+
+    The copy has the layout that is nearer: a part of a channels_last tensor becomes channels_last.
+    """
+    if _is_dense(input):
+        return input
+    copy = input.clone()  # keeps the order of the strides
+    return copy if _is_dense(copy) else input.contiguous()
+
+
+def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """The tensor itself if it lies as `like` does, which is dense; else a copy that does."""
+    if tensor.shape != like.shape or tensor.stride() == like.stride():
+        return tensor  # of another shape: the core refuses it, with its name
+    if like.is_contiguous():
+        return tensor.contiguous()
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.dim() > 2 and tensor.movedim(1, -1).is_contiguous())

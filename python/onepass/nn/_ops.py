@@ -1,0 +1,121 @@
+"""Batch normalisation as operators of torch.library: for torch.compile, fake tensors, subclasses and modes.
+
+They change nothing in place: running statistics come back as new tensors, which `batch_norm` copies to where they
+belong. So the operators are functions, which compilers may move about, and their derivative can be registered.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from onepass.nn import _kernels
+from onepass.nn._derivative import differentiate, remember
+
+__all__ = ["batch_norm"]
+
+# torch gives these methods no types.
+_torch_library = cast(Any, torch.library)
+_library = _torch_library.Library("onepass", "FRAGMENT")
+
+_library.define(
+    "batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? running_mean, "
+    "Tensor? running_var, Tensor? batches, Tensor? seed, bool training, float? momentum, float eps, "
+    "str? activation, float dropout) -> (Tensor output, Tensor mean, Tensor spread, Tensor mask, "
+    "Tensor new_running_mean, Tensor new_running_var)"
+)
+_library.define(
+    "batch_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor spread, "
+    "Tensor? mask, Tensor? seed, bool training, float eps, str? activation, float dropout, bool[] wanted) "
+    "-> Tensor[]"
+)
+
+
+def batch_norm(*arguments: Any) -> Tensor:
+    """The output; arguments are `_kernels.forward`'s, and the running statistics are changed as by it."""
+    output, _, _, _, *new = torch.ops.onepass.batch_norm(*arguments)
+    running, training = arguments[4:6], arguments[8]
+    if training and running[0] is not None:
+        for statistic, value in zip(running, new, strict=True):
+            statistic.copy_(value)
+    return cast(Tensor, output)
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    training = rest[2]
+    nothing = input.new_empty(0)
+    if training and running_mean is not None and running_var is not None:
+        running_mean, running_var = running_mean.clone(), running_var.clone()
+        new = (running_mean, running_var)
+    else:
+        new = (nothing, torch.empty_like(nothing))
+    output, mean, spread, mask = _kernels.forward(input, weight, bias, residual, running_mean, running_var, *rest)
+    # An operator's results cannot be None.
+    mask = input.new_empty(0, dtype=torch.uint8) if mask is None else mask
+    return (output, mean, spread, mask, *new)
+
+
+def _fake_forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    seed: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+) -> tuple[Tensor, ...]:
+    mean = input.new_empty(input.shape[1], dtype=_kernels.statistics_dtype(input))
+    bits = (input.numel() + 7) // 8 if residual is not None and activation is not None else 0
+    mask = input.new_empty(bits, dtype=torch.uint8)
+    if training and running_mean is not None and running_var is not None:
+        new = (torch.empty_like(running_mean), torch.empty_like(running_var))
+    else:
+        new = (input.new_empty(0), input.new_empty(0))
+    return (torch.empty_like(input), mean, torch.empty_like(mean), mask, *new)
+
+
+def _backward(grad: Tensor, input: Tensor, *rest: Any) -> list[Tensor]:
+    return [found for found in _kernels.backward(grad, input, *rest) if found is not None]
+
+
+def _fake_backward(
+    grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
+) -> list[Tensor]:
+    like = (input, weight, bias, input)
+    return [
+        torch.empty_like(one) for one, wanted in zip(like, rest[-1], strict=True) if wanted and one is not None
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, mean, spread, mask, *new = output
+    remember(ctx, inputs[:3], inputs[4:], mean, spread, mask if mask.numel() else None)
+    ctx.mark_non_differentiable(mean, spread, mask, *new)
+
+
+def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    return (*differentiate(ctx, grad), *(None,) * 9)
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("batch_norm", _forward, _device)
+    _library.impl("batch_norm_backward", _backward, _device)
+_library._register_fake("batch_norm", _fake_forward)
+_library._register_fake("batch_norm_backward", _fake_backward)
+_torch_library.register_autograd("onepass::batch_norm", _differentiate, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,70 @@
+"""Seeds of random layers: drawn from torch's generators, so that its seeding and saved states hold for them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+__all__ = ["seed_for"]
+
+# torch gives these methods no types.
+_library = cast(Any, torch.library).Library("onepass", "FRAGMENT")
+
+
+def seed_for(
+    function: str, input: Tensor, generator: torch.Generator | None = None, seed: int | Tensor | None = None
+) -> Tensor:
+    """A seed on the input's device, as an int64 tensor of one element.
+
+    On a GPU the number stays there: nobody waits for it, and a replayed CUDA graph draws another one.
+
+    Args:
+        function: Who asks, for messages.
+        input: Tells the device.
+        generator: Draws the seed; None for torch's default generator of the device.
+        seed: The seed itself, if the caller has one.
+
+    Raises:
+        ValueError: seed and generator are both given, or the seed is not of one element on this device, or not
+            within 0 to 2**64 - 1.
+        TypeError: The seed is neither an integer nor an int64 tensor.
+    """
+    if seed is None:
+        if generator is None and torch.compiler.is_compiling():
+            # An operator, since the compiler would draw torch.randint from a stream of its own.
+            return cast(Tensor, torch.ops.onepass.draw_seed(input))
+        return _draw(input, generator)
+    if generator is not None:
+        raise ValueError(f"{function}: one of generator and seed must be None, got both")
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64:
+            raise TypeError(f"{function}: seed must be torch.int64, got {seed.dtype}")
+        if seed.numel() != 1 or seed.device != input.device:
+            raise ValueError(
+                f"{function}: seed must have one element on {input.device}, got shape {tuple(seed.shape)} "
+                f"on {seed.device}"
+            )
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"{function}: seed must be an int or an int64 tensor, got {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{function}: seed must be at least 0 and below 2**64, got {seed}")
+    # The same 64 bits; filled on the device, which a copy from the host would have to wait for.
+    return torch.full((1,), seed - (seed >> 63 << 64), dtype=torch.int64, device=input.device)
+
+
+def _draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    return torch.empty(1, dtype=torch.int64, device=like.device).random_(generator=generator)
+
+
+def _fake(like: Tensor) -> Tensor:
+    return torch.empty(1, dtype=torch.int64, device=like.device)
+
+
+# The tag lets activation checkpointing in compiled code save and restore the generator around it.
+_library.define("draw_seed(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_library.impl("draw_seed", _draw, "CPU")
+_library.impl("draw_seed", _draw, "CUDA")
+_library._register_fake("draw_seed", _fake)

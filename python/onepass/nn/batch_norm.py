@@ -1,0 +1,152 @@
+"""BatchNorm1d, 2d and 3d: torch.nn's modules with activation, residual and dropout in the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from onepass.nn._batch_norm import batch_norm
+
+__all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
+
+
+class FusedBatchNorm(_BatchNorm):
+    """What the three modules have in common; each is also torch's class of its name."""
+
+    activation: str | None = None
+    dropout: float = 0.0
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:
+            # By hand: older versions of torch do not know the argument.
+            self.register_parameter("bias", None)
+        if activation is not None and activation != "relu":
+            raise ValueError(f"{type(self).__name__}: activation must be None or 'relu', got {activation!r}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"{type(self).__name__}: dropout must be at least 0 and at most 1, got {dropout}")
+        self.activation = activation
+        self.dropout = dropout
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
+
+        Args:
+            input: x, of the dimensions that torch's class takes.
+            residual: r, of x's shape and dtype, or None for 0.
+
+        Returns:
+            y, of x's shape, dtype and layout.
+        """
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        training, momentum = self.training, self.momentum
+        parameters, buffers = self._parameters, self._buffers
+        mean, var = _own(self, buffers, "running_mean"), _own(self, buffers, "running_var")
+        count = batches = None
+        if training:
+            if self.track_running_stats:
+                count = _own(self, buffers, "num_batches_tracked")
+            else:
+                mean = var = None
+        if momentum is None:
+            if count is None:
+                momentum = 0.0
+            else:
+                # torch reads the count back to the host; here the kernel divides by it.
+                batches = count + 1
+        output = batch_norm(
+            input,
+            mean,
+            var,
+            batches,
+            _own(self, parameters, "weight"),
+            _own(self, parameters, "bias"),
+            residual,
+            training or (mean is None and var is None),
+            momentum,
+            self.eps,
+            self.activation,
+            self.dropout if training else 0.0,
+        )
+        if count is not None:
+            # After all checks: a rejected batch is not counted.
+            count.add_(1)
+        return output
+
+    def extra_repr(self) -> str:
+        """As torch's, and our options where they are set."""
+        text: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        if self.activation is not None:
+            text += f", activation={self.activation}"
+        return text + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:
+    """A parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
+
+    Parametrised or sharded modules have it as an attribute alone.
+    """
+    return where[name] if name in where else cast(Tensor | None, getattr(module, name))
+
+
+class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
+    """Batch normalisation over (N, C, H, W), with a residual, ReLU and dropout in the same pass if wanted.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, so that a constant channel is not divided by 0.
+        momentum: How far the running statistics move towards those of a batch, or None for the mean over all
+            batches. torch's name: it is 1 minus what other libraries call so.
+        affine: Whether there are weight (initially 1) and bias (initially 0).
+        track_running_stats: Whether there are running statistics; without them evaluation, too, normalises by
+            the batch's own.
+        device: Where parameters and buffers lie.
+        dtype: Their dtype. Half precision inputs go with float32 ones, the default, as in torch.
+        bias: False for no bias.
+        activation: None or ``"relu"``, applied to the output.
+        dropout: Probability that an element of the output becomes 0 in training; the others are divided by
+            1 - dropout. The seed is drawn from torch's generator of the device.
+
+    Raises:
+        ValueError: activation or dropout is none of these; in ``forward``, what functional.batch_norm raises,
+            and an input of another number of dimensions.
+
+    Differs from torch: see `onepass.nn.functional.batch_norm`. ``state_dict`` is torch's, both ways: activation
+    and dropout are options, not state. What torch makes of a batch norm by reading its weights (SyncBatchNorm's
+    conversion, fusion into convolutions) knows nothing of them.
+
+    Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm2d.
+    """
+
+
+class BatchNorm1d(FusedBatchNorm, torch.nn.BatchNorm1d):
+    """Batch normalisation over (N, C) or (N, C, L); arguments as `BatchNorm2d`."""
+
+
+class BatchNorm3d(FusedBatchNorm, torch.nn.BatchNorm3d):
+    """Batch normalisation over (N, C, D, H, W); arguments as `BatchNorm2d`."""
+
+
+# torch's classes and ours.
+OURS: dict[type[torch.nn.Module], type[FusedBatchNorm]] = {
+    torch.nn.BatchNorm1d: BatchNorm1d,
+    torch.nn.BatchNorm2d: BatchNorm2d,
+    torch.nn.BatchNorm3d: BatchNorm3d,
+}

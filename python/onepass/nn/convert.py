@@ -1,0 +1,146 @@
+"""Makes the batch norms of a model ours, and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple, cast
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from onepass.nn.batch_norm import OURS, FusedBatchNorm
+
+__all__ = ["Conversion", "Entry", "convert"]
+
+# Hooks that see an input or output of the module or of its backward pass.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Entry(NamedTuple):
+    """What became of one batch norm, or of a ReLU that one took over."""
+
+    name: str
+    """Of the module in the model, as ``named_modules()`` tells it."""
+    kind: str
+    """Its class before."""
+    outcome: str
+    """``"replaced"``, ``"replaced, with ReLU"``, ``"taken over"`` (a ReLU), or ``"left"``."""
+    note: str
+    """Why it was left, or its ReLU was not taken over; else empty."""
+
+
+@dataclass
+class Conversion:
+    """What `convert` did, to look at or to take back."""
+
+    table: list[Entry]
+    _modules: list[tuple[nn.Module, type[nn.Module]]] = field(default_factory=list, repr=False)
+
+    def revert(self) -> None:
+        """Gives every module that was changed its class back; parameters, buffers and hooks stay as they are.
+
+        Raises:
+            RuntimeError: It has been reverted already.
+        """
+        if not self._modules and any(entry.outcome != "left" for entry in self.table):
+            raise RuntimeError("revert: the conversion must not have been reverted before, got a second call")
+        for module, kind in self._modules:
+            module.__class__ = kind
+            for option in ("activation", "dropout"):
+                module.__dict__.pop(option, None)
+        self._modules.clear()
+
+    def __str__(self) -> str:
+        """The table as text, a line a module."""
+        if not self.table:
+            return "no batch norm"
+        widths = [max(len(entry[column]) for entry in self.table) for column in range(3)]
+        return "\n".join(
+            "  ".join([*map(str.ljust, entry[:3], widths), entry.note]).rstrip() for entry in self.table
+        )
+
+
+def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
+    """Makes torch's batch norms in a model ours, in place.
+
+    A module keeps its identity and all it has: parameters, buffers, hooks, training flag, attributes. Only
+    its class changes, so optimizers, references and state dicts are as before. Exact instances of
+    torch.nn.BatchNorm1d, 2d and 3d are replaced. SyncBatchNorm, lazy modules before their first batch, subclasses
+    (whose behaviour is not known here) and modules with a forward of their own are left alone and listed.
+
+    Args:
+        model: Any module, also a batch norm itself.
+        fuse_relu: Let a batch norm apply the ReLU that follows it, where that can be told from the modules: both
+            are neighbours in an nn.Sequential that runs them in turn, each is used at that place alone, and
+            neither has hooks. The ReLU becomes an nn.Identity. Code that runs a part of the Sequential by
+            itself, ending between the two, sees the activation earlier.
+
+    Returns:
+        A table of what was replaced and what was not, with ``revert()``; ``print`` shows it.
+
+    Source: none; torch.nn.SyncBatchNorm.convert_sync_batchnorm makes new modules instead.
+    """
+    result = Conversion([])
+    uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    followers = dict(_followers(model)) if fuse_relu else {}
+    names = {id(module): name for name, module in model.named_modules()}
+    for name, module in model.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        kind = type(module)
+        reason = _why_left(module)
+        if reason:
+            result.table.append(Entry(name, kind.__name__, "left", reason))
+            continue
+        result._modules.append((module, kind))
+        module.__class__ = OURS[kind]
+        relu = followers.get(id(module))
+        if relu is None:
+            result.table.append(Entry(name, kind.__name__, "replaced", ""))
+            continue
+        reason = _why_apart(module, relu, uses)
+        if reason:
+            result.table.append(Entry(name, kind.__name__, "replaced", reason))
+            continue
+        cast(FusedBatchNorm, module).activation = "relu"
+        result._modules.append((relu, type(relu)))
+        relu.__class__ = nn.Identity
+        result.table.append(Entry(name, kind.__name__, "replaced, with ReLU", ""))
+        result.table.append(Entry(names[id(relu)], "ReLU", "taken over", ""))
+    return result
+
+
+def _why_left(module: nn.Module) -> str:
+    """Why a batch norm is not replaced; empty if it is."""
+    if isinstance(module, FusedBatchNorm):
+        return "is of onepass already"
+    if type(module) not in OURS:
+        return "is not exactly torch's BatchNorm1d, 2d or 3d"
+    if "forward" in module.__dict__:
+        return "has a forward of its own"
+    return ""
+
+
+def _followers(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """The ReLU that follows a batch norm in a Sequential, by the batch norm's id."""
+    for module in model.modules():
+        in_turn = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+        if not in_turn or "forward" in module.__dict__:
+            continue
+        children = list(module._modules.values())  # with those that stand there twice
+        for first, second in pairwise(children):
+            if isinstance(first, _BatchNorm) and type(second) is nn.ReLU:
+                yield id(first), second
+
+
+def _why_apart(module: nn.Module, relu: nn.Module, uses: Counter[int]) -> str:
+    """Why a batch norm does not take over the ReLU behind it; empty if it does."""
+    for which, one in (("it", module), ("its ReLU", relu)):
+        if uses[id(one)] > 1:
+            return f"no ReLU: {which} is used {uses[id(one)]} times"
+        if any(getattr(one, hooks) for hooks in _HOOKS):
+            return f"no ReLU: {which} has hooks"
+    return "no ReLU: it has a forward of its own" if "forward" in relu.__dict__ else ""

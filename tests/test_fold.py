@@ -1,0 +1,121 @@
+"""onepass.nn.fold: one layer against the pair that it replaces."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import onepass.nn
+from onepass.nn import fold
+
+LAYERS = [
+    ("linear", lambda: nn.Linear(4, 6), nn.BatchNorm1d, (5, 4)),
+    ("linear-no-bias", lambda: nn.Linear(4, 6, bias=False), nn.BatchNorm1d, (5, 4)),
+    ("conv1d", lambda: nn.Conv1d(4, 6, 3, padding=1), nn.BatchNorm1d, (2, 4, 9)),
+    ("conv2d-groups", lambda: nn.Conv2d(4, 6, 3, groups=2, stride=2, bias=False), nn.BatchNorm2d, (2, 4, 7, 7)),
+    (
+        "conv2d-circular",
+        lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
+        nn.BatchNorm2d,
+        (2, 4, 7, 7),
+    ),
+    ("conv2d-depthwise", lambda: nn.Conv2d(6, 6, 3, groups=6, dilation=2), nn.BatchNorm2d, (2, 6, 7, 7)),
+    ("conv3d", lambda: nn.Conv3d(4, 6, 2), nn.BatchNorm3d, (2, 4, 3, 4, 3)),
+    ("transpose1d", lambda: nn.ConvTranspose1d(4, 6, 3, stride=2), nn.BatchNorm1d, (2, 4, 5)),
+    ("transpose2d", lambda: nn.ConvTranspose2d(4, 6, 3, bias=False), nn.BatchNorm2d, (2, 4, 5, 5)),
+    ("transpose2d-groups", lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d, (2, 4, 5, 5)),
+    ("transpose3d", lambda: nn.ConvTranspose3d(4, 6, 2), nn.BatchNorm3d, (2, 4, 3, 3, 3)),
+]
+
+
+def evaluated(kind, **options) -> nn.Module:
+    """A batch norm with statistics and parameters that all matter, in evaluation mode."""
+    norm = kind(6, eps=0.01, **options).eval()
+    with torch.no_grad():
+        for value in (*norm.parameters(), *norm.buffers()):
+            if value.is_floating_point():
+                value.uniform_(0.5, 2.0)
+    return norm
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}], ids=["affine", "plain", "no-bias"])
+@pytest.mark.parametrize(("name", "make", "kind", "shape"), LAYERS, ids=[entry[0] for entry in LAYERS])
+def test_one_layer_does_what_the_pair_did(name, make, kind, shape, options):
+    torch.manual_seed(0)
+    layer, x = make().double(), torch.randn(shape, dtype=torch.float64)
+    for norm in (
+        evaluated(kind, **options).double(),
+        evaluated(getattr(onepass.nn, kind.__name__), **options).double(),
+    ):
+        before = copy.deepcopy((layer, norm))
+        folded = fold(layer, norm)
+        assert type(folded) is type(layer)
+        torch.testing.assert_close(folded(x), norm(layer(x)), atol=1e-12, rtol=1e-12)
+        for part, copied in zip((layer, norm), before, strict=True):
+            for key, value in part.state_dict().items():
+                assert torch.equal(value, copied.state_dict()[key])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_parameters_are_rounded_once(dtype):
+    """To the layer's dtype, from float64: torch's function computes in the layer's dtype."""
+    torch.manual_seed(0)
+    layer, norm = nn.Conv2d(4, 6, 3).to(dtype), evaluated(nn.BatchNorm2d)
+    folded = fold(layer, norm)
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = (layer.weight.double() * scale.view(-1, 1, 1, 1)).to(dtype)
+    bias = ((layer.bias.double() - norm.running_mean.double()) * scale + norm.bias.double()).to(dtype)
+    assert torch.equal(folded.weight, weight)
+    assert torch.equal(folded.bias, bias)
+    assert folded.weight.dtype == folded.bias.dtype == dtype
+
+
+def test_activation_follows_as_a_module():
+    norm = evaluated(onepass.nn.BatchNorm1d, activation="relu", dropout=0.5)
+    layer = nn.Linear(4, 6)
+    folded = fold(layer, norm)
+    assert [type(part) for part in folded] == [nn.Linear, nn.ReLU]
+    x = torch.randn(9, 4)
+    torch.testing.assert_close(folded(x), norm(layer(x)))
+
+
+def test_frozen_stays_frozen():
+    layer = nn.Linear(4, 6, bias=False).requires_grad_(False)
+    folded = fold(layer, evaluated(nn.BatchNorm1d))
+    assert [param.requires_grad for param in folded.parameters()] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "error", "message"),
+    [
+        (nn.Linear(4, 6), nn.LayerNorm(6), TypeError, "batch_norm must be torch's BatchNorm1d, 2d or 3d, or ours"),
+        (nn.Linear(4, 6), nn.SyncBatchNorm(6), TypeError, "got SyncBatchNorm"),
+        (
+            nn.Conv1d(4, 6, 3),
+            nn.BatchNorm2d(6),
+            TypeError,
+            "layer must be one of Conv2d, ConvTranspose2d before Bat",
+        ),
+        (nn.LazyLinear(6), nn.BatchNorm1d(6), TypeError, "got LazyLinear"),
+        (nn.Linear(4, 6), nn.BatchNorm1d(6), ValueError, "must be in evaluation mode, got training mode"),
+        (
+            nn.Linear(4, 6),
+            nn.BatchNorm1d(6, track_running_stats=False).eval(),
+            ValueError,
+            "must have running statistics, got none",
+        ),
+        (
+            nn.Linear(4, 6),
+            nn.BatchNorm1d(5).eval(),
+            ValueError,
+            "must have 6 channels like the layer's output, got 5",
+        ),
+    ],
+    ids=["norm", "sync", "dimensions", "lazy", "training", "untracked", "channels"],
+)
+def test_what_cannot_be_folded(layer, norm, error, message):
+    with pytest.raises(error, match=f"fold: .*{message}"):
+        fold(layer, norm)
