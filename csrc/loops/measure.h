@@ -82,14 +82,19 @@ class LeafMeasure {
       sums_.lost[l] += double(row.lost[l]);
     }
   }
+  // Pairwise, in steps whose lengths the compiler knows.
   template <class T>
   static T total(const T* lane) {
-    T sum[kMeasureLanes];
-    for (int l = 0; l < kMeasureLanes; ++l) sum[l] = lane[l];
-    for (int width = kMeasureLanes / 2; width > 0; width /= 2) {
-      for (int l = 0; l < width; ++l) sum[l] += sum[l + width];
-    }
-    return sum[0];
+    T sum[kMeasureLanes / 2];
+    fold<kMeasureLanes / 2>(lane, sum);
+    fold<kMeasureLanes / 4>(sum, sum);
+    fold<kMeasureLanes / 8>(sum, sum);
+    fold<kMeasureLanes / 16>(sum, sum);
+    return sum[0] + sum[1];
+  }
+  template <int kWidth, class T>
+  static void fold(const T* lane, T* sum) {
+    for (int l = 0; l < kWidth; ++l) sum[l] = lane[l] + lane[l + kWidth];
   }
 
   RowSums<double> sums_;
