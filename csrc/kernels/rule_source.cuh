@@ -31,21 +31,26 @@ struct DeviceRule {
   }
 };
 
+// Whether the host knows everything the rules of a list are made of.
+template <class Step>
+bool known_on_host(const TensorList& list, const Step* rules) {
+  for (int64_t i = 0; i < list.count; ++i) {
+    const Step& step = rules[list.items[i].rule];
+    if (step.lr.data || step.device_step.data) return false;
+  }
+  return true;
+}
+
 template <class Types, class Rule, class Step>
 void launch_rule(const TensorList& list, const Step* rules, const Tail& tail, const Launch& launch) {
   const auto stream = static_cast<cudaStream_t>(launch.stream);
-  const auto made_there = [=](int64_t i) { return DeviceRule<Rule, Step>{rules[i]}; };
-  if (tail.any() || list.storage != Storage::kNearest) {
-    return multi_tensor_step<Types, Rule>(list, tail, launch.device, stream, made_there);
+  const bool plain = !tail.any() && list.storage == Storage::kNearest;
+  if (plain && known_on_host(list, rules)) {
+    return multi_tensor<Types, Rule>(list, launch.device, stream,
+                                     [=](int64_t i) { return rule_of_step<Rule>(rules[i]); });
   }
-  for (int64_t i = 0; i < list.count; ++i) {
-    const Step& step = rules[list.items[i].rule];
-    if (step.lr.data || step.device_step.data) {
-      return multi_tensor<Types, Rule>(list, launch.device, stream, made_there);
-    }
-  }
-  multi_tensor<Types, Rule>(list, launch.device, stream,
-                            [=](int64_t i) { return rule_of_step<Rule>(rules[i]); });
+  multi_tensor_step<Types, Rule>(list, tail, launch.device, stream,
+                                 [=](int64_t i) { return DeviceRule<Rule, Step>{rules[i]}; });
 }
 
 }  // namespace onepass::gpu
