@@ -57,6 +57,7 @@ class SgdCall {
 
   bool momentum() const { return group_.options.momentum != 0; }
   Precision::Mode precision() const { return precision_.mode; }
+  bool has_low() const { return precision_.has_low(); }
   // The update itself asks for no count: it is there to draw anew at each step.
   bool counts_steps() const { return precision_.mode == Precision::Mode::kStochastic; }
 
@@ -113,9 +114,7 @@ bool find_row(StateCursor& cursor, PyObject* param, const SgdCall& call, PyObjec
   if (call.counts_steps()) also(kStep, kStepCount);
   if (call.momentum()) also(kBuffer, kFirstState);
   if (call.has_ema()) also(ema_name(), kEma);
-  const bool has_low =
-      call.precision() == Precision::Mode::kKahan || call.precision() == Precision::Mode::kMaster;
-  if (count == 0 && !has_low) return true;
+  if (count == 0 && !call.has_low()) return true;
   PyObject* own = cursor.find(param);
   PyObject* states[3] = {};
   if (!own || !find_states(own, names, count, states)) return false;
