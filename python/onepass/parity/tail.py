@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import onepass.optim
+from onepass.optim._tail import wide_copy
 from onepass.parity.harness import Row, Tally
 from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
 
@@ -93,7 +94,7 @@ def _step_of_torch(optimizer: Optimizer, scale: float, tail: dict[str, float], s
         for param in params:
             own = optimizer.state[param]
             if "ema" not in own:
-                own["ema"] = _wide(param)
+                own["ema"] = wide_copy(param.detach(), param)
     averages = [optimizer.state[param].get("ema") for param in params]
     # Adam takes a state that holds something for one that it has filled.
     for param in params:
@@ -105,7 +106,3 @@ def _step_of_torch(optimizer: Optimizer, scale: float, tail: dict[str, float], s
         if average is not None:
             value = value.detach().to(average)
             optimizer.state[param]["ema"] = average.lerp_(value, 1 - tail["ema_decay"])
-
-
-def _wide(param: Tensor) -> Tensor:
-    return param.detach().to(torch.float64 if param.dtype == torch.float64 else torch.float32, copy=True)
