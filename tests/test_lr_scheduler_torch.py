@@ -160,8 +160,8 @@ def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
 
     fields = ("lr", "momentum" if kind == "SGD" else "beta1")
     mine, other = (stepped(make, package, [1.0, 1.0], kind, fields, total) for package in (ours, theirs))
-    # A difference of two momenta has the error of the larger one.
-    assert_close(mine, other, atol=SCHEDULE_RTOL * top * 1e-4)
+    # A difference has the error of the larger number.
+    assert_close(mine, other, atol=SCHEDULE_RTOL * top * 1e-2)
 
 
 @EXAMPLES

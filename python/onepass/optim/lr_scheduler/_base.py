@@ -115,8 +115,15 @@ class FunctionLR(LRScheduler):
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
+        factor, f = None, 0.0
         for track in self._tracks or self._all_tracks():
-            track.write(groups, step)
+            if track.factor is None:
+                track.write_each(groups, step)
+                continue
+            if track.factor is not factor:  # rate and momentum may have one in common
+                factor = track.factor
+                f = factor(step)
+            track.write(groups, f)
 
     def _take_new_groups(self) -> None:
         """Begins with groups that the optimizer got since: their rate is the one they came with."""

@@ -190,8 +190,7 @@ class ChainedScheduler(_Combined):
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             self._take_new_groups()
         for part in self._schedulers:  # whatever else they move
-            for track in part._all_tracks()[1:] if not isinstance(part, _Combined) else ():
-                track.write(self.optimizer.param_groups, step)
+            part._write(step)
         for group, lr in zip(self.optimizer.param_groups, self.lr_at(step), strict=True):
             put(group, "lr", lr)
 

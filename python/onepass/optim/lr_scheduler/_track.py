@@ -32,40 +32,63 @@ class Track:
         starts: list[float] | None = None,
     ) -> None:
         self.field = field
-        self.factors = factors
+        self.factor = factors if callable(factors) else None
+        self.factors = None if callable(factors) else factors
         self.ends = ends
         self.starts = starts
+        self._is_plain = place(field)[1] is None
         self._groups: Any = None
         self._has_tensors = False
 
     def values(self, step: int) -> list[float | None]:
         """The value of each group; None for one that is left alone."""
-        if not callable(self.factors):
-            own = [None if factor is None else factor(step) for factor in self.factors]
-            starts = self.starts or [0.0] * len(own)
-            triples = zip(own, self.ends, starts, strict=True)
-            return [None if f is None else _between(start, end, f) for f, end, start in triples]
-        f = self.factors(step)
+        if self.factor is not None:
+            f = self.factor(step)
+            return [*self._scaled(f)]
+        own = [None if factor is None else factor(step) for factor in self.factors or ()]
+        starts = self.starts or [0.0] * len(own)
+        triples = zip(own, starts, self.ends, strict=True)
+        return [None if f is None else start + (end - start) * f for f, start, end in triples]
+
+    def _scaled(self, f: float) -> list[float]:
         if self.starts is None:
             return [end * f for end in self.ends]
-        return [_between(start, end, f) for start, end in zip(self.starts, self.ends, strict=True)]
+        return [start + (end - start) * f for start, end in zip(self.starts, self.ends, strict=True)]
 
-    def write(self, groups: list[dict[str, Any]], step: int) -> None:
-        """Puts the values into the groups."""
+    def write_each(self, groups: list[dict[str, Any]], step: int) -> None:
+        """Puts the values into the groups, whose factors differ."""
+        for group, value in zip(groups, self.values(step), strict=True):
+            if value is not None:
+                put(group, self.field, value)
+
+    def write(self, groups: list[dict[str, Any]], f: float) -> None:
+        """Puts the values at a factor into the groups."""
         field, ends = self.field, self.ends
-        if not (self.starts is None and callable(self.factors)) or field[-1] == "]" or self._tensors(groups):
-            for group, value in zip(groups, self.values(step), strict=True):
-                if value is not None:
-                    put(group, field, value)
-            return
-        f = self.factors(step)
-        if len(ends) > 1 and ends.count(ends[0]) == len(ends):
+        if not self._is_plain:
+            self._write_in_tuples(groups, f)
+        elif self._tensors(groups):
+            for group, value in zip(groups, self._scaled(f), strict=True):
+                put(group, field, value)
+        elif self.starts is not None:
+            for group, start, end in zip(groups, self.starts, ends):  # noqa: B905  # as below
+                group[field] = start + (end - start) * f
+        elif len(ends) > 1 and ends[0] == ends[-1] and ends.count(ends[0]) == len(ends):
             shared = ends[0] * f
             for group in groups:
                 group[field] = shared
         else:
-            for group, end in zip(groups, ends, strict=True):
+            for group, end in zip(groups, ends):  # noqa: B905  # as many as groups; saying so costs time
                 group[field] = end * f
+
+    def _write_in_tuples(self, groups: list[dict[str, Any]], f: float) -> None:
+        key, index = place(self.field)
+        assert index is not None
+        for group, value in zip(groups, self._scaled(f), strict=True):
+            entries = group[key]
+            if isinstance(entries[index], Tensor):
+                entries[index].fill_(value)
+            else:
+                group[key] = (*entries[:index], value, *entries[index + 1 :])
 
     def _tensors(self, groups: list[dict[str, Any]]) -> bool:
         """Whether a group holds its value as a tensor. With many groups looked at once for each list of them."""
@@ -78,13 +101,12 @@ class Track:
         return self._has_tensors
 
 
-def _between(start: float, end: float, factor: float) -> float:
-    return start + (end - start) * factor
+_TUPLE_FIELD = re.compile(r"(\w+)\[(\d+)\]")
 
 
 def place(field: str) -> tuple[str, int | None]:
     """The key, and the place in its tuple if the field has one: ``betas[0]`` is ("betas", 0)."""
-    found = re.fullmatch(r"(\w+)\[(\d+)\]", field)
+    found = _TUPLE_FIELD.fullmatch(field) if field[-1:] == "]" else None
     return (found[1], int(found[2])) if found else (field, None)
 
 

@@ -22,6 +22,11 @@ class Numbers:
     cos, sqrt, minimum, maximum, count = math.cos, math.sqrt, min, max, staticmethod(bisect_right)
 
     @staticmethod
+    def pick(values: Any, i: Any) -> Any:
+        """An entry of a list."""
+        return values[i]
+
+    @staticmethod
     def where(condition: Any, then: Any, otherwise: Any) -> Any:
         """One of the two."""
         return then if condition else otherwise
@@ -36,6 +41,11 @@ class Arrays:
     def count(bounds: Any, t: Any) -> Any:
         """How many of the sorted bounds are at most t."""
         return np.searchsorted(np.asarray(bounds, dtype=np.float64), t, side="right")
+
+    @staticmethod
+    def pick(values: Any, i: Any) -> Any:
+        """An entry of a list for each index."""
+        return np.asarray(values, dtype=np.float64)[i]
 
 
 class Schedule:
@@ -113,14 +123,18 @@ class Schedule:
 
         if isinstance(other, Real):
             return product(self, constant(float(other)))
-        return product(self, other) if isinstance(other, Schedule) else NotImplemented
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        return product(self, other)
 
     def __rmul__(self, other: float) -> product:
         """This schedule scaled; the number stands first, as it was written."""
         from onepass.optim.schedules._combine import product
         from onepass.optim.schedules._shapes import constant
 
-        return product(constant(float(other)), self) if isinstance(other, Real) else NotImplemented
+        if not isinstance(other, Real):
+            return NotImplemented
+        return product(constant(float(other)), self)
 
     def __repr__(self) -> str:
         """The text that `parse` reads, without what is the default."""

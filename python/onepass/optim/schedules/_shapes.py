@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from onepass.optim.schedules._combine import sequence
-from onepass.optim.schedules._schedule import Schedule, check_real
+from onepass.optim.schedules._schedule import Numbers, Schedule, check_real
 
 
 class _Finite(Schedule):
@@ -310,6 +310,11 @@ class one_cycle(_Finite):
     def _at(self, t: Any, m: Any) -> Any:
         t = m.minimum(t, max(self.steps - 1, 0))
         phases = self._phases
+        if m is Numbers:
+            for phase in phases:
+                if t <= phase[1]:
+                    break
+            return self._between(t, m, *phase)
         value = self._between(t, m, *phases[-1])
         for phase in phases[-2::-1]:
             value = m.where(t <= phase[1], self._between(t, m, *phase), value)
@@ -396,22 +401,22 @@ class warm_restarts(Schedule):
         return None
 
     @cached_property
-    def _ends(self) -> list[int]:
-        """The ends of the cycles, as far as a float64 counts; exact, where a logarithm of the step is not."""
-        ends, size = [int(self.steps)], int(self.steps)
-        while ends[-1] < 2**53:
-            size *= int(self.mult)
-            ends.append(ends[-1] + size)
-        return ends
+    def _cycles(self) -> tuple[list[int], list[int]]:
+        """Begins and sizes of the cycles, as far as a float64 counts: exact, where a logarithm is not."""
+        begins, sizes = [0], [int(self.steps)]
+        while begins[-1] < 2**53:
+            begins.append(begins[-1] + sizes[-1])
+            sizes.append(sizes[-1] * int(self.mult))
+        return begins, sizes
 
     def _at(self, t: Any, m: Any) -> Any:
         if self.mult == 1:
             place: Any = t % self.steps
             size: Any = self.steps
         else:
-            cycle = m.count(self._ends, t)
-            size = self.steps * (self.mult * 1.0) ** cycle
-            place = t - (size - self.steps) / (self.mult - 1)
+            begins, sizes = self._cycles
+            cycle = m.count(begins, t) - 1
+            place, size = t - m.pick(begins, cycle), m.pick(sizes, cycle)
         return self.floor + (1.0 - self.floor) * (1.0 + m.cos(math.pi * place / size)) / 2.0
 
 
