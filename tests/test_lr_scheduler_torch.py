@@ -216,7 +216,8 @@ def test_chained(lrs, start, total, gamma, turned):
     linear = closed_form(lambda package, opt: package.LinearLR(opt, start, 1.0, total), lrs)
     decay = closed_form(lambda package, opt: package.ExponentialLR(opt, gamma), lrs)
     product = [
-        [a * b / lr for a, b, lr in zip(one, two, lrs, strict=True)] for one, two in zip(linear, decay, strict=True)
+        [a * b / lr for a, b, lr in zip(one, two, lrs, strict=True)]
+        for one, two in zip(linear, decay, strict=True)
     ]
     assert_close(stepped(make, ours, lrs), product)
 
@@ -258,9 +259,7 @@ MAKERS = {
     "CosineAnnealingWarmRestarts": lambda p, o: p.CosineAnnealingWarmRestarts(o, 4, 2, 1e-3),
     "OneCycleLR": lambda p, o: p.OneCycleLR(o, 0.5, 30, three_phase=True),
     "CyclicLR": lambda p, o: p.CyclicLR(o, 0.01, 0.5, 4, 6, "triangular2"),
-    "SequentialLR": lambda p, o: p.SequentialLR(
-        o, [p.LinearLR(o, 0.1, 1.0, 5), p.CosineAnnealingLR(o, 20)], [5]
-    ),
+    "SequentialLR": lambda p, o: p.SequentialLR(o, [p.LinearLR(o, 0.1, 1.0, 5), p.CosineAnnealingLR(o, 20)], [5]),
     "ChainedScheduler": lambda p, o: p.ChainedScheduler([p.LinearLR(o, 0.1, 1.0, 5), p.ExponentialLR(o, 0.9)]),
 }
 
