@@ -1,4 +1,4 @@
-"""Our schedulers beside torch's of the same name, over 300 steps of random configurations; checkpoints both ways."""
+"""Our schedulers beside torch's of the same name over 300 steps, at random; checkpoints both ways."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_warm_restarts(lrs, t_0, t_mult, eta_min):
 )
 def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
     """Up to step total_steps - 1; after it torch goes up again for one step and then raises, ours stays."""
-    if three and not (1 < pct * total and 2 * pct * total - 2 < total - 1):
+    if three and not (pct * total > 1 and 2 * pct * total - 2 < total - 1):
         three = False  # torch's phases then overlap or have no length
     if pct * total == 1:
         pct = 0.9
@@ -175,7 +175,7 @@ def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
     st.sampled_from(["SGD", "AdamW"]),
 )
 def test_cyclic(base, top, up, down, mode, gamma, kind):
-    """torch takes the place in the cycle as a difference of numbers near 1: absolute error of an ulp of the top."""
+    """torch takes the place in the cycle as a difference of numbers near 1: errors of an ulp of the top."""
 
     def make(package, opt):
         return package.CyclicLR(opt, base, [top, 2 * top], up, down, mode, gamma)

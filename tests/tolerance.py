@@ -29,6 +29,6 @@ def assert_d10(ours: Tensor, torchs: Tensor, exact: Tensor, what: str = "") -> N
     )
 
 
-# Relative, for schedules: both sides are a few float64 operations on the same numbers, about 1e-16 each, and a power
-# of up to 300 multiplies that.
+# Relative, for schedules: both sides are a few float64 operations on the same numbers, about 1e-16 each, and a
+# power of up to 300 multiplies that.
 SCHEDULE_RTOL = 1e-12

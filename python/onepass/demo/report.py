@@ -111,10 +111,11 @@ def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    places = [["loss", "accuracy", "time"], ["rate", "accuracy", "time"]]
-    figure, drawn = plt.subplot_mosaic(places, figsize=(13, 4), height_ratios=(3, 1), layout="constrained")
+    # Loss over rate; Accuracy and Time beside them.
+    layout: dict[str, Any] = {"height_ratios": (3, 1), "figsize": (13, 4), "layout": "constrained"}
+    figure, drawn = plt.subplot_mosaic("LAT;RAT", **layout)
     axes_of: dict[str, Any] = dict(drawn)
-    loss, rate, accuracy, time = (axes_of[name] for name in ("loss", "rate", "accuracy", "time"))
+    loss, rate, accuracy, time = (axes_of[name] for name in "LRAT")
     for name, one in shown["trainings"].items():
         # Wide and pale below, thin and dashed above: where the curves coincide both are seen.
         line = {"color": _COLOURS[name], "label": name}

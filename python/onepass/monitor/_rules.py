@@ -8,13 +8,19 @@ import numpy as np
 
 # The rate with the least loss is already too high to train with: of the largest stable rate this share.
 _SAFETY = 0.1
+# A loss that fell by less than this share did not fall: rounding alone moves a constant one.
+_FALL = 1e-3
+
+
+def _fell(losses: Sequence[float]) -> bool:
+    return len(losses) > 2 and min(losses[2:]) < losses[0] - _FALL * abs(losses[0])
 
 
 def steepest(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
     """The rate at which the loss falls fastest with the logarithm of the rate, before its least value."""
-    last = int(np.argmin(losses))
-    if last < 2:
+    if not _fell(losses):
         return None
+    last = int(np.argmin(losses))
     slope = np.gradient(np.asarray(losses[: last + 1]), np.log(np.asarray(lrs[: last + 1])))
     return lrs[int(np.argmin(slope))]
 
@@ -24,6 +30,8 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
 
     Source: the rule `valley` of fastai's learning rate finder.
     """
+    if not _fell(losses):
+        return None
     count = len(losses)
     longest, before = np.ones(count, dtype=int), np.full(count, -1)
     for i in range(1, count):
@@ -31,10 +39,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
         if higher:
             before[i] = max(higher, key=lambda j: longest[j])
             longest[i] = longest[before[i]] + 1
-    end = int(np.argmax(longest)) if count else 0
-    if not count or longest[end] < 3:
-        return None
-    begin = end
+    begin = end = int(np.argmax(longest))
     while before[begin] >= 0:
         begin = int(before[begin])
     return lrs[(begin + end) // 2]
@@ -42,8 +47,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
 
 def last_stable(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
     """A tenth of the largest rate up to which the loss did not rise: that of its least value."""
-    last = int(np.argmin(losses)) if len(losses) else 0
-    return lrs[last] * _SAFETY if last else None
+    return lrs[int(np.argmin(losses))] * _SAFETY if _fell(losses) else None
 
 
 RULES: dict[str, Callable[[Sequence[float], Sequence[float]], float | None]] = {

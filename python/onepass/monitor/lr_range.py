@@ -172,7 +172,7 @@ def lr_range_test(
         raise ValueError(f"{_NAME}: seeds must be at least one, got {seeds!r}")
     if not model.training:
         raise ValueError(f"{_NAME}: model must be in training mode, got one in evaluation mode")
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):  # not by iter(): that draws a random number in a DataLoader
         raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {loader!r}")
     rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
     lrs = [float(group["lr"]) for group in optimizer.param_groups]
