@@ -1,4 +1,4 @@
-"""transformers' Trainer and Lightning take our optimizer and scheduler unchanged: the examples of docs/schedules.md."""
+"""transformers and Lightning take our optimizer and scheduler unchanged: the examples of docs/schedules.md."""
 
 from __future__ import annotations
 

@@ -137,7 +137,9 @@ def test_dropped_updates_are_tried_again():
     optimizer = onepass.optim.SGD(model.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
     calls = []
-    model[0].weight.register_hook(lambda grad: grad * (calls.append(1) or (float("inf") if len(calls) < 4 else 1.0)))
+    model[0].weight.register_hook(
+        lambda grad: grad * (calls.append(1) or (float("inf") if len(calls) < 4 else 1.0))
+    )
     curve = lr_range_test(
         model, optimizer, torch.nn.functional.cross_entropy, loader, steps=10, max_lr=0.1, seeds=1, scaler=scaler
     ).curves[0]

@@ -308,13 +308,13 @@ class one_cycle(_Finite):
         return [(0.0, top, low, 1.0), (top, down, 1.0, low), (down, end, low, last)]
 
     def _at(self, t: Any, m: Any) -> Any:
-        t = m.minimum(t, max(self.steps - 1, 0))
         phases = self._phases
         if m is Numbers:
             for phase in phases:
                 if t <= phase[1]:
-                    break
-            return self._between(t, m, *phase)
+                    return self._between(t, m, *phase)
+            return self._between(phase[1], m, *phase)
+        t = m.minimum(t, max(self.steps - 1, 0))
         value = self._between(t, m, *phases[-1])
         for phase in phases[-2::-1]:
             value = m.where(t <= phase[1], self._between(t, m, *phase), value)
