@@ -69,13 +69,14 @@ class Track:
         elif self._tensors(groups):
             for group, value in zip(groups, self._scaled(f), strict=True):
                 put(group, field, value)
+        elif _all_equal(ends) and (self.starts is None or _all_equal(self.starts)):
+            start = 0.0 if self.starts is None else self.starts[0]
+            shared = start + (ends[0] - start) * f
+            for group in groups:
+                group[field] = shared
         elif self.starts is not None:
             for group, start, end in zip(groups, self.starts, ends):  # noqa: B905  # as below
                 group[field] = start + (end - start) * f
-        elif len(ends) > 1 and ends[0] == ends[-1] and ends.count(ends[0]) == len(ends):
-            shared = ends[0] * f
-            for group in groups:
-                group[field] = shared
         else:
             for group, end in zip(groups, ends):  # noqa: B905  # as many as groups; saying so costs time
                 group[field] = end * f
@@ -99,6 +100,11 @@ class Track:
                 if isinstance(group[self.field], Tensor):
                     self._has_tensors = True
         return self._has_tensors
+
+
+def _all_equal(values: list[float]) -> bool:
+    # The last is another one in most lists that are not equal.
+    return len(values) > 0 and values[0] == values[-1] and values.count(values[0]) == len(values)
 
 
 _TUPLE_FIELD = re.compile(r"(\w+)\[(\d+)\]")
