@@ -5,21 +5,19 @@ is remembered from one step to the next, so a resumed training has the same bits
 """
 
 from onepass.optim.schedules._combine import clamp, product, sequence, take
+from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
 from onepass.optim.schedules._parse import parse
 from onepass.optim.schedules._schedule import Schedule
 from onepass.optim.schedules._shapes import (
     constant,
     cosine,
-    cyclic,
     exponential,
     inverse_sqrt,
     linear,
     multistep,
-    one_cycle,
     polynomial,
     sqrt_decay,
     step,
-    warm_restarts,
     warmup,
     wsd,
 )

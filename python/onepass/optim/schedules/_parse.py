@@ -6,7 +6,7 @@ import ast
 import inspect
 from typing import Any
 
-from onepass.optim.schedules import _combine, _shapes
+from onepass.optim.schedules import _combine, _cycles, _shapes
 from onepass.optim.schedules._schedule import Schedule
 
 _NAMES = (
@@ -72,7 +72,7 @@ class _Reader:
         name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
         if name not in _NAMES:
             raise self.wrong(node.func, f"the name must be one of {', '.join(_NAMES)}, got {name}")
-        function = getattr(_shapes, name, None) or getattr(_combine, name)
+        function = next(getattr(module, name) for module in (_shapes, _cycles, _combine) if hasattr(module, name))
         for keyword in node.keywords:
             if keyword.arg is None or keyword.arg not in inspect.signature(function).parameters:
                 known = ", ".join(inspect.signature(function).parameters)
