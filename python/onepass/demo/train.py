@@ -16,7 +16,7 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.nn
@@ -25,6 +25,8 @@ from onepass.bench.memory import kept_bytes
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
 from onepass.optim._base import FusedOptimizer
+from onepass.optim.lr_scheduler import ScheduleLR
+from onepass.optim.schedules import Schedule
 
 # torch's and ours, by the names under which figures are shown.
 TORCH, OURS = "torch.optim", "onepass.optim"
@@ -67,6 +69,8 @@ class Plan:
     """A name in `PRECISIONS`."""
     layers: str = "torch"
     """A name in `LAYERS`."""
+    schedule: Schedule | None = None
+    """Of the learning rate, or None for torch's cosine down to 0 at the last step."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,14 +84,16 @@ class Run:
 
     model: nn.Module
     optimizer: Optimizer
-    schedule: CosineAnnealingLR
-    """Of the learning rate, down to 0 at the last step: torch's, for both."""
+    schedule: LRScheduler
+    """Of the learning rate, the same for both."""
     update: Callable[[], object]
     """All that follows the backward pass."""
     averaged: AveragedModel | None = None
     """torch's moving average of the weights; ours is in the optimizer."""
     losses: list[float] = field(default_factory=list)
     """Loss of each batch, before its update."""
+    lrs: list[float] = field(default_factory=list)
+    """Learning rate of each step."""
     update_seconds: list[float] = field(default_factory=list)
     """Time of each call of ``update()``."""
     step_seconds: list[float] = field(default_factory=list)
@@ -198,7 +204,11 @@ def steps_per_epoch(data: Data, plan: Plan) -> int:
 
 def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan) -> Run:
     optimizer = make(model.parameters())
-    schedule = CosineAnnealingLR(optimizer, steps)
+    schedule: LRScheduler
+    if plan.schedule is None:
+        schedule = CosineAnnealingLR(optimizer, steps)
+    else:
+        schedule = ScheduleLR(optimizer, plan.schedule)
     if isinstance(optimizer, FusedOptimizer):
         return Run(model, optimizer, schedule, optimizer.step)
     # torch gives these functions no types.
@@ -245,6 +255,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
     end = _now(images.device)
     run.update_seconds.append(end - before_update)
     run.step_seconds.append(end - begin)
+    run.lrs.append(float(run.optimizer.param_groups[0]["lr"]))
     run.schedule.step()
     return loss.detach()
 
