@@ -66,6 +66,14 @@ class Track:
         field, ends = self.field, self.ends
         if not self._is_plain:
             self._write_in_tuples(groups, f)
+        elif len(ends) == 1:
+            # The usual case: nothing is worth being looked for first.
+            start = 0.0 if self.starts is None else self.starts[0]
+            value = start + (ends[0] - start) * f
+            if isinstance(groups[0][field], Tensor):
+                groups[0][field].fill_(value)
+            else:
+                groups[0][field] = value
         elif self._tensors(groups):
             for group, value in zip(groups, self._scaled(f), strict=True):
                 put(group, field, value)
