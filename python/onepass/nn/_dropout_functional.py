@@ -36,8 +36,8 @@ def dropout(
         y_i = \begin{cases} r_i & \text{with probability } p \\ x_i / (1 - p) + r_i & \text{else} \end{cases}
 
     Which elements are dropped is a function of the seed and of an element's index in x's logical order: the same
-    on any device, in any layout, with any number of threads, eager or compiled. The backward pass computes it again:
-    nothing is kept for it but the seed. P(dropped) is p to 2^-40.
+    on any device, in any layout, with any number of threads, eager or compiled. The backward pass computes it
+    again: nothing is kept for it but the seed. P(dropped) is p to 2^-40.
 
     Args:
         input: x, of any shape: float32, float64, bfloat16 or float16. Contiguous and channels_last tensors, and

@@ -59,7 +59,7 @@ class Draws:
         self._calls.clear()
 
     def seed(self, module: nn.Module) -> int:
-        """The seed of a dropout's next mask: made of the key, the network, the layer, the call within the model's."""
+        """The seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
         number = self._numbers[id(module)]
         call = self._calls[number]
         self._calls[number] += 1
@@ -199,7 +199,8 @@ class _Running:
 
 
 def _entropy(probabilities: Tensor, dim: int) -> Tensor:
-    return torch.special.entr(probabilities).sum(dim)
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim)
+    return entropy
 
 
 def _output(
