@@ -26,7 +26,7 @@ int main(int count, char** words) {
   alignas(64) static uint32_t drawn[kBytes / 4];
   for (uint64_t i = 0;; ++i) {
     const auto dropout = onepass::math::Dropout::make(0.5, calls ? i : kSeed);
-    draw_batches(dropout, calls ? 0 : i * (kBytes / kEach), kBytes / kDrawsAtOnce, drawn);
+    draw_batches(dropout, calls ? 0 : i * (kBytes / kEach), kBytes / kDrawsAtOnce, Nothing{}, drawn);
     if (std::fwrite(drawn, 1, kBytes, stdout) != size_t(kBytes)) return 0;
   }
 }

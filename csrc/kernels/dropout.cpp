@@ -42,8 +42,8 @@ ONEPASS_WALK void drop_pairs(const F formula, const uint16_t* x, const uint16_t*
 
 constexpr int64_t kLineBytes = 64;
 
-// Asks for the lines that a row will read, while its draws are made.
-ONEPASS_HD void fetch_row(const void* from, int64_t begin, int64_t n, int64_t size) {
+// Asks for the lines of elements begin .. begin + n - 1.
+ONEPASS_HD void fetch(const void* from, int64_t begin, int64_t n, int64_t size) {
 #if defined(__GNUC__)
   const char* at = static_cast<const char*>(from) + begin * size;
   for (int64_t i = 0; i < n * size; i += kLineBytes) __builtin_prefetch(at + i);
@@ -52,34 +52,72 @@ ONEPASS_HD void fetch_row(const void* from, int64_t begin, int64_t n, int64_t si
 #endif
 }
 
+// Reading, drawing and writing one after the other would leave memory idle while draws are made. So while a
+// part of a row is drawn its x is fetched, and the same part of the row before is streamed out.
 template <class F, class T>
-void walk(const DropoutCall& op, const math::Dropout& dropout, int threads) {
-  const F formula = F::make(op.terms);
-  const int64_t size = size_of(op.dtype);
-  const bool pairs = op.dtype == DType::kBFloat16;
-  // Narrow rows wait for the draws, not for memory. What is overwritten in place is in the cache already.
-  const bool streams = op.x != op.y && size >= 4 && op.places.shape.numel() * size >= kStreamedBytes;
-  const Output out{op.dtype, op.y, streams};
-  const auto visit = [&](int64_t begin, int64_t n, const uint8_t* kept) {
+class Visitor {
+ public:
+  Visitor(const DropoutCall& op, const F& formula) : op_(op), formula_(formula), size_(size_of(op.dtype)) {
+    // Narrow rows wait for the draws, not for memory. What is overwritten in place is in the cache already.
+    streams_ = op.x != op.y && size_ >= 4 && op.places.shape.numel() * size_ >= kStreamedBytes;
+  }
+
+  void prepare(int64_t begin, int64_t n, int64_t part) {
+    const int64_t skip = part * kRowPart, left = n - skip, here = left < kRowPart ? left : kRowPart;
+    if (here > 0) {
+      fetch(op_.x, begin + skip, here, size_);
+      if (op_.residual) fetch(op_.residual, begin + skip, here, size_);
+    }
+    stream_part(part);
+  }
+
+  void visit(int64_t begin, int64_t n, const uint8_t* kept) {
     if constexpr (std::is_same_v<T, float>) {
-      if (pairs) {
-        const auto* residual = static_cast<const uint16_t*>(op.residual);
-        return drop_pairs(formula, static_cast<const uint16_t*>(op.x) + begin,
-                          residual ? residual + begin : nullptr, kept, static_cast<uint16_t*>(op.y) + begin,
+      if (op_.dtype == DType::kBFloat16) {
+        const auto* residual = static_cast<const uint16_t*>(op_.residual);
+        return drop_pairs(formula_, static_cast<const uint16_t*>(op_.x) + begin,
+                          residual ? residual + begin : nullptr, kept, static_cast<uint16_t*>(op_.y) + begin,
                           n);
       }
     }
-    alignas(64) T buffer[3][kChannelRow];
-    const T* x = read_row(op.dtype, op.x, begin, n, buffer[0]);
-    const T* residual = op.residual ? read_row(op.dtype, op.residual, begin, n, buffer[1]) : nullptr;
-    T* row = out.open(begin, buffer[2]);
-    drop_elements(formula, x, residual, kept, row, n);
+    const T* x = read_row(op_.dtype, op_.x, begin, n, buffer_[0]);
+    const T* residual = op_.residual ? read_row(op_.dtype, op_.residual, begin, n, buffer_[1]) : nullptr;
+    if (streams_) {
+      drop_elements(formula_, x, residual, kept, buffer_[2], n);
+      waiting_ = begin;
+      waiting_n_ = n;
+      return;
+    }
+    const Output out{op_.dtype, op_.y, false};
+    T* row = out.open(begin, buffer_[2]);
+    drop_elements(formula_, x, residual, kept, row, n);
     out.close(begin, row, n);
-  };
-  walk_kept(op.places, dropout, threads, visit, [&](int64_t begin, int64_t n) {
-    fetch_row(op.x, begin, n, size);
-    if (op.residual) fetch_row(op.residual, begin, n, size);
-  });
+  }
+
+  void finish() {
+    for (int64_t part = 0; part < kChannelRow / kRowPart; ++part) stream_part(part);
+  }
+
+ private:
+  // A part of the row that visit() has left in the buffer.
+  void stream_part(int64_t part) {
+    const int64_t skip = part * kRowPart, left = waiting_n_ - skip, here = left < kRowPart ? left : kRowPart;
+    if (here <= 0) return;
+    stream_row(static_cast<T*>(op_.y) + waiting_ + skip, buffer_[2] + skip, here * int64_t(sizeof(T)));
+  }
+
+  const DropoutCall& op_;
+  const F& formula_;
+  int64_t size_;
+  bool streams_;
+  int64_t waiting_ = 0, waiting_n_ = 0;
+  alignas(64) T buffer_[3][kChannelRow];
+};
+
+template <class F, class T>
+void walk(const DropoutCall& op, const math::Dropout& dropout, int threads) {
+  const F formula = F::make(op.terms);
+  walk_kept(op.places, dropout, threads, [&] { return Visitor<F, T>(op, formula); });
 }
 
 template <class T>

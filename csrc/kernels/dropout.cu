@@ -21,31 +21,25 @@ struct Drop {
   const S* x;
   const S* residual;
   S* y;
-  math::DropoutTerms terms;
+  math::DropoutFormula<T> formula;
 
   __device__ void run(int64_t index, int n, uint32_t bits) const {
     T value[V], other[V];
     load(x + index, n, value);
     if (residual) load(residual + index, n, other);
-    const bool affine = terms.is_affine();
+#pragma unroll
+    for (int v = 0; v < V; ++v) value[v] = formula(value[v], bits >> v & 1, residual ? other[v] : T(0));
+    if (n == V) return gpu::store_pack<V>(y + index, gpu::pack_aligned<S, V>(y + index), value);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const bool keeps = bits >> v & 1;
-      if (affine) {
-        value[v] = math::Dropped<T, true, false>::make(terms)(value[v], keeps, T(0));
-      } else if (residual) {
-        value[v] = math::Dropped<T, false, true>::make(terms)(value[v], keeps, other[v]);
-      } else {
-        value[v] = math::Dropped<T, false, false>::make(terms)(value[v], keeps, T(0));
-      }
+      if (v < n) y[index + v] = gpu::narrow<S>(value[v]);
     }
-    if (n == V) return gpu::store_pack<V>(y + index, gpu::pack_aligned<S, V>(y + index), value);
-    for (int v = 0; v < n; ++v) y[index + v] = gpu::narrow<S>(value[v]);
   }
 
  private:
   static __device__ void load(const S* from, int n, T (&value)[V]) {
     if (n == V) return gpu::load_pack<V>(from, gpu::pack_aligned<S, V>(from), value);
+#pragma unroll
     for (int v = 0; v < V; ++v) value[v] = v < n ? T(gpu::widen(from[v])) : T(0);
   }
 };
@@ -59,7 +53,7 @@ void run(const DropoutCall& op, cudaStream_t stream) {
   work.x = static_cast<const S*>(op.x);
   work.residual = static_cast<const S*>(op.residual);
   work.y = static_cast<S*>(op.y);
-  work.terms = op.terms;
+  work.formula = math::DropoutFormula<typename Drop<S>::T>::make(op.terms, op.residual != nullptr);
   const dim3 threads(gpu::kElementThreads);
   if (op.places.has_table()) {
     const dim3 grid(blocks_for(op.places.draws(), int64_t(gpu::kElementThreads) * math::kDrawsPerBlock));

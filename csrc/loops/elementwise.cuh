@@ -53,21 +53,24 @@ __global__ void __launch_bounds__(kElementThreads) elementwise_kernel(const __gr
   // The same for all threads of a warp.
   if (begin >= numel) return;
   const math::Dropout dropout = op.kept.seeded();
+  const DropoutPlaces& places = op.kept.places;
   const bool in_order = op.kept.draws_in_order();
   const uint32_t own = in_order ? kept_of_block(dropout, uint64_t(warp) * kWarp + uint64_t(lane)) : 0;
-#pragma unroll
+  // Not unrolled: the draws of single elements are long code.
+#pragma unroll 1
   for (int part = 0; part < math::kDrawsPerBlock / V; ++part) {
     const int offset = (part * kWarp + lane) * V;
     const int64_t index = begin + offset;
-    uint32_t bits =
-        __shfl_sync(kAllLanes, own, offset / math::kDrawsPerBlock) >> offset % math::kDrawsPerBlock;
+    constexpr int kEach = math::kDrawsPerBlock;
+    uint32_t bits = __shfl_sync(kAllLanes, own, offset / kEach) >> offset % kEach;
     const int n = numel - index < V ? int(numel - index) : V;
     if (!in_order) {
       bits = 0;
+#pragma unroll 1
       for (int v = 0; v < n; ++v) {
-        const int64_t draw = op.kept.places.draw_of(index + v);
-        const bool keeps = op.kept.places.has_table() ? op.kept.places.table[draw] != 0
-                                                      : dropout.keeps_element(uint64_t(draw));
+        const int64_t draw = places.draw_of(index + v);
+        const bool keeps =
+            places.has_table() ? places.table[draw] != 0 : dropout.keeps_element(uint64_t(draw));
         bits |= uint32_t(keeps) << v;
       }
     }

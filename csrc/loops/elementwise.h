@@ -44,10 +44,14 @@ inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout
   });
 }
 
-// visit(begin, n, kept): rows of at most kChannelRow elements. fetch(begin, n): what the row will read.
-template <class Visit, class Fetch>
+// Elements of a part of a row.
+constexpr int64_t kRowPart = kDrawsAtOnce;
+
+// For each ticket of rows a visitor, made by make(): `prepare(begin, n, part)` for the parts of a row, in
+// order, if possible while its draws are made; then `visit(begin, n, kept)`; `finish()` after the last row.
+template <class Make>
 inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout, int threads,
-                      const Visit& visit, const Fetch& fetch) {
+                      const Make& make) {
   const int64_t numel = places.shape.numel(), count = (numel + kElementTicket - 1) / kElementTicket;
   if (places.has_table()) draw_table(places, dropout, threads);
   Passing passing;
@@ -55,18 +59,24 @@ inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout,
   passing.dropout = dropout;
   for_each_unit(threads_for(numel, threads), count, [&](int64_t i) {
     alignas(64) uint8_t kept[kChannelRow];
+    auto visitor = make();
     const int64_t begin = i * kElementTicket;
     const int64_t end = begin + kElementTicket < numel ? begin + kElementTicket : numel;
     for (int64_t row = begin; row < end; row += kChannelRow) {
       const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
-      fetch(row, n);
+      int64_t prepared = 0;
+      const auto beside = [&](int64_t) { visitor.prepare(row, n, prepared++); };
       if (places.has_table()) {
         look_up_row(places, row, n, kept);
-      } else {
+      } else if (places.shape.channels_last) {
         fill_span(passing, places.shape, row, n, kept);
+      } else {
+        draw_row(dropout, row, n, kept, beside);
       }
-      visit(row, n, kept);
+      while (prepared < kChannelRow / kRowPart) beside(0);
+      visitor.visit(row, n, kept);
     }
+    visitor.finish();
   });
 }
 

@@ -35,13 +35,16 @@ ONEPASS_WALK inline void draw_blocks(const math::Dropout dropout, const uint64_t
   }
 }
 
-// The same of batches of blocks that follow each other, whose numbers have one high half.
-ONEPASS_WALK inline void draw_run(const math::Dropout dropout, uint64_t first, int64_t batches,
-                                  uint32_t* __restrict drawn) {
+// The same of batches of blocks that follow each other, whose numbers have one high half. beside(i): what is
+// to be done while batch i is drawn.
+template <class Beside>
+ONEPASS_WALK void draw_run(const math::Dropout dropout, uint64_t first, int64_t batches, const Beside& beside,
+                           uint32_t* __restrict drawn) {
   const uint32_t high = uint32_t(first >> 32);
   for (int64_t i = 0; i < batches; ++i) {
     const uint32_t low = uint32_t(first) + uint32_t(i * kBlocksAtOnce);
     uint32_t* words = drawn + i * kBlocksAtOnce * 4;
+    beside(i);
     ONEPASS_INDEPENDENT
     for (uint32_t b = 0; b < uint32_t(kBlocksAtOnce); ++b) {
       const PhiloxWords draws = philox({{low + b, high, 0, 0}}, dropout.seed);
@@ -50,6 +53,14 @@ ONEPASS_WALK inline void draw_run(const math::Dropout dropout, uint64_t first, i
   }
 }
 
+// drawn[k]: the second draw of element first + at[k].
+ONEPASS_WALK inline void second_draws(const math::Dropout dropout, uint64_t first,
+                                      const int32_t* __restrict at, uint32_t* __restrict drawn) {
+  ONEPASS_INDEPENDENT
+  for (int k = 0; k < kTiesAtOnce; ++k) drawn[k] = dropout.second_draw(first + uint64_t(uint32_t(at[k])));
+}
+
+// drawn[k]: the second draw of element[k].
 ONEPASS_WALK inline void second_draws(const math::Dropout dropout, const uint64_t* __restrict element,
                                       uint32_t* __restrict drawn) {
   ONEPASS_INDEPENDENT
@@ -74,10 +85,11 @@ ONEPASS_HD uint64_t equal_bytes(const uint8_t* bytes, uint8_t wanted) {
 }
 
 // Decides ties among `count` draws of whole batches: a draw becomes 255 or 0, so that comparing it with the
-// bound that is returned tells whether its element is kept. index(k): the element of drawn[k]. drawn has one
-// byte more, for writes that do not count.
-template <class Index>
-inline uint8_t decide_ties(const math::Dropout& dropout, uint8_t* drawn, int64_t count, const Index& index) {
+// bound that is returned tells whether its element is kept. draw(at, second): the second draws of
+// kTiesAtOnce elements, of which drawn[at[k]] are the first. drawn has one byte more, for writes that do not
+// count.
+template <class Draw>
+inline uint8_t decide_ties(const math::Dropout& dropout, uint8_t* drawn, int64_t count, const Draw& draw) {
   const uint8_t tie = uint8_t(dropout.first);
   if (!dropout.has_ties()) return tie;
   // A kept tie must lie at the bound or above, a dropped one below.
@@ -99,10 +111,8 @@ inline uint8_t decide_ties(const math::Dropout& dropout, uint8_t* drawn, int64_t
     }
     for (int k = 0; k < kTiesAtOnce; ++k) at[ties + k] = int32_t(count);  // the byte that does not count
     for (int t = 0; t < ties; t += kTiesAtOnce) {
-      uint64_t element[kTiesAtOnce];
       uint32_t second[kTiesAtOnce];
-      for (int k = 0; k < kTiesAtOnce; ++k) element[k] = uint64_t(index(at[t + k]));
-      second_draws(dropout, element, second);
+      draw(at + t, second);
       for (int k = 0; k < kTiesAtOnce; ++k) drawn[at[t + k]] = dropout.keeps_tie(second[k]) ? 255 : dropped;
     }
   }
@@ -114,18 +124,28 @@ ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_
   for (int64_t i = 0; i < n; ++i) kept[i] = drawn[i] >= bound ? 1 : 0;
 }
 
-inline void draw_batches(const math::Dropout& dropout, uint64_t first, int64_t batches, uint32_t* drawn) {
+template <class Beside>
+inline void draw_batches(const math::Dropout& dropout, uint64_t first, int64_t batches, const Beside& beside,
+                         uint32_t* drawn) {
   const uint64_t last = first + uint64_t(batches * kBlocksAtOnce) - 1;
-  if (first >> 32 == last >> 32) return draw_run(dropout, first, batches, drawn);
+  if (first >> 32 == last >> 32) return draw_run(dropout, first, batches, beside, drawn);
   for (int64_t i = 0; i < batches; ++i) {
     uint64_t block[kBlocksAtOnce];
     for (int b = 0; b < kBlocksAtOnce; ++b) block[b] = first + uint64_t(i * kBlocksAtOnce + b);
+    beside(i);
     draw_blocks(dropout, block, drawn + i * kBlocksAtOnce * 4);
   }
 }
 
-// kept[0 .. n) of the elements from `first` on in logical order.
-inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept) {
+struct Nothing {
+  ONEPASS_HD void operator()(int64_t) const {}
+};
+
+// kept[0 .. n) of the elements from `first` on in logical order. beside(i), i = 0, 1, ...: see draw_run; it
+// may not be called at all.
+template <class Beside = Nothing>
+inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
+                     const Beside& beside = {}) {
   if (dropout.drops_all()) {
     std::memset(kept, 0, size_t(n));
     return;
@@ -136,8 +156,11 @@ inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uin
     const int64_t skip = (first + i) % kEach, begin = first + i - skip;
     const int64_t here = kPart - skip < n - i ? kPart - skip : n - i;
     const int64_t count = (skip + here + kDrawsAtOnce - 1) / kDrawsAtOnce * kDrawsAtOnce;
-    draw_batches(dropout, uint64_t(begin / kEach), count / kDrawsAtOnce, reinterpret_cast<uint32_t*>(drawn));
-    const uint8_t bound = decide_ties(dropout, drawn, count, [begin](int64_t k) { return begin + k; });
+    draw_batches(dropout, uint64_t(begin / kEach), count / kDrawsAtOnce, beside,
+                 reinterpret_cast<uint32_t*>(drawn));
+    const uint8_t bound = decide_ties(dropout, drawn, count, [&](const int32_t* at, uint32_t* second) {
+      second_draws(dropout, uint64_t(begin), at, second);
+    });
     compare_row(drawn + skip, bound, kept + i, here);
     i += here;
   }
@@ -167,8 +190,13 @@ class BlockDraws {
       std::memset(drawn, 0, kDrawsAtOnce);
     } else if (count_ > 0) {
       draw_blocks(dropout_, block_, reinterpret_cast<uint32_t*>(drawn));
-      bound = decide_ties(dropout_, drawn, kDrawsAtOnce, [this](int64_t k) {
-        return block_[k / kEach % kBlocksAtOnce] * kEach + uint64_t(k % kEach);
+      bound = decide_ties(dropout_, drawn, kDrawsAtOnce, [this](const int32_t* at, uint32_t* second) {
+        uint64_t element[kTiesAtOnce];
+        for (int k = 0; k < kTiesAtOnce; ++k) {
+          const uint64_t block = block_[at[k] / kEach % kBlocksAtOnce];
+          element[k] = block * kEach + uint64_t(at[k] % kEach);
+        }
+        second_draws(dropout_, element, second);
       });
     }
     for (int b = 0; b < count_; ++b) {

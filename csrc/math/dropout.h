@@ -88,7 +88,22 @@ ONEPASS_HD DropoutTerms dropout_terms(double p, Scaling scaling, bool gradient) 
   return gradient ? DropoutTerms{a, 0, 0} : DropoutTerms{a, b, b - a * kSeluLimit};
 }
 
-// The formula for elements, in the arithmetic type.
+// The formula for elements, in the arithmetic type. affine: terms.is_affine(); without it a -0 stays one.
+template <class T>
+struct DropoutFormula {
+  T scale, shift, dropped;
+  bool affine, has_residual;
+
+  ONEPASS_HD static DropoutFormula make(const DropoutTerms& terms, bool has_residual) {
+    return {T(terms.scale), T(terms.shift), T(terms.dropped), terms.is_affine(), has_residual};
+  }
+  ONEPASS_HD T operator()(T x, bool kept, T residual) const {
+    const T value = affine ? (kept ? x * scale + shift : dropped) : drop(x, kept, scale);
+    return has_residual ? value + residual : value;
+  }
+};
+
+// The same with what the compiler shall know.
 template <class T, bool kAffine, bool kResidual>
 struct Dropped {
   static constexpr bool kReadsResidual = kResidual;
@@ -98,8 +113,7 @@ struct Dropped {
     return {T(terms.scale), T(terms.shift), T(terms.dropped)};
   }
   ONEPASS_HD T operator()(T x, bool kept, T residual) const {
-    const T value = kAffine ? (kept ? x * scale + shift : dropped) : drop(x, kept, scale);
-    return kResidual ? value + residual : value;
+    return DropoutFormula<T>{scale, shift, dropped, kAffine, kResidual}(x, kept, residual);
   }
 };
 

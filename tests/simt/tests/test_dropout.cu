@@ -34,6 +34,11 @@ const std::vector<Case> kCases = {
     {{5, 1, 123, false}, false, true, false, false, Scaling::kAlpha, 0.2, 0},
 };
 
+double wide(double x) { return x; }
+double wide(float x) { return double(x); }
+double wide(__nv_bfloat16 x) { return double(__bfloat162float(x)); }
+double wide(__half x) { return double(__half2float(x)); }
+
 template <class S>
 void run_case(const Case& c, DType dtype, double tolerance, unsigned seed, bool in_place) {
   constexpr uint64_t kSeed = 987654321;
@@ -63,10 +68,9 @@ void run_case(const Case& c, DType dtype, double tolerance, unsigned seed, bool 
   const auto y = dev_y.host();
   for (size_t i = 0; i < numel; ++i) {
     const bool kept = dropout.keeps_element(uint64_t(op.places.draw_of(int64_t(i))));
-    double want = kept ? double(float(stored_x[i])) * op.terms.scale + op.terms.shift : op.terms.dropped;
-    if (c.residual) want += double(float(stored_residual[i]));
-    CHECK(close(double(float(y[i])), want, tolerance), "y[%zu]: %.9g, not %.9g", i, double(float(y[i])),
-          want);
+    double want = kept ? wide(stored_x[i]) * op.terms.scale + op.terms.shift : op.terms.dropped;
+    if (c.residual) want += wide(stored_residual[i]);
+    CHECK(close(wide(y[i]), want, tolerance), "y[%zu]: %.9g, not %.9g", i, wide(y[i]), want);
   }
 }
 
