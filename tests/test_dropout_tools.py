@@ -36,7 +36,7 @@ def test_cases_without_bytes():
         assert cases[name].bytes_moved is None
         for step in cases[name].setup().values():
             step()
-    assert cases["forward-bfloat16-beside-float32"].bytes_moved is None
+    assert cases["forward-bfloat16-beside-float32-p0.1"].bytes_moved is None
 
 
 def test_parity_rows():

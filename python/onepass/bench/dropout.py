@@ -2,7 +2,7 @@
 
 Competitors: ``ours``; ``torch``, the same by torch.nn.functional; ``stream``, a plain loop that moves as many
 bytes as the operation has to: x and y forward, dy and dx backward, a residual once (its gradient is dy itself).
-``compile`` is torch's functions under torch.compile. The case ``forward-bfloat16-beside-float32`` times ours in
+``compile`` is torch's functions under torch.compile. The cases ``forward-bfloat16-beside-float32`` time ours in
 bfloat16 beside ours in float32 (``float32``) instead: elements per second.
 """
 
@@ -62,6 +62,7 @@ WORKS = (
     Work("train-p0.5", _LARGE, p=0.5),
     Work("train-bfloat16", _LARGE, dtype=torch.bfloat16),
     Work("train-residual", _LARGE, residual=True),
+    Work("train-residual-p0.5", _LARGE, p=0.5, residual=True),
     Work("train-residual-bfloat16", _LARGE, residual=True, dtype=torch.bfloat16),
     Work("train-channels_last", _IMAGES, channels_last=True),
     Work("train-dropout2d", _IMAGES, function="dropout2d"),
@@ -81,7 +82,8 @@ def cases(device: torch.device) -> list[Case]:
 def _cases(device: torch.device) -> Iterator[Case]:
     for work in WORKS:
         yield _case(work, device)
-    yield _dtypes_case(device)
+    for p in (0.1, 0.5):
+        yield _dtypes_case(p, device)
     for training in (True, False):
         yield _overhead_case(training, device)
 
@@ -146,14 +148,15 @@ def _case(work: Work, device: torch.device) -> Case:
     )
 
 
-def _dtypes_case(device: torch.device) -> Case:
-    half, full = Work("", _LARGE, dtype=torch.bfloat16, backward=False), Work("", _LARGE, backward=False)
+def _dtypes_case(p: float, device: torch.device) -> Case:
+    half = Work("", _LARGE, p=p, dtype=torch.bfloat16, backward=False)
+    full = Work("", _LARGE, p=p, backward=False)
 
     def setup() -> dict[str, Step]:
         names = {OURS: half, "float32": full}
         return {name: _Tensors(work, device).ours for name, work in names.items()}
 
-    return Case(name="forward-bfloat16-beside-float32", bytes_moved=None, rounds=15, setup=setup)
+    return Case(name=f"forward-bfloat16-beside-float32-p{p:g}", bytes_moved=None, rounds=15, setup=setup)
 
 
 def _touch_heap(work: Work, device: torch.device) -> None:
