@@ -35,6 +35,7 @@ ARITHMETIC = {
     "adam": "mul add sub sqrt div",
     "batch_norm": "mul sub",
     "clip": "mul",
+    "dropout": "mul",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows a leaf: no loop over elements
     "stream": "mul add",
@@ -44,6 +45,7 @@ TYPES = {
     "adam": BOTH,
     "batch_norm": BOTH,
     "clip": BOTH,
+    "dropout": BOTH,
     "sgd": BOTH,
     "statistics": (),
     "stream": ("float",),
@@ -124,7 +126,8 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
     walk = re.compile(
         rf"update_(?:range|rows)<{computed},(?!.*StepRule)"
         + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
-        + rf"|(?:add_run|add_rows|walk_channels?)<onepass::math::\w+<{computed}[,>]"
+        + rf"|(?:(?:walk|stream)_channels?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
+        + rf"|(?:drop_elements|drop_pairs)<onepass::math::\w+<{computed}[,>]"
         + ("|stream_thread\\(" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

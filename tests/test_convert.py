@@ -124,9 +124,9 @@ def test_what_is_left_alone():
     result = convert(model, fuse_relu=True)
     assert {name: type(module) for name, module in model.items()} == kinds
     assert {entry.name: entry.note for entry in result.table} == {
-        "sync": "is not exactly torch's BatchNorm1d, 2d or 3d",
-        "subclass": "is not exactly torch's BatchNorm1d, 2d or 3d",
-        "lazy": "is not exactly torch's BatchNorm1d, 2d or 3d",
+        "sync": "is not exactly torch's BatchNorm1d, BatchNorm2d, BatchNorm3d",
+        "subclass": "is not exactly torch's BatchNorm1d, BatchNorm2d, BatchNorm3d",
+        "lazy": "is not exactly torch's BatchNorm1d, BatchNorm2d, BatchNorm3d",
         "patched": "has a forward of its own",
         "ours": "is of onepass already",
     }
@@ -135,12 +135,12 @@ def test_what_is_left_alone():
 
 
 def test_the_table_as_text():
-    assert str(convert(nn.Linear(2, 2))) == "no batch norm"
+    assert str(convert(nn.Linear(2, 2))) == "no batch norm or dropout"
     text = str(convert(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU(), nn.SyncBatchNorm(2)), fuse_relu=True))
     assert text.splitlines() == [
         "0  BatchNorm1d    replaced, with ReLU",
         "1  ReLU           taken over",
-        "2  SyncBatchNorm  left                 is not exactly torch's BatchNorm1d, 2d or 3d",
+        "2  SyncBatchNorm  left                 is not exactly torch's BatchNorm1d, BatchNorm2d, BatchNorm3d",
     ]
 
 

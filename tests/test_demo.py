@@ -87,16 +87,20 @@ def test_bfloat16_weights_learn(few, precision):
 
 
 def test_our_layers_learn_and_keep_less(few):
-    """Of the last block's ReLU nothing is kept; the other ones' outputs are what pooling keeps."""
-    runs = train(few, Plan(2, 40, 0, CPU, layers="onepass"), contenders("adamw", None))
+    """Of dropout and the ReLU before it nothing is kept; the other ReLUs' outputs are what pooling keeps.
+
+    The masks are others than torch's: the two learn alike, and not the same.
+    """
+    runs = train(few, Plan(3, 40, 0, CPU, layers="onepass"), contenders("adamw", None))
     ours, theirs = runs[OURS], runs[TORCH]
     kinds = {type(module) for module in ours.model.modules()}
-    assert onepass.nn.BatchNorm2d in kinds
-    assert torch.nn.BatchNorm2d not in kinds
-    assert not any(isinstance(module, onepass.nn.BatchNorm2d) for module in theirs.model.modules())
-    assert ours.losses[0] == pytest.approx(theirs.losses[0], rel=1e-5)
-    assert ours.losses[:10] == pytest.approx(theirs.losses[:10], rel=1e-3)
-    assert theirs.kept_bytes - ours.kept_bytes >= 4 * 40 * 64 * 7 * 7
+    assert {onepass.nn.BatchNorm2d, onepass.nn.Dropout} <= kinds
+    assert not {torch.nn.BatchNorm2d, torch.nn.Dropout} & kinds
+    assert not any(type(module).__module__.startswith("onepass") for module in theirs.model.modules())
+    assert ours.losses[0] == pytest.approx(theirs.losses[0], rel=0.1)
+    assert sum(ours.losses[-10:]) == pytest.approx(sum(theirs.losses[-10:]), rel=0.3)
+    assert sum(ours.losses[-10:]) < 0.5 * sum(ours.losses[:10])
+    assert theirs.kept_bytes - ours.kept_bytes >= 2 * 4 * 40 * 64 * 7 * 7
 
 
 def test_skipped_steps_are_counted(few):

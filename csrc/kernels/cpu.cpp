@@ -68,4 +68,6 @@ void batch_norm_backward(const BatchNorm& op, const Launch& launch) {
   ONEPASS_CALL(batch_norm_backward(op, launch));
 }
 
+void dropout(const DropoutCall& op, const Launch& launch) { ONEPASS_CALL(dropout(op, launch)); }
+
 }  // namespace onepass::cpu

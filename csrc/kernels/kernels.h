@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/batch_norm.h"
+#include "kernels/dropout.h"
 #include "loops/leaves.h"
 #include "loops/tail.h"
 #include "loops/tensor_list.h"
@@ -108,6 +109,9 @@ struct Decision {
 #define ONEPASS_DECLARE_BATCH_NORM_BACKWARD \
   void batch_norm_backward(const BatchNorm& op, const Launch& launch)
 
+// y from x and the residual; fills places.table where there is one.
+#define ONEPASS_DECLARE_DROPOUT void dropout(const DropoutCall& op, const Launch& launch)
+
 #define ONEPASS_DECLARE_CPU_KERNELS     \
   ONEPASS_DECLARE_SGD;                  \
   ONEPASS_DECLARE_ADAM;                 \
@@ -119,7 +123,8 @@ struct Decision {
   ONEPASS_DECLARE_STREAM;               \
   ONEPASS_DECLARE_BATCH_NORM_FORWARD;   \
   ONEPASS_DECLARE_BATCH_NORM_INFERENCE; \
-  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
+  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;  \
+  ONEPASS_DECLARE_DROPOUT;
 
 namespace baseline {
 ONEPASS_DECLARE_CPU_KERNELS
@@ -145,6 +150,7 @@ ONEPASS_DECLARE_GATHER_STATISTICS;
 ONEPASS_DECLARE_BATCH_NORM_FORWARD;
 ONEPASS_DECLARE_BATCH_NORM_INFERENCE;
 ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
+ONEPASS_DECLARE_DROPOUT;
 // Doubles of workspace for a tensor of this shape.
 int64_t batch_norm_workspace(const ChannelShape& shape);
 // *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.

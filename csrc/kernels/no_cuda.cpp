@@ -28,6 +28,7 @@ void increment(float* const*, int64_t, const StepControl*, const Launch&) { miss
 void batch_norm_forward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
 void batch_norm_inference(const BatchNorm&, const Launch&) { missing("batch_norm"); }
 void batch_norm_backward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
+void dropout(const DropoutCall&, const Launch&) { missing("dropout"); }
 int64_t batch_norm_workspace(const ChannelShape&) { missing("batch_norm"); }
 
 }  // namespace onepass::cuda

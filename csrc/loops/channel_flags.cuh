@@ -4,7 +4,7 @@
 
 #include "core/kernel_compat.cuh"
 #include "loops/channel_shape.h"
-#include "math/dropout.h"
+#include "loops/kept_packs.cuh"
 
 namespace onepass::gpu {
 
@@ -18,20 +18,6 @@ struct Passing {
   __host__ __device__ bool asks() const { return drops || mask; }
   __host__ __device__ double scale() const { return drops ? dropout.scale : 1; }
 
-  // Of the elements of one block of draws.
-  static __device__ uint32_t draw_block(const math::Dropout& seeded, uint64_t block) {
-    const PhiloxWords draws = seeded.draws(block);
-    uint32_t kept = 0;
-#pragma unroll
-    for (int k = 0; k < math::kDrawsPerBlock; ++k) {
-      const uint32_t draw = math::Dropout::lane(draws, k);
-      bool keeps = seeded.keeps(draw);
-      if (seeded.is_tie(draw)) keeps = seeded.keeps_element(block * math::kDrawsPerBlock + uint64_t(k));
-      kept |= uint32_t(keeps) << k;
-    }
-    return kept;
-  }
-
   __device__ uint32_t kept(int64_t index, int n) const {
     math::Dropout seeded = dropout;
     if (device_seed) seeded.seed = uint64_t(*device_seed);
@@ -43,11 +29,12 @@ struct Passing {
       }
       return bits;
     }
-    const uint64_t block = uint64_t(index) / 8;
-    const int skip = int(index % 8);
-    uint32_t bits = draw_block(seeded, block) >> skip;
-    if (skip + n > 8) bits |= draw_block(seeded, block + 1) << (8 - skip);
-    return bits;
+    constexpr int kEach = math::kDrawsPerBlock;
+    const uint64_t block = uint64_t(index) / kEach;
+    const int skip = int(index % kEach);
+    uint32_t bits = kept_of_block(seeded, block) >> skip;
+    if (skip + n > kEach) bits |= kept_of_block(seeded, block + 1) << (kEach - skip);
+    return bits & 0xffu;
   }
 
   __device__ uint32_t bits(int64_t index, int n) const {

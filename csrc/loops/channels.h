@@ -9,43 +9,14 @@
 // taken at once, and the second walk goes backwards: the last that was read is still in the cache.
 #pragma once
 
-#include "core/parallel.h"
 #include "loops/channel_reduce_last.h"
 #include "loops/channel_walk.h"
+#include "loops/units.h"
 
 namespace onepass::ONEPASS_ISA {
 
-constexpr int64_t kMinElementsPerThread = 16 * 1024;
 constexpr int64_t kTicketElements = 32 * 1024;  // of the second walk
 static_assert(kTicketElements % kChannelRow == 0 && kChannelRow % 8 == 0);
-
-template <class Unit>
-struct UnitWork {
-  const Unit& unit;
-  int64_t count;
-  int64_t next;
-
-  static void run(void* self) {
-    UnitWork& work = *static_cast<UnitWork*>(self);
-    while (true) {
-      const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-      if (i >= work.count) return stream_fence();
-      work.unit(i);
-    }
-  }
-};
-
-// unit(0) .. unit(count - 1), in no order.
-template <class Unit>
-inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
-  UnitWork<Unit> work{unit, count, 0};
-  parallel_run(threads < count ? threads : int(count), work.run, &work);
-}
-
-inline int threads_for(const ChannelShape& shape, int threads) {
-  const int64_t most = shape.numel() / kMinElementsPerThread + 1;
-  return threads < most ? threads : int(most);
-}
 
 // Channels that are taken at a time, from `begin` to `end`.
 struct Slab {

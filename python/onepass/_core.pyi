@@ -142,5 +142,20 @@ def batch_norm_backward(
 def batch_norm_workspace(x: torch.Tensor, threads: int) -> int:
     """Elements of the float64 tensor in which forward and backward work."""
 
+def dropout(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    residual: torch.Tensor | None,
+    p: float,
+    scaling: str,
+    gradient: bool,
+    seed: int | torch.Tensor,
+    planes: bool,
+    shared: bool,
+    table: torch.Tensor | None,
+    threads: int,
+) -> None:
+    """Writes y, which may be x. table: a byte for each draw, where several elements share one."""
+
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -1,13 +1,10 @@
-"""Batch normalisation and its dropout mask in numpy, float64, from the formulas of docs/batch_norm.md."""
+"""Batch normalisation in numpy, float64, from the formulas of docs/batch_norm.md."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 class Forward(NamedTuple):
@@ -84,38 +81,3 @@ def backward(
         count = x.size // x.shape[1]
         dx = dz - _per_channel(dbias / count, x) - normalised * _per_channel(dweight / count, x)
     return Gradients(dx * _per_channel(weight * invstd, x), dweight, dbias, dz)
-
-
-def philox(counters: np.ndarray, key: int) -> np.ndarray:
-    """Philox4x32-10 (Salmon et al. 2011) of counters of shape (n, 4), uint32 words; a block each."""
-    words = [counters[:, k].astype(np.uint64) for k in range(4)]
-    keys = [key & 0xFFFFFFFF, key >> 32]
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        first, second = (words[2 * k] * np.uint64(_MULTIPLIERS[k]) for k in range(2))
-        words = [
-            (second >> np.uint64(32)) ^ words[1] ^ np.uint64(keys[0]),
-            second & low,
-            (first >> np.uint64(32)) ^ words[3] ^ np.uint64(keys[1]),
-            first & low,
-        ]
-        keys = [(k + w) & 0xFFFFFFFF for k, w in zip(keys, _WEYL, strict=True)]
-    return np.stack(words, 1).astype(np.uint32)
-
-
-def dropped(shape: tuple[int, ...], p: float, seed: int) -> np.ndarray:
-    """True where an element is dropped: element i has the 16 bits i % 8 of block i / 8, and as many for a tie."""
-    numel = int(np.prod(shape))
-    blocks = np.arange((numel + 7) // 8, dtype=np.uint64)
-
-    def lanes(word3: int) -> np.ndarray:
-        counters = np.zeros((blocks.size, 4), np.uint32)
-        counters[:, 0], counters[:, 1] = blocks & np.uint64(0xFFFFFFFF), blocks >> np.uint64(32)
-        counters[:, 3] = word3
-        words = philox(counters, seed)
-        return np.stack([words & 0xFFFF, words >> 16], 2).reshape(-1)[:numel]
-
-    threshold = int(p * 2**32)
-    high, low = threshold >> 16, threshold & 0xFFFF
-    first = lanes(0)
-    return ((first < high) | ((first == high) & (lanes(1) < low))).reshape(shape)

@@ -9,5 +9,6 @@ OPS = {
     "optim": "onepass.bench.optim",
     "tail": "onepass.bench.tail",
     "batch_norm": "onepass.bench.batch_norm",
+    "dropout": "onepass.bench.dropout",
     "schedule": "onepass.bench.schedule",
 }

@@ -67,7 +67,7 @@ def demo(
         str,
         typer.Option(
             parser=one_of("layers", LAYERS),
-            help="Layers of the network of ours: torch, or onepass (batch norm and ReLU as one).",
+            help="Layers of the network of ours: torch, or onepass (batch norm with ReLU, dropout).",
             metavar="NAME",
         ),
     ] = "torch",

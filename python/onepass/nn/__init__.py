@@ -3,6 +3,25 @@
 from onepass.nn import functional
 from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from onepass.nn.convert import Conversion, convert
+from onepass.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from onepass.nn.fold import fold
+from onepass.nn.mc_dropout import Prediction, mc_dropout, mc_predict
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conversion", "convert", "fold", "functional"]
+__all__ = [
+    "AlphaDropout",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Conversion",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
+    "Prediction",
+    "convert",
+    "fold",
+    "functional",
+    "mc_dropout",
+    "mc_predict",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 __all__ = ["seed_for"]
@@ -60,6 +61,13 @@ def _draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _fake(like: Tensor) -> Tensor:
+    # Runs when a compiler looks at the operator.
+    budget = getattr(torch._functorch.config, "activation_memory_budget", 1)
+    if budget < 1 and torch.is_grad_enabled():
+        raise RuntimeError(
+            "onepass: dropout must get its seed by seed= under torch.compile with activation_memory_budget "
+            f"below 1, got {budget}: the backward pass might draw another one (pytorch/pytorch#190758)"
+        )
     return torch.empty(1, dtype=torch.int64, device=like.device)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from onepass.nn._batch_norm import batch_norm
+from onepass.nn._dropout import dropout
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -19,6 +20,8 @@ class FusedBatchNorm(_BatchNorm):
 
     activation: str | None = None
     dropout: float = 0.0
+    # `mc_dropout` sets it: the next seed of the network that is being sampled.
+    _thinned: Callable[[torch.nn.Module], int] | None = None
 
     def __init__(
         self,
@@ -88,6 +91,10 @@ class FusedBatchNorm(_BatchNorm):
         if count is not None:
             # After all checks: a rejected batch is not counted.
             count.add_(1)
+        if self._thinned is not None:
+            return dropout(
+                "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True
+            )
         return output
 
     def extra_repr(self) -> str:

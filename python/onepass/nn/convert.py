@@ -1,4 +1,4 @@
-"""Makes the batch norms of a model ours, and back."""
+"""Makes the batch norms and dropouts of a model ours, and back."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from onepass.nn.batch_norm import OURS, FusedBatchNorm
+from onepass.nn import batch_norm, dropout
+from onepass.nn.batch_norm import FusedBatchNorm
+from onepass.nn.dropout import DropoutModule
 
 __all__ = ["Conversion", "Entry", "convert"]
+
+_OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS}
 
 # Hooks that see an input or output of the module or of its backward pass.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Entry(NamedTuple):
-    """What became of one batch norm, or of a ReLU that one took over."""
+    """What became of one batch norm or dropout, or of a ReLU that a batch norm took over."""
 
     name: str
     """Of the module in the model, as ``named_modules()`` tells it."""
@@ -49,14 +54,14 @@ class Conversion:
             raise RuntimeError("revert: the conversion must not have been reverted before, got a second call")
         for module, kind in self._modules:
             module.__class__ = kind
-            for option in ("activation", "dropout"):
+            for option in ("activation", "dropout", "scaling"):
                 module.__dict__.pop(option, None)
         self._modules.clear()
 
     def __str__(self) -> str:
         """The table as text, a line a module."""
         if not self.table:
-            return "no batch norm"
+            return "no batch norm or dropout"
         widths = [max(len(entry[column]) for entry in self.table) for column in range(3)]
         return "\n".join(
             "  ".join([*map(str.ljust, entry[:3], widths), entry.note]).rstrip() for entry in self.table
@@ -64,15 +69,17 @@ class Conversion:
 
 
 def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
-    """Makes torch's batch norms in a model ours, in place.
+    """Makes torch's batch norms and dropouts in a model ours, in place.
 
     A module keeps its identity and all it has: parameters, buffers, hooks, training flag, attributes. Only
     its class changes, so optimizers, references and state dicts are as before. Exact instances of
-    torch.nn.BatchNorm1d, 2d and 3d are replaced. SyncBatchNorm, lazy modules before their first batch, subclasses
-    (whose behaviour is not known here) and modules with a forward of their own are left alone and listed.
+    torch.nn.BatchNorm1d, 2d and 3d, Dropout, Dropout1d, 2d and 3d, AlphaDropout and FeatureAlphaDropout are
+    replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose behaviour is not known here)
+    and modules with a forward of their own are left alone and listed. Dropouts then draw other masks for the same
+    seed.
 
     Args:
-        model: Any module, also a batch norm itself.
+        model: Any module, also a batch norm or dropout itself.
         fuse_relu: Let a batch norm apply the ReLU that follows it, where that can be told from the modules: both
             are neighbours in an nn.Sequential that runs them in turn, each is used at that place alone, and
             neither has hooks. The ReLU becomes an nn.Identity. Code that runs a part of the Sequential by
@@ -88,15 +95,15 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     followers = dict(_followers(model)) if fuse_relu else {}
     names = {id(module): name for name, module in model.named_modules()}
     for name, module in model.named_modules():
-        if not isinstance(module, _BatchNorm):
+        if not isinstance(module, (_BatchNorm, _DropoutNd)):
             continue
-        kind = type(module)
+        kind: type[nn.Module] = type(module)
         reason = _why_left(module)
         if reason:
             result.table.append(Entry(name, kind.__name__, "left", reason))
             continue
         result._modules.append((module, kind))
-        module.__class__ = OURS[kind]
+        module.__class__ = cast(Any, _OURS[kind])
         relu = followers.get(id(module))
         if relu is None:
             result.table.append(Entry(name, kind.__name__, "replaced", ""))
@@ -114,11 +121,12 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
 
 
 def _why_left(module: nn.Module) -> str:
-    """Why a batch norm is not replaced; empty if it is."""
-    if isinstance(module, FusedBatchNorm):
+    """Why a batch norm or dropout is not replaced; empty if it is."""
+    if isinstance(module, (FusedBatchNorm, DropoutModule)):
         return "is of onepass already"
-    if type(module) not in OURS:
-        return "is not exactly torch's BatchNorm1d, 2d or 3d"
+    if type(module) not in _OURS:
+        kinds = dropout.OURS if isinstance(module, _DropoutNd) else batch_norm.OURS
+        return f"is not exactly torch's {', '.join(kind.__name__ for kind in kinds)}"
     if "forward" in module.__dict__:
         return "has a forward of its own"
     return ""

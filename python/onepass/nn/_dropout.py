@@ -1,0 +1,222 @@
+"""Dropout on the kernel: checks, layouts, allocation, derivative.
+
+Eager calls run the core from a torch.autograd.Function. Everything else (torch.compile, fake tensors, subclasses,
+modes) takes the operator of _dropout_ops.py, which is the same code. The derivative is the same operation again,
+on the gradient: all that is kept is the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
+
+from onepass import _native
+from onepass.nn import _random
+
+__all__ = ["How", "dropout", "is_plain", "run"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class How(NamedTuple):
+    """What is done to elements, and which of them share a draw."""
+
+    p: float
+    scaling: str
+    """``"inverted"``, ``"test_time"``, ``"alpha"``."""
+    gradient: bool
+    """Of the result by the input, in place of the result."""
+    planes: bool
+    """One draw for all of input[n, c]."""
+    shared: bool
+    """The draws of input[0] for all other input[n]."""
+
+
+def dropout(
+    function: str,
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None = None,
+    planes: bool = False,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    shared: bool = False,
+) -> Tensor:
+    """What all functions and modules have in common; scaling may be ``"alpha"``."""
+    _check(function, input, p, inplace, scaling, residual)
+    if not training or p == 0 or input.numel() == 0:
+        return _idle(input, p, training, inplace, scaling, residual)
+    how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+        output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
+        return input.copy_(output) if inplace else output
+    plain = not compiling and is_plain(input) and is_plain(residual)
+    if type(seed) is not int or generator is not None or not plain or not 0 <= seed < 2**64:
+        seed = _random.seed_for(function, input, generator, seed)
+    if not plain:
+        output = cast(Tensor, torch.ops.onepass.dropout(input, residual, seed, *how))
+        return input.copy_(output) if inplace else output
+    direct = inplace and can_walk(input, how)
+    if torch.is_grad_enabled() and (input.requires_grad or (residual is not None and residual.requires_grad)):
+        output = _apply(input, residual, seed, how, direct)
+    else:
+        output = run(input, residual, seed, how, direct)
+        if direct and not input.is_inference():
+            torch.autograd.graph.increment_version(input)
+    return input.copy_(output) if inplace and not direct else output
+
+
+def is_plain(tensor: Tensor | None) -> bool:
+    """True if the core may be called, False if the dispatcher has a say: a subclass, a mode, another device."""
+    return tensor is None or (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and (tensor.is_cpu or tensor.is_cuda)
+    )
+
+
+def run(input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, inplace: bool = False) -> Tensor:
+    """Runs the kernel on plain tensors; the result lies as `walkable` makes the input lie."""
+    p, scaling, gradient, planes, shared = how
+    input = walkable(input, how)
+    output = input if inplace else torch.empty_like(input)
+    if residual is not None and residual.stride() != input.stride():
+        residual = torch.empty_like(input).copy_(residual)
+    table = None
+    if planes or shared:
+        table = torch.empty(_draws(input, planes, shared), dtype=torch.uint8, device=input.device)
+    # By position, in the order of the stub: names cost a microsecond.
+    _native.core.dropout(
+        input,
+        output,
+        residual,
+        p,
+        scaling,
+        gradient,
+        seed,
+        planes,
+        shared,
+        table,
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def can_walk(input: Tensor, how: How) -> bool:
+    """Whether the kernel takes the input as it lies in memory."""
+    if input.is_contiguous():
+        return True
+    if how.shared and not how.planes:
+        return False
+    # Channels last in any number of dimensions.
+    if input.dim() > 2 and input.movedim(1, -1).is_contiguous():
+        return True
+    return not how.planes and input.dim() >= 2 and input.transpose(-1, -2).is_contiguous()
+
+
+def walkable(input: Tensor, how: How) -> Tensor:
+    """The input itself if the kernel takes it as it lies in memory, else a contiguous copy."""
+    return input if can_walk(input, how) else input.contiguous()
+
+
+def _draws(input: Tensor, planes: bool, shared: bool) -> int:
+    examples = 1 if shared else input.shape[0]
+    return examples * (input.shape[1] if planes else input.numel() // input.shape[0])
+
+
+class DropoutFunction(torch.autograd.Function):
+    """Eager calls on plain tensors."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, inplace: bool
+    ) -> Tensor:
+        """Runs the kernel."""
+        if isinstance(seed, Tensor):
+            ctx.save_for_backward(seed)
+        ctx.seed, ctx.how = None if isinstance(seed, Tensor) else seed, how._replace(gradient=True)
+        ctx.set_materialize_grads(False)
+        if inplace:
+            ctx.mark_dirty(input)
+        return run(input, residual, seed, how, inplace)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> Any:
+        """Gradients of all arguments."""
+        if grad is None:
+            return None, None, None, None, None
+        seed = ctx.saved_tensors[0] if ctx.seed is None else ctx.seed
+        dx = differentiate(grad, seed, ctx.how) if ctx.needs_input_grad[0] else None
+        return dx, grad if ctx.needs_input_grad[1] else None, None, None, None
+
+
+_apply: Callable[..., Tensor] = DropoutFunction.apply
+
+
+def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
+    """The gradient of the input, itself differentiable where that is asked for."""
+    if is_plain(grad) and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and grad.requires_grad:
+            return _apply(grad, None, seed, how, False)
+        return run(grad, None, seed, how)
+    if not isinstance(seed, Tensor):
+        seed = _random.seed_for("dropout", grad, None, seed)
+    return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
+
+
+def _check(function: str, input: Tensor, p: float, inplace: bool, scaling: str, residual: Tensor | None) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{function}: p must be at least 0 and at most 1, got {p}")
+    if scaling not in ("inverted", "test_time", "alpha"):
+        raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
+    if input.dtype not in _DTYPES:
+        names = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"
+        raise TypeError(f"{function}: input must be {names}, got {input.dtype}")
+    if residual is not None:
+        if residual.dtype != input.dtype:
+            raise TypeError(f"{function}: residual must be {input.dtype} like input, got {residual.dtype}")
+        if residual.shape != input.shape or residual.device != input.device:
+            raise ValueError(
+                f"{function}: residual must have input's shape {tuple(input.shape)} on {input.device}, "
+                f"got {tuple(residual.shape)} on {residual.device}"
+            )
+    if inplace and input.requires_grad and input.is_leaf and torch.is_grad_enabled():
+        # Before the kernel has changed it; autograd would say so afterwards.
+        raise RuntimeError(f"{function}: input must not be a leaf that requires grad with inplace=True, got one")
+
+
+def _idle(input: Tensor, p: float, training: bool, inplace: bool, scaling: str, residual: Tensor | None) -> Tensor:
+    """What is done where nothing is dropped."""
+    output = input
+    if scaling == "test_time" and not training and p > 0:
+        output = output.mul_(1 - p) if inplace else output * (1 - p)
+    if residual is None:
+        return output
+    return output.add_(residual) if inplace else output + residual
+
+
+def _composed(input: Tensor, residual: Tensor | None, how: How, seed: Tensor) -> Tensor:
+    """The result by torch's operations, which torch.func and forward mode can differentiate.
+
+    Under vmap all that is mapped over has one mask, as with torch's randomness="same"; with another randomness
+    seed_for has raised.
+    """
+    number = int(seed) % 2**64
+    # The kernel reads memory, which tensors made within a transform hide.
+    with temporarily_clear_interpreter_stack():
+        ones = torch.ones(input.shape, dtype=input.dtype, device=input.device)
+        slope = run(ones, None, number, how._replace(gradient=True))
+        value = run(ones, None, number, how)
+    output = torch.where(slope != 0, input * slope, 0)
+    if how.scaling == "alpha":
+        output = output + (value - slope)
+    return output if residual is None else output + residual

@@ -1,0 +1,49 @@
+"""Dropout as an operator of torch.library: for torch.compile, fake tensors, subclasses and modes.
+
+Its seed is an argument, so that it is a plain function which compilers may run twice or in another order: the
+only thing they must not do twice is to draw the seed (_random.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from onepass.nn._dropout import How, differentiate, run, walkable
+
+# torch gives these methods no types.
+_torch_library = cast(Any, torch.library)
+_library = _torch_library.Library("onepass", "FRAGMENT")
+
+_library.define(
+    "dropout(Tensor input, Tensor? residual, Tensor seed, float p, str scaling, bool gradient, bool planes, "
+    "bool shared) -> Tensor"
+)
+
+
+def _forward(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:
+    return run(input, residual, seed, How(*how))
+
+
+def _fake(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:
+    return torch.empty_like(walkable(input, How(*how)))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, _, seed, *how = inputs
+    ctx.save_for_backward(seed)
+    ctx.how = How(*how)._replace(gradient=True)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (seed,) = ctx.saved_tensors
+    dx = differentiate(grad, seed, ctx.how) if ctx.needs_input_grad[0] else None
+    return (dx, grad if ctx.needs_input_grad[1] else None, *(None,) * 6)
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("dropout", _forward, _device)
+_library._register_fake("dropout", _fake)
+_torch_library.register_autograd("onepass::dropout", _differentiate, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,157 @@
+"""What dropout refuses, and with which words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import onepass.nn.functional as ours
+from onepass import _native
+
+
+def rejected(function: str, *args, **kwargs):
+    return lambda: getattr(ours, function)(*args, **kwargs)
+
+
+X = torch.ones(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (rejected("dropout", X, -0.1), ValueError, "dropout: p must be at least 0 and at most 1, got -0.1"),
+        (rejected("dropout", X, float("nan")), ValueError, "dropout: p must be at least 0 and at most 1, got nan"),
+        (rejected("dropout", X, 1.5, False), ValueError, "dropout: p must be at least 0 and at most 1, got 1.5"),
+        (
+            rejected("dropout", X.int()),
+            TypeError,
+            "dropout: input must be torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
+            "got torch.int32",
+        ),
+        (
+            rejected("dropout", X, scaling="none"),
+            ValueError,
+            "dropout: scaling must be 'inverted' or 'test_time', got 'none'",
+        ),
+        (
+            rejected("dropout", X, residual=X.double()),
+            TypeError,
+            "dropout: residual must be torch.float32 like input, got torch.float64",
+        ),
+        (
+            rejected("dropout", X, False, residual=X[:2]),
+            ValueError,
+            "dropout: residual must have input's shape (4, 3) on cpu, got (2, 3) on cpu",
+        ),
+        (
+            rejected("dropout", X, generator=torch.Generator(), seed=1),
+            ValueError,
+            "dropout: one of generator and seed must be None, got both",
+        ),
+        (rejected("dropout", X, seed=-1), ValueError, "dropout: seed must be at least 0 and below 2**64, got -1"),
+        (
+            rejected("dropout", X, seed=1.5),
+            TypeError,
+            "dropout: seed must be an int or an int64 tensor, got 1.5",
+        ),
+        (rejected("dropout1d", X[0]), ValueError, "dropout1d: input must have 2 or 3 dimensions, got 1"),
+        (rejected("dropout2d", X), ValueError, "dropout2d: input must have 3 or 4 dimensions, got 2"),
+        (rejected("dropout3d", X), ValueError, "dropout3d: input must have 4 or 5 dimensions, got 2"),
+        (
+            rejected("feature_alpha_dropout", X[0], training=True),
+            ValueError,
+            "feature_alpha_dropout: input must have at least 2 dimensions, got 1",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_errors(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"x": torch.ones(4, dtype=torch.int32)}, TypeError, "dropout: x must be torch.float32, torch.float64"),
+        ({"y": torch.ones(5)}, ValueError, "dropout: y must have input's shape (4, 3), got (5,)"),
+        ({"y": torch.ones(3, 4).t()}, ValueError, "dropout: y must have input's strides, got other ones"),
+        (
+            {"y": torch.ones(4, 3).double()},
+            TypeError,
+            "dropout: y must be torch.float32 like input, got torch.float64",
+        ),
+        (
+            {"x": torch.ones(4, 6)[:, ::2]},
+            ValueError,
+            "dropout: x must be contiguous or channels last, got strides",
+        ),
+        ({"p": 2.0}, ValueError, "dropout: p must be from 0 to 1, got 2"),
+        ({"scaling": "x"}, ValueError, 'dropout: scaling must be "inverted", "test_time" or "alpha", got "x"'),
+        (
+            {"scaling": "alpha", "residual": torch.ones(4, 3)},
+            ValueError,
+            "dropout: residual must be None with scaling",
+        ),
+        ({"shared": True}, ValueError, "dropout: table must be given if and only if planes or shared is True"),
+        (
+            {"table": torch.ones(3)},
+            ValueError,
+            "dropout: table must be given if and only if planes or shared is True",
+        ),
+        (
+            {"shared": True, "table": torch.ones(3)},
+            TypeError,
+            "dropout: table must be torch.uint8, got torch.float32",
+        ),
+        (
+            {"shared": True, "table": torch.ones(2, dtype=torch.uint8)},
+            ValueError,
+            "dropout: table must be dense and have 3 elements, got 2",
+        ),
+        (
+            {"planes": True, "x": torch.ones(3), "y": torch.ones(3)},
+            ValueError,
+            "dropout: x must have at least 2 dim",
+        ),
+        (
+            {"shared": True, "x": torch.ones(()), "y": torch.ones(())},
+            ValueError,
+            "dropout: x must have a dimension",
+        ),
+        (
+            {"seed": torch.ones(2, dtype=torch.int64)},
+            ValueError,
+            "dropout: seed must be dense and have 1 element, got 2",
+        ),
+    ],
+    ids=str,
+)
+def test_errors_of_the_core(changes, error, message):
+    call = {
+        "x": torch.ones(4, 3),
+        "y": torch.ones(4, 3),
+        "residual": None,
+        "p": 0.5,
+        "scaling": "inverted",
+        "gradient": False,
+        "seed": 1,
+        "planes": False,
+        "shared": False,
+        "table": None,
+        "threads": 1,
+    }
+    with pytest.raises(error) as caught:
+        _native.core.dropout(**{**call, **changes})
+    assert str(caught.value).startswith(message)
+
+
+def test_overlap_is_refused_but_for_in_place():
+    memory = torch.ones(20)
+    with pytest.raises(ValueError, match="dropout: "):
+        _native.core.dropout(memory[:10], memory[5:15], None, 0.5, "inverted", False, 1, False, False, None, 1)
+    with pytest.raises(ValueError, match="dropout: "):
+        _native.core.dropout(
+            memory[:10], memory[10:], memory[5:15], 0.5, "inverted", False, 1, False, False, None, 1
+        )

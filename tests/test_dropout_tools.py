@@ -1,0 +1,46 @@
+"""What `onepass bench dropout` and `onepass parity dropout` measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from onepass.bench import dropout as bench
+from onepass.bench import harness
+from onepass.parity import dropout as parity
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("work", bench.WORKS, ids=lambda work: work.name)
+def test_competitors_compute_the_same(work):
+    """With nothing dropped; the masks are each one's own."""
+    shape = (3, 5, 4, 4) if len(work.shape) == 4 else (6, 5)
+    small = bench.Work(**{**vars(work), "shape": shape, "p": 0.0})
+    tensors = bench._Tensors(small, CPU)
+    for mine, theirs in zip(*(tensors.step(f)() for f in (tensors.ours, tensors.torchs)), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_case_is_timed_with_its_bytes_kept():
+    work = bench.Work("small", (400, 8), residual=True)
+    result = harness.measure(bench._case(work, CPU), 2, CPU)
+    assert result.bytes_moved == 5 * 400 * 8 * 4
+    assert result.times.keys() == {"ours", "torch", "stream"}
+    assert result.notes == ["kept for backward: ours 8 bytes in all, torch 4 bytes per element"]
+
+
+def test_cases_without_bytes():
+    cases = {case.name: case for case in bench.cases(CPU)}
+    for name in ("overhead-train", "overhead-eval"):
+        assert cases[name].bytes_moved is None
+        for step in cases[name].setup().values():
+            step()
+    assert cases["forward-bfloat16-beside-float32-p0.1"].bytes_moved is None
+
+
+def test_parity_rows():
+    rows = list(parity.rows([torch.float32, torch.bfloat16], 1, CPU))
+    assert all(row.ok for row in rows)
+    assert {row.rule for row in rows} == {"dropout", "dropout2d", "alpha_dropout"}
+    assert {row.tensor for row in rows} == {"y", "dx"}
