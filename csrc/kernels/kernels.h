@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/batch_norm.h"
+#include "kernels/cross_entropy.h"
 #include "loops/leaves.h"
 #include "loops/tail.h"
 #include "loops/tensor_list.h"
@@ -108,6 +109,16 @@ struct Decision {
 #define ONEPASS_DECLARE_BATCH_NORM_BACKWARD \
   void batch_norm_backward(const BatchNorm& op, const Launch& launch)
 
+// Writes loss, max, rest and totals. With a *bad_row everything written is rubbish.
+#define ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD \
+  void cross_entropy_forward(const CrossEntropy& op, const Launch& launch)
+// Writes dx from x, labels, grad, max, rest and totals.
+#define ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD \
+  void cross_entropy_backward(const CrossEntropy& op, const Launch& launch)
+// y[i] = e^x[i]: the exponential that the loss is made of, for tests. float, or double.
+#define ONEPASS_DECLARE_EXPONENTIAL \
+  void exponential(DType dtype, const void* x, void* y, int64_t n, const Launch& launch)
+
 #define ONEPASS_DECLARE_CPU_KERNELS     \
   ONEPASS_DECLARE_SGD;                  \
   ONEPASS_DECLARE_ADAM;                 \
@@ -119,7 +130,10 @@ struct Decision {
   ONEPASS_DECLARE_STREAM;               \
   ONEPASS_DECLARE_BATCH_NORM_FORWARD;   \
   ONEPASS_DECLARE_BATCH_NORM_INFERENCE; \
-  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
+  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;  \
+  ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD; \
+  ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD; \
+  ONEPASS_DECLARE_EXPONENTIAL;
 
 namespace baseline {
 ONEPASS_DECLARE_CPU_KERNELS
@@ -145,6 +159,11 @@ ONEPASS_DECLARE_GATHER_STATISTICS;
 ONEPASS_DECLARE_BATCH_NORM_FORWARD;
 ONEPASS_DECLARE_BATCH_NORM_INFERENCE;
 ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
+ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD;
+ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD;
+ONEPASS_DECLARE_EXPONENTIAL;
+// Doubles of workspace for logits of this shape.
+int64_t cross_entropy_workspace(const ClassShape& shape);
 // Doubles of workspace for a tensor of this shape.
 int64_t batch_norm_workspace(const ChannelShape& shape);
 // *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.

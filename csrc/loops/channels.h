@@ -10,8 +10,8 @@
 // took 1.2 times as long, and for 256 channels as long.
 #pragma once
 
-#include "core/parallel.h"
 #include "loops/channel_reduce_last.h"
+#include "loops/units.h"
 #include "math/batch_norm.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -76,29 +76,6 @@ struct Span {
     }
   }
 };
-
-template <class Unit>
-struct UnitWork {
-  const Unit& unit;
-  int64_t count;
-  int64_t next;
-
-  static void run(void* self) {
-    UnitWork& work = *static_cast<UnitWork*>(self);
-    while (true) {
-      const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-      if (i >= work.count) return stream_fence();
-      work.unit(i);
-    }
-  }
-};
-
-// unit(0) .. unit(count - 1), in no order.
-template <class Unit>
-inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
-  UnitWork<Unit> work{unit, count, 0};
-  parallel_run(threads < count ? threads : int(count), work.run, &work);
-}
 
 inline int threads_for(const ChannelShape& shape, int threads) {
   const int64_t most = shape.numel() / kMinElementsPerThread + 1;

@@ -4,5 +4,16 @@ from onepass.nn import functional
 from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from onepass.nn.convert import Conversion, convert
 from onepass.nn.fold import fold
+from onepass.nn.loss import CrossEntropyLoss, LossStatistics
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conversion", "convert", "fold", "functional"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Conversion",
+    "CrossEntropyLoss",
+    "LossStatistics",
+    "convert",
+    "fold",
+    "functional",
+]
