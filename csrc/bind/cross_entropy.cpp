@@ -1,4 +1,5 @@
-// cross_entropy.cpp - the binding of the cross-entropy loss: forward, backward, and its exponential for tests.
+// cross_entropy.cpp - the binding of the cross-entropy loss: forward, backward, and its exponential for
+// tests.
 
 #include <pybind11/stl.h>
 
@@ -35,9 +36,7 @@ class Call {
   CrossEntropy& op() { return op_; }
   bool cuda() const { return uses_cuda_kernels(x_.device); }
   int64_t rows() const { return op_.shape.rows(); }
-  const char* arithmetic() const {
-    return op_.dtype == DType::kFloat64 ? "torch.float64" : "torch.float32";
-  }
+  const char* arithmetic() const { return op_.dtype == DType::kFloat64 ? "torch.float64" : "torch.float32"; }
   Launch launch(int threads) { return launch_on(x_.device, threads, reader_); }
   void check_overlap() {
     overlap_.add(x_, x_.numel * size_of(op_.dtype), false, name("x"));
@@ -239,8 +238,8 @@ void exponential(const py::object& x, const py::object& y, int threads) {
            "exponential: x and y must be dense and of one size, got ", from.numel, " and ", to.numel);
   const Launch launch = launch_on(from.device, threads, reader);
   py::gil_scoped_release release;
-  (uses_cuda_kernels(from.device) ? cuda::exponential : cpu::exponential)(dtype, from.data, to.data, from.numel,
-                                                                          launch);
+  (uses_cuda_kernels(from.device) ? cuda::exponential : cpu::exponential)(dtype, from.data, to.data,
+                                                                          from.numel, launch);
 }
 
 }  // namespace

@@ -48,15 +48,24 @@ struct LeafBuffers {
   alignas(64) T work[kClassLeaf];
 };
 
+// The logit around which the sums of a row are formed.
+template <class T>
+T shift_of_row(const CrossEntropy& op, int64_t row, LeafBuffers<T>& b) {
+  const int64_t n = op.shape.classes < kClassLeaf ? op.shape.classes : kClassLeaf;
+  return largest_class(read_row(op.dtype, op.x, op.shape.index(row, 0), n, b.x), n);
+}
+
 template <class T, Share kShare, bool kSpread>
-LeafSums<T> leaf_sums(const CrossEntropy& op, int64_t row, int64_t label, int64_t leaf, LeafBuffers<T>& b) {
+LeafSums<T> leaf_sums(const CrossEntropy& op, T shift, int64_t row, int64_t label, int64_t leaf,
+                      LeafBuffers<T>& b) {
   const int64_t c = leaf * kClassLeaf, rest = op.shape.classes - c, n = rest < kClassLeaf ? rest : kClassLeaf;
   const T* x = read_row(op.dtype, op.x, op.shape.index(row, c), n, b.x);
   const T* w = kShare == Share::kGiven ? leaf_weights(op, row, c, n, b.w, b.work) : x;
-  return reduce_leaf<T, kShare, kSpread>(x, w, n, label - c);
+  return reduce_leaf<T, kShare, kSpread>(shift, x, w, n, label - c);
 }
 
-// Stores what follows from the sums of a row, and adds it to the totals. best: the class with the largest logit.
+// Stores what follows from the sums of a row, and adds it to the totals. best: the class with the largest
+// logit.
 template <class T, class Best>
 void finish_row(const Rows<T>& rows, int64_t r, RowLabels<T> labels, const LeafSums<T>& sums,
                 const UnitTotals& totals, const Best& best) {
@@ -71,7 +80,8 @@ void finish_row(const Rows<T>& rows, int64_t r, RowLabels<T> labels, const LeafS
     const T x_u = labels.second >= 0 ? rows.logit(r, labels.second) : sums.max;
     if (!has_label) labels.target = math::RowTarget<T>::of_probabilities(T(sums.weight));
     const auto row = math::RowSoftmax<T>::make(sums.max, T(sums.rest), x_t, has_label);
-    loss = math::row_loss(row, labels.target, x_t, x_u, T(sums.distance), T(sums.weight), T(op.options.z_loss));
+    loss =
+        math::row_loss(row, labels.target, x_t, x_u, T(sums.distance), T(sums.weight), T(op.options.z_loss));
     totals.add_loss(double(loss), double(labels.target.weight));
     if (totals.statistics) {
       totals.add_row(rows.correctness(r, labels, best()), double(row.entropy(T(sums.spread), x_t)),
@@ -123,7 +133,8 @@ void forward_rows(const Rows<T>& rows, int threads) {
     for_each_unit(threads, shape.rows() * leaves, [&](int64_t i) {
       LeafBuffers<T> buffers;
       const int64_t r = i / leaves;
-      parts[i] = leaf_sums<T, kShare, kSpread>(op, r, rows.labels(r).first, i % leaves, buffers);
+      const T shift = shift_of_row(op, r, buffers);
+      parts[i] = leaf_sums<T, kShare, kSpread>(op, shift, r, rows.labels(r).first, i % leaves, buffers);
     });
   }
   for_each_unit(splits ? 1 : threads, shape.units(), [&](int64_t unit) {
@@ -131,9 +142,10 @@ void forward_rows(const Rows<T>& rows, int threads) {
     const UnitTotals totals = totals_of<T>(op, unit);
     const int64_t begin = unit * shape.unit_rows(), end = begin + shape.unit_rows();
     for (int64_t r = begin; r < end && r < shape.rows(); ++r) {
+      const T shift = splits ? T(0) : shift_of_row(op, r, buffers);
       forward_row(rows, r, totals, [&](int64_t row, int64_t label, int64_t leaf) {
         if (splits) return parts[row * leaves + leaf];
-        return leaf_sums<T, kShare, kSpread>(op, row, label, leaf, buffers);
+        return leaf_sums<T, kShare, kSpread>(op, shift, row, label, leaf, buffers);
       });
     }
   });
@@ -145,7 +157,8 @@ void forward_columns(const Rows<T>& rows, int threads) {
   for_each_unit(threads, shape.units(), [&](int64_t unit) {
     TileBuffers<T> buffers;
     const UnitTotals totals = totals_of<T>(rows.op, unit);
-    for_tiles(shape, unit, [&](Tile& tile) { forward_tile<T, kShare, kSpread>(rows, tile, buffers, totals); });
+    for_tiles(shape, unit,
+              [&](Tile& tile) { forward_tile<T, kShare, kSpread>(rows, tile, buffers, totals); });
   });
 }
 
@@ -208,8 +221,8 @@ PreparedRow<T> prepare_row(const Rows<T>& rows, int64_t r) {
 }
 
 template <Share kShare, class T>
-void backward_leaf(const CrossEntropy& op, int64_t r, const PreparedRow<T>& row, int64_t leaf, const Output& dx,
-                   LeafBuffers<T>& b) {
+void backward_leaf(const CrossEntropy& op, int64_t r, const PreparedRow<T>& row, int64_t leaf,
+                   const Output& dx, LeafBuffers<T>& b) {
   const int64_t begin = leaf * kClassLeaf, left = op.shape.classes - begin;
   const int64_t count = left < kClassLeaf ? left : kClassLeaf;
   const T* weights = kShare == Share::kGiven ? leaf_weights(op, r, begin, count, b.w, b.work) : nullptr;
@@ -259,8 +272,10 @@ void backward_columns(const Rows<T>& rows, int threads) {
     TileBuffers<T> b;
     TileGradients<T> gradients;
     for_tiles(op.shape, unit, [&](Tile& tile) {
-      prepare_tile(op, tile, rows, b, gradients);
+      const bool fits = op.shape.classes * tile.stride <= kTileElements;
+      if (!fits) prepare_tile(op, tile, rows, b, gradients);
       for_leaves<kShare>(op, tile, b, [&] {
+        if (fits) prepare_tile(op, tile, rows, b, gradients);
         walk_tile<kShare>(tile, gradients, b.w, b.rows.label, b.x);
         if (b.rows.has_second) add_second(tile, gradients, b.rows.other, b.x);
         store_tile(tile, dx, b.x, b.work);
@@ -310,7 +325,8 @@ ONEPASS_WALK void exponential_row(const T* __restrict x, T* __restrict y, int64_
 }  // namespace
 
 void exponential(DType dtype, const void* x, void* y, int64_t n, const Launch&) {
-  if (dtype == DType::kFloat64) return exponential_row(static_cast<const double*>(x), static_cast<double*>(y), n);
+  if (dtype == DType::kFloat64)
+    return exponential_row(static_cast<const double*>(x), static_cast<double*>(y), n);
   exponential_row(static_cast<const float*>(x), static_cast<float*>(y), n);
 }
 

@@ -1,4 +1,5 @@
-// cross_entropy.h - what the kernels of the cross-entropy loss are given: cross_entropy.cpp and cross_entropy.cu.
+// cross_entropy.h - what the kernels of the cross-entropy loss are given: cross_entropy.cpp and
+// cross_entropy.cu.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +26,9 @@ struct CrossEntropy {
   const void* x = nullptr;          // logits
   const int64_t* target = nullptr;  // a label each row, or probabilities
   const int64_t* second = nullptr;
-  double lam = 1;             // of the first label,
-  const void* lams = nullptr;  // or T, one each sample,
-  int64_t lam_rows = 1;        // which has so many rows
+  double lam = 1;                       // of the first label,
+  const void* lams = nullptr;           // or T, one each sample,
+  int64_t lam_rows = 1;                 // which has so many rows
   const void* probabilities = nullptr;  // lie as x does
   DType probabilities_dtype = DType::kFloat32;
   const void* weight = nullptr;  // one each class
@@ -40,7 +41,7 @@ struct CrossEntropy {
   void* loss = nullptr;  // T: each row's, or one
   void* max = nullptr;   // T each row: written by forward, read by backward
   void* rest = nullptr;
-  void* total = nullptr;  // of the weighted probabilities, likewise
+  void* total = nullptr;     // of the weighted probabilities, likewise
   double* totals = nullptr;  // kTotals of them, likewise
   double* workspace = nullptr;
   int64_t* bad_row = nullptr;  // set to a row whose label is none of the classes; on the CPU alone

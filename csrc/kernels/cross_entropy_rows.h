@@ -1,4 +1,5 @@
-// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know of single rows: labels, results, totals.
+// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know of single rows: labels, results,
+// totals.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -6,19 +7,13 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// The labels of a row, the one that counts more first; -1: none.
-template <class T>
-struct RowLabels {
-  int64_t first = -1, second = -1;
-  double lam_first = 0, lam_second = 0;
-  bool counts = false;  // false: the row is ignored
-  math::RowTarget<T> target{};
-};
+using math::RowLabels;
 
 template <class T>
 struct Rows {
   const CrossEntropy& op;
   double classes, all_weights;
+  T grad_of_all = 0;   // with a reduction
   RowLabels<T> usual;  // without class weights and second labels: of every row that counts
 
   explicit Rows(const CrossEntropy& call) : op(call), classes(double(op.shape.classes)) {
@@ -26,6 +21,10 @@ struct Rows {
     if (op.weight && op.share() == math::Share::kGiven) {
       all_weights = 0;
       for (int64_t c = 0; c < op.shape.classes; ++c) all_weights += weight_of(c);
+    }
+    if (op.grad && op.reduction != Reduction::kNone) {
+      const double grad = double(*static_cast<const T*>(op.grad));
+      grad_of_all = T(op.reduction == Reduction::kSum ? grad : grad / op.totals[kWeightSum]);
     }
     usual.counts = true;
     usual.lam_first = 1;
@@ -53,10 +52,7 @@ struct Rows {
 
   RowLabels<T> labels(int64_t row) const {
     if (!op.target) {
-      RowLabels<T> none;
-      none.counts = true;
-      if (op.grad) none.target = math::RowTarget<T>::of_probabilities(static_cast<const T*>(op.total)[row]);
-      return none;
+      return RowLabels<T>::of_probabilities(op.grad ? static_cast<const T*>(op.total)[row] : T(1));
     }
     const int64_t a = checked(op.target[row], row);
     if (!op.second && !op.weight) {
@@ -65,36 +61,15 @@ struct Rows {
       return one;
     }
     const int64_t b = op.second ? checked(op.second[row], row) : -1;
-    const double lam = !op.second  ? 1
-                       : op.lams ? double(static_cast<const T*>(op.lams)[row / op.lam_rows])
-                                 : op.lam;
-    return two_labels(a, a < 0 ? 0 : lam, b, b < 0 ? 0 : 1 - lam);
-  }
-
-  RowLabels<T> two_labels(int64_t a, double lam_a, int64_t b, double lam_b) const {
-    RowLabels<T> found;
-    if (a == b) {
-      lam_a += lam_b;
-      lam_b = 0;
-    }
-    const bool swapped = lam_b > lam_a;
-    found.first = swapped ? b : a;
-    found.second = swapped ? a : b;
-    found.lam_first = swapped ? lam_b : lam_a;
-    found.lam_second = swapped ? lam_a : lam_b;
-    if (found.lam_second == 0) found.second = -1;
-    found.counts = found.first >= 0;
-    if (!found.counts) return found;
-    const math::Label one{found.lam_first, weight_of(found.first)};
-    const math::Label other{found.lam_second, found.second < 0 ? 1 : weight_of(found.second)};
-    found.target = math::RowTarget<T>::make(one, other, op.options, classes, all_weights);
-    return found;
+    const double lam = !op.second ? 1
+                       : op.lams  ? double(static_cast<const T*>(op.lams)[row / op.lam_rows])
+                                  : op.lam;
+    return RowLabels<T>::make(a, lam, b, 1 - lam, op.options, classes, all_weights,
+                              [this](int64_t c) { return weight_of(c); });
   }
 
   double correctness(int64_t row, const RowLabels<T>& labels, int64_t best) const {
-    if (op.target) {
-      return (best == labels.first ? labels.lam_first : 0) + (best == labels.second ? labels.lam_second : 0);
-    }
+    if (op.target) return labels.correctness(best);
     double value = 0;
     if (best >= 0) load_row(op.probabilities_dtype, op.probabilities, op.shape.index(row, best), &value, 1);
     return value;
@@ -102,9 +77,7 @@ struct Rows {
 
   // A row's upstream gradient.
   T gradient(int64_t row) const {
-    const T* grad = static_cast<const T*>(op.grad);
-    if (op.reduction == Reduction::kNone) return grad[row];
-    return op.reduction == Reduction::kSum ? grad[0] : T(double(grad[0]) / op.totals[kWeightSum]);
+    return op.reduction == Reduction::kNone ? static_cast<const T*>(op.grad)[row] : grad_of_all;
   }
 };
 

@@ -21,6 +21,7 @@ struct TileRows {
 
   void fill(const Rows<T>& rows, const Tile& tile) {
     has_second = false;
+    if (rows.op.target && !rows.op.second && !rows.op.weight && fill_usual(rows, tile)) return;
     for (int64_t l = 0; l < tile.width(); ++l) {
       const RowLabels<T> labels = l < tile.rows ? rows.labels(tile.begin + l) : RowLabels<T>{};
       first[l] = labels.target.first;
@@ -36,6 +37,33 @@ struct TileRows {
       lam_second[l] = labels.lam_second;
       has_second |= labels.second >= 0;
     }
+  }
+  // The same without class weights and second labels, in wide code; false if a label is none of the classes.
+  bool fill_usual(const Rows<T>& rows, const Tile& tile) {
+    const int64_t classes = rows.op.shape.classes, ignored = rows.op.ignore_index;
+    const int64_t* target = rows.op.target + tile.begin;
+    int64_t wrong = 0;
+    for (int64_t l = 0; l < tile.rows; ++l) {
+      const bool inside = target[l] >= 0 && target[l] < classes, counted = target[l] != ignored;
+      label[l] = inside && counted ? int32_t(target[l]) : -1;
+      wrong |= counted && !inside ? 1 : 0;
+    }
+    for (int64_t l = tile.rows; l < tile.width(); ++l) label[l] = -1;
+    const math::RowTarget<T> usual = rows.usual.target;
+    for (int64_t l = 0; l < tile.width(); ++l) {
+      const bool counted = label[l] >= 0;
+      first[l] = counted ? usual.first : T(0);
+      second[l] = T(0);
+      share[l] = counted ? usual.share : T(0);
+      total[l] = counted ? usual.total : T(0);
+      total_less[l] = counted ? usual.total_less : T(0);
+      weight[l] = counted ? usual.weight : T(0);
+      other[l] = -1;
+      counts[l] = counted ? 1 : 0;
+      lam_first[l] = 1;
+      lam_second[l] = 0;
+    }
+    return wrong == 0;
   }
   math::RowTarget<T> target(int64_t l) const {
     return {first[l], second[l], share[l], total[l], total_less[l], weight[l]};
@@ -81,8 +109,8 @@ ONEPASS_WALK void finish_tile(const TileSums<T>& sums, TileRows<T>& rows, T z_lo
   for (int64_t l = 0; l < width; ++l) {
     const T max = sums.max[l], x_t = rows.label[l] >= 0 ? sums.x_first[l] : max;
     const auto row = math::RowSoftmax<T>::make(max, sums.rest[l], x_t, rows.label[l] >= 0);
-    const T loss = math::row_loss(row, rows.target(l), x_t, sums.x_second[l], sums.distance[l], sums.weight[l],
-                                  z_loss);
+    const T loss =
+        math::row_loss(row, rows.target(l), x_t, sums.x_second[l], sums.distance[l], sums.weight[l], z_loss);
     rows.loss[l] = rows.counts[l] != 0 ? loss : T(0);
     if constexpr (kSpread) {
       rows.confidence[l] = row.confidence();
@@ -113,7 +141,8 @@ inline void forward_tile(const Rows<T>& known, Tile& tile, TileBuffers<T>& b, co
   rows.fill(known, tile);
   for (int64_t l = 0; l < width; ++l) {
     sums.max[l] = sums.leaf_max[l] = kLowest<T>;
-    sums.rest[l] = sums.distance[l] = sums.weight[l] = sums.spread[l] = sums.x_first[l] = sums.x_second[l] = 0;
+    sums.rest[l] = sums.distance[l] = sums.weight[l] = sums.spread[l] = sums.x_first[l] = sums.x_second[l] =
+        0;
     sums.best[l] = -1;
   }
   for_leaves<kShare>(op, tile, b, [&] {
@@ -154,24 +183,11 @@ inline void for_tiles(const ClassShape& shape, int64_t unit, const Visit& visit)
   }
 }
 
-// The gradients' factors of the rows of a tile, from what forward kept.
 template <class T>
-ONEPASS_WALK void prepare_tile(const CrossEntropy& op, const Tile& tile, const Rows<T>& known, TileBuffers<T>& b,
-                               TileGradients<T>& gradients) {
-  TileRows<T>& rows = b.rows;
-  TileSums<T>& sums = b.sums;
-  rows.fill(known, tile);
-  for (int64_t l = 0; l < tile.width(); ++l) {
-    const int64_t r = tile.begin + l;
-    const bool inside = l < tile.rows, labelled = inside && rows.label[l] >= 0;
-    sums.max[l] = inside ? static_cast<const T*>(op.max)[r] : T(0);
-    sums.rest[l] = inside ? static_cast<const T*>(op.rest)[r] : T(1);
-    sums.x_first[l] = labelled ? known.logit(r, rows.label[l]) : sums.max[l];
-    rows.grad[l] = inside ? known.gradient(r) : T(0);
-  }
-  const T z_loss = T(op.options.z_loss);
+ONEPASS_WALK void fill_gradients(const TileSums<T>& sums, const TileRows<T>& rows, T z_loss, int64_t width,
+                                 TileGradients<T>& gradients) {
   ONEPASS_INDEPENDENT
-  for (int64_t l = 0; l < tile.width(); ++l) {
+  for (int64_t l = 0; l < width; ++l) {
     const auto row =
         math::RowSoftmax<T>::make(sums.max[l], sums.rest[l], sums.x_first[l], rows.label[l] >= 0);
     const auto made = math::RowGradient<T>::make(row, rows.target(l), rows.grad[l], z_loss);
@@ -182,6 +198,27 @@ ONEPASS_WALK void prepare_tile(const CrossEntropy& op, const Tile& tile, const R
     gradients.first[l] = made.first;
     gradients.second[l] = made.second;
   }
+}
+
+// The gradients' factors of the rows of a tile, from what forward kept. The labels' logits are in the buffer
+// if all classes are, else they are looked up.
+template <class T>
+inline void prepare_tile(const CrossEntropy& op, const Tile& tile, const Rows<T>& known, TileBuffers<T>& b,
+                         TileGradients<T>& gradients) {
+  TileRows<T>& rows = b.rows;
+  TileSums<T>& sums = b.sums;
+  rows.fill(known, tile);
+  for (int64_t l = 0; l < tile.width(); ++l) {
+    const int64_t r = tile.begin + l;
+    const bool inside = l < tile.rows, labelled = inside && rows.label[l] >= 0;
+    sums.max[l] = inside ? static_cast<const T*>(op.max)[r] : T(0);
+    sums.rest[l] = inside ? static_cast<const T*>(op.rest)[r] : T(1);
+    sums.x_first[l] = !labelled          ? sums.max[l]
+                      : tile.classes > 0 ? b.x[rows.label[l] * tile.stride + l]
+                                         : known.logit(r, rows.label[l]);
+    rows.grad[l] = inside ? known.gradient(r) : T(0);
+  }
+  fill_gradients(sums, rows, T(op.options.z_loss), tile.width(), gradients);
 }
 
 }  // namespace onepass::ONEPASS_ISA

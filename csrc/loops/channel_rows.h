@@ -93,8 +93,8 @@ inline void stream_fence() {
 }
 
 // Outputs of so many bytes are written past the caches. Measured with 26 and 103 MB, on a Zen 4 with 32 MB of
-// last-level cache: both walks of a batch norm's forward took 1.5 and 1.3 times as long with plain stores, and a
-// reader that follows was not slower.
+// last-level cache: both walks of a batch norm's forward took 1.5 and 1.3 times as long with plain stores,
+// and a reader that follows was not slower.
 constexpr int64_t kStreamedBytes = 16 << 20;
 
 // Rows to be filled and stored: into the memory itself, or a buffer for narrower elements or for streaming.

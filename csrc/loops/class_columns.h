@@ -1,9 +1,9 @@
 // class_columns.h - walks over tiles of rows side by side, on the CPU: for classes that lie apart in memory
 // (inner > 1), and for rows of so few classes that a walk along them would be all beginnings and ends.
 //
-// A vector holds one class of several rows. A tile of up to kTileMost rows is copied class by class into a buffer
-// of kTileElements, the only read from memory; what it does not hold follows in further leaves, to which the sums
-// are raised. A row's result depends on its own logits alone, whatever tile it is in.
+// A vector holds one class of several rows. A tile of up to kTileMost rows is copied class by class into a
+// buffer of kTileElements, the only read from memory; what it does not hold follows in further leaves, to
+// which the sums are raised. A row's result depends on its own logits alone, whatever tile it is in.
 #pragma once
 
 #include "loops/class_rows.h"
@@ -90,17 +90,28 @@ struct TileSums {
   alignas(64) Lane<int32_t> best;         // the first class with the largest logit
 };
 
+// Lanes are walked kTileStep at a time with all classes, so that sums stay in registers.
 template <bool kBest, class T>
 ONEPASS_WALK void tile_largest(const Tile& tile, const T* __restrict x, TileSums<T>& sums) {
-  const int64_t width = tile.width();
-  T* __restrict max = sums.leaf_max;
-  int32_t* __restrict best = sums.best;
-  for (int64_t c = 0; c < tile.classes; ++c, x += tile.stride) {
-    const int32_t at = int32_t(tile.first_class + c);
-    ONEPASS_INDEPENDENT
-    for (int64_t l = 0; l < width; ++l) {
-      if constexpr (kBest) best[l] = x[l] > max[l] ? at : best[l];
-      max[l] = math::larger(max[l], x[l]);
+  for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
+    alignas(64) T max[kTileStep];
+    alignas(64) int32_t best[kTileStep];
+    for (int l = 0; l < kTileStep; ++l) {
+      max[l] = sums.leaf_max[begin + l];
+      best[l] = sums.best[begin + l];
+    }
+    const T* row = x + begin;
+    for (int64_t c = 0; c < tile.classes; ++c, row += tile.stride) {
+      const int32_t at = int32_t(tile.first_class + c);
+      ONEPASS_LANES
+      for (int l = 0; l < kTileStep; ++l) {
+        if constexpr (kBest) best[l] = row[l] > max[l] ? at : best[l];
+        max[l] = math::larger(max[l], row[l]);
+      }
+    }
+    for (int l = 0; l < kTileStep; ++l) {
+      sums.leaf_max[begin + l] = max[l];
+      sums.best[begin + l] = best[l];
     }
   }
 }
@@ -110,9 +121,9 @@ template <class T>
 ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
   ONEPASS_INDEPENDENT
   for (int64_t l = 0; l < width; ++l) {
-    const auto to = math::raised(math::SoftmaxSums<T, T>{sums.max[l], sums.rest[l], sums.distance[l],
-                                                         sums.weight[l], sums.spread[l]},
-                                 sums.leaf_max[l]);
+    const auto to = math::raised(
+        math::SoftmaxSums<T, T>{sums.max[l], sums.rest[l], sums.distance[l], sums.weight[l], sums.spread[l]},
+        sums.leaf_max[l]);
     sums.max[l] = to.max;
     sums.rest[l] = to.rest;
     sums.distance[l] = to.distance;
@@ -124,18 +135,37 @@ ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
 template <math::Share kShare, bool kSpread, class T>
 ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __restrict w,
                            const int32_t* __restrict label, TileSums<T>& sums) {
-  const int64_t width = tile.width();
-  for (int64_t c = 0; c < tile.classes; ++c, x += tile.stride, w += tile.stride) {
-    const int32_t at = int32_t(tile.first_class + c);
-    ONEPASS_INDEPENDENT
-    for (int64_t l = 0; l < width; ++l) {
-      const math::SoftmaxTerm<T, kShare, kSpread> term{math::shift_of(sums.max[l])};
-      const bool counts = label[l] != at;
-      T weight = sums.weight[l];
-      term.add(x[l], kShare == math::Share::kGiven ? w[l] : T(0), counts, sums.rest[l], sums.distance[l], weight,
-               sums.spread[l]);
-      sums.weight[l] = kShare == math::Share::kEqual ? weight + 1 : weight;
-      sums.x_first[l] = counts ? sums.x_first[l] : x[l];
+  constexpr bool kGiven = kShare == math::Share::kGiven;
+  for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
+    alignas(64) T shift[kTileStep], rest[kTileStep], distance[kTileStep], weight[kTileStep],
+        spread[kTileStep];
+    alignas(64) T first[kTileStep];
+    for (int l = 0; l < kTileStep; ++l) {
+      shift[l] = math::shift_of(sums.max[begin + l]);
+      rest[l] = sums.rest[begin + l];
+      distance[l] = sums.distance[begin + l];
+      weight[l] = sums.weight[begin + l];
+      spread[l] = sums.spread[begin + l];
+      first[l] = sums.x_first[begin + l];
+    }
+    const T *row = x + begin, *weights = w + begin;
+    const int32_t* labels = label + begin;
+    for (int64_t c = 0; c < tile.classes; ++c, row += tile.stride, weights += tile.stride) {
+      const int32_t at = int32_t(tile.first_class + c);
+      ONEPASS_LANES
+      for (int l = 0; l < kTileStep; ++l) {
+        const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
+        const bool counts = labels[l] != at;
+        term.add(row[l], kGiven ? weights[l] : T(0), counts, rest[l], distance[l], weight[l], spread[l]);
+        first[l] = counts ? first[l] : row[l];
+      }
+    }
+    for (int l = 0; l < kTileStep; ++l) {
+      sums.rest[begin + l] = rest[l];
+      sums.distance[begin + l] = distance[l];
+      sums.weight[begin + l] = kShare == math::Share::kEqual ? weight[l] + T(tile.classes) : weight[l];
+      sums.spread[begin + l] = spread[l];
+      sums.x_first[begin + l] = first[l];
     }
   }
 }
@@ -164,7 +194,8 @@ ONEPASS_WALK void walk_tile(const Tile& tile, const TileGradients<T>& rows, cons
     ONEPASS_INDEPENDENT
     for (int64_t l = 0; l < width; ++l) {
       const math::RowGradient<T> row{rows.max[l], rows.scale[l], rows.share[l], T(0), T(0)};
-      const T all = row.template at<kShare != math::Share::kNone>(x[l], kShare == math::Share::kGiven ? w[l] : T(1));
+      const T all =
+          row.template at<kShare != math::Share::kNone>(x[l], kShare == math::Share::kGiven ? w[l] : T(1));
       x[l] = label[l] == at ? rows.first[l] : all;
     }
   }

@@ -1,8 +1,8 @@
 // class_shape.h - logits seen as outer x classes x inner, and how a row of classes is cut. The same on both
 // devices (class_rows.h, class_columns.h, classes.cuh).
 //
-// Row r has its logits at index(r, c): those of (N, C, d1, ...) are N x C x (d1 ...), those with the classes last
-// (rows) x C x 1. Rows are counted in the order of their targets in either layout.
+// Row r has its logits at index(r, c): those of (N, C, d1, ...) are N x C x (d1 ...), those with the classes
+// last (rows) x C x 1. Rows are counted in the order of their targets in either layout.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 
 namespace onepass {
 
-constexpr int64_t kClassLeaf = 4096;      // classes of a leaf of a row
-constexpr int64_t kFewClasses = 128;      // so few are walked in tiles
-constexpr int64_t kTileElements = 8192;   // of a tile's buffer
-constexpr int64_t kTileMost = 256;        // rows of a tile: of few classes,
-constexpr int64_t kTileLeast = 64;        // and of many
+constexpr int64_t kClassLeaf = 4096;     // classes of a leaf of a row
+constexpr int64_t kFewClasses = 128;     // so few are walked in tiles
+constexpr int64_t kTileElements = 8192;  // of a tile's buffer
+constexpr int64_t kTileMost = 256;       // rows of a tile: of few classes,
+constexpr int64_t kTileLeast = 64;       // and of many
 constexpr int64_t kUnitElements = 1 << 16;
 static_assert(kFewClasses * kTileLeast <= kTileElements, "few classes fit a tile");
 

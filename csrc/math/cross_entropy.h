@@ -2,17 +2,19 @@
 //
 // A row x of C logits and a target distribution q, not necessarily of sum 1, Q = sum q:
 //   loss = sum_c q_c (lse - x_c) + z w lse^2,   lse = log sum_c e^(x_c)
-//   q_c  = (1 - eps) sum_k lam_k w_k [c = t_k] + (eps / C) (sum_k lam_k) w_c        labels t_k, class weights w
+//   q_c  = (1 - eps) sum_k lam_k w_k [c = t_k] + (eps / C) (sum_k lam_k) w_c        labels t_k, class weights
+//   w
 //        = w_c ((1 - eps) y_c + eps / C)                                            probabilities y
 // Labels that are ignored have no lam. With probabilities there is no t, and all of q counts as `share`.
 //
 // m = max x, and with the first label t left out of the sums:
 //   rest = sum_(c != t) e^(x_c - m),   s = rest + e^(x_t - m),   distance = sum_c w_c (m - x_c)
-//   lse - x_c = log s + (m - x_c),  log s = log1p(rest + (e^(x_t - m) - 1)): exact in rest where t is the largest
+//   lse - x_c = log s + (m - x_c),  log s = log1p(rest + (e^(x_t - m) - 1)): exact in rest where t is the
+//   largest
 // Backward, A = Q + 2 z w lse, p_c = e^(x_c - m) / s, upstream gradient g:
 //   dx_c = g (A p_c - q_c),   dx_t = g ((A - q_t) - A rest / s): without the cancellation of p_t - 1
-// Kept between the two: m and rest of each row. lse alone, rounded to float32, would cost e^(x - lse) the digits
-// that lse has before the point.
+// Kept between the two: m and rest of each row. lse alone, rounded to float32, would cost e^(x - lse) the
+// digits that lse has before the point.
 #pragma once
 
 #include "math/exp.h"
@@ -46,15 +48,15 @@ struct SoftmaxTerm {
   static constexpr bool kHasSpread = kSpread;
   T shift;
   ONEPASS_HD void add(T x, T w, bool counts, T& rest, T& distance, T& weight, T& spread) const {
-    const T below = shift - x;
-    const T e = exponential(-below);
+    const T above = x - shift;
+    const T e = exponential(above);
     rest += counts ? e : T(0);
-    if (kShare == Share::kEqual) distance += below;
+    if (kShare == Share::kEqual) distance -= above;
     if (kShare == Share::kGiven) {
-      distance += w * below;
+      distance -= w * above;
       weight += w;
     }
-    if (kSpread) spread += counts && e != 0 ? e * below : T(0);
+    if (kSpread) spread -= counts && e != 0 ? e * above : T(0);
   }
 };
 
@@ -97,9 +99,9 @@ struct Label {
 template <class T>
 struct RowTarget {
   T first, second, share;
-  T total;          // Q
-  T total_less;     // Q - q_t of the first label
-  T weight;         // w: of the row in a mean
+  T total;       // Q
+  T total_less;  // Q - q_t of the first label
+  T weight;      // w: of the row in a mean
 
   // all_weights: sum of w_c, C without weights.
   ONEPASS_HD static RowTarget make(const Label& a, const Label& b, const LossOptions& options, double classes,
@@ -115,6 +117,48 @@ struct RowTarget {
   }
   // Of probabilities, whose sum by weight is `total`.
   ONEPASS_HD static RowTarget of_probabilities(T total) { return {T(0), T(0), T(1), total, total, T(1)}; }
+};
+
+// The labels of a row, the one that counts more first; -1: none.
+template <class T>
+struct RowLabels {
+  int64_t first = -1, second = -1;
+  double lam_first = 0, lam_second = 0;
+  bool counts = false;  // false: the row is ignored
+  RowTarget<T> target{};
+
+  // Of labels -1 where there is none; their weights by weight_of(class).
+  template <class Weight>
+  ONEPASS_HD static RowLabels make(int64_t a, double lam_a, int64_t b, double lam_b,
+                                   const LossOptions& options, double classes, double all_weights,
+                                   const Weight& weight_of) {
+    RowLabels found;
+    lam_a = a < 0 ? 0 : a == b ? lam_a + lam_b : lam_a;
+    lam_b = b < 0 || a == b ? 0 : lam_b;
+    const bool swapped = lam_b > lam_a;
+    found.first = swapped ? b : a;
+    found.second = swapped ? a : b;
+    found.lam_first = swapped ? lam_b : lam_a;
+    found.lam_second = swapped ? lam_a : lam_b;
+    if (found.lam_second == 0) found.second = -1;
+    found.counts = found.first >= 0;
+    if (!found.counts) return found;
+    const Label one{found.lam_first, weight_of(found.first)};
+    const Label other{found.lam_second, found.second < 0 ? 1 : weight_of(found.second)};
+    found.target = RowTarget<T>::make(one, other, options, classes, all_weights);
+    return found;
+  }
+  // Of probabilities, whose sum by weight is `total`.
+  ONEPASS_HD static RowLabels of_probabilities(T total) {
+    RowLabels found;
+    found.counts = true;
+    found.target = RowTarget<T>::of_probabilities(total);
+    return found;
+  }
+  // How right it is to predict a class.
+  ONEPASS_HD double correctness(int64_t best) const {
+    return (best == first ? lam_first : 0) + (best == second ? lam_second : 0);
+  }
 };
 
 template <class T>
@@ -141,8 +185,8 @@ struct RowSoftmax {
 };
 
 template <class T>
-ONEPASS_HD T row_loss(const RowSoftmax<T>& row, const RowTarget<T>& q, T x_t, T x_u, T distance, T all_weights,
-                      T z_loss) {
+ONEPASS_HD T row_loss(const RowSoftmax<T>& row, const RowTarget<T>& q, T x_t, T x_u, T distance,
+                      T all_weights, T z_loss) {
   T loss = q.first * row.below(x_t);
   if (q.second != 0) loss += q.second * row.below(x_u);
   if (q.share != 0) loss += q.share * (all_weights * row.log_sum + distance);

@@ -11,9 +11,7 @@
 
 namespace onepass::math {
 
-ONEPASS_HD float log_polynomial(float z) {
-  return 2 / 3.f + z * (2 / 5.f + z * (2 / 7.f + z * (2 / 9.f)));
-}
+ONEPASS_HD float log_polynomial(float z) { return 2 / 3.f + z * (2 / 5.f + z * (2 / 7.f + z * (2 / 9.f))); }
 
 ONEPASS_HD double log_polynomial(double z) {
   const double high = 2 / 13. + z * (2 / 15. + z * (2 / 17. + z * (2 / 19. + z * (2 / 21.))));
