@@ -247,7 +247,6 @@ void exponential(const py::object& x, const py::object& y, int threads) {
 void register_cross_entropy(py::module_& module) {
   using py::arg;
   module.attr("cross_entropy_totals") = kTotals;
-  module.attr("cross_entropy_bins") = kBinCount;
   module.def("cross_entropy_forward", &forward, arg("x"), arg("target"), arg("target2"), arg("lam"),
              arg("probabilities"), arg("weight"), arg("ignore_index"), arg("label_smoothing"), arg("z_loss"),
              arg("reduction"), arg("statistics"), arg("loss"), arg("saved"), arg("totals"), arg("workspace"),

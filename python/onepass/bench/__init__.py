@@ -9,4 +9,5 @@ OPS = {
     "optim": "onepass.bench.optim",
     "tail": "onepass.bench.tail",
     "batch_norm": "onepass.bench.batch_norm",
+    "cross_entropy": "onepass.bench.cross_entropy",
 }

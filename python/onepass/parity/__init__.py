@@ -9,4 +9,5 @@ OPS = {
     "optim": "onepass.parity.optim",
     "tail": "onepass.parity.tail",
     "batch_norm": "onepass.parity.batch_norm",
+    "cross_entropy": "onepass.parity.cross_entropy",
 }
