@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import onepass.nn
 from onepass.cli.app import app
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
@@ -85,6 +86,19 @@ def test_bfloat16_weights_learn(few, precision):
     assert kept == wanted.get(precision, set())
 
 
+def test_our_layers_learn_and_keep_less(few):
+    """Of the last block's ReLU nothing is kept; the other ones' outputs are what pooling keeps."""
+    runs = train(few, Plan(2, 40, 0, CPU, layers="onepass"), contenders("adamw", None))
+    ours, theirs = runs[OURS], runs[TORCH]
+    kinds = {type(module) for module in ours.model.modules()}
+    assert onepass.nn.BatchNorm2d in kinds
+    assert torch.nn.BatchNorm2d not in kinds
+    assert not any(isinstance(module, onepass.nn.BatchNorm2d) for module in theirs.model.modules())
+    assert ours.losses[0] == pytest.approx(theirs.losses[0], rel=1e-5)
+    assert ours.losses[:10] == pytest.approx(theirs.losses[:10], rel=1e-3)
+    assert theirs.kept_bytes - ours.kept_bytes >= 4 * 40 * 64 * 7 * 7
+
+
 def test_skipped_steps_are_counted(few):
     broken = dataclasses.replace(few, train_images=few.train_images.clone())
     broken.train_images[7] = float("inf")
@@ -138,6 +152,7 @@ BAD = {
     "batch-size": ("--batch-size", 4001),
     "seed": ("--seed", -1),
     "device": ("--device", "tpu"),
+    "layers": ("--layers", "apex"),
     "threads": ("--threads", 0),
 }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import onepass.nn
 from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.memory import kept_bytes
 from onepass.bench.optim import probe
 
 _DROPOUT = 0.1
@@ -177,22 +178,6 @@ def kept_for_backward(work: Work, device: torch.device) -> str:
     tensors = _Tensors(work, device)
     ours, torchs = (kept_bytes(run) / work.numel for run in (tensors.ours, tensors.torchs))
     return f"kept for backward, bytes per element: ours {ours:.4g}, torch {torchs:.4g}"
-
-
-def kept_bytes(run: Callable[[], Tensor]) -> int:
-    """Bytes of all memory that the derivative of a call keeps, each block once."""
-    blocks: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        blocks[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = run()
-    # Only now may the memory of the blocks be used again.
-    del output
-    return sum(blocks.values())
 
 
 def _overhead_case(training: bool, device: torch.device) -> Case:

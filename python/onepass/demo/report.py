@@ -24,8 +24,8 @@ def figures(runs: dict[str, Run]) -> dict[str, Any]:
         runs: What `train` returned.
 
     Returns:
-        A dict for JSON. Times in seconds; `loss_difference` is the largest difference of the two losses at one
-        step.
+        A dict for JSON. Times in seconds, memory in bytes; `loss_difference` is the largest difference of the two
+        losses at one step.
     """
     ours, theirs = runs[OURS], runs[TORCH]
     differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
@@ -45,7 +45,9 @@ def _of_run(run: Run) -> dict[str, Any]:
         "update_seconds": run.update_seconds,
         "update_seconds_median": median(run.update_seconds),
         "update_seconds_total": sum(run.update_seconds),
+        "step_seconds_median": median(run.step_seconds),
         "step_seconds_total": sum(run.step_seconds),
+        "kept_bytes": run.kept_bytes,
         "average": _of_score(run.average),
         "skipped_steps": run.skipped_steps,
     }
@@ -75,6 +77,8 @@ def table(shown: dict[str, Any]) -> Table:
     result.add_row("skipped steps", *(str(column["skipped_steps"]) for column in columns))
     result.add_row("optimizer step, median", *(f"{c['update_seconds_median'] * 1e3:.3f} ms" for c in columns))
     result.add_row("optimizer steps, total", *(f"{c['update_seconds_total']:.3f} s" for c in columns))
+    result.add_row("training step, median", *(f"{c['step_seconds_median'] * 1e3:.3f} ms" for c in columns))
+    result.add_row("kept for backward", *(f"{c['kept_bytes'] / 2**20:.2f} MiB" for c in columns))
     result.add_row(
         "share of training time",
         *(f"{c['update_seconds_total'] / c['step_seconds_total']:.1%}" for c in columns),

@@ -19,7 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import onepass.nn
 import onepass.optim
+from onepass.bench.memory import kept_bytes
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
 from onepass.optim._base import FusedOptimizer
@@ -43,6 +45,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16-master": {"master_weights": True},
 }
 
+# Whose batch norms our training has; torch's has torch's.
+LAYERS = ("torch", "onepass")
+
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -60,6 +65,8 @@ class Plan:
     """Decay of a moving average of the weights, or None."""
     precision: str = "float32"
     """A name in `PRECISIONS`."""
+    layers: str = "torch"
+    """A name in `LAYERS`."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,6 +100,8 @@ class Run:
     """Validation score of the moving average of the weights, at the end."""
     skipped_steps: int = 0
     """Steps that were not taken because a gradient was not finite."""
+    kept_bytes: int = 0
+    """Bytes that autograd keeps of a batch between forward and backward, parameters aside."""
 
 
 def contenders(
@@ -131,8 +140,9 @@ def train(
 ) -> dict[str, Run]:
     """Trains a copy of one network with each optimizer, a step of each in turn.
 
-    All copies have the same weights at the start and see the same batches and the same dropout masks. Who goes
-    first changes from step to step, so that the machine's moods hit all alike.
+    All copies have the same weights at the start and see the same batches and the same dropout masks. The copy of
+    our optimizer has the layers of the plan. Who goes first changes from step to step, so that the machine's moods
+    hit all alike.
 
     Args:
         data: What to learn.
@@ -149,7 +159,10 @@ def train(
         for make in makers.values():
             _warm_up(make, plan)
         steps = plan.epochs * steps_per_epoch(data, plan)
-        runs = {name: _start(copy.deepcopy(model), make, steps, plan) for name, make in makers.items()}
+        copies = {name: copy.deepcopy(model) for name in makers}
+        if plan.layers == "onepass":
+            onepass.nn.convert(copies[OURS], fuse_relu=True)
+        runs = {name: _start(copies[name], make, steps, plan) for name, make in makers.items()}
         names = list(runs)
         # On the CPU whatever the device, so that the order does not depend on it.
         order = torch.Generator().manual_seed(plan.seed)
@@ -169,6 +182,8 @@ def train(
                 run.validation.append(evaluate(run.model, data.validation_images, data.validation_labels))
         for run in runs.values():
             run.train = evaluate(run.model, data.train_images, data.train_labels)
+            some = data.train_images[: plan.batch_size]
+            run.kept_bytes = kept_bytes(partial(run.model, some), (*run.model.parameters(), some))
             if plan.ema is not None:
                 run.average = _score_of_average(run, data)
             if isinstance(run.optimizer, FusedOptimizer):
