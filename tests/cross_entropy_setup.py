@@ -1,16 +1,18 @@
-"""One cross-entropy computed three ways: ours, torch's function in the same dtype, torch in float64."""
+"""One cross-entropy computed three ways: ours, torch's functions in the same dtype, numpy in more than float64."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import Backend
 from onepass.nn.functional import cross_entropy
+from reference import cross_entropy as reference
 
 # One class, one row, few and many classes, more than a leaf of the CPU's walk, classes apart in memory, no batch.
 SHAPES = ((5,), (3, 1), (1, 7), (33, 10), (5, 129), (3, 4999), (2, 3, 7), (2, 19, 3, 11), (1, 150, 5), (2, 17000))
@@ -61,7 +63,9 @@ def rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return () if len(shape) == 1 else shape[:1] + shape[2:]
 
 
-def inputs(shape: tuple[int, ...], dtype: torch.dtype, options: Options, seed: int = 0, spread: float = 3) -> Inputs:
+def inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, options: Options, seed: int = 0, spread: float = 3
+) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     dim = min(1, len(shape) - 1)
     classes, rows = shape[dim], rows_shape(shape)
@@ -89,7 +93,7 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, options: Options, seed: i
 
 def torchs(given: Inputs, options: Options, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Loss and gradient by torch's functions in a dtype; two labels as one loss each, mixed."""
-    x = given.x.to(dtype).requires_grad_()
+    x = given.x.to(dtype, copy=True).requires_grad_()
     weight = None if given.weight is None else given.weight.to(dtype)
     more = {"weight": weight, "label_smoothing": options.smoothing}
 
@@ -118,13 +122,40 @@ def torchs(given: Inputs, options: Options, dtype: torch.dtype) -> tuple[Tensor,
     return loss.detach(), torch.autograd.grad(loss, x, given.grad.to(dtype))[0]
 
 
+def exactly(given: Inputs, options: Options) -> tuple[Tensor, Tensor]:
+    """Loss and gradient, computed wider than float64 where the machine has it, for float64's own sake."""
+
+    def wide(tensor: Tensor) -> np.ndarray:
+        return tensor.double().numpy().astype(np.longdouble)
+
+    shape = tuple(given.x.shape)
+    x, grad = reference.rows_of_classes(wide(given.x)), wide(given.grad).reshape(-1)
+    classes, rows = x.shape[1], x.shape[0]
+    weight = np.ones(classes, np.longdouble) if given.weight is None else wide(given.weight)
+    if options.kind == "probabilities":
+        y = reference.rows_of_classes(wide(given.target))
+        q, weights = weight * ((1 - options.smoothing) * y + options.smoothing / classes), np.ones(rows)
+    else:
+        labels = [given.target.reshape(-1).numpy()]
+        lams = [np.ones(rows, np.longdouble)]
+        if given.target2 is not None:
+            lam = given.lam if isinstance(given.lam, Tensor) else torch.tensor([given.lam], dtype=torch.float64)
+            each = wide(lam).repeat(rows // len(lam))
+            labels, lams = [*labels, given.target2.reshape(-1).numpy()], [each, 1 - each]
+        q, weights = reference.target_of_labels(labels, lams, weight, options.smoothing, -100)
+    rest = (options.z_loss, options.reduction, grad if options.reduction == "none" else grad[0])
+    loss, dx = reference.loss_and_gradient(x, q, weights, *rest)
+    shaped = np.asarray(loss).reshape(given.grad.shape), reference.like(dx, shape)
+    return tuple(torch.from_numpy(np.asarray(one).astype(np.float64)) for one in shaped)
+
+
 @cache
 def expected(
     shape: tuple[int, ...], dtype: torch.dtype, options: Options
 ) -> tuple[Inputs, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Inputs, torch's results and the float64 ones: the same for all layouts and backends."""
+    """Inputs, torch's results and the exact ones: the same for all layouts and backends."""
     given = inputs(shape, dtype, options)
-    return given, torchs(given, options, dtype), torchs(given, options, torch.float64)
+    return given, torchs(given, options, dtype), exactly(given, options)
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
@@ -138,7 +169,9 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     return tensor.clone()
 
 
-def ours(given: Inputs, options: Options, backend: Backend, layout: str = "contiguous", **more) -> tuple[Tensor, ...]:
+def ours(
+    given: Inputs, options: Options, backend: Backend, layout: str = "contiguous", **more
+) -> tuple[Tensor, ...]:
     def there(value):
         return value.to(backend.device) if isinstance(value, Tensor) else value
 

@@ -149,6 +149,7 @@ inline void forward_tile(const Rows<T>& known, Tile& tile, TileBuffers<T>& b, co
     tile_largest<kSpread>(tile, b.x, sums);
     raise_tile(sums, width);
     add_tile<kShare, kSpread>(tile, b.x, b.w, rows.label, sums);
+    pick_tile(tile, b.x, rows.label, sums.x_first);
     if (rows.has_second) pick_tile(tile, b.x, rows.other, sums.x_second);
   });
   if (op.probabilities) rows.take_probabilities(sums.weight, width);

@@ -11,6 +11,7 @@
 namespace onepass::ONEPASS_ISA {
 
 constexpr int64_t kTileStep = 16;
+constexpr int64_t kClassesAtOnce = 16;
 
 // Some rows, from `begin` on, and the classes of them that are in the buffer: class `first_class` + c of row
 // begin + l at [c * stride + l].
@@ -131,52 +132,66 @@ ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
   }
 }
 
-// w: as x, not read without Share::kGiven. label: class of each row, -1 for none.
+// Sums of some classes of kTileStep rows.
+template <class T>
+struct StepSums {
+  alignas(64) T rest[kTileStep] = {};
+  alignas(64) T distance[kTileStep] = {};
+  alignas(64) T weight[kTileStep] = {};
+  alignas(64) T spread[kTileStep] = {};
+};
+
+// w: as x, not read without Share::kGiven. label: class of each row, -1 for none. kClassesAtOnce classes are
+// summed before they are added to what was: rounding errors grow with the root of the classes then, and not
+// with them.
 template <math::Share kShare, bool kSpread, class T>
 ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __restrict w,
                            const int32_t* __restrict label, TileSums<T>& sums) {
   constexpr bool kGiven = kShare == math::Share::kGiven;
   for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
-    alignas(64) T shift[kTileStep], rest[kTileStep], distance[kTileStep], weight[kTileStep],
-        spread[kTileStep];
-    alignas(64) T first[kTileStep];
+    alignas(64) T shift[kTileStep];
+    alignas(64) int32_t own[kTileStep];
     for (int l = 0; l < kTileStep; ++l) {
       shift[l] = math::shift_of(sums.max[begin + l]);
-      rest[l] = sums.rest[begin + l];
-      distance[l] = sums.distance[begin + l];
-      weight[l] = sums.weight[begin + l];
-      spread[l] = sums.spread[begin + l];
-      first[l] = sums.x_first[begin + l];
+      own[l] = label[begin + l];
     }
     const T *row = x + begin, *weights = w + begin;
-    const int32_t* labels = label + begin;
-    for (int64_t c = 0; c < tile.classes; ++c, row += tile.stride, weights += tile.stride) {
-      const int32_t at = int32_t(tile.first_class + c);
-      ONEPASS_LANES
+    StepSums<T> all;
+    for (int64_t c = 0; c < tile.classes;) {
+      StepSums<T> some;
+      const int64_t end = c + kClassesAtOnce < tile.classes ? c + kClassesAtOnce : tile.classes;
+      for (; c < end; ++c, row += tile.stride, weights += tile.stride) {
+        const int32_t at = int32_t(tile.first_class + c);
+        ONEPASS_LANES
+        for (int l = 0; l < kTileStep; ++l) {
+          const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
+          const T kept = own[l] == at ? T(0) : T(1);
+          term.add(row[l], kGiven ? weights[l] : T(0), kept, some.rest[l], some.distance[l], some.weight[l],
+                   some.spread[l]);
+        }
+      }
       for (int l = 0; l < kTileStep; ++l) {
-        const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
-        const bool counts = labels[l] != at;
-        term.add(row[l], kGiven ? weights[l] : T(0), counts, rest[l], distance[l], weight[l], spread[l]);
-        first[l] = counts ? first[l] : row[l];
+        all.rest[l] += some.rest[l];
+        all.distance[l] += some.distance[l];
+        all.weight[l] += some.weight[l];
+        all.spread[l] += some.spread[l];
       }
     }
     for (int l = 0; l < kTileStep; ++l) {
-      sums.rest[begin + l] = rest[l];
-      sums.distance[begin + l] = distance[l];
-      sums.weight[begin + l] = kShare == math::Share::kEqual ? weight[l] + T(tile.classes) : weight[l];
-      sums.spread[begin + l] = spread[l];
-      sums.x_first[begin + l] = first[l];
+      sums.rest[begin + l] += all.rest[l];
+      sums.distance[begin + l] += all.distance[l];
+      sums.weight[begin + l] += kShare == math::Share::kEqual ? T(tile.classes) : all.weight[l];
+      sums.spread[begin + l] += all.spread[l];
     }
   }
 }
 
+// picked = the labels' logits, of those labels that are in the buffer.
 template <class T>
-ONEPASS_WALK void pick_tile(const Tile& tile, const T* __restrict x, const int32_t* __restrict label,
-                            T* __restrict picked) {
-  for (int64_t c = 0; c < tile.classes; ++c, x += tile.stride) {
-    const int32_t at = int32_t(tile.first_class + c);
-    ONEPASS_INDEPENDENT
-    for (int64_t l = 0; l < tile.rows; ++l) picked[l] = label[l] == at ? x[l] : picked[l];
+inline void pick_tile(const Tile& tile, const T* x, const int32_t* label, T* picked) {
+  for (int64_t l = 0; l < tile.rows; ++l) {
+    const int64_t c = label[l] - tile.first_class;
+    if (c >= 0 && c < tile.classes) picked[l] = x[c * tile.stride + l];
   }
 }
 

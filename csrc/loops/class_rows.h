@@ -52,7 +52,7 @@ struct ClassLanes {
   template <class Term>
   ONEPASS_HD void add(const Term& term, int l, T x, T w) {
     max[l] = math::larger(max[l], x);
-    term.add(x, w, true, rest[l], distance[l], weight[l], spread[l]);
+    term.add(x, w, T(1), rest[l], distance[l], weight[l], spread[l]);
   }
 };
 
@@ -112,7 +112,7 @@ inline LeafSums<T> sums_around(T shift, const T* x, const T* w, int64_t n, int64
   if (inside) {
     double unused = 0, of_weight = kShare == math::Share::kEqual ? 0 : weight;
     const math::SoftmaxTerm<double, kShare, false> wide{double(term.shift)};
-    wide.add(double(x[label]), kShare == math::Share::kGiven ? double(w[label]) : 0, false, unused, distance,
+    wide.add(double(x[label]), kShare == math::Share::kGiven ? double(w[label]) : 0, 0, unused, distance,
              of_weight, unused);
     if (kShare == math::Share::kGiven) weight = of_weight;
     max = math::larger(max, x[label]);

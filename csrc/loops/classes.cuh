@@ -5,6 +5,8 @@
 // segments together in their order. The cut depends on the shape alone, never on the GPU: fixed bits.
 #pragma once
 
+#include <climits>
+
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
 #include "loops/channels.cuh"
@@ -18,6 +20,7 @@ constexpr int kClassThreads = kReduceThreads;
 constexpr int kClassPack = 8;
 constexpr int64_t kRowSegment = 16384;    // classes of a row that a block takes
 constexpr int64_t kColumnSegment = 1024;  // that a thread takes
+constexpr int64_t kClassesAtOnce = 32;
 
 __host__ __device__ __forceinline__ int64_t segment_classes(const ClassShape& shape) {
   return shape.walks_columns() ? kColumnSegment : kRowSegment;
@@ -47,23 +50,51 @@ __device__ __forceinline__ SegmentSums<T> merge_segments(const SegmentSums<T>& a
 }
 
 template <class T>
-__device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value) {
-  KERNEL_SMEM(SegmentSums<T>, warps, [kClassThreads / kWarp]);
+__device__ __forceinline__ T warp_sum(T value) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    SegmentSums<T> other;
-    const unsigned delta = unsigned(offset);
-    other.sums.max = __shfl_down_sync(kAllLanes, value.sums.max, delta);
-    other.sums.rest = __shfl_down_sync(kAllLanes, value.sums.rest, delta);
-    other.sums.distance = __shfl_down_sync(kAllLanes, value.sums.distance, delta);
-    other.sums.weight = __shfl_down_sync(kAllLanes, value.sums.weight, delta);
-    other.sums.spread = __shfl_down_sync(kAllLanes, value.sums.spread, delta);
-    other.best = int64_t(__shfl_down_sync(kAllLanes, static_cast<long long>(value.best), delta));
-    value = merge_segments(value, other);
+    value += __shfl_down_sync(kAllLanes, value, unsigned(offset));
   }
-  if (threadIdx.x % kWarp == 0) warps[int(threadIdx.x) / kWarp] = value;
+  return value;
+}
+
+// The sums of all threads of a block, in thread 0: raised to the block's maximum once, and then added.
+template <class T>
+__device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value) {
+  KERNEL_SMEM(SegmentSums<T>, warps, [kClassThreads / kWarp]);
+  KERNEL_SMEM(T, largest, [kClassThreads / kWarp]);
+  T max = value.sums.max;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    max = math::larger(max, __shfl_xor_sync(kAllLanes, max, offset));
+  }
+  const int warp = int(threadIdx.x) / kWarp;
+  if (threadIdx.x % kWarp == 0) largest[warp] = max;
   __syncthreads();
-  for (int w = 1; w < kClassThreads / kWarp && threadIdx.x == 0; ++w) value = merge_segments(value, warps[w]);
+  for (int w = 0; w < kClassThreads / kWarp; ++w) max = math::larger(max, largest[w]);
+  long long best = value.sums.max == max && value.best >= 0 ? value.best : LLONG_MAX;
+  value.sums = math::raised(value.sums, max);
+  value.sums.rest = warp_sum(value.sums.rest);
+  value.sums.distance = warp_sum(value.sums.distance);
+  value.sums.weight = warp_sum(value.sums.weight);
+  value.sums.spread = warp_sum(value.sums.spread);
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const long long other = __shfl_down_sync(kAllLanes, best, unsigned(offset));
+    best = other < best ? other : best;
+  }
+  value.best = best;
+  if (threadIdx.x % kWarp == 0) warps[warp] = value;
+  __syncthreads();
+  for (int w = 1; w < kClassThreads / kWarp && threadIdx.x == 0; ++w) {
+    const SegmentSums<T>& other = warps[w];
+    value.sums.rest += other.sums.rest;
+    value.sums.distance += other.sums.distance;
+    value.sums.weight += other.sums.weight;
+    value.sums.spread += other.sums.spread;
+    value.best = other.best < value.best ? other.best : value.best;
+  }
+  if (value.best == LLONG_MAX) value.best = -1;
   return value;
 }
 
@@ -103,10 +134,16 @@ __global__ void __launch_bounds__(kClassThreads)
   const int64_t end = begin + kColumnSegment < shape.classes ? begin + kColumnSegment : shape.classes;
   const int64_t label = op.label(row);
   SegmentSums<T> value = no_classes<T>();
-  for (int64_t c = begin; c < end; ++c) {
-    T x[1], w[1];
-    op.load(row, c, 1, x, w);
-    op.add(x, w, c, label, 1, value);
+  for (int64_t c = begin; c < end;) {
+    // Some at a time, so that rounding errors do not grow with the number of classes.
+    SegmentSums<T> some = no_classes<T>();
+    const int64_t last = c + kClassesAtOnce < end ? c + kClassesAtOnce : end;
+    for (; c < last; ++c) {
+      T x[1], w[1];
+      op.load(row, c, 1, x, w);
+      op.add(x, w, c, label, 1, some);
+    }
+    value = merge_segments(value, some);
   }
   parts[row * segments + segment] = value;
 }

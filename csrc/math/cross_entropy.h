@@ -41,30 +41,31 @@ ONEPASS_HD T shift_of(T max) {
   return max < 0 && max - max != 0 ? T(0) : max;
 }
 
-// Adds one class.
-template <class T, Share kShare, bool kSpread>
-struct SoftmaxTerm {
-  static constexpr Share kShareOf = kShare;
-  static constexpr bool kHasSpread = kSpread;
-  T shift;
-  ONEPASS_HD void add(T x, T w, bool counts, T& rest, T& distance, T& weight, T& spread) const {
-    const T above = x - shift;
-    const T e = exponential(above);
-    rest += counts ? e : T(0);
-    if (kShare == Share::kEqual) distance -= above;
-    if (kShare == Share::kGiven) {
-      distance -= w * above;
-      weight += w;
-    }
-    if (kSpread) spread -= counts && e != 0 ? e * above : T(0);
-  }
-};
-
 // The larger one; nans have no say, they show in the sums.
 template <class T>
 ONEPASS_HD T larger(T a, T b) {
   return b > a ? b : a;
 }
+
+// Adds one class. kept: 1, or 0 for the first label, which is left out of rest and spread.
+template <class T, Share kShare, bool kSpread>
+struct SoftmaxTerm {
+  static constexpr Share kShareOf = kShare;
+  static constexpr bool kHasSpread = kSpread;
+  T shift;
+  ONEPASS_HD void add(T x, T w, T kept, T& rest, T& distance, T& weight, T& spread) const {
+    const T above = x - shift;
+    const T e = exponential(above);
+    rest += kept * e;
+    if (kShare == Share::kEqual) distance -= above;
+    if (kShare == Share::kGiven) {
+      distance -= w * above;
+      weight += w;
+    }
+    // Below -1000 e is 0, and its product with -inf must be.
+    if (kSpread) spread -= kept * (e * larger(above, T(-1000)));
+  }
+};
 
 // The sums as counted from a larger maximum.
 template <class T, class A>
@@ -203,9 +204,8 @@ struct RowGradient {
 
   ONEPASS_HD static RowGradient make(const RowSoftmax<T>& row, const RowTarget<T>& q, T grad, T z_loss) {
     const T more = z_loss == 0 ? T(0) : 2 * z_loss * q.weight * row.lse();
-    const T inverse = 1 / row.sum;
-    return {shift_of(row.max), (q.total + more) * grad * inverse, q.share * grad,
-            grad * ((q.total_less + more) - (q.total + more) * (row.rest * inverse)), -q.second * grad};
+    return {shift_of(row.max), (q.total + more) * grad / row.sum, q.share * grad,
+            grad * ((q.total_less + more) - (q.total + more) * (row.rest / row.sum)), -q.second * grad};
   }
   // Of a row that is ignored: zeros, whatever its logits are.
   ONEPASS_HD static RowGradient none() { return {T(0), T(0), T(0), T(0), T(0)}; }

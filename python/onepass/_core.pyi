@@ -189,7 +189,7 @@ def cross_entropy_workspace(x: torch.Tensor, statistics: bool, threads: int) -> 
     """Elements of the float64 tensor in which forward and backward work."""
 
 def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
-    """y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
+    """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
 
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

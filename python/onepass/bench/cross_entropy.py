@@ -1,7 +1,6 @@
 """Cross-entropy beside torch's: forward with backward, smoothed or not, of few and of many classes, of two labels.
 
-Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets that it
-needs; ``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward
+Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets it needs; ``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward
 reads them and writes their gradient. ``compile`` is torch's function under torch.compile.
 """
 
@@ -15,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.batch_norm import kept_bytes
 from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.memory import kept_bytes
 from onepass.bench.optim import probe
 
 # More than any competitor has at a time.

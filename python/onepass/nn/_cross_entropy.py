@@ -76,7 +76,7 @@ def cross_entropy(
     lams = None
     if isinstance(lam, Tensor):
         lams = lam.to(statistics_dtype(input)).contiguous()
-    number = 1.0 if lam is None or lams is not None else float(lam)  # type: ignore[arg-type]
+    number = 1.0 if lam is None or lams is not None else float(lam)
     options = (weight, ignore_index, label_smoothing, z_loss, reduction)
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
@@ -177,12 +177,14 @@ def _check_labels(name: str, input: Tensor, target: Tensor) -> None:
     # torch takes one label in a vector, too, beside logits without a batch.
     if target.shape != wanted and not (input.dim() == 1 and target.shape == (1,)):
         raise ValueError(
-            f"cross_entropy: {name} must have shape {tuple(wanted)} beside an input of shape {tuple(input.shape)}, "
-            f"got {tuple(target.shape)}"
+            f"cross_entropy: {name} must have shape {tuple(wanted)} beside an input of shape "
+            f"{tuple(input.shape)}, got {tuple(target.shape)}"
         )
     if target.dtype not in _LABELS:
-        raise TypeError(f"cross_entropy: {name} of class indices must be torch.int64 or torch.uint8, or another "
-                        f"integer dtype, got {target.dtype}")
+        raise TypeError(
+            f"cross_entropy: {name} of class indices must be torch.int64 or torch.uint8, or another "
+            f"integer dtype, got {target.dtype}"
+        )
 
 
 def _check_second(
@@ -226,7 +228,7 @@ def _check_inplace(input: Tensor, plain: bool) -> None:
 
 
 def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
-    """torch's reading of its two deprecated arguments, with its warning."""
+    """Torch's reading of its two deprecated arguments, with its warning."""
     if size_average is None and reduce is None:
         return reduction
     from torch.nn import _reduction

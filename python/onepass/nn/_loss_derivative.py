@@ -54,13 +54,14 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
     wanted = ctx.needs_input_grad[:2]
     target_arguments = (target, target2, lams, ctx.lam, weight, *ctx.options)
     if torch.is_grad_enabled():
-        return _differentiably(grad, (input, *target_arguments), wanted)
+        found = _differentiably(grad, (input, *target_arguments), wanted)
+        return found[0], found[1]
     dtarget = _of_probabilities(grad, input, *target_arguments) if wanted[1] else None
     if not wanted[0]:
         return None, dtarget
-    arguments = (grad, input, saved, totals, *target_arguments)
+    arguments: Any = (grad, input, saved, totals, *target_arguments)
     if is_plain(input, weight) and is_plain(grad, None):
-        return _loss_kernels.backward(*arguments, ctx.inplace), dtarget
+        return _loss_kernels.backward(*arguments, inplace=ctx.inplace), dtarget
     return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
 
 
@@ -76,7 +77,8 @@ def _of_probabilities(grad: Tensor, input: Tensor, target: Tensor, *rest: Any) -
         grad = grad / _loss_kernels.rows_of(input)
     if reduction == "none" and input.dim() > 1:
         grad = grad.view(input.shape[0], 1, *input.shape[2:])
-    return (found * grad).to(target.dtype)
+    scaled: Tensor = (found * grad).to(target.dtype)
+    return scaled
 
 
 def _differentiably(grad: Tensor, arguments: tuple[Any, ...], wanted: tuple[bool, bool]) -> Any:

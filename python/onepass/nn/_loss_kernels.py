@@ -52,7 +52,7 @@ def forward(
     rows, dense = rows_of(input), target.is_floating_point()
     loss = torch.empty(rows if reduction == "none" else (), dtype=wide, device=device)
     saved = torch.empty((3 if dense else 2, rows), dtype=wide, device=device)
-    totals = torch.empty(core.cross_entropy_totals, dtype=torch.float64, device=device)
+    totals = torch.zeros(core.cross_entropy_totals, dtype=torch.float64, device=device)
     core.cross_entropy_forward(
         input,
         None if dense else target,

@@ -146,8 +146,8 @@ def cross_entropy(
 
     with :math:`\lambda = 1` for one label, and :math:`q_c = w_c ((1 - \epsilon) y_c + \epsilon / C)` for
     probabilities y. The mean divides by the sum of the row weights :math:`w = \sum_k \lambda_k w_{t_k}` of rows
-    that are not ignored (with probabilities: by the number of rows). For the backward pass the logits are kept, and
-    two numbers a row.
+    that are not ignored (with probabilities: by the number of rows). For the backward pass the logits are kept,
+    and two numbers a row.
 
     Args:
         input: Logits x, of shape (C), (N, C) or (N, C, d1, ...): float32, float64, bfloat16 or float16. Contiguous
@@ -166,7 +166,7 @@ def cross_entropy(
         z_loss: z, at least 0: keeps the log-sum-exp near 0. Weighted like the row.
         inplace_backward: Writes the gradient over the logits, which nobody may need afterwards: their version
             counter counts, so that autograd complains where somebody does. Not for a leaf.
-        return_stats: Also returns accuracy, entropy, calibration and the largest logit, which cost no further pass.
+        return_stats: Also returns accuracy, entropy, calibration and the largest logit, without a further pass.
 
     Returns:
         The loss, float32 (float64 for float64), of shape () or, without reduction, of the target's labels. With
