@@ -105,9 +105,7 @@ def test_same_bits_of_all_instruction_sets(monkeypatch):
 
 def test_errors():
     wrong = torch.zeros(3, dtype=torch.bfloat16)
-    with pytest.raises(
-        TypeError, match=r"exponential: x and y must be torch.float32 or .*, got torch.b"
-    ):
+    with pytest.raises(TypeError, match=r"exponential: x and y must be torch.float32 or .*, got torch.b"):
         _native.core.exponential(wrong, wrong, 1)
     with pytest.raises(ValueError, match="exponential: x and y must be dense and of one size, got 3 and 2"):
         _native.core.exponential(torch.zeros(3), torch.zeros(2), 1)

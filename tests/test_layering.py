@@ -18,7 +18,7 @@ PACKAGE = ROOT / "python" / "onepass"
 # Each layer of csrc includes itself and those before it.
 LAYERS = ("core", "math", "loops", "kernels", "bind")
 # The parts of the package that only the command needs, and what each of them may import of the others.
-TOOLS = {"bench": (), "parity": (), "demo": (), "cli": ("bench", "parity", "demo")}
+TOOLS = {"bench": (), "parity": (), "demo": ("bench",), "cli": ("bench", "parity", "demo")}
 MAX_LINES = 400
 
 if not CSRC.is_dir():

@@ -49,8 +49,7 @@ __device__ __forceinline__ SegmentSums<T> merge_segments(const SegmentSums<T>& a
   return {math::merge(a.sums, b.sums), second ? b.best : a.best};
 }
 
-template <class T>
-__device__ __forceinline__ T warp_sum(T value) {
+__device__ __forceinline__ double add_warp(double value) {
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     value += __shfl_down_sync(kAllLanes, value, unsigned(offset));
@@ -58,10 +57,17 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// The sums of all threads of a block, in thread 0: raised to the block's maximum once, and then added.
+// What a warp came to.
+struct WarpSums {
+  double rest, distance, weight, spread;
+  long long best;
+};
+
+// The sums of all threads of a block, in thread 0: raised to the block's maximum once, and then added in
+// double.
 template <class T>
 __device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value) {
-  KERNEL_SMEM(SegmentSums<T>, warps, [kClassThreads / kWarp]);
+  KERNEL_SMEM(WarpSums, warps, [kClassThreads / kWarp]);
   KERNEL_SMEM(T, largest, [kClassThreads / kWarp]);
   T max = value.sums.max;
 #pragma unroll
@@ -73,29 +79,25 @@ __device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value
   __syncthreads();
   for (int w = 0; w < kClassThreads / kWarp; ++w) max = math::larger(max, largest[w]);
   long long best = value.sums.max == max && value.best >= 0 ? value.best : LLONG_MAX;
-  value.sums = math::raised(value.sums, max);
-  value.sums.rest = warp_sum(value.sums.rest);
-  value.sums.distance = warp_sum(value.sums.distance);
-  value.sums.weight = warp_sum(value.sums.weight);
-  value.sums.spread = warp_sum(value.sums.spread);
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     const long long other = __shfl_down_sync(kAllLanes, best, unsigned(offset));
     best = other < best ? other : best;
   }
-  value.best = best;
-  if (threadIdx.x % kWarp == 0) warps[warp] = value;
+  const math::SoftmaxSums<T, T> own = math::raised(value.sums, max);
+  WarpSums sums{add_warp(double(own.rest)), add_warp(double(own.distance)), add_warp(double(own.weight)),
+                add_warp(double(own.spread)), best};
+  if (threadIdx.x % kWarp == 0) warps[warp] = sums;
   __syncthreads();
   for (int w = 1; w < kClassThreads / kWarp && threadIdx.x == 0; ++w) {
-    const SegmentSums<T>& other = warps[w];
-    value.sums.rest += other.sums.rest;
-    value.sums.distance += other.sums.distance;
-    value.sums.weight += other.sums.weight;
-    value.sums.spread += other.sums.spread;
-    value.best = other.best < value.best ? other.best : value.best;
+    sums.rest += warps[w].rest;
+    sums.distance += warps[w].distance;
+    sums.weight += warps[w].weight;
+    sums.spread += warps[w].spread;
+    sums.best = warps[w].best < sums.best ? warps[w].best : sums.best;
   }
-  if (value.best == LLONG_MAX) value.best = -1;
-  return value;
+  return {{max, T(sums.rest), T(sums.distance), T(sums.weight), T(sums.spread)},
+          sums.best == LLONG_MAX ? -1 : int64_t(sums.best)};
 }
 
 // Op: `load(row, c, n, x, w)` fills n <= V classes of a row and their weights; `add(x, w, c, label, n,

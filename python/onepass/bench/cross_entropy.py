@@ -1,7 +1,8 @@
 """Cross-entropy beside torch's: forward with backward, smoothed or not, of few and of many classes, of two labels.
 
-Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets it needs; ``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward
-reads them and writes their gradient. ``compile`` is torch's function under torch.compile.
+Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets it needs;
+``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward reads
+them and writes their gradient. ``compile`` is torch's function under torch.compile.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -59,9 +59,9 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
     dtarget = _of_probabilities(grad, input, *target_arguments) if wanted[1] else None
     if not wanted[0]:
         return None, dtarget
-    arguments: Any = (grad, input, saved, totals, *target_arguments)
+    arguments = (grad, input, saved, totals, *target_arguments)
     if is_plain(input, weight) and is_plain(grad, None):
-        return _loss_kernels.backward(*arguments, inplace=ctx.inplace), dtarget
+        return cast(Any, _loss_kernels.backward)(*arguments, ctx.inplace), dtarget
     return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
 
 
