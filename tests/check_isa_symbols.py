@@ -57,7 +57,7 @@ ONLY = {
         r"math::(?:ShiftedSums|GradientSums)<|math::Gradient<\w+, \w+, true>"
         r"|math::Normalise<(?!double, true, true)"
     ),
-    "cross_entropy": re.compile(r"exponential_row|add_classes|walk_classes|walk_tile|fill_gradients"),
+    "cross_entropy": re.compile(r"exponential_row|add_classes|walk_classes|fill_gradients"),
     "clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,"),
 }
 SUFFIX = {"float": "ps", "double": "pd"}
@@ -128,7 +128,7 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         rf"update_(?:range|rows)<{computed},(?!.*StepRule)"
         + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
         + rf"|(?:add_run|add_rows|walk_channels?)<onepass::math::\w+<{computed}[,>]"
-        + rf"|(?:add_classes|walk_classes|walk_tile|fill_gradients|exponential_row)<(?:.*[< ])?{computed}>"
+        + rf"|(?:add_classes|walk_classes|fill_gradients|exponential_row)<(?:.*[< ])?{computed}>"
         + ("|stream_thread\\(" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]
