@@ -47,7 +47,7 @@ def test_python_m_onepass_prints_the_version():
 def test_commands_are_registered():
     status, output = run("--help")
     assert status == 0
-    for name in ("info", "demo", "bench", "parity"):
+    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range"):
         assert f" {name} " in output
 
 
@@ -84,7 +84,7 @@ def test_info_shows_every_fact():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "nope"), "op must be one of optim, tail, batch_norm, got nope"),
+        (("bench", "nope"), "op must be one of optim, tail, batch_norm, schedule, got nope"),
         (("parity", "nope"), "op must be one of optim, tail, batch_norm, got nope"),
         (("bench", "optim", "--case", "nope"), "case must be part of one of sgd-4x16M, "),
         (("bench", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),

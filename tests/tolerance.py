@@ -6,7 +6,7 @@ from torch import Tensor
 
 from onepass.parity.rule import FACTOR, error, ulp, within
 
-__all__ = ["FACTOR", "SCALAR_ULPS", "assert_d10", "assert_scalar", "error", "ulp"]
+__all__ = ["FACTOR", "SCALAR_ULPS", "SCHEDULE_RTOL", "assert_d10", "assert_scalar", "error", "ulp"]
 
 
 # Sums of a whole tensor are one number each, which torch may hit by luck; ours is sums of rows with up to two
@@ -38,3 +38,8 @@ def assert_d10(ours: Tensor, torchs: Tensor, exact: Tensor, what: str = "") -> N
         f"{exact.flatten()[worst].item()!r}; error {verdict.error:.3g}, allowed {verdict.limit:.3g} "
         f"(torch's largest: {verdict.torch_error:.3g})"
     )
+
+
+# Relative, for schedules: both sides are a few float64 operations on the same numbers, about 1e-16 each, and a
+# power of up to 300 multiplies that.
+SCHEDULE_RTOL = 1e-12

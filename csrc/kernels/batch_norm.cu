@@ -1,10 +1,10 @@
 // batch_norm.cu - batch normalisation on the GPU: math/batch_norm.h over loops/channels.cuh. CPU:
 // batch_norm.cpp.
 //
-// Three launches a call: sums of the tiles, what follows from them for each channel, the elements. Walks over
-// memory as on the CPU: forward reads x twice (and the residual) and writes y, backward reads x and dy twice
-// and writes dx. Templates are over the stored type alone; what else a call may ask for is the same for all
-// threads.
+// Three launches a call: sums of the tiles, what follows from them for each channel, the elements. Forward
+// reads x twice (and the residual) and writes y, backward reads x and dy twice and writes dx; where a block
+// can keep a channel, one launch, and each once. Templates are over the stored type alone; what else a call
+// may ask for is the same for all threads.
 
 #include "kernels/kernels.h"
 #include "loops/channel_flags.cuh"
@@ -46,15 +46,20 @@ struct Work {
   using T = Arithmetic<S>;
   BatchNorm op;
   gpu::Passing passing;
+  bool whole = false;  // a channel is one tile
 
   __host__ __device__ const ChannelShape& shape() const { return op.shape; }
+  __host__ __device__ int64_t tiles() const { return whole ? 1 : gpu::device_tiles(op.shape); }
+  __device__ RowRange tile(int64_t i) const {
+    return whole ? RowRange{0, op.shape.rows()} : gpu::device_tile(op.shape, i);
+  }
 
   template <int N>
-  __device__ void load(const void* list, int64_t index, int n, T missing, T (&row)[N]) const {
+  __device__ void read(const void* list, int64_t index, int n, T missing, T (&row)[N]) const {
     gpu::load_part(static_cast<const S*>(list) + index, n, missing, row);
   }
   template <int N>
-  __device__ void store(void* list, int64_t index, int n, const T (&row)[N]) const {
+  __device__ void write(void* list, int64_t index, int n, const T (&row)[N]) const {
     gpu::store_part(static_cast<S*>(list) + index, n, row);
   }
   template <int N>
@@ -87,25 +92,29 @@ struct Forward : Work<S> {
     }
     return Sums::around(sum, double(some));
   }
-  __device__ void add_run(const Sums& sums, int64_t index, int n, T (&s1)[V], T (&s2)[V]) const {
+  struct Held {
     T x[V];
-    this->load(this->op.x, index, n, sums.neutral(), x);
+  };
+  __device__ void hold(const Sums& sums, int64_t index, int n, Held& held) const {
+    this->read(this->op.x, index, n, sums.neutral(), held.x);
+  }
+  __device__ void add(const Sums& sums, const Held& held, int, T (&s1)[V], T (&s2)[V]) const {
 #pragma unroll
-    for (int v = 0; v < V; ++v) sums.add(x[v], T(0), s1[v], s2[v]);
+    for (int v = 0; v < V; ++v) sums.add(held.x[v], T(0), s1[v], s2[v]);
   }
   template <int N>
   __device__ void add_row(const Sums (&sums)[N], int64_t index, T (&s1)[N], T (&s2)[N]) const {
     T x[N];
-    this->load(this->op.x, index, N, T(0), x);
+    this->read(this->op.x, index, N, T(0), x);
 #pragma unroll
     for (int v = 0; v < N; ++v) sums[v].add(x[v], T(0), s1[v], s2[v]);
   }
   __device__ void finish(int64_t c, const math::Pair* parts) const {
     const BatchNorm& op = this->op;
-    const int64_t tiles = gpu::device_tiles(op.shape);
+    const int64_t tiles = this->tiles();
     const double rows = double(op.shape.rows());
     const auto count = [&](int64_t i) {
-      const RowRange tile = gpu::device_tile(op.shape, i);
+      const RowRange tile = this->tile(i);
       return double(tile.end - tile.begin);
     };
     const double mean =
@@ -129,11 +138,14 @@ struct Forward : Work<S> {
     return this->affine(c, T(param_of(op.param_dtype, op.running_mean, c, 0)),
                         T(math::invstd_of(var, op.eps)));
   }
-  __device__ void run(const math::Affine<T> (&p)[V], int64_t index, int n) const {
+  __device__ void load(const math::Affine<T> (&)[V], int64_t index, int n, Held& held) const {
+    this->read(this->op.x, index, n, T(0), held.x);
+  }
+  __device__ void run(const math::Affine<T> (&p)[V], Held& held, int64_t index, int n) const {
     const BatchNorm& op = this->op;
-    T x[V], residual[V];
-    this->load(op.x, index, n, T(0), x);
-    if (op.residual) this->load(op.residual, index, n, T(0), residual);
+    T(&x)[V] = held.x;
+    T residual[V];
+    if (op.residual) this->read(op.residual, index, n, T(0), residual);
     uint32_t passed = 0;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
@@ -143,10 +155,10 @@ struct Forward : Work<S> {
       if (v < n) passed |= uint32_t(math::passes(x[v])) << v;
       if (op.relu) x[v] = math::relu(x[v]);
     }
-    // Packs of the second walk begin at multiples of 8: a byte of the mask is one thread's.
+    // Where a mask is written packs begin at multiples of 8: a byte of it is one thread's.
     if (op.mask) op.mask[index / 8] = uint8_t(passed);
     if (this->passing.drops) this->drop(this->passing.bits(index, n), x);
-    this->store(op.y, index, n, x);
+    this->write(op.y, index, n, x);
   }
 };
 
@@ -161,9 +173,9 @@ struct Backward : Work<S> {
   // Loads x and the gradient of v.
   template <int N, class Channel>
   __device__ void load_both(int64_t index, int n, T (&x)[N], T (&g)[N], const Channel& channel) const {
-    this->load(this->op.dy, index, n, T(0), g);
+    this->read(this->op.dy, index, n, T(0), g);
     if (this->passing.asks()) this->drop(this->passing.bits(index, n), g);
-    this->load(this->op.x, index, n, T(0), x);
+    this->read(this->op.x, index, n, T(0), x);
 #pragma unroll
     for (int v = 0; v < N; ++v) {
       const auto& p = channel(v);
@@ -174,12 +186,16 @@ struct Backward : Work<S> {
     const math::Affine<T> p = this->saved_affine(c);
     return {p.mean, p.scale, p.bias};
   }
-  __device__ void add_run(const Sums& sums, int64_t index, int n, T (&s1)[V], T (&s2)[V]) const {
+  struct Held {
     T x[V], g[V];
-    load_both(index, n, x, g, [&](int) -> const Sums& { return sums; });
+  };
+  __device__ void hold(const Sums& sums, int64_t index, int n, Held& held) const {
+    load_both(index, n, held.x, held.g, [&](int) -> const Sums& { return sums; });
+  }
+  __device__ void add(const Sums& sums, const Held& held, int n, T (&s1)[V], T (&s2)[V]) const {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      if (v < n) sums.add(x[v], g[v], s1[v], s2[v]);
+      if (v < n) sums.add(held.x[v], held.g[v], s1[v], s2[v]);
     }
   }
   template <int N>
@@ -191,7 +207,7 @@ struct Backward : Work<S> {
   }
   __device__ void finish(int64_t c, const math::Pair* parts) const {
     const BatchNorm& op = this->op;
-    const int64_t tiles = gpu::device_tiles(op.shape);
+    const int64_t tiles = this->tiles();
     const math::Pair sums{gpu::sum_tiles(tiles, [&](int64_t i) { return parts[i].first; }),
                           gpu::sum_tiles(tiles, [&](int64_t i) { return parts[i].second; })};
     if (threadIdx.x % gpu::kWarp != 0) return;
@@ -207,18 +223,21 @@ struct Backward : Work<S> {
     if (!this->op.training) return {p.mean, p.scale, p.bias, T(0), T(0)};
     return {p.mean, p.scale, p.bias, terms[2 * c], terms[2 * c + 1]};
   }
-  __device__ void run(const Params (&p)[V], int64_t index, int n) const {
+  __device__ void load(const Params (&p)[V], int64_t index, int n, Held& held) const {
+    load_both(index, n, held.x, held.g, [&](int v) -> const Params& { return p[v]; });
+  }
+  __device__ void run(const Params (&p)[V], Held& held, int64_t index, int n) const {
     const BatchNorm& op = this->op;
-    T x[V], g[V];
-    load_both(index, n, x, g, [&](int v) -> const Params& { return p[v]; });
-    if (op.dresidual) this->store(op.dresidual, index, n, g);
+    T(&x)[V] = held.x;
+    const T(&g)[V] = held.g;
+    if (op.dresidual) this->write(op.dresidual, index, n, g);
     if (!op.dx) return;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const math::Gradient<T, false, false> constant{p[v].mean, p[v].scale, p[v].bias, T(0), T(0)};
       x[v] = op.training ? p[v](x[v], g[v]) : constant(x[v], g[v]);
     }
-    this->store(op.dx, index, n, x);
+    this->write(op.dx, index, n, x);
   }
 };
 
@@ -253,6 +272,16 @@ void walk(const Op& op, cudaStream_t stream) {
   cuda_check(shape.channels_last ? gpu::launch(gpu::walk_kernel<Op, true>, grid, threads, 0, stream, op)
                                  : gpu::launch(gpu::walk_kernel<Op, false>, grid, threads, 0, stream, op),
              "batch_norm");
+}
+
+// Both at once, if a block can keep a channel; false if it cannot.
+template <class Op>
+bool keep(Op op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
+  if (!gpu::keeps_channel(op.shape(), whole_bytes)) return false;
+  op.whole = true;
+  const dim3 grid(unsigned(op.shape().channels)), threads(gpu::kChannelThreads);
+  cuda_check(gpu::launch(gpu::whole_channel_kernel<Op>, grid, threads, 0, stream, op, parts), "batch_norm");
+  return true;
 }
 
 // Calls run(a value of the stored type).
@@ -291,7 +320,9 @@ void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   const auto stream = static_cast<cudaStream_t>(launch.stream);
   with_stored(op.dtype, [&](auto stored) {
     const auto work = forward_of<decltype(stored)>(op, false);
-    reduce(work, reinterpret_cast<math::Pair*>(op.workspace), stream);
+    auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
+    if (keep(work, op.mask != nullptr, parts, stream)) return;
+    reduce(work, parts, stream);
     walk(work, stream);
   });
 }
@@ -314,9 +345,11 @@ void cuda::batch_norm_backward(const BatchNorm& op, const Launch& launch) {
     work.relu = op.relu && !op.mask;
     work.terms = reinterpret_cast<typename Work::T*>(op.workspace +
                                                      2 * op.shape.channels * gpu::device_tiles(op.shape));
-    if (op.training || op.dweight || op.dbias)
-      reduce(work, reinterpret_cast<math::Pair*>(op.workspace), stream);
-    if (op.dx || op.dresidual) walk(work, stream);
+    auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
+    const bool sums = op.training || op.dweight || op.dbias, elements = op.dx || op.dresidual;
+    if (sums && elements && keep(work, false, parts, stream)) return;
+    if (sums) reduce(work, parts, stream);
+    if (elements) walk(work, stream);
   });
 }
 

@@ -64,6 +64,7 @@ ONEPASS_WALK void add_run(const Sums sums, const S* __restrict x, const S* __res
     }
     if (i < end) {
       alignas(64) T last[2][kRowLanes];
+      ONEPASS_LANES
       for (int l = 0; l < kRowLanes; ++l) {
         last[0][l] = i + l < end ? widen(x[i + l]) : sums.neutral();
         last[1][l] = Sums::kGrad && i + l < end ? widen(g[i + l]) : T(0);

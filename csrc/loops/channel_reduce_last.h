@@ -10,7 +10,7 @@
 namespace onepass::ONEPASS_ISA {
 
 constexpr int64_t kParamWidth = 128;   // elements of a parameter that is repeated for several rows
-constexpr int64_t kDirectWidth = 256;  // channels of a tile that is read as it is stored
+constexpr int64_t kDirectWidth = 512;  // channels of a tile that is read as it is stored
 constexpr int kStepsAtOnce = 4;
 constexpr int64_t kGroup = kRowLanes * kStepsAtOnce;
 static_assert(kLaneSteps % kStepsAtOnce == 0);

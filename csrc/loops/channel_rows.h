@@ -20,7 +20,7 @@
 namespace onepass::ONEPASS_ISA {
 
 // Elements of a row at most.
-constexpr int64_t kChannelRow = 1024;
+constexpr int64_t kChannelRow = 2048;
 
 // How loops see stored elements: S is float, double or this, and T, the arithmetic type, is double for double
 // and float for the others. A float16, and a bfloat16 whose row is worked on before the loop, passes through
@@ -51,38 +51,43 @@ inline const S* read_row(DType dtype, const void* stored, int64_t begin, int64_t
   return buffer;
 }
 
+constexpr int64_t kLine = 64;  // bytes of a cache line
+
 // to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
-ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+// `to` begins a line; bytes: a multiple of one.
+ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
   char* out = static_cast<char*>(to);
   const char* in = static_cast<const char*>(from);
 #if defined(__AVX512F__)
-  using Vector = __m512i;
-  const auto copy = [](char* o, const char* i) { _mm512_stream_si512((__m512i*)o, _mm512_loadu_si512(i)); };
+  for (int64_t i = 0; i < bytes; i += 64) {
+    _mm512_stream_si512((__m512i*)(out + i), _mm512_loadu_si512(in + i));
+  }
 #elif defined(__AVX__)
-  using Vector = __m256i;
-  const auto copy = [](char* o, const char* i) {
-    _mm256_stream_si256((__m256i*)o, _mm256_loadu_si256((const __m256i*)i));
-  };
+  for (int64_t i = 0; i < bytes; i += 32) {
+    _mm256_stream_si256((__m256i*)(out + i), _mm256_loadu_si256((const __m256i*)(in + i)));
+  }
 #elif defined(__SSE2__)
-  using Vector = __m128i;
-  const auto copy = [](char* o, const char* i) {
-    _mm_stream_si128((__m128i*)o, _mm_loadu_si128((const __m128i*)i));
-  };
+  for (int64_t i = 0; i < bytes; i += 16) {
+    _mm_stream_si128((__m128i*)(out + i), _mm_loadu_si128((const __m128i*)(in + i)));
+  }
+#else
+  std::memcpy(out, in, size_t(bytes));
 #endif
-#if defined(__SSE2__)
-  constexpr int64_t kLine = 64;
+}
+
+// The same for any place and number.
+ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+  char* out = static_cast<char*>(to);
+  const char* in = static_cast<const char*>(from);
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine), head = (kLine - past) % kLine;
-  if (head + kLine <= bytes) {
-    std::memcpy(out, in, size_t(head));
-    int64_t i = head;
-    for (; i + kLine <= bytes; i += kLine) {
-      for (int64_t k = 0; k < kLine; k += int64_t(sizeof(Vector))) copy(out + i + k, in + i + k);
-    }
-    std::memcpy(out + i, in + i, size_t(bytes - i));
+  if (head + kLine > bytes) {
+    std::memcpy(out, in, size_t(bytes));
     return;
   }
-#endif
-  std::memcpy(out, in, size_t(bytes));
+  const int64_t lines = (bytes - head) / kLine * kLine;
+  std::memcpy(out, in, size_t(head));
+  stream_lines(out + head, in + head, lines);
+  std::memcpy(out + head + lines, in + head + lines, size_t(bytes - head - lines));
 }
 
 // After the last stream_row of a thread, before others may read.
@@ -103,6 +108,11 @@ struct Output {
   void* stored;
   bool streams;
 
+  // Whether rows can be walked straight to where they are stored.
+  template <class S>
+  bool takes() const {
+    return stored_as(dtype, S{});
+  }
   template <class S>
   S* open(int64_t begin, S* buffer) const {
     return stored_as(dtype, S{}) && !streams ? static_cast<S*>(stored) + begin : buffer;

@@ -13,7 +13,8 @@
 
 namespace onepass {
 
-constexpr int64_t kTile = 2048;      // rows of a tile of several planes, about
+constexpr int64_t kTile = 2048;      // rows of a tile of several planes, about,
+constexpr int64_t kShortTile = 512;  // if they are short
 constexpr int64_t kWideTile = 4096;  // rows of a tile at most
 constexpr int64_t kShortPlane = 64;  // planes of fewer positions are no segments: their tiles are
 
@@ -39,7 +40,7 @@ struct ChannelShape {
     return positions > kWideTile ? (positions + kWideTile - 1) / kWideTile : 0;
   }
   ONEPASS_HD int64_t tile_rows() const {
-    if (positions < kShortPlane) return kTile;
+    if (positions < kShortPlane) return kShortTile;
     if (positions > kWideTile) return kWideTile;
     return (positions < kTile ? kTile / positions : 1) * positions;
   }

@@ -5,7 +5,8 @@
 // of a large batch fill a GPU as well as three hundred do; a second kernel puts the tiles together in their
 // order. The cut depends on the shape alone, never on the GPU. Packs are 8 elements in 16-byte accesses,
 // where the addresses allow. The second walk is linear in memory and begins at its end, which the first one
-// has left in the cache.
+// has left in the cache. Channels first and short: a block takes a whole channel, keeps it in registers
+// between the two walks, and memory is read once, in one launch.
 #pragma once
 
 #include "core/cuda_device.cuh"
@@ -22,6 +23,8 @@ constexpr int64_t kLastRows = 512;  // rows of a tile with the channels last
 constexpr int kLastPacks = 32;      // of a row in a tile, at most
 constexpr int kPacksPerThread = 4;  // of the second walk
 constexpr int64_t kShiftRows = 8;   // rows of a tile whose mean is the shift
+constexpr int kHeldPacks = 8;       // of a thread that keeps its part of a channel
+constexpr int64_t kHeldLeast = 32;  // channels for which a block each is worth it
 
 __host__ __device__ __forceinline__ int64_t device_tiles(const ChannelShape& shape) {
   return shape.channels_last ? (shape.rows() + kLastRows - 1) / kLastRows : shape.tiles();
@@ -55,6 +58,17 @@ __device__ __forceinline__ void store_part(S* to, int n, const T (&registers)[V]
   }
 }
 
+__host__ __device__ __forceinline__ int64_t packs_of_plane(const ChannelShape& shape) {
+  return (shape.positions + kChannelPack - 1) / kChannelPack;
+}
+
+// Whether a block can keep a channel. whole_bytes: a pack must not share a byte of a bit mask with another.
+inline bool keeps_channel(const ChannelShape& shape, bool whole_bytes) {
+  if (shape.channels_last || shape.channels < kHeldLeast) return false;
+  if (whole_bytes && shape.positions % kChannelPack != 0) return false;
+  return shape.batch * packs_of_plane(shape) <= int64_t(kHeldPacks) * kChannelThreads;
+}
+
 // Calls visit(index, n) for the packs of a tile of one channel that are this thread's, channels first: n
 // elements that follow each other in memory.
 template <class Visit>
@@ -77,18 +91,9 @@ __device__ __forceinline__ void for_own_packs(const ChannelShape& shape, const R
   }
 }
 
-// Channels first. Op: `Sums channel(c, rows)` makes the formula of a channel in a tile; `add_run(sums, index,
-// n, s1, s2)` adds n elements of it that follow each other in memory.
-template <class Op>
-__global__ void __launch_bounds__(kChannelThreads)
-    reduce_first_kernel(const __grid_constant__ Op op, math::Pair* parts) {
-  using T = typename Op::T;
-  const ChannelShape& shape = op.shape();
-  const int64_t tiles = shape.tiles(), channel = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  const RowRange rows = shape.tile(tile);
-  const auto sums = op.channel(channel, rows);
-  T s1[kChannelPack] = {}, s2[kChannelPack] = {};
-  for_own_packs(shape, rows, channel, [&](int64_t index, int n) { op.add_run(sums, index, n, s1, s2); });
+// The sums of all lanes of a block's threads, in thread 0.
+template <class T>
+__device__ __forceinline__ math::Pair merge_lanes(const T (&s1)[kChannelPack], const T (&s2)[kChannelPack]) {
   double a = 0, b = 0;
 #pragma unroll
   for (int v = 0; v < kChannelPack; ++v) {
@@ -98,7 +103,29 @@ __global__ void __launch_bounds__(kChannelThreads)
   const auto add = [](double x, double y) { return x + y; };
   a = merge_block(a, add);
   b = merge_block(b, add);
-  if (threadIdx.x == 0) parts[blockIdx.x] = sums.part(double(rows.end - rows.begin), a, b);
+  return {a, b};
+}
+
+// Channels first. Op: `Sums channel(c, rows)` makes the formula of a channel in a tile; `hold(sums, index, n,
+// held)` loads n of its elements that follow each other in memory; `add(sums, held, n, s1, s2)` adds them.
+template <class Op>
+__global__ void __launch_bounds__(kChannelThreads)
+    reduce_first_kernel(const __grid_constant__ Op op, math::Pair* parts) {
+  using T = typename Op::T;
+  const ChannelShape& shape = op.shape();
+  const int64_t tiles = shape.tiles(), channel = blockIdx.x / tiles, tile = blockIdx.x % tiles;
+  const RowRange rows = shape.tile(tile);
+  const auto sums = op.channel(channel, rows);
+  T s1[kChannelPack] = {}, s2[kChannelPack] = {};
+  for_own_packs(shape, rows, channel, [&](int64_t index, int n) {
+    typename Op::Held held;
+    op.hold(sums, index, n, held);
+    op.add(sums, held, n, s1, s2);
+  });
+  const math::Pair all = merge_lanes(s1, s2);
+  if (threadIdx.x == 0) {
+    parts[blockIdx.x] = sums.part(double(rows.end - rows.begin), all.first, all.second);
+  }
 }
 
 // Channels last: a thread adds packs of the same V channels in some rows of the tile. Op: as above, and
@@ -165,7 +192,52 @@ __global__ void __launch_bounds__(kChannelThreads)
   const int64_t channel = (int64_t(blockIdx.x) * kChannelThreads + threadIdx.x) / kWarp;
   const ChannelShape& shape = op.shape();
   // A warp is whole: all its threads have the same channel.
-  if (channel < shape.channels) op.finish(channel, parts + channel * device_tiles(shape));
+  if (channel < shape.channels) op.finish(channel, parts + channel * op.tiles());
+}
+
+// Both walks of a channel, which stays in registers meanwhile. parts[c]: the channel as one tile. Op: as
+// above, and as for the second walk.
+template <class Op>
+__global__ void __launch_bounds__(kChannelThreads)
+    whole_channel_kernel(const __grid_constant__ Op op, math::Pair* parts) {
+  using T = typename Op::T;
+  constexpr int V = kChannelPack;
+  const ChannelShape& shape = op.shape();
+  const int64_t channel = blockIdx.x;
+  const int in_plane = int(packs_of_plane(shape)), packs = int(shape.batch) * in_plane;
+  const auto place = [&](int k, int64_t& index) {
+    const int q = k * kChannelThreads + int(threadIdx.x), plane = q / in_plane,
+              at = (q - plane * in_plane) * V;
+    if (q >= packs) return 0;
+    index = shape.logical_index(int64_t(plane) * shape.positions + at, channel);
+    return int(shape.positions - at < V ? shape.positions - at : V);
+  };
+  typename Op::Held held[kHeldPacks];
+  const auto sums = op.channel(channel, op.tile(0));
+  T s1[V] = {}, s2[V] = {};
+#pragma unroll
+  for (int k = 0; k < kHeldPacks; ++k) {
+    int64_t index = 0;
+    const int n = place(k, index);
+    if (n == 0) continue;
+    op.hold(sums, index, n, held[k]);
+    op.add(sums, held[k], n, s1, s2);
+  }
+  const math::Pair all = merge_lanes(s1, s2);
+  if (threadIdx.x == 0) parts[channel] = sums.part(double(shape.rows()), all.first, all.second);
+  __syncthreads();
+  if (threadIdx.x < kWarp) op.finish(channel, parts + channel);
+  __syncthreads();
+  decltype(op.params(0)) params[V];
+  params[0] = op.params(channel);
+#pragma unroll
+  for (int v = 1; v < V; ++v) params[v] = params[0];
+#pragma unroll
+  for (int k = 0; k < kHeldPacks; ++k) {
+    int64_t index = 0;
+    const int n = place(k, index);
+    if (n > 0) op.run(params, held[k], index, n);
+  }
 }
 
 // Threads of a block of the second walk: with the channels last, if possible, so many that the next pack of a
@@ -176,7 +248,8 @@ __host__ __device__ __forceinline__ int walking_threads(const ChannelShape& shap
   return shape.channels_last && whole ? int(kChannelThreads / packs * packs) : kChannelThreads;
 }
 
-// The second walk. Op: `Params params(c) const`, `run(params, index, n)` with params[v] of element index + v.
+// The second walk. Op: `Params params(c) const`; `load(params, index, n, held)` with params[v] of element
+// index + v; `run(params, held, index, n)`.
 template <class Op, bool kLast>
 __global__ void __launch_bounds__(kChannelThreads) walk_kernel(const __grid_constant__ Op op) {
   constexpr int V = kChannelPack;
@@ -218,7 +291,10 @@ __global__ void __launch_bounds__(kChannelThreads) walk_kernel(const __grid_cons
         }
       }
     }
-    op.run(params, index, numel - index < V ? int(numel - index) : V);
+    const int n = numel - index < V ? int(numel - index) : V;
+    typename Op::Held held;
+    op.load(params, index, n, held);
+    op.run(params, held, index, n);
   }
 }
 

@@ -10,4 +10,5 @@ OPS = {
     "tail": "onepass.bench.tail",
     "batch_norm": "onepass.bench.batch_norm",
     "cross_entropy": "onepass.bench.cross_entropy",
+    "schedule": "onepass.bench.schedule",
 }

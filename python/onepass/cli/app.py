@@ -10,7 +10,9 @@ import onepass
 from onepass.cli.bench import bench
 from onepass.cli.demo import demo
 from onepass.cli.info import info
+from onepass.cli.lr_range import lr_range
 from onepass.cli.parity import parity
+from onepass.cli.schedule import schedule
 
 app = typer.Typer(
     name="onepass",
@@ -22,6 +24,8 @@ app.command()(info)
 app.command()(demo)
 app.command()(bench)
 app.command()(parity)
+app.command()(schedule)
+app.command()(lr_range)
 
 
 def _print_version(wanted: bool) -> None:

@@ -24,6 +24,7 @@ from onepass.cli import one_of, torch_threads
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
 from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
+from onepass.optim.schedules import Schedule, parse
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -70,6 +71,13 @@ def demo(
             metavar="NAME",
         ),
     ] = "torch",
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the learning rate, for instance 'warmup(100) >> cosine(1140)' (onepass schedule shows it); "
+            "without it a cosine down to 0."
+        ),
+    ] = None,
     label_smoothing: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="How much of each label the loss spreads over all digits.")
     ] = 0.1,
@@ -89,7 +97,9 @@ def demo(
     console = Console()
     where = _device(device)
     data = _data()
-    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers, label_smoothing)
+    plan = Plan(
+        epochs, batch_size, seed, where, clip, ema, precision, layers, _schedule(schedule), label_smoothing
+    )
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -115,6 +125,7 @@ def demo(
         "ema": ema,
         "precision": precision,
         "layers": layers,
+        "schedule": None if plan.schedule is None else repr(plan.schedule),
         "label_smoothing": label_smoothing,
     }
     figures, picture = output / "demo.json", output / "demo.png"
@@ -147,6 +158,13 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not usable:
         raise typer.BadParameter("device must be one that torch sees and onepass was built for, got cuda")
     return torch.device("cuda" if usable and name != "cpu" else "cpu")
+
+
+def _schedule(text: str | None) -> Schedule | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _data() -> Data:

@@ -42,6 +42,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         "train": _of_score(run.train),
         "validation": [_of_score(score) for score in run.validation],
         "losses": run.losses,
+        "lrs": run.lrs,
         "update_seconds": run.update_seconds,
         "update_seconds_median": median(run.update_seconds),
         "update_seconds_total": sum(run.update_seconds),
@@ -99,7 +100,7 @@ def summary(shown: dict[str, Any]) -> str:
 
 
 def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
-    """Draws both loss curves, the validation accuracy and the times of the optimizer steps.
+    """Draws both loss curves over the learning rate, the validation accuracy and the times of the optimizer steps.
 
     Args:
         shown: What `figures` returned.
@@ -111,19 +112,28 @@ def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (loss, accuracy, time) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    # Loss over rate; Accuracy and Time beside them.
+    layout: dict[str, Any] = {"height_ratios": (3, 1), "figsize": (13, 4), "layout": "constrained"}
+    figure, drawn = plt.subplot_mosaic("LAT;RAT", **layout)
+    axes_of: dict[str, Any] = dict(drawn)
+    loss, rate, accuracy, time = (axes_of[name] for name in "LRAT")
     for name, one in shown["trainings"].items():
         # Wide and pale below, thin and dashed above: where the curves coincide both are seen.
         line = {"color": _COLOURS[name], "label": name}
         line |= {"linewidth": 1.5, "linestyle": "--"} if name == OURS else {"linewidth": 5}
         smooth = _running_mean(one["losses"])
         loss.plot(range(1, len(smooth) + 1), smooth, **line)
+        rate.plot(range(1, len(one["lrs"]) + 1), one["lrs"], **line)
         epochs = range(1, len(one["validation"]) + 1)
         accuracy.plot(epochs, [100 * score["accuracy"] for score in one["validation"]], **line)
         milliseconds = sorted(1e3 * seconds for seconds in one["update_seconds"])
         shares = [100 * (i + 1) / len(milliseconds) for i in range(len(milliseconds))]
         time.plot(milliseconds, shares, color=_COLOURS[name], linewidth=2, label=name)
-    loss.set(title="training loss", xlabel=f"step (mean of the last {_SMOOTHING})", yscale="log")
+    loss.set(title="training loss", yscale="log")
+    loss.sharex(rate)
+    loss.tick_params(labelbottom=False)
+    rate.set(ylabel="rate", xlabel=f"step (loss: mean of the last {_SMOOTHING})")
+    rate.spines[["top", "right"]].set_visible(False)
     accuracy.set(title="validation accuracy", xlabel="epoch", ylabel="%")
     accuracy.xaxis.get_major_locator().set_params(integer=True)
     # The few steps that the machine interrupted would push all others to the left.

@@ -15,7 +15,7 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.nn
@@ -24,6 +24,8 @@ from onepass.bench.memory import kept_bytes
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
 from onepass.optim._base import FusedOptimizer
+from onepass.optim.lr_scheduler import ScheduleLR
+from onepass.optim.schedules import Schedule
 
 # torch's and ours, by the names under which figures are shown.
 TORCH, OURS = "torch.optim", "onepass.optim"
@@ -66,6 +68,8 @@ class Plan:
     """A name in `PRECISIONS`."""
     layers: str = "torch"
     """A name in `LAYERS`."""
+    schedule: Schedule | None = None
+    """Of the learning rate, or None for torch's cosine down to 0 at the last step."""
     label_smoothing: float = 0.0
     """How much of each label the loss spreads over all classes."""
 
@@ -81,8 +85,8 @@ class Run:
 
     model: nn.Module
     optimizer: Optimizer
-    schedule: CosineAnnealingLR
-    """Of the learning rate, down to 0 at the last step: torch's, for both."""
+    schedule: LRScheduler
+    """Of the learning rate, the same for both."""
     update: Callable[[], object]
     """All that follows the backward pass."""
     loss: nn.Module
@@ -91,6 +95,8 @@ class Run:
     """torch's moving average of the weights; ours is in the optimizer."""
     losses: list[float] = field(default_factory=list)
     """Loss of each batch, before its update."""
+    lrs: list[float] = field(default_factory=list)
+    """Learning rate of each step."""
     update_seconds: list[float] = field(default_factory=list)
     """Time of each call of ``update()``."""
     step_seconds: list[float] = field(default_factory=list)
@@ -209,7 +215,11 @@ def _loss_of(name: str, plan: Plan) -> nn.Module:
 
 def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan, loss: nn.Module) -> Run:
     optimizer = make(model.parameters())
-    schedule = CosineAnnealingLR(optimizer, steps)
+    schedule: LRScheduler
+    if plan.schedule is None:
+        schedule = CosineAnnealingLR(optimizer, steps)
+    else:
+        schedule = ScheduleLR(optimizer, plan.schedule)
     if isinstance(optimizer, FusedOptimizer):
         return Run(model, optimizer, schedule, optimizer.step, loss)
     # torch gives these functions no types.
@@ -256,6 +266,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
     end = _now(images.device)
     run.update_seconds.append(end - before_update)
     run.step_seconds.append(end - begin)
+    run.lrs.append(float(run.optimizer.param_groups[0]["lr"]))
     run.schedule.step()
     return loss.detach()
 

@@ -1,6 +1,6 @@
 """Optimizers with torch.optim's interface whose update of all parameters is one pass over memory."""
 
-from onepass.optim import functional
+from onepass.optim import functional, lr_scheduler, schedules
 from onepass.optim.adam import Adam
 from onepass.optim.adamw import AdamW
 from onepass.optim.apex import to_apex
@@ -15,6 +15,8 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "functional",
+    "lr_scheduler",
     "no_decay_groups",
+    "schedules",
     "to_apex",
 ]

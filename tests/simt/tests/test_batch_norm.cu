@@ -35,6 +35,13 @@ const std::vector<Case> kCases = {
     {{3, 1, 5000, false}, true, false, true, true, 0, 0},
     {{5, 3, 64, false}, false, false, true, false, 1, 0},
     {{3, 33, 30, true}, false, false, true, false, 0, 0},
+    // A block keeps a channel; the last three of the limits are just missed.
+    {{6, 32, 200, false}, true, true, true, true, 0.3, 0},
+    {{40, 33, 49, false}, true, false, true, true, 0.5, 1},
+    {{2, 32, 8192, false}, false, true, false, true, 0, 2},
+    {{2, 32, 8200, false}, false, true, true, true, 0, 0},
+    {{3, 32, 30, false}, true, true, true, true, 0, 0},
+    {{6, 31, 200, false}, true, false, true, true, 0, 0},
 };
 
 size_t memory_index(const ChannelShape& shape, int64_t row, int64_t channel) {

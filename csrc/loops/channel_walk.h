@@ -1,0 +1,162 @@
+// channel_walk.h - a formula made of each channel's parameters, for elements that follow each other in
+// memory, on the CPU (channels.h).
+//
+// Results that go past the caches are stored a line at a time as soon as they are made, so that reading and
+// writing go on together: to fill a long row first and to store it then takes half as long again.
+#pragma once
+
+#include "loops/channel_reduce_last.h"
+#include "math/batch_norm.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int kRowsAtOnce = 4;
+constexpr int64_t kStreamBytes = 256;
+
+template <class S>
+constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+
+// out = formula(a, b) of one element; with F::kFlags its flag too.
+template <class F, class S>
+ONEPASS_HD void walk_element(const F& formula, const S* a, const S* b, S& out, uint8_t* flags, int64_t i) {
+  using T = arithmetic<S>;
+  const T value = formula(F::kReadsX ? widen(a[i]) : T(0), F::kReadsOther ? widen(b[i]) : T(0));
+  narrow(formula.result(value), out);
+  if constexpr (F::kFlags) flags[i] = math::passes(value) ? 1 : 0;
+}
+
+template <class F, class S>
+ONEPASS_WALK void walk_channel(const F formula, const S* __restrict a, const S* __restrict b,
+                               S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) walk_element(formula, a, b, out[i], flags, i);
+}
+
+// The same past the caches. out begins a line; n is a multiple of kStreamBlock.
+template <class F, class S>
+ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S* __restrict b,
+                                 S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
+    alignas(64) S block[kStreamBlock<S>];
+    ONEPASS_INDEPENDENT
+    for (int64_t k = 0; k < kStreamBlock<S>; ++k) walk_element(formula, a, b, block[k], flags, i + k);
+    stream_lines(out + i, block, kStreamBytes);
+  }
+}
+
+// kRows rows of n channels, `period` elements apart, which share the loads of their parameters.
+template <class F, int kRows, class S, class T>
+ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
+                                S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
+  const T* p[F::kParams];
+  for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) {
+    const F formula = formula_at<F>(p, i);
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = i + r * period;
+      walk_element(formula, a, b, out[at], flags, at);
+    }
+  }
+}
+
+// The same past the caches. Each row of out begins a line; n is a multiple of kStreamBlock.
+template <class F, int kRows, class S, class T>
+ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
+                                  S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
+  const T* p[F::kParams];
+  for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
+  for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
+    alignas(64) S block[kRows][kStreamBlock<S>];
+    ONEPASS_INDEPENDENT
+    for (int64_t k = 0; k < kStreamBlock<S>; ++k) {
+      const F formula = formula_at<F>(p, i + k);
+      for (int r = 0; r < kRows; ++r) walk_element(formula, a, b, block[r][k], flags, i + k + r * period);
+    }
+    for (int r = 0; r < kRows; ++r) stream_lines(out + i + r * period, block[r], kStreamBytes);
+  }
+}
+
+// At most kChannelRow elements that follow each other in memory, and which of them pass (not filled if nobody
+// asks).
+template <class T>
+struct Span {
+  const ChannelShape& shape;
+  const T* const* params;  // of channel i at [k][i]
+  const RepeatedParams<T>& repeated;
+  int64_t period;  // elements for which they are repeated
+  int64_t begin, n;
+  uint8_t flags[kChannelRow];
+
+  // out = formula(a, b) of all elements; with F::kFlags also new flags. streams: past the caches.
+  template <class F, class S>
+  void walk(const S* a, const S* b, S* out, uint8_t* passed, bool streams) const {
+    const int64_t run = shape.channels_last ? period : shape.positions;
+    for (int64_t i = 0, at = begin % run; i < n; at = 0) {
+      const int64_t here = run - at < n - i ? run - at : n - i;
+      const Row<S> row = Row<S>{a, b, out, passed}.from(i);
+      if (!shape.channels_last) {
+        walk_run<F>(formula_at<F>(params, (begin + i) / run % shape.channels), row, here, streams);
+        i += here;
+        continue;
+      }
+      const T* from[kMostParams];
+      for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
+      const bool several = at == 0 && n - i >= kRowsAtOnce * period;
+      several ? walk_rows<F, kRowsAtOnce>(from, row, here, streams)
+              : walk_rows<F, 1>(from, row, here, streams);
+      i += several ? kRowsAtOnce * period : here;
+    }
+  }
+
+ private:
+  template <class S>
+  struct Row {
+    const S* a;
+    const S* b;
+    S* out;
+    uint8_t* flags;
+    Row from(int64_t i) const { return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags}; }
+    // Elements before the first line, and those of whole blocks behind them.
+    int64_t head(int64_t count) const {
+      const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
+      const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S));
+      return missing < count ? missing : count;
+    }
+    static int64_t body(int64_t count) { return count - count % kStreamBlock<S>; }
+  };
+
+  template <class F, class S>
+  static void walk_run(const F& formula, Row<S> row, int64_t count, bool streams) {
+    const auto plain = [&](const Row<S>& from, int64_t here) {
+      if (here > 0) walk_channel(formula, from.a, from.b, from.out, from.flags, here);
+    };
+    if (!streams) return plain(row, count);
+    const int64_t head = row.head(count), body = row.body(count - head);
+    plain(row, head);
+    row = row.from(head);
+    stream_channel(formula, row.a, row.b, row.out, row.flags, body);
+    plain(row.from(body), count - head - body);
+  }
+
+  // kRows rows of `count` channels.
+  template <class F, int kRows, class S>
+  void walk_rows(const T* const* from, Row<S> row, int64_t count, bool streams) const {
+    const T* p[kMostParams];
+    const auto plain = [&](int64_t begin, int64_t here) {
+      const Row<S> part = row.from(begin);
+      for (int k = 0; k < F::kParams; ++k) p[k] = from[k] + begin;
+      if (here > 0) walk_channels<F, kRows>(p, part.a, part.b, part.out, part.flags, period, here);
+    };
+    const bool lines = kRows == 1 || period * int64_t(sizeof(S)) % kLine == 0;
+    if (!streams || !lines) return plain(0, count);
+    const int64_t head = row.head(count), body = row.body(count - head);
+    plain(0, head);
+    const Row<S> part = row.from(head);
+    for (int k = 0; k < F::kParams; ++k) p[k] = from[k] + head;
+    stream_channels<F, kRows>(p, part.a, part.b, part.out, part.flags, period, body);
+    plain(head + body, count - head - body);
+  }
+};
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,98 @@
+"""`onepass lr-range`: the learning rate range test of the demo's network."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import onepass.optim
+from onepass.bench import machine
+from onepass.cli import one_of, torch_threads
+from onepass.cli.demo import _data
+from onepass.demo.data import Data
+from onepass.demo.model import network
+from onepass.demo.train import OPTIMIZERS, Plan, train
+from onepass.monitor import LRRangeResult, lr_range_test
+
+_CPU = torch.device("cpu")
+
+
+def lr_range(
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            parser=one_of("optimizer", OPTIMIZERS), help=f"One of: {', '.join(OPTIMIZERS)}.", metavar="NAME"
+        ),
+    ] = "adamw",
+    min_lr: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
+    max_lr: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=10, help="Updates of a sweep.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="Sweeps, each with another order of the images.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
+    grid: Annotated[
+        int, typer.Option(min=0, help="Also train with so many rates from 1e-5 to 1, and with the suggestion.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images of each training of the grid.")] = 10,
+    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
+        "onepass-lr-range"
+    ),
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads, instead of torch's number.")] = None,
+) -> None:
+    """Look for the learning rate of the demo's network: train a little with a growing rate, a few times."""
+    console = Console()
+    data = _data()
+    with torch_threads(threads):
+        facts = machine.record(torch.get_num_threads())
+        try:
+            result = _sweep(data, optimizer, batch_size, min_lr=min_lr, max_lr=max_lr, steps=steps, seeds=seeds)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        console.print(result.table())
+        compared = _compare(data, optimizer, batch_size, epochs, grid, result.suggestion) if grid else {}
+    for lr, accuracy in compared.items():
+        mark = "  (suggested)" if lr == result.suggestion else ""
+        console.print(f"rate {lr:.3g}: validation accuracy {accuracy:.2%}{mark}")
+    output.mkdir(parents=True, exist_ok=True)
+    figures, picture = output / "lr_range.json", output / "lr_range.png"
+    settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "suggestion": result.suggestion}
+    if grid:
+        settings |= {"epochs": epochs, "grid": [{"lr": lr, "accuracy": a} for lr, a in compared.items()]}
+    figures.write_text(json.dumps({**facts, **settings, **result.to_json()}, indent=1) + "\n")
+    result.plot(picture)
+    console.print(f"Wrote {picture} and {figures}.")
+
+
+def _sweep(data: Data, optimizer: str, batch_size: int, **options: Any) -> LRRangeResult:
+    name, defaults = OPTIMIZERS[optimizer]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network()
+        loader: DataLoader[Any] = DataLoader(
+            TensorDataset(data.train_images, data.train_labels), batch_size, shuffle=True, drop_last=True
+        )
+        trained = getattr(onepass.optim, name)(model.parameters(), **defaults)
+        return lr_range_test(model, trained, cross_entropy, loader, **options)
+
+
+def _compare(
+    data: Data, optimizer: str, batch_size: int, epochs: int, grid: int, suggestion: float
+) -> dict[float, float]:
+    """Validation accuracy at the end, by rate; all trainings see the same batches."""
+    name, defaults = OPTIMIZERS[optimizer]
+    rates = sorted({*np.geomspace(1e-5, 1.0, grid).tolist(), suggestion})
+    makers = {f"{lr!r}": partial(getattr(onepass.optim, name), **{**defaults, "lr": lr}) for lr in rates}
+    accuracies = {}
+    for lr, (label, make) in track(list(zip(rates, makers.items(), strict=True)), "training", transient=True):
+        runs = train(data, Plan(epochs, batch_size, 0, _CPU), {label: make})
+        accuracies[lr] = runs[label].validation[-1].accuracy
+    return accuracies

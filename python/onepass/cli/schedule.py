@@ -1,0 +1,72 @@
+"""`onepass schedule`: a schedule as table and picture, before it is trained with."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from onepass.optim.schedules import Schedule, parse
+
+# Of a schedule without an end so many steps are shown.
+_STEPS = 1000
+
+
+def schedule(
+    text: Annotated[
+        str,
+        typer.Argument(
+            help="For instance 'warmup(500) >> cosine(10000, floor=0.1)'; docs/schedules.md lists the shapes."
+        ),
+    ],
+    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate at factor 1.")] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help=f"Steps to show, instead of all (or {_STEPS} where there is no end).")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Lines of the table.")] = 21,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the rates into this file.")] = None,
+    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write all rates to this JSON file.")] = None,
+) -> None:
+    """Show the learning rates of a schedule. The text is read, not evaluated."""
+    try:
+        shown = parse(text)
+    except ValueError as error:
+        # As it is: the mark below the text must stay in its column.
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    count = steps or (_STEPS if shown.length is None else math.ceil(shown.length) + 1)
+    rates = shown.preview(count, lr).tolist()
+    console = Console()
+    console.print(f"{shown}, {'no end' if shown.length is None else f'{shown.length:g} steps'}", markup=False)
+    table = Table("step", "learning rate", "factor")
+    for column in table.columns:
+        column.justify = "right"
+    for step in sorted({round(i * (count - 1) / (rows - 1)) for i in range(rows)}):
+        table.add_row(str(step), f"{rates[step]:.6g}", f"{shown(step):.6g}")
+    console.print(table)
+    for path in (plot, output):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if output is not None:
+        written = {"schedule": repr(shown), "lr": lr, "length": shown.length, "rates": rates}
+        output.write_text(json.dumps(written, indent=1) + "\n")
+        console.print(f"Wrote {output}.")
+    if plot is not None:
+        _draw(shown, rates, plot)
+        console.print(f"Wrote {plot}.")
+
+
+def _draw(shown: Schedule, rates: list[float], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(range(len(rates)), rates, color="#d1495b")
+    axes.set(xlabel="step", ylabel="learning rate", title=repr(shown), ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,155 @@
+"""Everything that training steps change, kept, and put back bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from onepass.optim.lr_scheduler._updates import Updates
+
+Restore = Callable[[], Any]
+
+
+class Snapshot:
+    """The state of a training: weights, buffers, gradients, modes, optimizer, scaler and random numbers.
+
+    The objects stay the same ones: tensors get their contents back in place, so a learning rate in a tensor, a
+    CUDA graph or a scheduler that counts the optimizer's updates goes on as if nothing had been.
+
+    Args:
+        model: The model; non-persistent buffers and frozen parameters, too. Its gradients are put aside: it has
+            none until `restore`.
+        optimizer: Its optimizer, of any class.
+        scaler: A torch.amp.GradScaler, or None.
+        generators: More random number generators: of a loader, of a sampler.
+
+    Random numbers are those of Python, numpy, torch's CPU, of all CUDA devices if CUDA is used, and of MPS.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: Any = None,
+        generators: Iterable[torch.Generator] = (),
+    ) -> None:
+        self._memo: dict[int, Restore] = {}
+        self._parts: list[Restore] = [self._random_numbers(list(generators)), *self._model(model)]
+        self._parts += [self._optimizer(optimizer)]
+        if scaler is not None:
+            self._parts.append(self._hold(scaler.__dict__))
+
+    def restore(self) -> None:
+        """Puts everything back; may be called more than once."""
+        for part in self._parts:
+            part()
+
+    def _hold(self, value: Any) -> Restore:
+        """Keeps a value; what is returned puts its contents back and returns the same object."""
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        if isinstance(value, Tensor):
+            restore = _tensor(value)
+        elif isinstance(value, dict):
+            restore = self._dict(value)
+        elif isinstance(value, (list, tuple)):
+            restore = self._sequence(value)
+        else:
+            return lambda: value
+        self._memo[id(value)] = restore
+        return restore
+
+    def _dict(self, value: dict[Any, Any]) -> Restore:
+        entries = {key: self._hold(entry) for key, entry in value.items()}
+
+        def restore() -> Any:
+            before = {key: entry() for key, entry in entries.items()}
+            value.clear()
+            value.update(before)
+            return value
+
+        return restore
+
+    def _sequence(self, value: Any) -> Restore:
+        entries = [self._hold(entry) for entry in value]
+
+        def restore() -> Any:
+            before = [entry() for entry in entries]
+            if isinstance(value, list):
+                value[:] = before
+            return value
+
+        return restore
+
+    def _model(self, model: nn.Module) -> list[Restore]:
+        parts: list[Restore] = []
+        for module in model.modules():
+            parts += [self._hold(module._parameters), self._hold(module._buffers), _attribute(module, "training")]
+        parts += [_attribute(param, "grad") for param in model.parameters()]
+        for param in model.parameters():
+            param.grad = None
+        return parts
+
+    def _optimizer(self, optimizer: Optimizer) -> Restore:
+        groups = optimizer.param_groups
+        strangers = [p for group in groups for p in group["params"] if p.grad is not None]
+        grads = [_attribute(param, "grad") for param in strangers]
+        for param in strangers:
+            param.grad = None
+        state, options = self._hold(optimizer.state), self._hold(groups)
+        # What a step of ours remembers is made anew; its tail counts skipped steps and must not go on counting.
+        kept = {name: value for name, value in optimizer.__dict__.items() if name != "_plan"}
+        for name in ("_plan", "_tail"):
+            optimizer.__dict__.pop(name, None)
+        hooks = optimizer._optimizer_step_post_hooks.values()
+        counters = [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), Updates)]
+        counts = [self._hold(counter.__dict__) for counter in counters]
+
+        def restore() -> None:
+            optimizer.__dict__.clear()
+            optimizer.__dict__.update(kept)
+            for part in (state, options, *grads, *counts):
+                part()
+
+        return restore
+
+    def _random_numbers(self, generators: list[torch.Generator]) -> Restore:
+        python, numpys, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        own = [(generator, generator.get_state()) for generator in generators]
+
+        def restore() -> None:
+            random.setstate(python)
+            np.random.set_state(numpys)  # noqa: NPY002
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state_all(cuda)
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
+            for generator, state in own:
+                generator.set_state(state)
+
+        return restore
+
+
+def _tensor(value: Tensor) -> Restore:
+    copy = value.detach().clone()
+
+    def restore() -> Tensor:
+        with torch.no_grad():
+            value.copy_(copy)
+        return value
+
+    return restore
+
+
+def _attribute(owner: Any, name: str) -> Restore:
+    value = getattr(owner, name)
+    return lambda: setattr(owner, name, value)

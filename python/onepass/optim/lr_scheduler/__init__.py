@@ -1,0 +1,48 @@
+"""Learning rate schedulers with torch's names, arguments and checkpoints, as functions of the step.
+
+`LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over the past with no closed form,
+are torch's own. Everything else is ours, because torch's step is recursive: it multiplies the last rate, so
+rounding adds up and a resumed run, a chain or a sequence can go wrong (docs/schedules.md names the issues). Ours
+computes the rate of a step from the step.
+"""
+
+from torch.optim.lr_scheduler import LRScheduler, MultiplicativeLR
+
+from onepass.optim.lr_scheduler._base import FunctionLR
+from onepass.optim.lr_scheduler._combined import ChainedScheduler, SequentialLR
+from onepass.optim.lr_scheduler._cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
+from onepass.optim.lr_scheduler._decays import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    PolynomialLR,
+    StepLR,
+)
+from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
+from onepass.optim.lr_scheduler._schedule import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
+
+__all__ = [
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "FunctionLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "ScheduleLR",
+    "SequentialLR",
+    "StepLR",
+    "WarmupCosineLR",
+    "WarmupStableDecayLR",
+]

@@ -1,0 +1,287 @@
+"""The base of our schedulers: the learning rate of a step is a function of the step, and of nothing before it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from onepass.optim.lr_scheduler._track import Track
+from onepass.optim.lr_scheduler._updates import Updates
+
+FOLLOWS = ("calls", "optimizer")
+
+
+class Setting:
+    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        try:
+            return instance.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self.name] = value
+        instance.__dict__["_tracks"] = None
+
+
+class FunctionLR(LRScheduler):
+    """A scheduler whose values are functions of `last_epoch`.
+
+    Subclasses keep their arguments as `Setting`s, named in `_settings`, and say in `_make_tracks` what they write.
+
+    Args:
+        optimizer: The optimizer, of any class.
+        last_epoch: The step before the one that comes next; -1 at the beginning of training. With another value
+            the groups must have ``initial_lr``, which the state_dict of an optimizer carries.
+        follow: What a step is. "calls": each call of `step`, as in torch. "optimizer": each update that the
+            optimizer took; a step that GradScaler or skip_nonfinite dropped moves nothing. Replays of a CUDA
+            graph are not seen. On a GPU `step` then waits for it if the last steps may have been dropped.
+
+    Raises:
+        TypeError: The optimizer is none.
+        KeyError: A group has no initial_lr although last_epoch is not -1.
+    """
+
+    _settings: ClassVar[tuple[str, ...]] = ()
+    # Class attributes: torch's base class and others look at them, and step must not pay for them.
+    _get_lr_called_within_step = False
+    _is_initial = False
+    _updates: Updates | None = None
+    # Counts until the first call of step, to tell a user who has the order wrong.
+    _order: Updates | None = None
+    _tracks: list[Track] | None = None
+    base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1, *, follow: str = "calls") -> None:
+        self._attach(optimizer, last_epoch, follow)
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self._begin(last_epoch)
+
+    def _attach(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
+        """Checks what all schedulers are given, before anything is changed; then the groups' initial rates."""
+        name = type(self).__name__
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        if follow not in FOLLOWS:
+            raise ValueError(f"{name}: follow must be one of {', '.join(FOLLOWS)}, got {follow!r}")
+        if not isinstance(last_epoch, int) or last_epoch < -1:
+            raise ValueError(f"{name}: last_epoch must be an integer and at least -1, got {last_epoch!r}")
+        for i, group in enumerate(optimizer.param_groups):
+            if last_epoch != -1 and "initial_lr" not in group:
+                raise KeyError(
+                    f"{name}: param_groups[{i}] must have initial_lr when last_epoch is {last_epoch}; load the "
+                    "optimizer's state_dict first"
+                )
+        self.optimizer = optimizer
+        self.follow = follow
+        for group in optimizer.param_groups:
+            lr = group["lr"]
+            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
+
+    def _begin(self, last_epoch: int) -> None:
+        self.last_epoch = last_epoch
+        if self.follow == "optimizer":
+            self._updates = Updates(self.optimizer, last_epoch + 1)
+        else:
+            self._order = Updates(self.optimizer, 0)
+        self._initial_step()
+
+    def _initial_step(self) -> None:
+        self._step_count = 1
+        self.last_epoch += 1
+        self._write(self.last_epoch)
+
+    def _make_tracks(self) -> list[Track]:
+        """What is written; the first track is the learning rate."""
+        raise NotImplementedError
+
+    def _all_tracks(self) -> list[Track]:
+        if self._tracks is None:
+            self._tracks = self._make_tracks()
+        return self._tracks
+
+    def _write(self, step: int) -> None:
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.base_lrs):
+            self._take_new_groups()
+        factor, f = None, 0.0
+        for track in self._tracks or self._all_tracks():
+            if track.factor is None:
+                track.write_each(groups, step)
+                continue
+            if track.factor is not factor:  # rate and momentum may have one in common
+                factor = track.factor
+                f = factor(step)
+            track.write(groups, f)
+
+    def _take_new_groups(self) -> None:
+        """Begins with groups that the optimizer got since: their rate is the one they came with."""
+        groups, known = self.optimizer.param_groups, len(self.base_lrs)
+        name = type(self).__name__
+        if len(groups) < known:
+            raise ValueError(f"{name}: the optimizer must have at least {known} param_groups, got {len(groups)}")
+        for group in groups[known:]:
+            self.base_lrs.append(float(group.setdefault("initial_lr", group["lr"])))
+        self._tracks = None
+
+    def lr_at(self, step: int) -> list[float]:
+        """The learning rates of all groups at a step; changes nothing.
+
+        Args:
+            step: At least 0.
+        """
+        return self._all_tracks()[0].values(step)  # type: ignore[return-value]  # no scheduler leaves the rate alone
+
+    def preview(self, steps: int) -> list[list[float]]:
+        """The learning rates of all groups at the steps 0 to steps - 1; changes nothing."""
+        return [self.lr_at(step) for step in range(steps)]
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rates at `last_epoch`."""
+        return list(self.lr_at(self.last_epoch))
+
+    def _get_closed_form_lr(self) -> list[float | Tensor]:
+        return self.get_lr()
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rates that the groups have now; tensors are copies."""
+        lrs = [group["lr"] for group in self.optimizer.param_groups]
+        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]  # torch's is an attribute
+        return self.get_last_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Sets the values of the next step.
+
+        Args:
+            epoch: Go to this step instead, in either direction; it may lie between two.
+
+        Raises:
+            ValueError: An epoch is given although the optimizer's updates are counted.
+
+        Differs from torch: `epoch` is not deprecated, because every value has a closed form.
+        """
+        if epoch is not None:
+            if self._updates is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: epoch must be None with follow='optimizer': updates are counted, "
+                    f"got {epoch}"
+                )
+            self._update_lr(epoch)
+        elif self._updates is not None:
+            self._update_lr(self._updates.total())
+        else:
+            if self._order is not None:
+                self._check_order()
+            self.last_epoch += 1
+            self._write(self.last_epoch)
+        self._step_count += 1
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        place = self.last_epoch + 1 if epoch is None else epoch
+        self.last_epoch = math.floor(place)
+        self._write(place)
+
+    def _check_order(self) -> None:
+        assert self._order is not None
+        if self._step_count == 1 and self._order.calls == 0:
+            warnings.warn(
+                f"{type(self).__name__}.step() was called before the optimizer's step(): the first value of the "
+                "schedule is skipped. Call optimizer.step() first; if GradScaler dropped the step, use "
+                "follow='optimizer', which counts updates.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._stop_order()
+
+    def _stop_order(self) -> None:
+        if self._order is not None:
+            self._order.close()
+            self._order = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, which torch's class of the same name loads, too.
+
+        Returns:
+            `last_epoch`, from which everything follows, and what torch keeps beside it: the arguments, `base_lrs`.
+        """
+        return {
+            **{name: getattr(self, name) for name in self._settings},
+            "base_lrs": list(self.base_lrs),
+            "last_epoch": self.last_epoch,
+            "_step_count": self._step_count,
+            "_get_lr_called_within_step": False,
+            "_is_initial": False,
+            "_last_lr": self.get_last_lr(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a state of this class or of torch's class of the same name, and sets the rates.
+
+        Args:
+            state_dict: What `state_dict` returned; ``{"last_epoch": n}`` is enough.
+
+        Raises:
+            ValueError: last_epoch is missing, or base_lrs are not as many as the groups; nothing has been changed.
+
+        Differs from torch: the values of `last_epoch` are written into the groups, so it does not matter whether
+        the optimizer's state is loaded before, after or not at all.
+        """
+        name = type(self).__name__
+        if not isinstance(state_dict.get("last_epoch"), int):
+            raise ValueError(
+                f"{name}: state_dict must have an integer last_epoch, got {state_dict.get('last_epoch')!r}"
+            )
+        groups, base_lrs = len(self.optimizer.param_groups), state_dict.get("base_lrs", self.base_lrs)
+        if len(base_lrs) != groups:
+            raise ValueError(
+                f"{name}: base_lrs of the state_dict must be as many as param_groups, got {len(base_lrs)} for "
+                f"{groups}"
+            )
+        for setting in self._settings:
+            if setting in state_dict:
+                setattr(self, setting, state_dict[setting])
+        self.base_lrs = [float(lr) for lr in base_lrs]
+        self._tracks = None
+        self._step_count = state_dict.get("_step_count", state_dict["last_epoch"] + 1)
+        self.last_epoch = state_dict["last_epoch"]
+        if self._updates is not None:
+            self._updates.reset(self.last_epoch)
+        self._write(self.last_epoch)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_tracks", "_updates", "_order")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
+        self.__dict__.update(state)
+        if self.follow == "optimizer":
+            self._updates = Updates(self.optimizer, self.last_epoch)
+
+
+def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
+    """A number for each group.
+
+    Raises:
+        ValueError: A list has another number of entries.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [float(value)] * groups
+    if len(value) != groups:
+        raise ValueError(
+            f"{scheduler}: {argument} must have one entry for each of {groups} groups, got {len(value)}"
+        )
+    return [float(entry) for entry in value]

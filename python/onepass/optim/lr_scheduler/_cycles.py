@@ -1,0 +1,320 @@
+"""torch's schedulers that go up and down, and may move the momentum against the rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from onepass.optim import schedules
+from onepass.optim.lr_scheduler._base import FunctionLR, Setting, as_list
+from onepass.optim.lr_scheduler._decays import RangeLR
+from onepass.optim.lr_scheduler._track import Factor, Track
+
+
+class CosineAnnealingWarmRestarts(RangeLR):
+    """A cosine from base_lr to eta_min over T_0 steps, then over T_0 T_mult, T_0 T_mult^2 ... steps.
+
+    Args:
+        optimizer: As for `FunctionLR`.
+        T_0: Steps of the first cycle, an integer above 0.
+        T_mult: How much longer each cycle is than the one before, an integer of at least 1.
+        eta_min: The smallest rate.
+        last_epoch: As for `FunctionLR`.
+        follow: As for `FunctionLR`.
+
+    Differs from torch: ``last_epoch=N`` goes on in the right cycle (torch's counts on within the first), and
+    ``step(epoch)`` never mistakes the cycle by the rounding of a logarithm.
+
+    Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
+    """
+
+    _settings = ("T_0", "T_mult", "eta_min")
+    T_0, T_mult = Setting(), Setting()
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        T_0: int,
+        T_mult: int = 1,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+        *,
+        follow: str = "calls",
+    ) -> None:
+        self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
+        self._start(optimizer, last_epoch, follow)
+
+    def _factor(self) -> Factor:
+        return schedules.warm_restarts(self.T_0, self.T_mult)
+
+    def _cycle(self) -> tuple[int, int]:
+        """The step within the current cycle, and the cycle's length."""
+        place, size = self.last_epoch, self.T_0
+        if self.T_mult == 1:
+            return place % size, size
+        while place >= size:
+            place, size = place - size, size * self.T_mult
+        return place, size
+
+    @property
+    def T_cur(self) -> int:
+        """The step within the current cycle."""
+        return self._cycle()[0]
+
+    @property
+    def T_i(self) -> int:
+        """Steps of the current cycle."""
+        return self._cycle()[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `FunctionLR`'s, with the place in the cycle, which torch's class needs."""
+        return {**super().state_dict(), "T_cur": self.T_cur, "T_i": self.T_i}
+
+
+class _Cycle(FunctionLR):
+    """A scheduler that may also move the momentum."""
+
+    cycle_momentum, use_beta1 = Setting(), Setting()
+    base_momentums, max_momentums = Setting(), Setting()
+
+    def _prepare_momentum(self, optimizer: Optimizer, cycle: bool, base: Any, top: Any) -> None:
+        name, groups = type(self).__name__, len(optimizer.param_groups)
+        self.cycle_momentum = cycle
+        self.use_beta1 = "betas" in optimizer.defaults
+        if not cycle:
+            self.base_momentums = self.max_momentums = []
+            return
+        if not self.use_beta1 and "momentum" not in optimizer.defaults:
+            raise ValueError(
+                f"{name}: cycle_momentum must be False for an optimizer without momentum or betas, got True for "
+                f"{type(optimizer).__name__}"
+            )
+        self.base_momentums = as_list(name, "base_momentum", base, groups)
+        self.max_momentums = as_list(name, "max_momentum", top, groups)
+
+    def _write_bounds(self, last_epoch: int) -> None:
+        """As torch: the bounds are in the groups, so that an optimizer's state_dict has them."""
+        if not self.cycle_momentum or last_epoch != -1:
+            return
+        bounds = zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True)
+        for group, base, top in bounds:
+            group["base_momentum"], group["max_momentum"] = base, top
+
+    def _momentum(self, factor: Factor) -> list[Track]:
+        if not self.cycle_momentum:
+            return []
+        field = "betas[0]" if self.use_beta1 else "momentum"
+        return [Track(field, factor, self.base_momentums, self.max_momentums)]
+
+    def _take_new_groups(self) -> None:
+        raise ValueError(
+            f"{type(self).__name__}: the rates were given for {len(self.base_lrs)} param_groups, got "
+            f"{len(self.optimizer.param_groups)} groups now"
+        )
+
+
+class CyclicLR(_Cycle):
+    """lr = base_lr + (max_lr - base_lr) x s: x goes from 0 to 1 and back, s scales each cycle or step.
+
+    Args:
+        optimizer: As for `FunctionLR`.
+        base_lr: The rate at the bottom, or one for each group.
+        max_lr: The rate at the top, or one for each group.
+        step_size_up: Steps from the bottom to the top, above 0.
+        step_size_down: Steps back, above 0; None for as many.
+        mode: "triangular", "triangular2" or "exp_range" (`schedules.cyclic`).
+        gamma: For exp_range.
+        scale_fn: s as a function of the cycle, from 1, or of the step; then the mode is not used.
+        scale_mode: "cycle" or "iterations": what scale_fn is given.
+        cycle_momentum: Also move momentum or beta1, from max_momentum to base_momentum and back.
+        base_momentum: Momentum at the top, or one for each group.
+        max_momentum: Momentum at the bottom, or one for each group.
+        last_epoch: As for `FunctionLR`.
+        follow: As for `FunctionLR`.
+
+    Raises:
+        ValueError: The optimizer has no momentum to cycle, or an argument is out of range.
+
+    Source: Smith 2017; torch.optim.lr_scheduler.CyclicLR.
+    """
+
+    _settings = (
+        *("max_lrs", "total_size", "step_ratio", "mode", "gamma", "scale_mode"),
+        *("cycle_momentum", "use_beta1", "base_momentums", "max_momentums"),
+    )
+    max_lrs, total_size, step_ratio = Setting(), Setting(), Setting()
+    mode, gamma, scale_mode = Setting(), Setting(), Setting()
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        base_lr: float | list[float],
+        max_lr: float | list[float],
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.8,
+        max_momentum: float | list[float] = 0.9,
+        last_epoch: int = -1,
+        *,
+        follow: str = "calls",
+    ) -> None:
+        groups = len(optimizer.param_groups)
+        if scale_mode not in ("cycle", "iterations"):
+            raise ValueError(f"CyclicLR: scale_mode must be cycle or iterations, got {scale_mode!r}")
+        if scale_fn is None:
+            scale_mode = "iterations" if mode == "exp_range" else "cycle"
+        schedules.cyclic(step_size_up, step_size_down, 0.0, "triangular" if scale_fn else mode, gamma)
+        up = float(step_size_up)
+        self.total_size = up + (up if step_size_down is None else float(step_size_down))
+        self.step_ratio = up / self.total_size
+        self.mode, self.gamma, self.scale_mode = mode, gamma, scale_mode
+        self._scale_fn_custom = scale_fn
+        self.max_lrs = as_list("CyclicLR", "max_lr", max_lr, groups)
+        base_lrs = as_list("CyclicLR", "base_lr", base_lr, groups)
+        self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
+        self._attach(optimizer, last_epoch, follow)
+        if last_epoch == -1:
+            for lr, group in zip(base_lrs, optimizer.param_groups, strict=True):
+                group["initial_lr"] = lr
+        self._write_bounds(last_epoch)
+        self.base_lrs = base_lrs
+        self._begin(last_epoch)
+
+    def _factor(self) -> Factor:
+        total, up = self.total_size, self.total_size * self.step_ratio
+        up = round(up) if abs(up - round(up)) < 1e-6 else up
+        scale = self._scale_fn_custom
+        if scale is None:
+            return schedules.cyclic(up, total - up, 0.0, self.mode, self.gamma)
+        triangle = schedules.cyclic(up, total - up)
+        if self.scale_mode == "iterations":
+            return lambda step: triangle(step) * scale(step)
+        return lambda step: triangle(step) * scale(step // total + 1)
+
+    def _make_tracks(self) -> list[Track]:
+        factor = self._factor()
+        return [Track("lr", factor, self.max_lrs, self.base_lrs), *self._momentum(factor)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `FunctionLR`'s; of a scale_fn that is an object the attributes, of a function nothing."""
+        scale = self._scale_fn_custom
+        kept = None if scale is None or not getattr(scale, "__dict__", None) else scale.__dict__.copy()
+        return {**super().state_dict(), "_scale_fn_custom": kept}
+
+
+class OneCycleLR(_Cycle):
+    """From max_lr / div_factor up to max_lr, then down to max_lr / (div_factor final_div_factor).
+
+    Args:
+        optimizer: As for `FunctionLR`.
+        max_lr: The rate at the top, or one for each group.
+        total_steps: Steps of the training, above 0; without it epochs * steps_per_epoch.
+        epochs: Epochs, above 0.
+        steps_per_epoch: Steps of an epoch, above 0.
+        pct_start: Share of the steps until the top, from 0 to 1.
+        anneal_strategy: "cos" or "linear".
+        cycle_momentum: Also move momentum or beta1, from max_momentum to base_momentum and back.
+        base_momentum: Momentum at the top, or one for each group.
+        max_momentum: Momentum at both ends, or one for each group.
+        div_factor: max_lr / (the first rate), above 0.
+        final_div_factor: The first rate / (the last), above 0.
+        three_phase: Come down to the first rate in as many steps as it went up, then to the end.
+        last_epoch: As for `FunctionLR`.
+        follow: As for `FunctionLR`.
+
+    Raises:
+        ValueError: The number of steps is not given, or an argument is out of range.
+
+    Differs from torch: beyond the last step the rate stays where it is; torch goes up a little at step total_steps
+    and raises after it. A state of torch's class brings total_steps and the place; the other arguments stay.
+
+    Source: Smith and Topin 2019; torch.optim.lr_scheduler.OneCycleLR.
+    """
+
+    _settings = (
+        *("total_steps", "pct_start", "_anneal_func_type", "div_factor", "final_div_factor", "three_phase"),
+        *("cycle_momentum", "use_beta1", "base_momentums", "max_momentums", "max_lrs"),
+    )
+    total_steps, pct_start, _anneal_func_type = Setting(), Setting(), Setting()
+    div_factor, final_div_factor, three_phase, max_lrs = Setting(), Setting(), Setting(), Setting()
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+        *,
+        follow: str = "calls",
+    ) -> None:
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError(
+                    "OneCycleLR: total_steps must be given, or epochs and steps_per_epoch, got "
+                    f"{total_steps}, {epochs}, {steps_per_epoch}"
+                )
+            total_steps = epochs * steps_per_epoch
+        self.total_steps, self.pct_start, self._anneal_func_type = total_steps, pct_start, anneal_strategy
+        self.div_factor, self.final_div_factor, self.three_phase = div_factor, final_div_factor, three_phase
+        self._shape(div_factor)
+        self.max_lrs = as_list("OneCycleLR", "max_lr", max_lr, len(optimizer.param_groups))
+        self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
+        self._attach(optimizer, last_epoch, follow)
+        self.base_lrs = [lr / div_factor for lr in self.max_lrs]
+        if last_epoch == -1:
+            for group, top, first in zip(optimizer.param_groups, self.max_lrs, self.base_lrs, strict=True):
+                group.update(initial_lr=first, max_lr=top, min_lr=first / final_div_factor)
+        self._write_bounds(last_epoch)
+        self._begin(last_epoch)
+
+    def _shape(self, div_factor: float) -> schedules.Schedule:
+        return schedules.one_cycle(
+            self.total_steps,
+            self.pct_start,
+            div_factor,
+            self.final_div_factor,
+            self._anneal_func_type,
+            self.three_phase,
+        )
+
+    def _make_tracks(self) -> list[Track]:
+        # Momentum begins and ends where the rate would be 0.
+        return [Track("lr", self._shape(self.div_factor), self.max_lrs), *self._momentum(self._shape(math.inf))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `FunctionLR`'s, with the phases as torch's class notes them."""
+        top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
+        bounds = [(top, "initial", "max")]
+        if self.three_phase:
+            bounds.append((2 * self.pct_start * self.total_steps - 2, "max", "initial"))
+        bounds.append((end, "initial" if self.three_phase else "max", "min"))
+        momentum = {"initial": "max_momentum", "max": "base_momentum", "min": "max_momentum"}
+        phases = [
+            {
+                "end_step": float(step),
+                "start_lr": f"{first}_lr",
+                "end_lr": f"{last}_lr",
+                "start_momentum": momentum[first],
+                "end_momentum": momentum[last],
+            }
+            for step, first, last in bounds
+        ]
+        return {**super().state_dict(), "_schedule_phases": phases}

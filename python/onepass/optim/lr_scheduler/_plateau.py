@@ -1,0 +1,240 @@
+"""Reduces the rate when a metric has stopped improving; with a warm-up in front, if wanted."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, SupportsFloat
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
+
+from onepass.optim import schedules
+from onepass.optim.lr_scheduler._base import FOLLOWS, as_list
+from onepass.optim.lr_scheduler._track import put
+from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim.schedules import Schedule
+
+_log = logging.getLogger("onepass.optim.lr_scheduler")
+
+
+class ReduceLROnPlateau(TorchPlateau):
+    """lr = max(factor lr, min_lr) after more than `patience` metrics that were no better than the best.
+
+    Call ``step(metric)`` after each validation. With a warm-up also call ``step()``, without a metric, after each
+    update: it moves the warm-up alone. Where that is never called the warm-up counts metrics. Until the warm-up is
+    over metrics are noted and nothing is reduced. Each reduction is told to the logger
+    ``onepass.optim.lr_scheduler`` at level INFO.
+
+    Args:
+        optimizer: The optimizer, of any class.
+        mode: "min" if a smaller metric is better, "max" if a larger one is.
+        factor: By which a rate is multiplied, from 0 to below 1.
+        patience: So many metrics in a row may be no better.
+        threshold: How much better is better, at least 0.
+        threshold_mode: "rel": by the share `threshold` of the best; "abs": by `threshold`.
+        cooldown: After a reduction so many metrics are not judged.
+        min_lr: The smallest rate, or one for each group.
+        eps: A reduction that is not larger is left out.
+        warmup: Steps of a linear warm-up from 0, or a schedule that ends at 1, for instance ``warmup(500, 0.1)``.
+        follow: What the warm-up counts: "calls", or "optimizer" for the optimizer's successful updates.
+        smoothing: Judge the mean of so many last metrics, at least 1.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: The optimizer is none.
+
+    Differs from torch: the warm-up (pytorch/pytorch#68978). `load_state_dict` sets the rates, too.
+
+    Source: torch.optim.lr_scheduler.ReduceLROnPlateau.
+    """
+
+    _updates: Updates | None = None
+    base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: Any = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Any = "rel",
+        cooldown: int = 0,
+        min_lr: list[float] | float = 0,
+        eps: float = 1e-8,
+        *,
+        warmup: Schedule | int | None = None,
+        follow: str = "calls",
+        smoothing: int = 1,
+    ) -> None:
+        name = type(self).__name__
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        limits: dict[str, tuple[Any, bool, str]] = {
+            "mode": (mode, mode in ("min", "max"), "min or max"),
+            "threshold_mode": (threshold_mode, threshold_mode in ("rel", "abs"), "rel or abs"),
+            "factor": (factor, 0 <= factor < 1, "at least 0 and below 1"),
+            "patience": (patience, patience >= 0, "at least 0"),
+            "threshold": (threshold, threshold >= 0, "at least 0"),
+            "cooldown": (cooldown, cooldown >= 0, "at least 0"),
+            "eps": (eps, eps >= 0, "at least 0"),
+            "follow": (follow, follow in FOLLOWS, f"one of {', '.join(FOLLOWS)}"),
+            "smoothing": (smoothing, isinstance(smoothing, int) and smoothing >= 1, "an integer and at least 1"),
+        }
+        for argument, (value, good, wanted) in limits.items():
+            if not good:
+                raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}")
+        if follow == "optimizer" and warmup is None:
+            raise ValueError(f"{name}: follow must be calls without a warm-up, got 'optimizer'")
+        self._warmup = _warmup_of(name, warmup)
+        self.min_lrs = as_list(name, "min_lr", min_lr, len(optimizer.param_groups))
+        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
+        self.optimizer = optimizer
+        self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
+        self.factor, self.patience, self.cooldown, self.eps = factor, patience, cooldown, eps
+        self.follow, self.smoothing = follow, smoothing
+        self._init_is_better(mode, threshold, threshold_mode)
+        self._reset()
+        self._metrics: list[float] = []
+        self._reached_end = False
+        self.last_epoch = self.last_step = 0
+        for group in optimizer.param_groups:
+            lr = group["lr"]
+            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
+        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        if follow == "optimizer":
+            self._updates = Updates(optimizer, 0)
+        self._warm_up()
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]  # torch's is an attribute
+        return self.get_last_lr()
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rates that the groups have now; tensors are copies."""
+        lrs = [group["lr"] for group in self.optimizer.param_groups]
+        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+
+    @property
+    def _place(self) -> int:
+        """How many steps of the warm-up are over."""
+        if self._updates is not None:
+            self.last_step = self._updates.total()
+        return self.last_step or self.last_epoch
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the warm-up is not yet over."""
+        return self._warmup is not None and self._place < (self._warmup.length or 0)
+
+    def _warm_up(self) -> None:
+        """Sets the rates of the warm-up; at its end those are the initial ones, and then it leaves them alone."""
+        if self._warmup is None or self._reached_end:
+            return
+        factor = self._warmup(self._place)
+        self._reached_end = not self.warming_up
+        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            put(group, "lr", lr * factor)
+
+    def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
+        """Judges a metric; without one moves the warm-up.
+
+        Args:
+            metrics: What is watched, a number or a tensor of one element.
+            epoch: The number of the metric, if it is not the next one.
+
+        Raises:
+            ValueError: There is no metric and no warm-up.
+        """
+        if metrics is None:
+            if self._warmup is None:
+                raise ValueError(
+                    f"{type(self).__name__}: metrics must be given where there is no warm-up, got None"
+                )
+            self.last_step += 1
+            self._warm_up()
+            return
+        current = float(metrics)
+        was_warming_up = self.warming_up
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._metrics = [*self._metrics, current][-self.smoothing :]
+        self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
+        self._warm_up()
+
+    def _judge(self, current: float, warming_up: bool) -> None:
+        if self._is_better(current, self.best):  # type: ignore[no-untyped-call]
+            self.best = current
+            self.num_bad_epochs = 0
+        elif not warming_up:
+            self.num_bad_epochs += 1
+        if self.in_cooldown:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self._reduce_lr(self.last_epoch)
+            self.cooldown_counter = self.cooldown
+            self.num_bad_epochs = 0
+
+    def _reduce_lr(self, epoch: int) -> None:
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.min_lrs):
+            if self.default_min_lr is None:
+                raise ValueError(
+                    f"{type(self).__name__}: min_lr must have one entry for each of {len(groups)} groups, got "
+                    f"{len(self.min_lrs)}"
+                )
+            self.min_lrs = [float(self.default_min_lr)] * len(groups)
+        for i, (group, least) in enumerate(zip(groups, self.min_lrs, strict=True)):
+            before = float(group["lr"])
+            after = max(before * self.factor, least)
+            if before - after > self.eps:
+                put(group, "lr", after)
+                _log.info("metric %d: learning rate of group %d reduced from %g to %g", epoch, i, before, after)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state: everything but the optimizer and the warm-up's schedule."""
+        left_out = ("optimizer", "_updates", "_warmup")
+        kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
+        lists = {key: list(value) for key, value in kept.items() if isinstance(value, list)}
+        return {**kept, **lists, "last_step": self.last_step, "_last_lr": self.get_last_lr()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a state of this class or of torch's, and sets the rates.
+
+        Raises:
+            ValueError: The number of groups differs; nothing has been changed.
+        """
+        lrs = state_dict.get("_last_lr", self.get_last_lr())
+        groups = self.optimizer.param_groups
+        if len(lrs) != len(groups):
+            raise ValueError(
+                f"{type(self).__name__}: _last_lr of the state_dict must be as many as param_groups, got "
+                f"{len(lrs)} for {len(groups)}"
+            )
+        self.__dict__.update({key: value for key, value in state_dict.items() if key != "_last_lr"})
+        self._metrics = list(self._metrics)
+        self._init_is_better(self.mode, self.threshold, self.threshold_mode)
+        if self._updates is not None:
+            self._updates.reset(self.last_step)
+        for group, lr in zip(groups, lrs, strict=True):
+            put(group, "lr", float(lr))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_updates"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
+        self.__dict__.update(state)
+        if self.follow == "optimizer":
+            self._updates = Updates(self.optimizer, self.last_step)
+
+
+def _warmup_of(name: str, given: Schedule | int | None) -> Schedule | None:
+    if given is None:
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = schedules.warmup(given)
+    if not isinstance(given, Schedule) or given.length is None or given(int(given.length) + 1) != 1.0:
+        raise ValueError(f"{name}: warmup must be a number of steps or a schedule that ends at 1, got {given!r}")
+    return given

@@ -1,0 +1,46 @@
+"""Schedules as functions of the step: each is its formula, and gives a factor for the learning rate.
+
+``warmup(500) >> cosine(10_000, floor=0.1)`` is a schedule; called with a step it returns the factor there. Nothing
+is remembered from one step to the next, so a resumed training has the same bits. `parse` reads the same text.
+"""
+
+from onepass.optim.schedules._combine import clamp, product, sequence, take
+from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
+from onepass.optim.schedules._parse import parse
+from onepass.optim.schedules._schedule import Schedule
+from onepass.optim.schedules._shapes import (
+    constant,
+    cosine,
+    exponential,
+    inverse_sqrt,
+    linear,
+    multistep,
+    polynomial,
+    sqrt_decay,
+    step,
+    warmup,
+    wsd,
+)
+
+__all__ = [
+    "Schedule",
+    "clamp",
+    "constant",
+    "cosine",
+    "cyclic",
+    "exponential",
+    "inverse_sqrt",
+    "linear",
+    "multistep",
+    "one_cycle",
+    "parse",
+    "polynomial",
+    "product",
+    "sequence",
+    "sqrt_decay",
+    "step",
+    "take",
+    "warm_restarts",
+    "warmup",
+    "wsd",
+]

@@ -1,0 +1,115 @@
+"""Reads the text of a schedule. Nothing is evaluated: names, numbers and operators of a short list are taken."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+from onepass.optim.schedules import _combine, _cycles, _shapes
+from onepass.optim.schedules._schedule import Schedule
+
+_NAMES = (
+    *("clamp", "constant", "cosine", "cyclic", "exponential", "inverse_sqrt", "linear", "multistep", "one_cycle"),
+    *("polynomial", "product", "sequence", "sqrt_decay", "step", "take", "warm_restarts", "warmup", "wsd"),
+)
+# Deep enough for any schedule, and far from what the parser's recursion bears.
+_MAX_CHARACTERS = 2000
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def wrong(self, node: ast.AST, what: str) -> ValueError:
+        """The error with the text and a mark under the part that is meant."""
+        # Columns are counted in bytes.
+        begin = len(self.text.encode()[: getattr(node, "col_offset", 0)].decode())
+        end = len(self.text.encode()[: getattr(node, "end_col_offset", 0)].decode())
+        return ValueError(f"schedule: {what}\n  {self.text}\n  {' ' * begin}{'^' * max(1, end - begin)}")
+
+    def schedule(self, node: ast.expr) -> Schedule:
+        value = self.value(node)
+        if not isinstance(value, Schedule):
+            raise self.wrong(node, f"a schedule is wanted here, got {ast.unparse(node)}")
+        return value
+
+    def value(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float, str, bool, type(None)):
+            return node.value
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            operand = self.value(node.operand)
+            if type(operand) in (int, float):
+                return -operand
+        if isinstance(node, (ast.Tuple, ast.List)):
+            return tuple(self.value(entry) for entry in node.elts)
+        if isinstance(node, ast.BinOp):
+            return self._operator(node)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        raise self.wrong(node, f"only schedules, numbers, >> and * are understood, got {ast.unparse(node)}")
+
+    def _operator(self, node: ast.BinOp) -> Any:
+        if isinstance(node.op, ast.RShift):
+            first, then = self.schedule(node.left), self.schedule(node.right)
+            try:
+                return first >> then
+            except ValueError as error:
+                raise self.wrong(node.left, str(error)) from None
+        if isinstance(node.op, ast.Mult):
+            left, right = self.value(node.left), self.value(node.right)
+            numbers = [isinstance(side, (int, float)) for side in (left, right)]
+            schedules = [isinstance(side, Schedule) for side in (left, right)]
+            if any(schedules) and all(n or s for n, s in zip(numbers, schedules, strict=True)):
+                try:
+                    return left * right
+                except ValueError as error:
+                    raise self.wrong(node, str(error)) from None
+            raise self.wrong(node, f"* is for schedules, or a number and a schedule, got {ast.unparse(node)}")
+        raise self.wrong(node, f"only >> and * join schedules, got {ast.unparse(node)}")
+
+    def _call(self, node: ast.Call) -> Schedule:
+        name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
+        if name not in _NAMES:
+            raise self.wrong(node.func, f"the name must be one of {', '.join(_NAMES)}, got {name}")
+        function = next(getattr(module, name) for module in (_shapes, _cycles, _combine) if hasattr(module, name))
+        for keyword in node.keywords:
+            if keyword.arg is None or keyword.arg not in inspect.signature(function).parameters:
+                known = ", ".join(inspect.signature(function).parameters)
+                raise self.wrong(keyword, f"{name} has the arguments {known}, got {keyword.arg or '**'}")
+        positional = [self.value(argument) for argument in node.args]
+        named = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
+        try:
+            return function(*positional, **named)  # type: ignore[no-any-return]
+        except (ValueError, TypeError) as error:
+            raise self.wrong(node, str(error)) from None
+
+
+def parse(text: str) -> Schedule:
+    """Reads a schedule from text, for instance ``warmup(500) >> cosine(10000, floor=0.1)``.
+
+    Args:
+        text: Calls of this module's functions with numbers, joined by ``>>`` (one after the other) and ``*``. It
+            is read, not evaluated: no other name or operation is taken.
+
+    Returns:
+        The schedule; ``parse(repr(schedule)) == schedule``.
+
+    Raises:
+        ValueError: The text is no schedule; a line of the message points at the part.
+    """
+    text = text.strip()
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
+    try:
+        tree = ast.parse(text.replace("\n", " "), mode="eval")
+    except SyntaxError as error:
+        column = max((error.offset or 1) - 1, 0)
+        raise ValueError(f"schedule: {error.msg}\n  {text}\n  {' ' * column}^") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"schedule: text must be a schedule, got {text[:40]!r} ({error})") from None
+    reader = _Reader(text.replace("\n", " "))
+    try:
+        return reader.schedule(tree.body)
+    except RecursionError:
+        raise ValueError("schedule: text must be a schedule, got one that is nested too deeply") from None
