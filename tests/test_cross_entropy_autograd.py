@@ -48,6 +48,10 @@ def test_first_and_second_derivatives(backend, options):
     x = logits().detach().to(backend.device).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: cross_entropy(x, there(TARGET), **more), x)
     assert torch.autograd.gradgradcheck(lambda x: cross_entropy(x, there(TARGET), **more), x)
+    # The composed gradient, of which the second derivative is made, is the kernel's.
+    loss = cross_entropy(x, there(TARGET), **more).sum()
+    kernel, composed = (torch.autograd.grad(loss, x, retain_graph=True, create_graph=c)[0] for c in (False, True))
+    torch.testing.assert_close(kernel, composed.detach())
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
