@@ -35,6 +35,7 @@ ARITHMETIC = {
     "adam": "mul add sub sqrt div",
     "batch_norm": "mul sub",
     "clip": "mul",
+    "cross_entropy": "mul add sub",
     "dropout": "mul",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows a leaf: no loop over elements
@@ -45,6 +46,7 @@ TYPES = {
     "adam": BOTH,
     "batch_norm": BOTH,
     "clip": BOTH,
+    "cross_entropy": BOTH,
     "dropout": BOTH,
     "sgd": BOTH,
     "statistics": (),
@@ -57,6 +59,7 @@ ONLY = {
         r"math::(?:ShiftedSums|GradientSums)<|math::Gradient<\w+, \w+, true>"
         r"|math::Normalise<(?!double, true, true)"
     ),
+    "cross_entropy": re.compile(r"exponential_row|add_classes|walk_classes|fill_gradients"),
     "clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,"),
 }
 SUFFIX = {"float": "ps", "double": "pd"}
@@ -128,6 +131,7 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
         + rf"|(?:(?:walk|stream)_channels?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|(?:drop_elements|drop_pairs)<onepass::math::\w+<{computed}[,>]"
+        + rf"|(?:add_classes|walk_classes|fill_gradients|exponential_row)<(?:.*[< ])?{computed}>"
         + ("|stream_thread\\(" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

@@ -84,8 +84,11 @@ def test_info_shows_every_fact():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "nope"), "op must be one of optim, tail, batch_norm, dropout, schedule, got nope"),
-        (("parity", "nope"), "op must be one of optim, tail, batch_norm, dropout, got nope"),
+        (
+            ("bench", "nope"),
+            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, got nope",
+        ),
+        (("parity", "nope"), "op must be one of optim, tail, batch_norm, dropout, cross_entropy, got nope"),
         (("bench", "optim", "--case", "nope"), "case must be part of one of sgd-4x16M, "),
         (("bench", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),
         (("parity", "optim", "--backend", "tpu"), "backend must be one of cpu, cuda, got tpu"),

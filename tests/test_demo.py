@@ -86,6 +86,16 @@ def test_bfloat16_weights_learn(few, precision):
     assert kept == wanted.get(precision, set())
 
 
+def test_our_loss_learns_smoothed_labels(few):
+    runs = train(few, Plan(2, 40, 0, CPU, layers="onepass", label_smoothing=0.2), contenders("adamw", None))
+    ours, theirs = runs[OURS], runs[TORCH]
+    assert isinstance(ours.loss, onepass.nn.CrossEntropyLoss)
+    assert type(theirs.loss) is torch.nn.CrossEntropyLoss
+    assert ours.losses[:10] == pytest.approx(theirs.losses[:10], rel=1e-3)
+    # No smoothed loss is below its target's entropy.
+    assert min(ours.losses) > 0.7
+
+
 def test_our_layers_learn_and_keep_less(few):
     """Of dropout and the ReLU before it nothing is kept; the other ReLUs' outputs are what pooling keeps.
 
@@ -130,6 +140,7 @@ def test_figures(few):
         assert [len(one[key]) for key in ("losses", "update_seconds", "validation")] == [steps, steps, 2]
         assert 0 < one["update_seconds_total"] < one["step_seconds_total"]
         assert 0 <= one["train"]["accuracy"] <= 1
+        assert 0 <= one["train"]["calibration_error"] <= 1
     pairs = zip(runs[OURS].losses, runs[TORCH].losses, strict=True)
     assert shown["loss_difference"] == max(abs(ours - theirs) for ours, theirs in pairs)
 
@@ -140,7 +151,8 @@ def test_command(tmp_path, monkeypatch, few):
     folder = tmp_path / "new" / "folder"
     done = invoke("--epochs", 2, "--batch-size", 40, "--output", folder, "--threads", 1, "--device", "cpu")
     assert done.exit_code == 0, done.output
-    assert all(text in done.output for text in (TORCH, OURS, "validation accuracy", "demo.png", "demo.json"))
+    shown = (TORCH, OURS, "validation accuracy", "validation calibration error", "demo.png", "demo.json")
+    assert all(text in done.output for text in shown)
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folder / "demo.json").read_text())
     assert (written["epochs"], written["threads"], written["optimizer"]) == (2, 1, "adamw")
@@ -157,6 +169,7 @@ BAD = {
     "seed": ("--seed", -1),
     "device": ("--device", "tpu"),
     "layers": ("--layers", "apex"),
+    "label-smoothing": ("--label-smoothing", 1.5),
     "threads": ("--threads", 0),
 }
 

@@ -20,17 +20,6 @@ namespace {
 
 using Seed = std::variant<uint64_t, py::object>;
 
-// Whether the elements lie in memory with the dimensions in this order. Those of size 1 have no say.
-bool lies_in_order(const TensorView& view, const std::vector<int32_t>& order) {
-  int64_t expected = 1;
-  for (auto d = order.rbegin(); d != order.rend(); ++d) {
-    if (view.shape[*d] == 1) continue;
-    if (view.strides && view.strides[*d] != expected) return false;
-    expected *= view.shape[*d];
-  }
-  return true;
-}
-
 // Reads and checks the tensors of one call. x comes first: the others are held against it.
 class Call {
  public:

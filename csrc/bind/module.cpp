@@ -67,6 +67,7 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   onepass::register_stream(module);
   onepass::register_batch_norm(module);
   onepass::register_dropout(module);
+  onepass::register_cross_entropy(module);
 #if defined(ONEPASS_SIMT)
   onepass::register_simt_graph(module);
 #endif

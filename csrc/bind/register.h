@@ -7,6 +7,7 @@ namespace onepass {
 
 void register_batch_norm(pybind11::module_& module);
 void register_dropout(pybind11::module_& module);
+void register_cross_entropy(pybind11::module_& module);
 void register_clip(pybind11::module_& module);
 void register_sgd(pybind11::module_& module);
 void register_adam(pybind11::module_& module);

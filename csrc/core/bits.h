@@ -1,4 +1,4 @@
-// bits.h - the bits of a float and back, on host and device.
+// bits.h - the bits of a float or double and back, on host and device.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,18 @@ ONEPASS_HD float float_of(uint32_t bits) {
 
 ONEPASS_HD uint32_t bits_of(float value) {
   uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+ONEPASS_HD double float_of(uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+ONEPASS_HD uint64_t bits_of(double value) {
+  uint64_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
 }

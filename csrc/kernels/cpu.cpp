@@ -70,4 +70,16 @@ void batch_norm_backward(const BatchNorm& op, const Launch& launch) {
 
 void dropout(const DropoutCall& op, const Launch& launch) { ONEPASS_CALL(dropout(op, launch)); }
 
+void cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
+  ONEPASS_CALL(cross_entropy_forward(op, launch));
+}
+
+void cross_entropy_backward(const CrossEntropy& op, const Launch& launch) {
+  ONEPASS_CALL(cross_entropy_backward(op, launch));
+}
+
+void exponential(DType dtype, const void* x, void* y, int64_t n, const Launch& launch) {
+  ONEPASS_CALL(exponential(dtype, x, y, n, launch));
+}
+
 }  // namespace onepass::cpu

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/batch_norm.h"
+#include "kernels/cross_entropy.h"
 #include "kernels/dropout.h"
 #include "loops/leaves.h"
 #include "loops/tail.h"
@@ -111,19 +112,31 @@ struct Decision {
 
 // y from x and the residual; fills places.table where there is one.
 #define ONEPASS_DECLARE_DROPOUT void dropout(const DropoutCall& op, const Launch& launch)
+// Writes loss, max, rest and totals. With a *bad_row everything written is rubbish.
+#define ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD \
+  void cross_entropy_forward(const CrossEntropy& op, const Launch& launch)
+// Writes dx from x, labels, grad, max, rest and totals.
+#define ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD \
+  void cross_entropy_backward(const CrossEntropy& op, const Launch& launch)
+// y[i] = e^x[i]: the exponential that the loss is made of, for tests. float, or double.
+#define ONEPASS_DECLARE_EXPONENTIAL \
+  void exponential(DType dtype, const void* x, void* y, int64_t n, const Launch& launch)
 
-#define ONEPASS_DECLARE_CPU_KERNELS     \
-  ONEPASS_DECLARE_SGD;                  \
-  ONEPASS_DECLARE_ADAM;                 \
-  ONEPASS_DECLARE_NORM;                 \
-  ONEPASS_DECLARE_DECIDE;               \
-  ONEPASS_DECLARE_SCALE;                \
-  ONEPASS_DECLARE_CLAMP;                \
-  ONEPASS_DECLARE_GATHER_STATISTICS;    \
-  ONEPASS_DECLARE_STREAM;               \
-  ONEPASS_DECLARE_BATCH_NORM_FORWARD;   \
-  ONEPASS_DECLARE_BATCH_NORM_INFERENCE; \
-  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;  \
+#define ONEPASS_DECLARE_CPU_KERNELS       \
+  ONEPASS_DECLARE_SGD;                    \
+  ONEPASS_DECLARE_ADAM;                   \
+  ONEPASS_DECLARE_NORM;                   \
+  ONEPASS_DECLARE_DECIDE;                 \
+  ONEPASS_DECLARE_SCALE;                  \
+  ONEPASS_DECLARE_CLAMP;                  \
+  ONEPASS_DECLARE_GATHER_STATISTICS;      \
+  ONEPASS_DECLARE_STREAM;                 \
+  ONEPASS_DECLARE_BATCH_NORM_FORWARD;     \
+  ONEPASS_DECLARE_BATCH_NORM_INFERENCE;   \
+  ONEPASS_DECLARE_BATCH_NORM_BACKWARD;    \
+  ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD;  \
+  ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD; \
+  ONEPASS_DECLARE_EXPONENTIAL;            \
   ONEPASS_DECLARE_DROPOUT;
 
 namespace baseline {
@@ -151,6 +164,11 @@ ONEPASS_DECLARE_BATCH_NORM_FORWARD;
 ONEPASS_DECLARE_BATCH_NORM_INFERENCE;
 ONEPASS_DECLARE_BATCH_NORM_BACKWARD;
 ONEPASS_DECLARE_DROPOUT;
+ONEPASS_DECLARE_CROSS_ENTROPY_FORWARD;
+ONEPASS_DECLARE_CROSS_ENTROPY_BACKWARD;
+ONEPASS_DECLARE_EXPONENTIAL;
+// Doubles of workspace for logits of this shape.
+int64_t cross_entropy_workspace(const ClassShape& shape);
 // Doubles of workspace for a tensor of this shape.
 int64_t batch_norm_workspace(const ChannelShape& shape);
 // *counts[k] += 1 for each of `count` scalars on the device, unless control (or nullptr) says skip.

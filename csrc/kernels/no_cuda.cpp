@@ -30,5 +30,9 @@ void batch_norm_inference(const BatchNorm&, const Launch&) { missing("batch_norm
 void batch_norm_backward(const BatchNorm&, const Launch&) { missing("batch_norm"); }
 void dropout(const DropoutCall&, const Launch&) { missing("dropout"); }
 int64_t batch_norm_workspace(const ChannelShape&) { missing("batch_norm"); }
+void cross_entropy_forward(const CrossEntropy&, const Launch&) { missing("cross_entropy"); }
+void cross_entropy_backward(const CrossEntropy&, const Launch&) { missing("cross_entropy"); }
+void exponential(DType, const void*, void*, int64_t, const Launch&) { missing("exponential"); }
+int64_t cross_entropy_workspace(const ClassShape&) { missing("cross_entropy"); }
 
 }  // namespace onepass::cuda

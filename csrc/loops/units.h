@@ -1,4 +1,5 @@
-// units.h - shares numbered units of work out to threads, on the CPU.
+// units.h - numbered pieces of work shared out among threads, on the CPU. A thread takes the next one when it
+// is done with one, so results must not depend on who takes which.
 #pragma once
 
 #include <cstdint>

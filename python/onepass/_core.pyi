@@ -157,5 +157,54 @@ def dropout(
 ) -> None:
     """Writes y, which may be x. table: a byte for each draw, where several elements share one."""
 
+cross_entropy_totals: int
+"""Elements of the float64 tensor of totals that the loss fills."""
+
+def cross_entropy_forward(
+    x: torch.Tensor,
+    target: torch.Tensor | None,
+    target2: torch.Tensor | None,
+    lam: float | torch.Tensor,
+    probabilities: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: str,
+    statistics: bool,
+    loss: torch.Tensor,
+    saved: torch.Tensor,
+    totals: torch.Tensor,
+    workspace: torch.Tensor,
+    threads: int,
+) -> None:
+    """Writes loss, saved (two rows of one number each row of logits, or three with probabilities) and totals."""
+
+def cross_entropy_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    dx: torch.Tensor,
+    target: torch.Tensor | None,
+    target2: torch.Tensor | None,
+    lam: float | torch.Tensor,
+    probabilities: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: str,
+    saved: torch.Tensor,
+    totals: torch.Tensor,
+    workspace: torch.Tensor,
+    threads: int,
+) -> None:
+    """Writes dx, which may be x."""
+
+def cross_entropy_workspace(x: torch.Tensor, statistics: bool, threads: int) -> int:
+    """Elements of the float64 tensor in which forward and backward work."""
+
+def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
+    """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
+
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

@@ -10,5 +10,6 @@ OPS = {
     "tail": "onepass.bench.tail",
     "batch_norm": "onepass.bench.batch_norm",
     "dropout": "onepass.bench.dropout",
+    "cross_entropy": "onepass.bench.cross_entropy",
     "schedule": "onepass.bench.schedule",
 }

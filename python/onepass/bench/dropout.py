@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.batch_norm import kept_bytes
 from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.memory import kept_bytes
 from onepass.bench.optim import probe
 
 # More than any competitor has at a time.

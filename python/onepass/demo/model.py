@@ -6,17 +6,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+
+from onepass.nn import CrossEntropyLoss
 
 # Bounds the memory of an evaluation.
 _EVALUATION_BATCH = 500
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy, and the share of images that were named right."""
+    """Mean cross-entropy, the share of images that were named right, and the expected calibration error.
+
+    That is how far the confidence in what was named lies from how often it was right.
+    """
 
     loss: float
     accuracy: float
+    calibration_error: float
 
 
 def network() -> nn.Sequential:
@@ -60,5 +65,5 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> Score:
     model.eval()
     logits = torch.cat([model(some).float() for some in torch.split(images, _EVALUATION_BATCH)])
     model.train()
-    right = (logits.argmax(1) == labels).float().mean()
-    return Score(float(cross_entropy(logits, labels)), float(right))
+    loss, seen = CrossEntropyLoss(return_stats=True)(logits, labels)
+    return Score(float(loss), float(seen.accuracy), float(seen.expected_calibration_error()))

@@ -72,6 +72,7 @@ def table(shown: dict[str, Any]) -> Table:
     ):
         result.add_row(f"{part} loss", *(f"{score['loss']:.6f}" for score in scores))
         result.add_row(f"{part} accuracy", *(f"{score['accuracy']:.2%}" for score in scores))
+        result.add_row(f"{part} calibration error", *(f"{score['calibration_error']:.2%}" for score in scores))
     averages = [column["average"] for column in columns]
     if all(averages):
         result.add_row("validation accuracy, average", *(f"{score['accuracy']:.2%}" for score in averages))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -47,7 +46,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16-master": {"master_weights": True},
 }
 
-# Whose batch norms our training has; torch's has torch's.
+# Whose batch norms and loss our training has; torch's has torch's.
 LAYERS = ("torch", "onepass")
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -71,6 +70,8 @@ class Plan:
     """A name in `LAYERS`."""
     schedule: Schedule | None = None
     """Of the learning rate, or None for torch's cosine down to 0 at the last step."""
+    label_smoothing: float = 0.0
+    """How much of each label the loss spreads over all classes."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -88,6 +89,8 @@ class Run:
     """Of the learning rate, the same for both."""
     update: Callable[[], object]
     """All that follows the backward pass."""
+    loss: nn.Module
+    """Of logits and labels."""
     averaged: AveragedModel | None = None
     """torch's moving average of the weights; ours is in the optimizer."""
     losses: list[float] = field(default_factory=list)
@@ -168,7 +171,9 @@ def train(
         copies = {name: copy.deepcopy(model) for name in makers}
         if plan.layers == "onepass":
             onepass.nn.convert(copies[OURS], fuse_relu=True)
-        runs = {name: _start(copies[name], make, steps, plan) for name, make in makers.items()}
+        runs = {
+            name: _start(copies[name], make, steps, plan, _loss_of(name, plan)) for name, make in makers.items()
+        }
         names = list(runs)
         # On the CPU whatever the device, so that the order does not depend on it.
         order = torch.Generator().manual_seed(plan.seed)
@@ -202,7 +207,13 @@ def steps_per_epoch(data: Data, plan: Plan) -> int:
     return len(data.train_labels) // plan.batch_size
 
 
-def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan) -> Run:
+def _loss_of(name: str, plan: Plan) -> nn.Module:
+    ours = name == OURS and plan.layers == "onepass"
+    kind = onepass.nn.CrossEntropyLoss if ours else nn.CrossEntropyLoss
+    return kind(label_smoothing=plan.label_smoothing)
+
+
+def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan, loss: nn.Module) -> Run:
     optimizer = make(model.parameters())
     schedule: LRScheduler
     if plan.schedule is None:
@@ -210,7 +221,7 @@ def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan) -> Run
     else:
         schedule = ScheduleLR(optimizer, plan.schedule)
     if isinstance(optimizer, FusedOptimizer):
-        return Run(model, optimizer, schedule, optimizer.step)
+        return Run(model, optimizer, schedule, optimizer.step, loss)
     # torch gives these functions no types.
     average: Any = get_ema_multi_avg_fn
     averaged = None if plan.ema is None else AveragedModel(model, multi_avg_fn=average(plan.ema))
@@ -223,7 +234,7 @@ def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan) -> Run
         if averaged is not None:
             averaged.update_parameters(model)
 
-    return Run(model, optimizer, schedule, update, averaged)
+    return Run(model, optimizer, schedule, update, loss, averaged)
 
 
 def _score_of_average(run: Run, data: Data) -> Score:
@@ -248,7 +259,7 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
     """One training step; returns the loss, still on its device."""
     begin = _now(images.device)
     run.optimizer.zero_grad()
-    loss = cross_entropy(run.model(images).float(), labels)
+    loss: Tensor = run.loss(run.model(images).float(), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     before_update = _now(images.device)
     run.update()

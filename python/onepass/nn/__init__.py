@@ -5,6 +5,7 @@ from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from onepass.nn.convert import Conversion, convert
 from onepass.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from onepass.nn.fold import fold
+from onepass.nn.loss import CrossEntropyLoss, LossStatistics
 from onepass.nn.mc_dropout import Prediction, mc_dropout, mc_predict
 
 __all__ = [
@@ -13,11 +14,13 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Conversion",
+    "CrossEntropyLoss",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "LossStatistics",
     "Prediction",
     "convert",
     "fold",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass import _native
 
-__all__ = ["backward", "forward", "invstd_of", "statistics_dtype"]
+__all__ = ["backward", "forward", "invstd_of", "scratch", "statistics_dtype"]
 
 
 def statistics_dtype(input: Tensor) -> torch.dtype:
@@ -154,11 +154,15 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _workspace(input: Tensor, threads: int) -> Tensor:
-    size = _native.core.batch_norm_workspace(input, threads)
-    if input.is_cpu and size <= _SMALL:
+def scratch(size: int, device: torch.device) -> Tensor:
+    """At least `size` doubles for a kernel to work in."""
+    if device.type == "cpu" and size <= _SMALL:
         return _scratch.doubles
-    return torch.empty(size, dtype=torch.float64, device=input.device)
+    return torch.empty(size, dtype=torch.float64, device=device)
+
+
+def _workspace(input: Tensor, threads: int) -> Tensor:
+    return scratch(_native.core.batch_norm_workspace(input, threads), input.device)
 
 
 def invstd_of(var: Tensor, eps: float) -> Tensor:

@@ -10,4 +10,5 @@ OPS = {
     "tail": "onepass.parity.tail",
     "batch_norm": "onepass.parity.batch_norm",
     "dropout": "onepass.parity.dropout",
+    "cross_entropy": "onepass.parity.cross_entropy",
 }

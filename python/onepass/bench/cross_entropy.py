@@ -1,0 +1,158 @@
+"""Cross-entropy beside torch's: forward with backward, smoothed or not, of few and of many classes, of two labels.
+
+Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets it needs;
+``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward reads
+them and writes their gradient. ``compile`` is torch's function under torch.compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import onepass.nn
+from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.memory import kept_bytes
+from onepass.bench.optim import probe
+
+# More than any competitor has at a time.
+_HEAP_TENSORS = 6
+
+
+@dataclass(frozen=True)
+class Work:
+    """One loss of one tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    smoothing: float = 0.0
+    dtype: torch.dtype = torch.float32
+    two_labels: bool = False
+    backward: bool = True
+    rounds: int = 15
+
+    @property
+    def numel(self) -> int:
+        """Logits."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def bytes_moved(self) -> int:
+        """What must be read and written at least."""
+        return (3 if self.backward else 1) * self.numel * self.dtype.itemsize
+
+
+_VOCABULARY = (4096, 32000)
+WORKS = (
+    Work("forward-4096x32000", _VOCABULARY, 0.1, backward=False, rounds=7),
+    Work("smoothed-4096x32000", _VOCABULARY, 0.1, rounds=7),
+    Work("plain-4096x32000", _VOCABULARY, rounds=7),
+    Work("smoothed-4096x32000-bfloat16", _VOCABULARY, 0.1, torch.bfloat16, rounds=7),
+    Work("plain-4096x32000-bfloat16", _VOCABULARY, dtype=torch.bfloat16, rounds=7),
+    Work("smoothed-256x1000", (256, 1000), 0.1, rounds=60),
+    Work("smoothed-65536x10", (65536, 10), 0.1, rounds=30),
+    Work("smoothed-8x19x512x512", (8, 19, 512, 512), 0.1, rounds=9),
+    Work("two-labels-4096x1000", (4096, 1000), two_labels=True, rounds=20),
+)
+
+
+def cases(device: torch.device) -> list[Case]:
+    """All cases, with their tensors on `device`."""
+    return list(_cases(device))
+
+
+def _cases(device: torch.device) -> Iterator[Case]:
+    for work in WORKS:
+        yield _case(work, device)
+
+
+class _Tensors:
+    """Inputs of one loss, and what computes it from them."""
+
+    def __init__(self, work: Work, device: torch.device) -> None:
+        self.work = work
+        classes = work.shape[1]
+        rows = work.shape[:1] + work.shape[2:]
+        self.x = torch.randn(work.shape, device=device).to(work.dtype)
+        if work.backward:
+            self.x.requires_grad_()
+        self.first, self.second = (torch.randint(0, classes, rows, device=device) for _ in range(2))
+        self.lam = 0.3
+
+    def ours(self) -> Tensor:
+        """The loss by one call."""
+        more = {"target2": self.second, "lam": self.lam} if self.work.two_labels else {}
+        loss = onepass.nn.functional.cross_entropy(
+            self.x,
+            self.first,
+            label_smoothing=self.work.smoothing,
+            **more,  # type: ignore[arg-type]
+        )
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def torchs(self) -> Tensor:
+        """The same by torch's functions."""
+        target = self.first
+        if self.work.two_labels:
+            classes = self.work.shape[1]
+            first, second = (F.one_hot(one, classes).to(self.x.dtype) for one in (self.first, self.second))
+            target = self.lam * first + (1 - self.lam) * second
+        return F.cross_entropy(self.x, target, label_smoothing=self.work.smoothing)
+
+    def step(self, forward: Callable[[], Tensor]) -> Step:
+        """The forward pass, and the backward one if it is wanted."""
+        if not self.work.backward:
+            return forward
+        return lambda: torch.autograd.grad(forward(), self.x)
+
+
+def _case(work: Work, device: torch.device) -> Case:
+    def setup() -> dict[str, Step]:
+        tensors = _Tensors(work, device)
+        # Every page that malloc will hand out has then been written once.
+        touched = [torch.zeros(work.numel, dtype=work.dtype, device=device) for _ in range(_HEAP_TENSORS)]
+        touched.clear()
+        return {
+            OURS: tensors.step(tensors.ours),
+            "torch": tensors.step(tensors.torchs),
+            STREAM: probe(work.bytes_moved, 1, device),
+        }
+
+    def compiled() -> Step:
+        tensors = _Tensors(work, device)
+        return tensors.step(torch.compile(tensors.torchs))
+
+    def notes() -> list[str]:
+        ours, torchs = kept_beyond_logits(work.shape, work.smoothing, work.dtype, device)
+        return [f"kept for backward beyond logits, bytes per logit: ours {ours:.3g}, torch {torchs:.3g}"]
+
+    return Case(
+        name=work.name,
+        bytes_moved=work.bytes_moved,
+        rounds=work.rounds,
+        setup=setup,
+        compiled=compiled,
+        notes=notes if work.backward and not work.two_labels else None,
+    )
+
+
+def kept_beyond_logits(
+    shape: tuple[int, ...],
+    smoothing: float,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> tuple[float, float]:
+    """Bytes per logit that autograd keeps by ours and by torch's function, less the logits themselves.
+
+    The logits are the caller's and stay anyway; torch keeps their log-softmax instead.
+    """
+    work = Work("kept", shape, smoothing, dtype)
+    tensors = _Tensors(work, device or torch.device("cpu"))
+    own = tensors.x.untyped_storage().nbytes()
+    ours = kept_bytes(tensors.ours) - own
+    return ours / work.numel, kept_bytes(tensors.torchs) / work.numel

@@ -1,0 +1,236 @@
+"""The cross-entropy loss on the kernels: what the function and the module have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from onepass import _native
+from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
+from onepass.nn._derivative import is_plain
+from onepass.nn._kernels import statistics_dtype
+from onepass.nn._layout import dense, in_layout_of
+from onepass.nn._loss_derivative import CrossEntropyFunction
+
+__all__ = ["LossStatistics", "cross_entropy"]
+
+_LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class LossStatistics(NamedTuple):
+    """What the loss has seen of the predictions: float64 tensors on its device, for which nobody has waited.
+
+    All are over the rows that count, those that are not ignored; the confidence of a row is its largest
+    probability, and a bin holds the rows whose confidence lies in one of 15 equal parts of 0 to 1.
+    """
+
+    rows: Tensor
+    """How many rows count."""
+    accuracy: Tensor
+    """Mean probability that the target gives the class with the largest logit (the first of equals): 0 or 1 for a
+    label, lam or 1 - lam for one of two, y for probabilities. Smoothing has no say."""
+    entropy: Tensor
+    """Mean entropy of the predictions, in nats."""
+    largest_logit: Tensor
+    """The largest logit; -inf without rows."""
+    bin_rows: Tensor
+    """Rows of each bin, of shape (15,)."""
+    bin_accuracy: Tensor
+    """Mean accuracy of each bin's rows; nan in an empty one."""
+    bin_confidence: Tensor
+    """Mean confidence of each bin's rows; nan in an empty one."""
+
+    def expected_calibration_error(self) -> Tensor:
+        """The mean over the rows of their bin's distance between accuracy and confidence; nan without rows.
+
+        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+        """
+        gaps = (self.bin_accuracy - self.bin_confidence).abs() * self.bin_rows
+        return gaps.nan_to_num(nan=0.0).sum() / self.bin_rows.sum()
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    target2: Tensor | None,
+    lam: float | Tensor | None,
+    z_loss: float,
+    inplace_backward: bool,
+    return_stats: bool,
+) -> Tensor | tuple[Tensor, LossStatistics]:
+    """`functional.cross_entropy` behind the handling of torch's own arguments."""
+    is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+    _check_second(input, target, is_dense, target2, lam)
+    shape = target.shape if not is_dense else _rows_shape(input)
+    target = target if is_dense else target.to(torch.int64).contiguous()
+    second = None if target2 is None else target2.to(torch.int64).contiguous()
+    lams = None
+    if isinstance(lam, Tensor):
+        lams = lam.to(statistics_dtype(input)).contiguous()
+    number = 1.0 if lam is None or lams is not None else float(lam)
+    options = (weight, ignore_index, label_smoothing, z_loss, reduction)
+    compiling = torch.compiler.is_compiling()
+    transformed = not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second)
+    if inplace_backward:
+        _check_inplace(input, plain)
+    if transformed and return_stats:
+        raise RuntimeError("cross_entropy: return_stats must be False under torch.func, got True")
+    if input.numel() == 0 or transformed:
+        loss = _loss_composed.forward(input, target, second, lams, number, *options)
+        return (loss, _statistics(_no_totals(input))) if return_stats else loss
+    input = dense(input)
+    target = in_layout_of(target, input) if is_dense else target
+    weight = None if weight is None else weight.contiguous()
+    rest = (second, lams, number, weight, *options[1:], return_stats)
+    if not plain:
+        loss, totals = _loss_ops.cross_entropy(input, target, *rest)
+    elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
+        loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
+    else:
+        loss, _, totals = _loss_kernels.forward(input, target, *rest)
+    if reduction == "none":
+        loss = loss.view(shape)
+    return (loss, _statistics(totals)) if return_stats else loss
+
+
+def _rows_shape(input: Tensor) -> torch.Size:
+    return torch.Size(()) if input.dim() == 1 else input.shape[:1] + input.shape[2:]
+
+
+def _no_totals(input: Tensor) -> Tensor:
+    totals = torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64, device=input.device)
+    totals[6] = -math.inf
+    return totals
+
+
+def _statistics(totals: Tensor) -> LossStatistics:
+    """The kernels' totals (csrc/kernels/cross_entropy.h) by name."""
+    rows = totals[3]
+    bin_rows, correct, confidence = totals[7:].view(3, -1)
+    return LossStatistics(
+        rows, totals[4] / rows, totals[5] / rows, totals[6], bin_rows, correct / bin_rows, confidence / bin_rows
+    )
+
+
+def _check(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    z_loss: float,
+) -> bool:
+    """Raises for what is wrong; True if the target holds probabilities."""
+    if input.dtype not in _FLOATS:
+        raise TypeError(
+            f"cross_entropy: input must be torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
+            f"got {input.dtype}"
+        )
+    if input.dim() == 0:
+        raise ValueError("cross_entropy: input must be (C,), (N, C) or (N, C, d1, ...), got a scalar")
+    if target.device != input.device:
+        raise ValueError(f"cross_entropy: target must be on {input.device} like input, got {target.device}")
+    classes = input.shape[min(1, input.dim() - 1)]
+    is_dense = target.shape == input.shape
+    if is_dense:
+        wanted = (input.dtype, torch.float32) if input.dtype.itemsize == 2 else (input.dtype,)
+        if target.dtype not in wanted:
+            names = " or ".join(map(str, wanted))
+            raise TypeError(f"cross_entropy: target of probabilities must be {names}, got {target.dtype}")
+        if ignore_index >= 0:
+            raise ValueError(
+                f"cross_entropy: ignore_index must be negative with probabilities, got {ignore_index}"
+            )
+    else:
+        _check_labels("target", input, target)
+    if weight is not None:
+        if weight.shape != (classes,):
+            raise ValueError(f"cross_entropy: weight must have shape ({classes},), got {tuple(weight.shape)}")
+        half = input.dtype.itemsize == 2
+        if weight.dtype != input.dtype and not (half and weight.dtype == torch.float32):
+            names = f"{input.dtype} or torch.float32" if half else f"{input.dtype}"
+            raise TypeError(f"cross_entropy: weight must be {names} like input, got {weight.dtype}")
+        if weight.requires_grad:
+            raise ValueError("cross_entropy: weight must not require a gradient, got one that does")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"cross_entropy: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must be 0 to 1, got {label_smoothing}")
+    if not 0 <= z_loss < math.inf:
+        raise ValueError(f"cross_entropy: z_loss must be finite and at least 0, got {z_loss}")
+    return is_dense
+
+
+def _check_labels(name: str, input: Tensor, target: Tensor) -> None:
+    wanted = _rows_shape(input)
+    # torch takes one label in a vector, too, beside logits without a batch.
+    if target.shape != wanted and not (input.dim() == 1 and target.shape == (1,)):
+        raise ValueError(
+            f"cross_entropy: {name} must have shape {tuple(wanted)} beside an input of shape "
+            f"{tuple(input.shape)}, got {tuple(target.shape)}"
+        )
+    if target.dtype not in _LABELS:
+        raise TypeError(
+            f"cross_entropy: {name} of class indices must be torch.int64 or torch.uint8, or another "
+            f"integer dtype, got {target.dtype}"
+        )
+
+
+def _check_second(
+    input: Tensor, target: Tensor, is_dense: bool, target2: Tensor | None, lam: float | Tensor | None
+) -> None:
+    if (target2 is None) != (lam is None):
+        missing = "target2" if target2 is None else "lam"
+        raise ValueError(f"cross_entropy: target2 and lam must be given together, got no {missing}")
+    if target2 is None or lam is None:
+        return
+    if is_dense:
+        raise ValueError("cross_entropy: target2 must be None with a target of probabilities, got a tensor")
+    _check_labels("target2", input, target2)
+    if target2.device != input.device:
+        raise ValueError(f"cross_entropy: target2 must be on {input.device} like input, got {target2.device}")
+    if not isinstance(lam, Tensor):
+        if not 0 <= lam <= 1:
+            raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lam}")
+        return
+    samples = (input.shape[0],) if input.dim() > 1 else (1,)
+    if lam.shape != samples or lam.device != input.device:
+        raise ValueError(
+            f"cross_entropy: lam must be a number or of shape {samples} on {input.device}, got {tuple(lam.shape)} "
+            f"on {lam.device}"
+        )
+    if not lam.is_floating_point() or lam.requires_grad:
+        raise TypeError(
+            f"cross_entropy: lam must be of a floating dtype and require no gradient, got {lam.dtype}"
+            + (" that requires one" if lam.requires_grad else "")
+        )
+
+
+def _check_inplace(input: Tensor, plain: bool) -> None:
+    if not plain:
+        raise RuntimeError(
+            "cross_entropy: inplace_backward must be False under torch.compile, torch.func, dispatch modes and "
+            "with tensor subclasses, got True"
+        )
+    if input.requires_grad and input.is_leaf:
+        raise ValueError("cross_entropy: inplace_backward must be False if input is a leaf, got True")
+
+
+def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+    """Torch's reading of its two deprecated arguments, with its warning."""
+    if size_average is None and reduce is None:
+        return reduction
+    from torch.nn import _reduction
+
+    return _reduction.legacy_get_string(size_average, reduce)

@@ -1,0 +1,37 @@
+"""What `onepass bench cross_entropy` and `onepass parity cross_entropy` measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from onepass.bench import cross_entropy as bench
+from onepass.bench import harness
+from onepass.parity import cross_entropy as parity
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("work", bench.WORKS, ids=lambda work: work.name)
+def test_competitors_compute_the_same(work):
+    small = bench.Work(**{**vars(work), "shape": (6, 5, 3, 4)[: len(work.shape)], "backward": True})
+    tensors = bench._Tensors(small, CPU)
+    for mine, theirs in zip(*(tensors.step(f)() for f in (tensors.ours, tensors.torchs)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(tensors.ours(), tensors.torchs().float(), atol=0.02, rtol=0.02)
+
+
+def test_a_case_is_timed_with_its_bytes_kept():
+    work = bench.Work("small", (4, 8, 6), 0.1)
+    result = harness.measure(bench._case(work, CPU), 2, CPU)
+    assert result.bytes_moved == 3 * 4 * 8 * 6 * 4
+    assert result.times.keys() == {"ours", "torch", "stream"}
+    (note,) = result.notes
+    assert note.startswith("kept for backward beyond logits, bytes per logit: ours ")
+
+
+def test_parity_rows():
+    """The rule holds in all of them."""
+    rows = list(parity.rows([torch.float32], 1, CPU))
+    assert all(row.ok for row in rows)
+    assert {row.rule for row in rows} == {rule.name for rule in parity.RULES}
