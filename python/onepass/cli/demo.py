@@ -114,7 +114,7 @@ def demo(
         key: value for key, value in runs[TORCH].optimizer.defaults.items() if key in ("lr", "weight_decay")
     }
     console.print(report.table(shown))
-    console.print(report.summary(shown))
+    console.print(report.summary(shown, layers))
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,

@@ -88,14 +88,24 @@ def table(shown: dict[str, Any]) -> Table:
     return result
 
 
-def summary(shown: dict[str, Any]) -> str:
-    """The lines below the table."""
+def summary(shown: dict[str, Any], layers: str) -> str:
+    """The lines below the table.
+
+    Args:
+        shown: What `figures` returned.
+        layers: As in `Plan`.
+    """
+    why = (
+        "The two round differently in the last bit, and training amplifies that, as it does between two machines."
+        if layers == "torch"
+        else "The two draw different dropout masks: the curves are alike, and not the same."
+    )
     return (
         f"The optimizer step of {TORCH} takes {shown['update_theirs_over_ours']:.2f} times as long as that of "
         f"{OURS}.\n"
         f"Largest difference of the two losses at one step: {shown['loss_difference']:.2g} (in the first epoch "
         f"{shown['loss_difference_first_epoch']:.2g}).\n"
-        "The two round differently in the last bit, and training amplifies that, as it does between two machines."
+        f"{why}"
     )
 
 
