@@ -13,6 +13,16 @@
 #define ONEPASS_HD inline
 #endif
 
+// A function that is called: its code, inlined wherever it is needed, would be most of a kernel, and what
+// compiling it takes.
+#if defined(__CUDACC__)
+#define ONEPASS_CALLED __noinline__
+#elif defined(__GNUC__)
+#define ONEPASS_CALLED __attribute__((noinline))
+#else
+#define ONEPASS_CALLED
+#endif
+
 // Marks the loops that do the work. As functions of their own they can be told from the disassembly, in which
 // tests/check_isa_symbols.py looks for the wide instructions.
 #if defined(__GNUC__)

@@ -18,7 +18,7 @@ struct Passing {
   __host__ __device__ bool asks() const { return drops || mask; }
   __host__ __device__ double scale() const { return drops ? dropout.scale : 1; }
 
-  __device__ uint32_t kept(int64_t index, int n) const {
+  ONEPASS_CALLED __device__ uint32_t kept(int64_t index, int n) const {
     math::Dropout seeded = dropout;
     if (device_seed) seeded.seed = uint64_t(*device_seed);
     if (shape.channels_last && shape.positions > 1) {
