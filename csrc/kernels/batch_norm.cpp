@@ -1,8 +1,9 @@
 // batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels.h. CUDA:
 // batch_norm.cu.
 //
-// Passes over memory, forward: x is read for the statistics, and again (from the cache, if the channels come
-// first) with the residual for y. Backward: x and dy for the sums, and again for dx.
+// Passes over memory, forward: x is read for the statistics, and again with the residual for y; in slabs that
+// was no faster, since it is the writing that takes long. Backward: x and dy are read for the sums, and again
+// for dx, from the cache if the channels come first.
 
 #include "math/batch_norm.h"
 #include "kernels/kernels.h"
@@ -108,24 +109,14 @@ void write_y(const BatchNorm& op, const Passing& passing, const Output& y, Span<
 
 // The second walk of forward and inference.
 template <class T>
-void write_y(const BatchNorm& op, const Slab& slab, const Passing& passing, const Params<T>& params,
-             int threads) {
+void write_y(const BatchNorm& op, const Passing& passing, const Params<T>& params, int threads) {
   const Output y = output_of(op, op.y);
   with_normalise<T>(op, [&](auto formula) {
     with_stored<T>(op, passing.drops, [&](auto stored) {
-      walk_spans(op.shape, slab, passing, params.view(), threads,
+      walk_spans(op.shape, {0, op.shape.channels}, passing, params.view(), threads,
                  [&](Span<T>& span) { write_y<decltype(stored), decltype(formula)>(op, passing, y, span); });
     });
   });
-}
-
-// Calls run(slab) for all channels. inputs: how many tensors both walks read.
-template <class Run>
-void for_each_slab(const BatchNorm& op, int inputs, const Run& run) {
-  const int64_t width = slab_width(op.shape, inputs * size_of(op.dtype), op.mask != nullptr);
-  for (int64_t c = 0; c < op.shape.channels; c += width) {
-    run(Slab{c, c + width < op.shape.channels ? c + width : op.shape.channels});
-  }
 }
 
 math::Moments moments_of(const ChannelShape& shape, const math::Pair* parts) {
@@ -161,15 +152,12 @@ void forward(const BatchNorm& op, int threads) {
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
   const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-  for_each_slab(op, 1, [&](const Slab& slab) {
-    with_stored<T>(op, false, [&](auto stored) {
-      reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, slab, params.view(), parts, threads);
-    });
-    for (int64_t c = slab.begin; c < slab.end; ++c) {
-      finish_forward<T>(op, factor, params, c, parts + c * tiles);
-    }
-    write_y(op, slab, dropout_of(op), params, threads);
+  with_stored<T>(op, false, [&](auto stored) {
+    reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, {0, op.shape.channels}, params.view(), parts,
+                                                            threads);
   });
+  for (int64_t c = 0; c < op.shape.channels; ++c) finish_forward<T>(op, factor, params, c, parts + c * tiles);
+  write_y(op, dropout_of(op), params, threads);
 }
 
 template <class T>
@@ -179,7 +167,7 @@ void inference(const BatchNorm& op, int threads) {
     const T invstd = T(math::invstd_of(param_of(op, op.running_var, c, 1), op.eps));
     params.set(c, affine_of(op, c, T(param_of(op, op.running_mean, c, 0)), invstd));
   }
-  write_y(op, {0, op.shape.channels}, dropout_of(op), params, threads);
+  write_y(op, dropout_of(op), params, threads);
 }
 
 // The sums of channel c: what dweight and dbias are, and what they make of dx.
@@ -232,15 +220,17 @@ void backward(const BatchNorm& op, int threads) {
   with_stored<T>(op, passing.asks(), [&](auto stored) {
     using S = decltype(stored);
     const Output dx = output_of(op, op.dx), dresidual = output_of(op, op.dresidual);
-    for_each_slab(op, 2, [&](const Slab& slab) {
+    const int64_t channels = op.shape.channels, width = slab_width(op.shape, 2 * size_of(op.dtype));
+    for (int64_t c = 0; c < channels; c += width) {
+      const Slab slab{c, c + width < channels ? c + width : channels};
       if (op.training || op.dweight || op.dbias) {
         reduce_channels<Sums, S>(in, slab, params.view(), parts, threads);
-        for (int64_t c = slab.begin; c < slab.end; ++c) finish_backward(op, params, c, parts + c * tiles);
+        for (int64_t k = slab.begin; k < slab.end; ++k) finish_backward(op, params, k, parts + k * tiles);
       }
-      if (!op.dx && !op.dresidual) return;
+      if (!op.dx && !op.dresidual) continue;
       walk_spans(op.shape, slab, passing, params.view(), threads,
                  [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
-    });
+    }
   });
 }
 

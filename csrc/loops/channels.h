@@ -4,9 +4,8 @@
 // The first walk goes by tiles (channel_shape.h), the second one by spans. A thread takes some of them at a
 // time; results have the same bits for any number of threads.
 //
-// Where the channels come first, a slab of them is taken at a time, so that the second walk finds in the
-// last-level cache what the first one read; a slab's pieces of memory are long. Where they come last, all are
-// taken at once, and the second walk goes backwards: the last that was read is still in the cache.
+// The second walk goes backwards: what was read last is still in the cache. Where the channels come first, a
+// slab of them can be taken at a time, so that all of it is; a slab's pieces of memory are long.
 #pragma once
 
 #include "loops/channel_reduce_last.h"
@@ -26,16 +25,12 @@ struct Slab {
 
 // Of a last-level cache, which others use too. Measured on a Zen 4 with 32 MB of it and pages of 4 KB: beyond
 // 12 MB a second reading is no faster than the first.
-constexpr int64_t kSlabBytes = 8 << 20;
+constexpr int64_t kSlabBytes = 12 << 20;
 
-// How many channels a slab has. bytes: of what the second walk reads again, per element. flags: whether it
-// writes bits, whose bytes no two pieces may share.
-inline int64_t slab_width(const ChannelShape& shape, int64_t bytes, bool flags) {
-  const int64_t all = shape.channels, slabs = (shape.numel() * bytes + kSlabBytes - 1) / kSlabBytes;
-  if (shape.channels_last || slabs <= 1) return all;
-  const int64_t width = (all + slabs - 1) / slabs;
-  if (!flags || shape.positions % 8 == 0) return width;
-  return all % 8 == 0 ? (width + 7) / 8 * 8 : all;
+// How many channels a slab has. bytes: of what both walks read, per element.
+inline int64_t slab_width(const ChannelShape& shape, int64_t bytes) {
+  const int64_t slabs = (shape.numel() * bytes + kSlabBytes - 1) / kSlabBytes;
+  return shape.channels_last || slabs <= 1 ? shape.channels : (shape.channels + slabs - 1) / slabs;
 }
 
 // The first walk: parts[c * tiles + tile]. Sums: the formula; its parameters are params[k][c].
@@ -56,8 +51,8 @@ inline void reduce_channels(const ChannelInputs& in, const Slab& slab, const ari
   });
 }
 
-// The second walk: visit(span) for all elements of a slab. Spans of whole tensors, and of slabs whose pieces
-// do, begin at multiples of 8 elements: no two of them share a byte of a bit mask.
+// The second walk: visit(span) for all elements of a slab. Spans of a slab of all channels begin at multiples
+// of 8 elements: no two of them share a byte of a bit mask.
 template <class T, class Visit>
 inline void walk_spans(const ChannelShape& shape, const Slab& slab, const Passing& passing,
                        const T* const* params, int threads, const Visit& visit) {
