@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import onepass.optim
+from onepass import _native
 from onepass.optim import lr_scheduler as ls
 from onepass.optim import schedules as s
 
@@ -325,3 +326,19 @@ def test_our_parts_work_in_torchs_sequence():
     scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [5])
     other = optimizer_of([1.0])
     assert run(scheduler, optimizer, 20) == run(warmed(other), other, 20)
+
+
+@pytest.mark.parametrize("starts", [None, [0.3, -0.1, 1e-9]])
+def test_rates_of_many_groups_are_rounded_as_one_is(starts):
+    """The core's loop, which writes groups of different rates, rounds as Python does."""
+    groups, ends = [{"lr": 0.0} for _ in range(3)], [0.7, 1 / 3, 5e-324]
+    for factor in (0.1, 1 / 3, 0.9999999):
+        _native.core.write_scaled(groups, "lr", ends, factor, starts)
+        wanted = [s + (e - s) * factor for s, e in zip(starts or [0.0] * 3, ends, strict=True)]
+        assert [group["lr"] for group in groups] == wanted
+
+
+@pytest.mark.parametrize("bad", [([{}], [1.0, 2.0]), ([{}], ["a"]), ([1], [1.0])], ids=["count", "number", "dict"])
+def test_rates_for_what_is_no_group(bad):
+    with pytest.raises((TypeError, ValueError), match="must be|must have"):
+        _native.core.write_scaled(bad[0], "lr", bad[1], 0.5, None)

@@ -63,6 +63,7 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   onepass::register_sgd(module);
   onepass::register_adam(module);
   onepass::register_clip(module);
+  onepass::register_param_groups(module);
   onepass::register_statistics(module);
   onepass::register_stream(module);
   onepass::register_batch_norm(module);

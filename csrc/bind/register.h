@@ -11,6 +11,7 @@ void register_cross_entropy(pybind11::module_& module);
 void register_clip(pybind11::module_& module);
 void register_sgd(pybind11::module_& module);
 void register_adam(pybind11::module_& module);
+void register_param_groups(pybind11::module_& module);
 void register_statistics(pybind11::module_& module);
 #if defined(ONEPASS_SIMT)
 // Captured graphs, for tests (tests/simt/src/bind_graph.cpp).

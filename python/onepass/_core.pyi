@@ -206,5 +206,10 @@ def cross_entropy_workspace(x: torch.Tensor, statistics: bool, threads: int) -> 
 def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
     """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
 
+def write_scaled(
+    groups: list[dict[str, Any]], field: str, ends: list[float], factor: float, starts: list[float] | None
+) -> None:
+    """Sets groups[i][field] = starts[i] + (ends[i] - starts[i]) factor, or ends[i] factor."""
+
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

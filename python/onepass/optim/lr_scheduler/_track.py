@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from onepass import _native
+
 Factor = Callable[[int], float]
 
 # Looking at the kind of every group's value would cost as much as writing it.
@@ -82,12 +84,8 @@ class Track:
             shared = start + (ends[0] - start) * f
             for group in groups:
                 group[field] = shared
-        elif self.starts is not None:
-            for group, start, end in zip(groups, self.starts, ends):  # noqa: B905  # as below
-                group[field] = start + (end - start) * f
         else:
-            for group, end in zip(groups, ends):  # noqa: B905  # as many as groups; saying so costs time
-                group[field] = end * f
+            _native.core.write_scaled(groups, field, ends, f, self.starts)
 
     def _write_in_tuples(self, groups: list[dict[str, Any]], f: float) -> None:
         key, index = place(self.field)
