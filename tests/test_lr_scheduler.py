@@ -340,5 +340,5 @@ def test_rates_of_many_groups_are_rounded_as_one_is(starts):
 
 @pytest.mark.parametrize("bad", [([{}], [1.0, 2.0]), ([{}], ["a"]), ([1], [1.0])], ids=["count", "number", "dict"])
 def test_rates_for_what_is_no_group(bad):
-    with pytest.raises((TypeError, ValueError), match="must be|must have"):
+    with pytest.raises((TypeError, ValueError), match=r"must be|must have"):
         _native.core.write_scaled(bad[0], "lr", bad[1], 0.5, None)
