@@ -268,3 +268,31 @@ def test_196613_masks_do_not_depend_on_the_machine():
             assert torch.equal(ours.dropout(torch.ones(n), 0.5, seed=77) != 0, want)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_negative_bit():
+    """What only says that it is negative is read as what it is, in place, too."""
+    x, residual = torch.randn(4, 5), torch.randn(4, 5)
+
+    def flipped(tensor):
+        return torch._neg_view(-tensor)
+
+    wanted = onepass.nn.functional.dropout(x, seed=1, residual=residual)
+    assert torch.equal(onepass.nn.functional.dropout(flipped(x), seed=1, residual=residual), wanted)
+    assert torch.equal(onepass.nn.functional.dropout(x, seed=1, residual=flipped(residual)), wanted)
+    one = flipped(x)
+    assert onepass.nn.functional.dropout(one, 0.5, True, True, seed=1, residual=residual) is one
+    assert torch.equal(one, wanted)
+    leaf = x.clone().requires_grad_()
+    onepass.nn.functional.dropout(leaf, seed=1).backward(flipped(residual))
+    assert torch.equal(leaf.grad, onepass.nn.functional.dropout(residual, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning:torch")
+def test_traced():
+    x = torch.ones(4, 1000)
+    traced = torch.jit.trace(lambda x: onepass.nn.functional.dropout(x, 0.5), x, check_trace=False)
+    for found in (traced(x), traced(x)):
+        assert ((found == 0) | (found == 2)).all()
+        assert 0.4 < (found == 0).float().mean() < 0.6
+    assert not torch.equal(traced(x), traced(x))

@@ -19,12 +19,18 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def is_plain(input: Tensor, weight: Tensor | None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say: a subclass, a mode, another device."""
+    """True if the core may be called, False if the dispatcher has a say.
+
+    That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
+    negative bit (as of ``complex.conj().imag``), which operators of the dispatcher find resolved.
+    """
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and type(input) in _PLAIN
         and type(weight) in _PLAIN
         and (input.is_cpu or input.is_cuda)
+        and not (input.is_neg() or (weight is not None and weight.is_neg()))
+        and torch._C._get_tracing_state() is None
     )
 
 
@@ -100,7 +106,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
 
 
 def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
-    if is_plain(grad, weight) and is_plain(input, weight):
+    if is_plain(grad, weight) and is_plain(input, rest[0]):
         return _kernels.backward(grad, input, weight, *rest)
     found = iter(torch.ops.onepass.batch_norm_backward(grad, input, weight, *rest))
     return tuple(next(found) if one else None for one in rest[-1])
