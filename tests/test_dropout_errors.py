@@ -188,7 +188,7 @@ def test_in_place_where_nothing_is_done():
     assert ours.dropout(x, 0.5, False, True, residual=x, scaling="test_time") is x
     assert (x == 1.5).all()
     many = torch.ones(4).chunk(2)[0]
-    with torch.enable_grad(), pytest.raises(RuntimeError, match="a view"):
-        view = (leaf * 1).chunk(3)[0]
+    view = (leaf * 1).chunk(3)[0]
+    with pytest.raises(RuntimeError, match="a view"):
         ours.dropout(view, 0.5, False, True, residual=many[:1], scaling="test_time")
     assert (view == 1).all()

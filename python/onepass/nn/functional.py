@@ -179,8 +179,8 @@ def cross_entropy(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: :math:`\epsilon`, 0 to 1.
         target2: Second labels, as of mixup and cutmix, of the target's shape; together with lam.
-        lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,), whose values only the CPU checks;
-            the second has 1 - lam.
+        lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,) (a GPU does not check
+            its values); the second has 1 - lam.
         z_loss: z, at least 0: keeps the log-sum-exp near 0. Weighted like the row.
         inplace_backward: Writes the gradient over the logits, which nobody may need afterwards: their version
             counter counts, so that autograd complains where somebody does. Not for a leaf or a view of one, nor
