@@ -11,7 +11,7 @@ from torch import Tensor
 from onepass.nn import _composed, _kernels
 from onepass.nn._layout import in_layout_of
 
-__all__ = ["apply", "differentiate", "is_plain", "remember"]
+__all__ = ["apply", "differentiate", "is_batched", "is_plain", "remember"]
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 # What type(tensor) is of tensors whose memory the core may read; None where an optional one is missing.
@@ -32,6 +32,12 @@ def is_plain(input: Tensor, weight: Tensor | None) -> bool:
         and not (input.is_neg() or (weight is not None and weight.is_neg()))
         and torch._C._get_tracing_state() is None
     )
+
+
+def is_batched(grad: Tensor) -> bool:
+    """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -94,7 +100,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
     training, eps, activation, dropout = ctx.options
     wanted = list(ctx.needs_input_grad[:4])
     saved = (input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_batched(grad):
         return _differentiably(grad, saved, wanted)
     dresidual = None
     if wanted[3] and activation is None and not dropout:

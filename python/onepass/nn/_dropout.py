@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from onepass import _native
 from onepass.nn import _random
+from onepass.nn._derivative import is_batched
 
 __all__ = ["How", "dropout", "is_plain", "run"]
 
@@ -168,6 +169,8 @@ _apply: Callable[..., Tensor] = DropoutFunction.apply
 
 def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     """The gradient of the input, itself differentiable where that is asked for."""
+    if not torch.compiler.is_compiling() and is_batched(grad):
+        return _composed(grad, None, how, seed)
     if is_plain(grad) and not torch.compiler.is_compiling():
         if torch.is_grad_enabled() and grad.requires_grad:
             return _apply(grad, None, seed, how, False)
@@ -224,7 +227,7 @@ def _idle(input: Tensor, p: float, training: bool, inplace: bool, scaling: str, 
     return input.copy_(output) if inplace else output
 
 
-def _composed(input: Tensor, residual: Tensor | None, how: How, seed: Tensor) -> Tensor:
+def _composed(input: Tensor, residual: Tensor | None, how: How, seed: int | Tensor) -> Tensor:
     """The result by torch's operations, which torch.func and forward mode can differentiate.
 
     Under vmap all that is mapped over has one mask, as with torch's randomness="same"; with another randomness
