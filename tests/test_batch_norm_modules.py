@@ -331,3 +331,35 @@ def test_torchs_own_function_inputs(torchs_own, dtype):
             results.append((y, grad, args[0], args[1]))
         for theirs, mine in zip(*results, strict=True):
             torch.testing.assert_close(mine, theirs, equal_nan=True) if theirs is not None else None
+
+
+def test_negative_bit():
+    """What only says that it is negative is read as what it is; running statistics are written through it."""
+
+    def flipped(tensor):
+        return torch._neg_view(-tensor)
+
+    x, residual, grad = torch.randn(3, 6, 4)
+    vectors = torch.rand(4, 4)
+    for training in (False, True):
+        found = []
+        for view in (torch.clone, flipped):
+            mean, var, weight, bias = (view(one) for one in vectors)
+            one = x.clone().requires_grad_()
+            y = onepass.nn.functional.batch_norm(
+                one, mean, var, weight, bias, training, activation="relu", residual=view(residual)
+            )
+            y.backward(view(grad))
+            plain = onepass.nn.functional.batch_norm(view(x), mean, var, weight, bias)
+            found.append((y, one.grad, mean, var, plain))
+        for mine, theirs in zip(*found, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning:torch")
+def test_traced():
+    module = onepass.nn.BatchNorm1d(4).eval()
+    module.running_mean.fill_(2)
+    traced = torch.jit.trace(module, torch.randn(3, 4))
+    x = torch.randn(3, 4)
+    assert torch.equal(traced(x), module(x))

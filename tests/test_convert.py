@@ -203,3 +203,20 @@ def test_compiled_and_copied_after_conversion():
     other = copy.deepcopy(model)
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(torch.compile(model, backend="aot_eager")(x), other(x))
+
+
+def test_attributes_with_the_names_of_options_are_left_alone():
+    """They would become options, and revert would delete them."""
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.Dropout(), nn.BatchNorm1d(3), nn.ReLU())
+    model[0].dropout = 0.5
+    model[1].activation = nn.Tanh()
+    model[2].scaling = 2
+    model[3].scaling = 3
+    model[4].activation = "mine"
+    result = onepass.nn.convert(model, fuse_relu=True)
+    assert [entry.outcome for entry in result.table] == ["left"] * 3 + ["replaced, with ReLU", "taken over"]
+    notes = [f"has an attribute of the name of our option {name}" for name in ("dropout", "activation", "scaling")]
+    assert [entry.note for entry in result.table[:3]] == notes
+    result.revert()
+    assert [model[0].dropout, *(model[n].scaling for n in (2, 3)), model[4].activation] == [0.5, 2, 3, "mine"]
+    assert type(model[3]) is nn.BatchNorm1d

@@ -177,3 +177,52 @@ def test_a_second_backward_pass():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_negative_bit():
+    """What only says that it is negative is read as what it is."""
+    x, grad, target = torch.randn(4, 5), torch.rand(4), torch.arange(4)
+    y, weight, lam = torch.rand(4, 5), torch.rand(5), torch.rand(4)
+
+    def flipped(tensor):
+        return torch._neg_view(-tensor)
+
+    def results(view):
+        one = view(x).requires_grad_()
+        yield cross_entropy(one, target, view(weight), reduction="none")
+        yield cross_entropy(one, view(y), reduction="none")
+        yield cross_entropy(one, target, target2=target.flip(0), lam=view(lam), reduction="none")
+        yield cross_entropy(one, view(target), reduction="none")
+
+    for mine, theirs in zip(results(flipped), results(lambda tensor: tensor.clone()), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    wanted = None
+    for view in (torch.clone, flipped):
+        one = x.clone().requires_grad_()
+        cross_entropy(one, target, reduction="none").backward(view(grad))
+        wanted = one.grad if wanted is None else wanted
+        assert torch.equal(one.grad, wanted)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced():
+    target = torch.arange(4)
+    traced = torch.jit.trace(lambda x: cross_entropy(x, target), torch.randn(4, 5))
+    x = torch.randn(4, 5, requires_grad=True)
+    assert torch.equal(traced(x), cross_entropy(x, target))
+    assert torch.equal(*(torch.autograd.grad(f(x), x)[0] for f in (traced, lambda x: cross_entropy(x, target))))
+
+
+def test_composed_is_as_the_kernel_without_a_batch_and_in_ignored_rows():
+    label = torch.tensor(2)
+    for target in (label, label.view(1)):
+        options = {"target2": target, "lam": torch.tensor([0.3]), "reduction": "none"}
+        x = torch.randn(5)
+        _, slope = torch.func.jvp(lambda x: cross_entropy(x, target, **options), (x,), (x,))  # noqa: B023
+        assert slope.shape == cross_entropy(x, target, **options).shape
+    x, target = torch.randn(2, 3), torch.tensor([-100, 1])
+    x[0] = float("nan")
+    for more in ({}, {"target2": target, "lam": 0.5}, {"z_loss": 0.1}):
+        found = torch.func.grad(lambda x: cross_entropy(x, target, **more))(x)  # noqa: B023
+        assert (found[0] == 0).all()
+        assert found[1].isfinite().all()

@@ -288,3 +288,26 @@ def test_deprecated_arguments():
             mine = cross_entropy(x, target, **options)
         with pytest.warns(UserWarning, match="deprecated"):
             torch.testing.assert_close(mine, F.cross_entropy(x, target, **options))
+
+
+def test_gradient_in_place_spares_leaves_and_other_inputs():
+    leaf, target = torch.randn(2, 2, 5, requires_grad=True), torch.arange(4)
+    for view in (leaf.view(-1, 5), leaf.view(-1, 5)[:4]):
+        with pytest.raises(ValueError, match="inplace_backward must be False if input is a view of a leaf"):
+            cross_entropy(view, target, inplace_backward=True)
+    memory = torch.randn(9, 5, requires_grad=True) * 1
+    logits, detached = memory[:4], memory.detach()
+    for name, options in (
+        ("weight", {"weight": detached[8]}),
+        ("lam", {"target2": target, "lam": detached[5, :4].zero_()}),
+        ("target", {"target": detached[4:8]}),
+    ):
+        with pytest.raises(ValueError, match=f"must be False if {name} shares memory with input"):
+            cross_entropy(logits, **{"target": target, **options}, inplace_backward=True)
+
+
+def test_lam_of_each_sample_is_checked_on_the_cpu():
+    x, target = torch.randn(3, 4), torch.arange(3)
+    for lam in (torch.tensor([0.5, 1.5, 0]), torch.tensor([0.5, float("nan"), 0]), torch.tensor([-0.1, 0, 0])):
+        with pytest.raises(ValueError, match=r"cross_entropy: lam must be 0 to 1, got \["):
+            cross_entropy(x, target, target2=target, lam=lam)

@@ -155,3 +155,40 @@ def test_overlap_is_refused_but_for_in_place():
         _native.core.dropout(
             memory[:10], memory[10:], memory[5:15], 0.5, "inverted", False, 1, False, False, None, 1
         )
+
+
+def test_in_place_is_refused_before_anything_is_changed():
+    """What autograd cannot write through: a leaf, its views, one of many views, views made without gradients."""
+    leaf = torch.ones(2, 4, 3, requires_grad=True)
+    computed = leaf * 1
+    with torch.no_grad():
+        unseen = computed.view(8, 3)
+    for function, input, words in (
+        ("dropout", leaf, "a leaf"),
+        ("dropout", leaf[0], "a view of a leaf"),
+        ("dropout1d", leaf[0], "a view of a leaf"),
+        ("dropout1d", torch.ones(4, 3, requires_grad=True), "a view of a leaf"),
+        ("dropout3d", torch.ones(2, 4, 3, 3, requires_grad=True), "a view of a leaf"),
+        ("dropout", computed.chunk(2)[0], "one of many views"),
+        ("dropout1d", computed.unbind()[0], "one of many views"),
+        ("dropout", unseen, "one of many views"),
+    ):
+        with pytest.raises(RuntimeError, match=f"{function}: input must not be {words}"):
+            getattr(ours, function)(input, 0.5, True, True, residual=torch.ones(input.shape, requires_grad=True))
+        assert (input == 1).all()
+
+
+def test_in_place_where_nothing_is_done():
+    leaf = torch.ones(3, requires_grad=True)
+    empty = torch.ones(0, requires_grad=True)
+    assert ours.dropout(leaf, 0.5, False, True) is leaf
+    assert ours.dropout(leaf, 0, True, True) is leaf
+    assert ours.dropout(empty, 0.5, True, True) is empty
+    x = torch.ones(3)
+    assert ours.dropout(x, 0.5, False, True, residual=x, scaling="test_time") is x
+    assert (x == 1.5).all()
+    many = torch.ones(4).chunk(2)[0]
+    view = (leaf * 1).chunk(3)[0]
+    with pytest.raises(RuntimeError, match="a view"):
+        ours.dropout(view, 0.5, False, True, residual=many[:1], scaling="test_time")
+    assert (view == 1).all()

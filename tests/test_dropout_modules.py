@@ -268,3 +268,56 @@ def test_196613_masks_do_not_depend_on_the_machine():
             assert torch.equal(ours.dropout(torch.ones(n), 0.5, seed=77) != 0, want)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_negative_bit():
+    """What only says that it is negative is read as what it is, in place, too."""
+    x, residual = torch.randn(4, 5), torch.randn(4, 5)
+
+    def flipped(tensor):
+        return torch._neg_view(-tensor)
+
+    wanted = onepass.nn.functional.dropout(x, seed=1, residual=residual)
+    assert torch.equal(onepass.nn.functional.dropout(flipped(x), seed=1, residual=residual), wanted)
+    assert torch.equal(onepass.nn.functional.dropout(x, seed=1, residual=flipped(residual)), wanted)
+    one = flipped(x)
+    assert onepass.nn.functional.dropout(one, 0.5, True, True, seed=1, residual=residual) is one
+    assert torch.equal(one, wanted)
+    leaf = x.clone().requires_grad_()
+    onepass.nn.functional.dropout(leaf, seed=1).backward(flipped(residual))
+    assert torch.equal(leaf.grad, onepass.nn.functional.dropout(residual, seed=1))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning:torch")
+def test_traced():
+    x = torch.ones(4, 1000)
+    traced = torch.jit.trace(lambda x: onepass.nn.functional.dropout(x, 0.5), x, check_trace=False)
+    for found in (traced(x), traced(x)):
+        assert ((found == 0) | (found == 2)).all()
+        assert 0.4 < (found == 0).float().mean() < 0.6
+    assert not torch.equal(traced(x), traced(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: ours.dropout(x, 0.5, seed=3),
+        lambda x: ours.dropout2d(x.unsqueeze(-1).unsqueeze(-1), 0.5, seed=3),
+        lambda x: ours.alpha_dropout(x, 0.5, True, seed=3),
+        lambda x: ours.cross_entropy(x, torch.tensor([1, -100, 0, 2]), label_smoothing=0.1, reduction="none"),
+        lambda x: ours.cross_entropy(x, x.detach().softmax(1)),
+        lambda x: ours.batch_norm(x, None, None, training=True, activation="relu", residual=x),
+    ],
+    ids=["dropout", "dropout2d", "alpha_dropout", "cross_entropy", "probabilities", "batch_norm"],
+)
+def test_batched_gradients(function):
+    """Many gradients in one call, as of jacobian(vectorize=True), are those of many calls."""
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    y = function(x)
+    grads = torch.randn(3, *y.shape, dtype=torch.float64)
+    one_by_one = torch.stack([torch.autograd.grad(y, x, grad, retain_graph=True)[0] for grad in grads])
+    for create_graph in (False, True):
+        found = torch.autograd.grad(y, x, grads, True, create_graph, is_grads_batched=True)[0]
+        torch.testing.assert_close(found, one_by_one)
+    jacobians = [torch.autograd.functional.jacobian(function, x, vectorize=fast) for fast in (False, True)]
+    torch.testing.assert_close(*jacobians)

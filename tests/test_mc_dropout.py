@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -217,3 +220,50 @@ def test_a_converted_model():
     onepass.nn.convert(model)
     found = mc_predict(model, torch.randn(3, 4), 5, seed=1)
     assert (found.variance > 0).all()
+
+
+def test_in_place_spares_the_input():
+    model = nn.Sequential(onepass.nn.Dropout(0.5, inplace=True), onepass.nn.AlphaDropout(0.5, inplace=True))
+    x = torch.ones(4, 50)
+    found = mc_predict(model, x, 5, seed=1)
+    assert (x == 1).all()
+    assert torch.equal(found.mean, mc_predict(model, x, 5, seed=1).mean)
+
+
+@pytest.mark.parametrize("wrong", [True, 1.5, torch.tensor(1), "1"], ids=repr)
+def test_seeds_and_draws_are_ints(wrong):
+    model = nn.Sequential(onepass.nn.Dropout())
+    with pytest.raises(TypeError, match="mc_dropout: seed must be an int, got"), mc_dropout(model, seed=wrong):
+        pass
+    with mc_dropout(model) as draws, pytest.raises(TypeError, match="set_draw: draw must be an int, got"):
+        draws.set_draw(wrong)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_out_of_the_block(copied):
+    model = network()
+    with mc_dropout(model, seed=1) as draws:
+        other = copied(model)
+        assert torch.equal(other(X), other(X))
+        assert draws._next == 0
+        with mc_dropout(other):
+            pass
+    assert torch.equal(other(X), copied(model).eval()(X))
+
+
+def test_empty_batches_and_scalars():
+    model = nn.Sequential(onepass.nn.Dropout(), nn.Linear(3, 2))
+    assert mc_predict(model, torch.ones(0, 3), 2, batch_size=4).mean.shape == (0, 2)
+    with pytest.raises(ValueError, match="mc_predict: batch_size must be None with an input without a batch"):
+        mc_predict(model, torch.tensor(1.0), 2, batch_size=4)
+
+
+@pytest.mark.parametrize("p", [1, np.float32(0.5), np.float64(0.5)])
+def test_foreign_dropouts_of_any_number(p):
+    model = nn.Sequential(onepass.nn.Dropout(), nn.Identity())
+    model[1].dropout = p
+    with pytest.raises(ValueError, match=r"got 1 \(Identity\)"), mc_dropout(model):
+        pass
+    model[1].dropout = True
+    with mc_dropout(model):
+        pass

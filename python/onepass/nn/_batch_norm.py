@@ -57,7 +57,7 @@ def batch_norm(
     if residual is not None:
         residual = in_layout_of(residual, input)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
-    if compiling or not is_plain(input, weight):
+    if compiling or not (is_plain(input, weight) and is_plain(input, bias)) or _negative(residual, *rest[:2]):
         return _ops.batch_norm(input, weight, bias, residual, *rest)
     if torch.is_grad_enabled() and (
         input.requires_grad
@@ -67,6 +67,10 @@ def batch_norm(
     ):
         return apply(input, weight, bias, residual, rest)
     return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
+
+
+def _negative(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.is_neg() for tensor in tensors)
 
 
 def _check(

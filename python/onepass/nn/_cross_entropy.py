@@ -81,12 +81,17 @@ def cross_entropy(
     compiling = torch.compiler.is_compiling()
     transformed = not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
     plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second)
+    if lams is not None and plain:
+        plain = is_plain(lams, None)
+        if lams.is_cpu and not ((lams >= 0) & (lams <= 1)).all():
+            raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lams.tolist()}")
     if inplace_backward:
         _check_inplace(input, plain)
     if transformed and return_stats:
         raise RuntimeError("cross_entropy: return_stats must be False under torch.func, got True")
     if input.numel() == 0 or transformed:
         loss = _loss_composed.forward(input, target, second, lams, number, *options)
+        loss = loss.view(shape) if reduction == "none" else loss
         return (loss, _statistics(_no_totals(input))) if return_stats else loss
     input = dense(input)
     target = in_layout_of(target, input) if is_dense else target
@@ -95,6 +100,8 @@ def cross_entropy(
     if not plain:
         loss, totals = _loss_ops.cross_entropy(input, target, *rest)
     elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
+        if inplace_backward:
+            _check_memory(input, target=target, target2=second, lam=lams, weight=weight)
         loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
     else:
         loss, _, totals = _loss_kernels.forward(input, target, *rest)
@@ -220,11 +227,23 @@ def _check_second(
 def _check_inplace(input: Tensor, plain: bool) -> None:
     if not plain:
         raise RuntimeError(
-            "cross_entropy: inplace_backward must be False under torch.compile, torch.func, dispatch modes and "
-            "with tensor subclasses, got True"
+            "cross_entropy: inplace_backward must be False under torch.compile, torch.func, torch.jit.trace, "
+            "dispatch modes and with tensor subclasses or a negative bit, got True"
         )
-    if input.requires_grad and input.is_leaf:
-        raise ValueError("cross_entropy: inplace_backward must be False if input is a leaf, got True")
+    base = input if input._base is None else input._base
+    if input.requires_grad and base.is_leaf and base.requires_grad:
+        kind = "a leaf" if base is input else "a view of a leaf"
+        raise ValueError(f"cross_entropy: inplace_backward must be False if input is {kind}, got True")
+
+
+def _check_memory(input: Tensor, **others: Tensor | None) -> None:
+    """Raises if what backward reads lies where it is to write."""
+    memory = input.untyped_storage().data_ptr()
+    for name, other in others.items():
+        if other is not None and other.untyped_storage().data_ptr() == memory:
+            raise ValueError(
+                f"cross_entropy: inplace_backward must be False if {name} shares memory with input, got True"
+            )
 
 
 def legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from onepass.nn import _composed, _kernels
 from onepass.nn._layout import in_layout_of
 
-__all__ = ["apply", "differentiate", "is_plain", "remember"]
+__all__ = ["apply", "differentiate", "is_batched", "is_plain", "remember"]
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 # What type(tensor) is of tensors whose memory the core may read; None where an optional one is missing.
@@ -19,13 +19,25 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def is_plain(input: Tensor, weight: Tensor | None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say: a subclass, a mode, another device."""
+    """True if the core may be called, False if the dispatcher has a say.
+
+    That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
+    negative bit (as of ``complex.conj().imag``), which operators of the dispatcher find resolved.
+    """
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and type(input) in _PLAIN
         and type(weight) in _PLAIN
         and (input.is_cpu or input.is_cuda)
+        and not (input.is_neg() or (weight is not None and weight.is_neg()))
+        and torch._C._get_tracing_state() is None
     )
+
+
+def is_batched(grad: Tensor) -> bool:
+    """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -88,7 +100,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
     training, eps, activation, dropout = ctx.options
     wanted = list(ctx.needs_input_grad[:4])
     saved = (input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_batched(grad):
         return _differentiably(grad, saved, wanted)
     dresidual = None
     if wanted[3] and activation is None and not dropout:
@@ -100,7 +112,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
 
 
 def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
-    if is_plain(grad, weight) and is_plain(input, weight):
+    if is_plain(grad, weight) and is_plain(input, rest[0]):
         return _kernels.backward(grad, input, weight, *rest)
     found = iter(torch.ops.onepass.batch_norm_backward(grad, input, weight, *rest))
     return tuple(next(found) if one else None for one in rest[-1])

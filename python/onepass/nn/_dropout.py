@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 from onepass import _native
 from onepass.nn import _random
+from onepass.nn._derivative import is_batched
 
 __all__ = ["How", "dropout", "is_plain", "run"]
 
@@ -51,7 +52,7 @@ def dropout(
     shared: bool = False,
 ) -> Tensor:
     """What all functions and modules have in common; scaling may be ``"alpha"``."""
-    _check(function, input, p, inplace, scaling, residual)
+    _check(function, input, p, scaling, residual)
     if not training or p == 0 or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
@@ -60,6 +61,8 @@ def dropout(
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     plain = not compiling and is_plain(input) and is_plain(residual)
+    if inplace and plain and torch.is_grad_enabled():
+        _check_inplace(function, input, residual)
     if type(seed) is not int or generator is not None or not plain or not 0 <= seed < 2**64:
         seed = _random.seed_for(function, input, generator, seed)
     if not plain:
@@ -76,11 +79,13 @@ def dropout(
 
 
 def is_plain(tensor: Tensor | None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say: a subclass, a mode, another device."""
+    """True if the core may be called, False if the dispatcher has a say; see `_derivative.is_plain`."""
     return tensor is None or (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and torch._C._len_torch_dispatch_stack() == 0
         and (tensor.is_cpu or tensor.is_cuda)
+        and not tensor.is_neg()
+        and torch._C._get_tracing_state() is None
     )
 
 
@@ -164,6 +169,8 @@ _apply: Callable[..., Tensor] = DropoutFunction.apply
 
 def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     """The gradient of the input, itself differentiable where that is asked for."""
+    if not torch.compiler.is_compiling() and is_batched(grad):
+        return _composed(grad, None, how, seed)
     if is_plain(grad) and not torch.compiler.is_compiling():
         if torch.is_grad_enabled() and grad.requires_grad:
             return _apply(grad, None, seed, how, False)
@@ -173,7 +180,7 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
 
 
-def _check(function: str, input: Tensor, p: float, inplace: bool, scaling: str, residual: Tensor | None) -> None:
+def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tensor | None) -> None:
     if not 0 <= p <= 1:
         raise ValueError(f"{function}: p must be at least 0 and at most 1, got {p}")
     if scaling not in ("inverted", "test_time", "alpha"):
@@ -189,22 +196,38 @@ def _check(function: str, input: Tensor, p: float, inplace: bool, scaling: str, 
                 f"{function}: residual must have input's shape {tuple(input.shape)} on {input.device}, "
                 f"got {tuple(residual.shape)} on {residual.device}"
             )
-    if inplace and input.requires_grad and input.is_leaf and torch.is_grad_enabled():
-        # Before the kernel has changed it; autograd would say so afterwards.
-        raise RuntimeError(f"{function}: input must not be a leaf that requires grad with inplace=True, got one")
+
+
+def _check_inplace(function: str, input: Tensor, residual: Tensor | None) -> None:
+    """Raises before the kernel has changed anything what autograd would raise afterwards."""
+    if not (input.requires_grad or (residual is not None and residual.requires_grad)):
+        return
+    base = input._base if input._is_view() else input
+    if base is not None and base.is_leaf and base.requires_grad:
+        kind = "a leaf" if base is input else "a view of a leaf"
+        raise RuntimeError(f"{function}: input must not be {kind} that requires grad with inplace=True, got one")
+    autograd = cast(Any, torch._C)._autograd
+    # Views that autograd cannot write through, such as what chunk gives.
+    if input._is_view() and (made := autograd._get_creation_meta(input)) != autograd.CreationMeta.DEFAULT:
+        raise RuntimeError(
+            f"{function}: input must not be one of many views or a view made without gradients with inplace=True, "
+            f"got {made.name}"
+        )
 
 
 def _idle(input: Tensor, p: float, training: bool, inplace: bool, scaling: str, residual: Tensor | None) -> Tensor:
     """What is done where nothing is dropped."""
-    output = input
-    if scaling == "test_time" and not training and p > 0:
-        output = output.mul_(1 - p) if inplace else output * (1 - p)
+    scaled = scaling == "test_time" and not training and p > 0
     if residual is None:
-        return output
-    return output.add_(residual) if inplace else output + residual
+        return (input.mul_(1 - p) if inplace else input * (1 - p)) if scaled else input
+    if not scaled:
+        return input.add_(residual) if inplace else input + residual
+    # Not in two steps in place: the first would change a residual that shares memory.
+    output = input * (1 - p) + residual
+    return input.copy_(output) if inplace else output
 
 
-def _composed(input: Tensor, residual: Tensor | None, how: How, seed: Tensor) -> Tensor:
+def _composed(input: Tensor, residual: Tensor | None, how: How, seed: int | Tensor) -> Tensor:
     """The result by torch's operations, which torch.func and forward mode can differentiate.
 
     Under vmap all that is mapped over has one mask, as with torch's randomness="same"; with another randomness

@@ -25,6 +25,12 @@ def forward(
     x = input if input.dtype == torch.float64 else input.float()
     weight = None if weight is None else weight.to(x.dtype)
     dense = target.is_floating_point()
+    if not dense:
+        # A row that does not count has no say whatever its logits are: 0 times nan would be one.
+        ignored = target == ignore_index
+        if target2 is not None:
+            ignored = ignored & (target2 == ignore_index)
+        x = torch.where(ignored.view(1) if x.dim() == 1 else ignored.unsqueeze(1), 0, x)
 
     def rows_of(labels: Tensor) -> Tensor:
         return F.cross_entropy(
@@ -42,7 +48,9 @@ def forward(
     elif target2 is None:
         losses, weights = rows_of(target), weights_of(target)
     else:
-        part = lam if lams is None else lams.view([-1] + [1] * (target.dim() - 1))
+        part = (
+            lam if lams is None else lams.view(target.shape if x.dim() == 1 else [-1] + [1] * (target.dim() - 1))
+        )
         losses = part * rows_of(target) + (1 - part) * rows_of(target2)
         weights = part * weights_of(target) + (1 - part) * weights_of(target2)
     if z_loss:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onepass.nn import _loss_composed, _loss_kernels
-from onepass.nn._derivative import is_plain
+from onepass.nn._derivative import is_batched, is_plain
 
 __all__ = ["CrossEntropyFunction", "differentiate", "remember"]
 
@@ -59,10 +59,23 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
     dtarget = _of_probabilities(grad, input, *target_arguments) if wanted[1] else None
     if not wanted[0]:
         return None, dtarget
+    if is_batched(grad):
+        return _of_batched(grad, (input, saved, totals, *target_arguments)), dtarget
     arguments = (grad, input, saved, totals, *target_arguments)
     if is_plain(input, weight) and is_plain(grad, None):
         return cast(Any, _loss_kernels.backward)(*arguments, ctx.inplace), dtarget
     return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
+
+
+def _of_batched(grad: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+    """Many gradients in one: all are the same rows, each times its own number."""
+    input = arguments[0]
+    ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
+    rows = torch.ops.onepass.cross_entropy_backward(ones, *arguments)
+    if grad.dim() and input.dim() > 1:
+        grad = grad.reshape(input.shape[0], 1, *input.shape[2:])
+    product: Tensor = (rows.to(grad.dtype) * grad).to(input.dtype)
+    return product
 
 
 def _of_probabilities(grad: Tensor, input: Tensor, target: Tensor, *rest: Any) -> Tensor:

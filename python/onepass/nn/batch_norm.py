@@ -48,6 +48,10 @@ class FusedBatchNorm(_BatchNorm):
         self.activation = activation
         self.dropout = dropout
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 

@@ -24,6 +24,14 @@ _OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OU
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+# Attributes that ours have and torch's have not.
+_OPTIONS = ("activation", "dropout", "scaling")
+
+
+def _options_of(kind: type[nn.Module]) -> list[str]:
+    return [option for option in _OPTIONS if hasattr(_OURS.get(kind), option)]
+
+
 class Entry(NamedTuple):
     """What became of one batch norm or dropout, or of a ReLU that a batch norm took over."""
 
@@ -54,7 +62,7 @@ class Conversion:
             raise RuntimeError("revert: the conversion must not have been reverted before, got a second call")
         for module, kind in self._modules:
             module.__class__ = kind
-            for option in ("activation", "dropout", "scaling"):
+            for option in _options_of(kind):
                 module.__dict__.pop(option, None)
         self._modules.clear()
 
@@ -75,7 +83,8 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     its class changes, so optimizers, references and state dicts are as before. Exact instances of
     torch.nn.BatchNorm1d, 2d and 3d, Dropout, Dropout1d, 2d and 3d, AlphaDropout and FeatureAlphaDropout are
     replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose behaviour is not known here)
-    and modules with a forward of their own are left alone and listed. Dropouts then draw other masks for the same
+    and modules with a forward of their own, or with an attribute that has the name of an option of ours, are left
+    alone and listed. Dropouts then draw other masks for the same
     seed.
 
     Args:
@@ -129,7 +138,8 @@ def _why_left(module: nn.Module) -> str:
         return f"is not exactly torch's {', '.join(kind.__name__ for kind in kinds)}"
     if "forward" in module.__dict__:
         return "has a forward of its own"
-    return ""
+    taken = [option for option in _options_of(type(module)) if hasattr(module, option)]
+    return f"has an attribute of the name of our option {taken[0]}" if taken else ""
 
 
 def _followers(model: nn.Module) -> Iterator[tuple[int, nn.Module]]:

@@ -31,11 +31,16 @@ class DropoutModule(torch.nn.Module):
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
+
     def _apply_dropout(self, input: Tensor, **options: object) -> Tensor:
         cls = type(self)
         if self._thinned is not None:
             options = {**options, "seed": self._thinned(self), "generator": None, "shared": True}
-            return cls.function(input, self.p, True, self.inplace, **options)
+            # Never in place: the next network needs the input that this one had.
+            return cls.function(input, self.p, True, False, **options)
         return cls.function(input, self.p, self.training, self.inplace, **options)
 
 

@@ -179,10 +179,12 @@ def cross_entropy(
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: :math:`\epsilon`, 0 to 1.
         target2: Second labels, as of mixup and cutmix, of the target's shape; together with lam.
-        lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,); the second has 1 - lam.
+        lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,) (a GPU does not check
+            its values); the second has 1 - lam.
         z_loss: z, at least 0: keeps the log-sum-exp near 0. Weighted like the row.
         inplace_backward: Writes the gradient over the logits, which nobody may need afterwards: their version
-            counter counts, so that autograd complains where somebody does. Not for a leaf.
+            counter counts, so that autograd complains where somebody does. Not for a leaf or a view of one, nor
+            where another argument shares memory with the logits.
         return_stats: Also returns accuracy, entropy, calibration and the largest logit, without a further pass.
 
     Returns:
@@ -191,7 +193,7 @@ def cross_entropy(
 
     Raises:
         ValueError: A shape, label_smoothing, lam, z_loss, reduction or ignore_index is wrong; weight requires a
-            gradient; inplace_backward with a leaf; target2 without lam, or beside probabilities.
+            gradient; inplace_backward with a leaf or shared memory; target2 without lam, or beside probabilities.
         TypeError: A dtype is not supported.
         IndexError: A label is none of the classes (on the CPU; a GPU stops the kernel, as torch's does).
         RuntimeError: inplace_backward or return_stats where only torch's own operations or compilers work.

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,10 @@ class Draws:
 
         Raises:
             ValueError: draw is negative.
+            TypeError: draw is not an int.
         """
+        if isinstance(draw, bool) or not isinstance(draw, int):
+            raise TypeError(f"set_draw: draw must be an int, got {draw!r}")
         if draw < 0:
             raise ValueError(f"set_draw: draw must be at least 0, got {draw}")
         self._next = draw
@@ -67,6 +71,20 @@ class Draws:
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
+class _Begin:
+    """The hook that tells draws of a model's calls; in a copy of the model it does nothing."""
+
+    def __init__(self, draws: Draws | None = None) -> None:
+        self._draws = draws
+
+    def __call__(self, *_: object) -> None:
+        if self._draws is not None:
+            self._draws.begin()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Begin, ()
+
+
 @contextmanager
 def mc_dropout(
     model: nn.Module, *, generator: torch.Generator | None = None, seed: int | None = None
@@ -78,8 +96,9 @@ def mc_dropout(
     and an example's prediction does not depend on its neighbours in the batch, nor on the batch's size.
 
     The first dimension of what dropouts get is the batch. Dropouts are onepass's (`convert` makes torch's such),
-    and batch norms with ``dropout=``. Training flags are put back at the end. What a module's own code drops by
-    calling functions is not seen.
+    and batch norms with ``dropout=``; within the block none works in place. Training flags are put back at the
+    end. What a module's own code drops by calling functions is not seen. A copy of the model made within the block
+    is an evaluating model of its own.
 
     Args:
         model: Any module.
@@ -91,7 +110,9 @@ def mc_dropout(
 
     Raises:
         ValueError: The model has no dropout with p > 0; it has dropouts that this cannot make active (torch's,
-            also those inside of attention and recurrent layers), by name; seed and generator are both given.
+            also those inside of attention and recurrent layers), by name; seed and generator are both given; seed
+            is out of range.
+        TypeError: seed is not an int.
         RuntimeError: The model is within another `mc_dropout` block.
 
     Source: Gal and Ghahramani 2016.
@@ -99,7 +120,7 @@ def mc_dropout(
     modules = _dropouts_of(model)
     draws = Draws(_key(generator, seed), modules)
     flags = [(module, module.training) for module in model.modules()]
-    hook = model.register_forward_pre_hook(lambda *_: draws.begin())
+    hook = model.register_forward_pre_hook(_Begin(draws))
     try:
         model.eval()
         for module in modules:
@@ -138,7 +159,7 @@ def mc_predict(
         probabilities: Whether the output are logits, of which softmax is to be taken first; then the entropies are
             computed, too.
         dim: The dimension of the classes.
-        batch_size: Examples at a time, None for all; predictions do not depend on it.
+        batch_size: Examples at a time, None for all; predictions do not depend on it. Scalar tensors need None.
         output: Takes the tensor from what the model returns, where that is not a tensor.
         generator: As of `mc_dropout`.
         seed: As of `mc_dropout`: the same seed gives the same networks.
@@ -219,10 +240,12 @@ def _split(inputs: tuple[Any, ...], batch_size: int | None) -> Iterator[tuple[An
     if batch_size is None:
         yield inputs
         return
+    if any(isinstance(one, Tensor) and one.dim() == 0 for one in inputs):
+        raise ValueError("mc_predict: batch_size must be None with an input without a batch, got a scalar tensor")
     sizes = {one.shape[0] for one in inputs if isinstance(one, Tensor)}
     if len(sizes) != 1:
         raise ValueError(f"mc_predict: the inputs must have one batch size, got {sorted(sizes)}")
-    for begin in range(0, sizes.pop(), batch_size):
+    for begin in range(0, max(1, sizes.pop()), batch_size):
         yield tuple(one[begin : begin + batch_size] if isinstance(one, Tensor) else one for one in inputs)
 
 
@@ -241,9 +264,15 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
         return int(torch.empty(1, dtype=torch.int64, device=device).random_(generator=generator))
     if generator is not None:
         raise ValueError("mc_dropout: one of generator and seed must be None, got both")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"mc_dropout: seed must be an int, got {seed!r}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"mc_dropout: seed must be at least 0 and below 2**64, got {seed}")
     return seed
+
+
+def _is_positive(p: object) -> bool:
+    return isinstance(p, Real) and not isinstance(p, bool) and float(p) > 0
 
 
 def _dropouts_of(model: nn.Module) -> list[nn.Module]:
@@ -260,7 +289,7 @@ def _dropouts_of(model: nn.Module) -> list[nn.Module]:
         elif isinstance(module, nn.modules.dropout._DropoutNd):
             if module.p > 0:
                 foreign.append(f"{name} ({type(module).__name__})")
-        elif isinstance(getattr(module, "dropout", None), float) and module.dropout > 0:
+        elif _is_positive(getattr(module, "dropout", None)):
             foreign.append(f"{name} ({type(module).__name__})")
     if foreign:
         raise ValueError(
