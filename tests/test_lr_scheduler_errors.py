@@ -211,7 +211,9 @@ def test_wrong_steps():
     caller = ls.StepLR(optimizer_of(), 3)
     with pytest.raises(ValueError, match="step: step must be at least 0, got -5"):
         caller.step(-5)
-    assert caller.last_epoch == 0
+    with pytest.raises(ValueError, match="cannot convert float NaN to integer"):
+        caller.step(float("nan"))
+    assert (caller.last_epoch, caller.get_last_lr()) == (0, [0.1, 0.1])
 
 
 @pytest.mark.parametrize(

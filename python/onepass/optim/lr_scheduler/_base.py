@@ -206,8 +206,9 @@ class FunctionLR(LRScheduler):
 
     def _update_lr(self, epoch: int | None = None) -> None:
         place = self.last_epoch + 1 if epoch is None else epoch
+        floor = math.floor(place)  # refuses what is no number, before anything is written
         self._write(place)
-        self.last_epoch = math.floor(place)
+        self.last_epoch = floor
 
     def _check_order(self) -> None:
         assert self._order is not None
