@@ -122,8 +122,20 @@ class FunctionLR(LRScheduler):
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
         tracks = self._tracks or self._all_tracks()
+        if len(tracks) > 1:
+            self._write_all(tracks, step)
+            return
+        track = tracks[0]
+        if track.factor is None:
+            track.write_each(groups, track.values(step))
+            return
+        f = track.factor(step)
+        track.write(groups, f if type(f) is float else number(f, step))
+
+    def _write_all(self, tracks: list[Track], step: int) -> None:
+        """Writes several fields: all factors are known before the first is written, for one may be refused."""
         factor, f = None, 0.0
-        found: list[Any] = []  # all of them before the first is written: one may be refused
+        found: list[Any] = []
         for track in tracks:
             if track.factor is None:
                 found.append(track.values(step))
@@ -134,7 +146,8 @@ class FunctionLR(LRScheduler):
                 if type(f) is not float:
                     f = number(f, step)
             found.append(f)
-        for track, values in zip(tracks, found, strict=True):
+        groups = self.optimizer.param_groups
+        for track, values in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
             if track.factor is None:
                 track.write_each(groups, values)
             else:

@@ -55,12 +55,14 @@ class one_cycle(Finite):
 
     def _at(self, t: Any, m: Any) -> Any:
         phases = self._phases
-        t = m.minimum(t, max(self.steps - 1, 0))
         if m is Numbers:
-            for phase in phases[:-1]:
-                if t <= phase[1]:
-                    return self._between(t, m, *phase)
+            if t > self.steps - 1:
+                t = max(self.steps - 1, 0)
+            for begin, end, first, last in phases:
+                if t <= end:
+                    return self._between(t, m, begin, end, first, last)
             return self._between(t, m, *phases[-1])
+        t = m.minimum(t, max(self.steps - 1, 0))
         value = self._between(t, m, *phases[-1])
         for phase in phases[-2::-1]:
             value = m.where(t <= phase[1], self._between(t, m, *phase), value)
