@@ -52,6 +52,50 @@ def test_schedule_points_at_what_is_wrong():
     assert "\n  warmup(5) >> cosin(9)\n               ^^^^^\n" in done.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cosine(1e12)",), "steps must be at most 10000000, got 1e+12"),
+        (("cosine(9)", "--steps", 10**12), "steps must be at most 10000000, got 1e+12"),
+        (("exponential(3)",), "text must have factors that a number can hold, got exponential(3)"),
+        (("cosine(%s)" % ("9" * 400),), "int too large"),
+        (("cosine(9)", "--lr", "inf"), "lr must be finite, got inf"),
+        (("cosine(9)", "--lr", "nan"), "Invalid value for '--lr'"),
+        (("cosine(9)", "--plot", "x.xyz"), "plot must be a place that can be written, got x.xyz"),
+        (("cosine(9)", "--plot", "/dev/null/x.png"), "plot must be a place that can be written"),
+        (("cosine(9)", "--output", "/dev/null/x.json"), "output must be a place that can be written"),
+    ],
+)
+def test_schedule_refuses(arguments, message):
+    done = invoke("schedule", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+
+
+def test_demo_refuses(tmp_path):
+    for arguments, message in (
+        (("--lr", "inf"), "lr must be finite, got inf"),
+        (("--lr", "nan"), "Invalid value for '--lr'"),
+        (("--seed", 2**70), "Invalid value for '--seed'"),
+        (("--output", "/dev/null/x"), "output must be a place that can be written"),
+    ):
+        done = invoke("demo", "--output", tmp_path, *arguments)
+        assert done.exit_code == 2, done.output
+        assert message in done.output
+
+
+def test_lr_range_without_a_suggestion(tmp_path, monkeypatch, few):
+    monkeypatch.setattr("onepass.cli.demo.mnist", lambda: few)
+    small = ("--steps", 10, "--seeds", 1, "--batch-size", 40, "--threads", 1, "--output", tmp_path)
+    done = invoke("lr-range", "--min-lr", 1e-30, "--max-lr", 1e-29, *small)
+    assert done.exit_code == 0, done.output
+    assert "There is no suggestion" in done.output
+    assert json.loads((tmp_path / "lr_range.json").read_text())["suggestion"] is None
+    refused = invoke("lr-range", "--min-lr", 1e-30, "--max-lr", 1e-29, *small, "--output", "/dev/null/x")
+    assert refused.exit_code == 2, refused.output
+    assert "output must be a place that can be written" in refused.output
+
+
 def test_lr_range(tmp_path, monkeypatch, few):
     monkeypatch.setattr("onepass.cli.demo.mnist", lambda: few)
     folder = tmp_path / "out"

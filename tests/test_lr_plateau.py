@@ -91,6 +91,47 @@ def test_smoothing_judges_the_mean():
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("follow", ["calls", "optimizer"])
+@pytest.mark.parametrize("source", [torch.optim.lr_scheduler.ReduceLROnPlateau, ls.ReduceLROnPlateau])
+def test_a_state_past_the_warm_up_is_not_warmed_up_again(source, follow):
+    before = optimizer_of([1.0])
+    first = source(before, patience=0)
+    for _ in range(4):
+        first.step(1.0)
+    reduced = before.param_groups[0]["lr"]
+    optimizer = optimizer_of([1.0])
+    scheduler = ls.ReduceLROnPlateau(optimizer, patience=0, warmup=3, follow=follow)
+    scheduler.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert not scheduler.warming_up
+    scheduler.step(0.5)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == reduced < 1
+
+
+def test_the_warm_up_ends_before_the_first_reduction():
+    optimizer = optimizer_of([1.0])
+    scheduler = ls.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, warmup=2, follow="optimizer")
+    scheduler.step(1.0)
+    for _ in range(2):
+        optimizer.step()
+    scheduler.step(2.0)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_groups_that_share_a_tensor_and_groups_that_come_later():
+    shared = torch.tensor(1.0)
+    optimizer = optimizer_of([shared, shared], kind="AdamW", foreach=False)
+    scheduler = ls.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, warmup=2, min_lr=0.1)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))], "lr": torch.tensor(3.0)})
+    for _ in range(2):
+        scheduler.step()
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [1, 1, 3]
+    for _ in range(2):
+        scheduler.step(1.0)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.5, 0.5, 1.5]
+    assert optimizer.param_groups[0]["lr"] is shared
+
+
 def test_logs_and_tensors(caplog):
     lr = torch.tensor(1.0)
     optimizer = optimizer_of([lr], kind="AdamW", foreach=False)

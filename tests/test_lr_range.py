@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onepass.nn
 import onepass.optim
-from onepass.monitor import lr_range_test
+from onepass.monitor import _snapshot, lr_range_test
 from onepass.monitor._rules import RULES
 from onepass.optim import lr_scheduler
 
@@ -271,6 +271,68 @@ def test_wrong_arguments(name):
     arguments = {"loss_fn": torch.nn.functional.cross_entropy, "loader": loader_of(), **options}
     with pytest.raises((ValueError, TypeError), match=f"lr_range_test: {message}"):
         lr_range_test(model, onepass.optim.SGD(model.parameters(), 0.1), **arguments)
+
+
+class Odd(torch.nn.Module):
+    """Buffers that cannot simply be copied into, and one that is resized in each forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(4, 3)
+        self.register_buffer("expanded", torch.ones(1).expand(3))
+        with torch.inference_mode():
+            self.register_buffer("inferred", torch.ones(3))
+        self.register_buffer("resized", torch.full((3,), 2.0))
+        self.register_buffer("zero", torch.zeros(1))
+
+    def forward(self, inputs):
+        self.expanded[:1] += 1
+        self.zero.neg_()
+        self.resized.resize_(self.resized.numel() + 1).zero_()
+        return self.body(inputs)
+
+
+def test_tensors_that_are_hard_to_put_back():
+    torch.manual_seed(0)
+    model = Odd()
+    before = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    optimizer = onepass.optim.SGD(model.parameters(), 0.1)
+    lr_range_test(model, optimizer, torch.nn.functional.cross_entropy, loader_of(), steps=11, seeds=1)
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert value is before[name][0], name
+        assert torch.equal(value, before[name][1]), name
+    assert not torch.signbit(model.zero)
+
+
+def test_what_cannot_be_put_back_stops_nothing_else(monkeypatch):
+    model = Odd()
+    weight = model.body.weight.detach().clone()
+    optimizer = onepass.optim.SGD(model.parameters(), 0.1)
+    fill = _snapshot._fill
+
+    def refuses(value, contents):
+        if value is model.inferred:
+            raise RuntimeError("no")
+        fill(value, contents)
+
+    monkeypatch.setattr(_snapshot, "_fill", refuses)
+    with pytest.raises(RuntimeError, match="lr_range_test: everything must be put back, got no"):
+        lr_range_test(model, optimizer, torch.nn.functional.cross_entropy, loader_of(), steps=10, seeds=1)
+    assert torch.equal(model.body.weight, weight)
+    assert model.resized.tolist() == [2.0] * 3
+
+
+def test_gradients_stay_where_an_argument_is_refused_and_outside_the_model():
+    model, outside = model_of(), torch.nn.Parameter(torch.ones(2))
+    grad = model[0].weight.grad = torch.ones_like(model[0].weight)
+    optimizer = onepass.optim.SGD([*model.parameters(), outside], 0.1)
+    loss_fn = lambda o, t: torch.nn.functional.cross_entropy(o, t) + outside.sum()  # noqa: E731
+    with pytest.raises(TypeError, match=r"scaler must be a torch\.amp.GradScaler, got int"):
+        lr_range_test(model, optimizer, loss_fn, loader_of(), steps=10, scaler=3)
+    assert model[0].weight.grad is grad
+    lr_range_test(model, optimizer, loss_fn, loader_of(), steps=10, seeds=1)
+    assert model[0].weight.grad is grad
+    assert outside.grad is None
 
 
 def test_evaluation_mode_is_refused():

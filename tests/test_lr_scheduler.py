@@ -342,3 +342,25 @@ def test_rates_of_many_groups_are_rounded_as_one_is(starts):
 def test_rates_for_what_is_no_group(bad):
     with pytest.raises((TypeError, ValueError), match=r"must be|must have"):
         _native.core.write_scaled(bad[0], "lr", bad[1], 0.5, None)
+
+
+def test_groups_that_share_one_tensor_get_their_own():
+    shared = torch.tensor(0.5, dtype=torch.float64)
+    optimizer = optimizer_of([shared, shared], kind="AdamW", foreach=False)
+    scheduler = ls.LambdaLR(optimizer, [lambda t: 0.5**t, lambda t: 0.1**t])
+    optimizer.step()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))], "lr": shared})
+    scheduler.lr_lambdas = [*scheduler.lr_lambdas, lambda t: 1.0]
+    scheduler.step()
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.25, 0.05, 0.5])
+    assert optimizer.param_groups[0]["lr"] is shared
+    assert [float(group["initial_lr"]) for group in optimizer.param_groups] == [0.5] * 3
+
+
+def test_the_initial_rate_of_a_later_group_is_no_alias():
+    optimizer = optimizer_of([0.5])
+    scheduler = ls.ExponentialLR(optimizer, 0.5)
+    optimizer.step()
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))], "lr": torch.tensor(0.25)})
+    scheduler.step()
+    assert optimizer.param_groups[1]["initial_lr"] == 0.25

@@ -35,6 +35,22 @@ BAD = {
     "lambdas": (lambda o: ls.LambdaLR(o, [abs]), "lr_lambda must be one for each of 2 groups, got 1"),
     "lambda": (lambda o: ls.LambdaLR(o, [abs, 3]), r"lr_lambda\[1\] must be a function, got 3"),
     "total": (lambda o: ls.OneCycleLR(o, 0.1), "total_steps must be given, or epochs and steps_per_epoch"),
+    "eta_min": (lambda o: ls.CosineAnnealingLR(o, 9, -1), "eta_min must be finite and at least 0, got -1"),
+    "eta_min_text": (lambda o: ls.CosineAnnealingLR(o, 9, "0"), "eta_min must be a number, got '0'"),
+    "max_lr_nan": (lambda o: ls.OneCycleLR(o, float("nan"), 9), "max_lr must be finite and at least 0, got nan"),
+    "base_lr": (lambda o: ls.CyclicLR(o, [0.1, -1], 1.0), r"base_lr\[1\] must be finite and at least 0, got -1"),
+    "min_lr_text": (lambda o: ls.ReduceLROnPlateau(o, min_lr="0"), "min_lr must be a number, got '0'"),
+    "shape": (lambda o: ls.ScheduleLR(o, s.exponential), "must be a schedule, its text or a function, got <class"),
+    "lambda_class": (lambda o: ls.LambdaLR(o, s.exponential), r"lr_lambda\[0\] must be a function, got <class"),
+    "number": (lambda o: ls.LambdaLR(o, torch.tensor), r"a factor must be a number, got tensor\(0\) at step 0"),
+    "numbers": (
+        lambda o: ls.LambdaLR(o, [abs, repr], follow="optimizer"),
+        "a factor must be a number, got '0' at step 0",
+    ),
+    "field_number": (
+        lambda o: ls.ScheduleLR(o, "cosine(9)", fields={"momentum": repr}),
+        "a factor must be a number, got '0' at step 0",
+    ),
     "max_lr": (lambda o: ls.OneCycleLR(o, [0.1], 9), "max_lr must have one entry for each of 2 groups, got 1"),
     "anneal": (lambda o: ls.OneCycleLR(o, 0.1, 9, anneal_strategy="up"), "anneal must be cos or linear, got 'up'"),
     "mode": (lambda o: ls.CyclicLR(o, 0.1, 1.0, mode="up"), "cyclic: mode must be triangular, .* got 'up'"),
@@ -135,6 +151,17 @@ def test_no_momentum_to_cycle():
 
 
 LOADS = {
+    "setting": (
+        lambda o: ls.StepLR(o, 3),
+        {"last_epoch": 3, "step_size": -1, "gamma": 0.5},
+        "step: size must be finite and above 0, got -1",
+    ),
+    "part": (
+        lambda o: ls.ChainedScheduler([ls.ExponentialLR(o, 0.5), ls.StepLR(o, 3)]),
+        {"last_epoch": 3, "_schedulers": [{"gamma": 0.1, "last_epoch": 3}, {"step_size": -1, "last_epoch": 3}]},
+        "step: size must be finite and above 0, got -1",
+    ),
+    "plateau_mode": (lambda o: ls.ReduceLROnPlateau(o), {"mode": "up"}, "mode up is unknown"),
     "last_epoch": (lambda o: ls.StepLR(o, 3), {}, "state_dict must have an integer last_epoch, got None"),
     "base_lrs": (
         lambda o: ls.StepLR(o, 3),
@@ -181,6 +208,12 @@ def test_wrong_steps():
         follower.step(3)
     with pytest.raises(ValueError, match="metrics must be given where there is no warm-up, got None"):
         ls.ReduceLROnPlateau(optimizer_of()).step()
+    caller = ls.StepLR(optimizer_of(), 3)
+    with pytest.raises(ValueError, match="step: step must be at least 0, got -5"):
+        caller.step(-5)
+    with pytest.raises(ValueError, match="cannot convert float NaN to integer"):
+        caller.step(float("nan"))
+    assert (caller.last_epoch, caller.get_last_lr()) == (0, [0.1, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -196,8 +229,11 @@ def test_groups_that_lists_know_nothing_of(make, message):
     scheduler = make(optimizer)
     optimizer.step()
     optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
-    with pytest.raises(ValueError, match=message):
-        scheduler.step()
+    before = copy.deepcopy(scheduler.state_dict())
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            scheduler.step()
+    assert scheduler.state_dict() == {**before, "_last_lr": scheduler.get_last_lr()}
 
 
 def test_plateau_with_more_groups_than_min_lrs():

@@ -207,3 +207,23 @@ def test_parse_takes_spaces_lines_and_negative_numbers():
 
 def test_arrays_are_float64():
     assert s.step(3).preview(4).dtype == s.constant().preview(4).dtype == np.float64
+
+
+@pytest.mark.parametrize("options", [{}, {"pct_start": 1.0}, {"pct_start": 0.8, "three_phase": True}])
+@pytest.mark.parametrize("steps", [0.5, 1, 10])
+def test_one_cycle_keeps_its_last_value_beyond_the_end(options, steps):
+    shape = s.one_cycle(steps, **options)
+    shown = shape.preview(15)
+    assert [shape(t) for t in range(15)] == pytest.approx(shown)
+    assert np.all(np.isfinite(shown))
+    assert len(set(shown[9:])) == 1
+
+
+def test_a_repeated_keyword_is_refused():
+    with pytest.raises(ValueError, match="cosine must get each argument once, got steps twice"):
+        s.parse("cosine(steps=5, steps=60)")
+
+
+def test_the_length_of_deeply_nested_sequences_is_found_at_once():
+    nested = s.parse("warmup(1) >> 2 * (" * 40 + "cosine(1)" + ")" * 40)
+    assert nested.length == 41

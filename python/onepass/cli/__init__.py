@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import typer
@@ -24,6 +26,21 @@ def one_of(argument: str, choices: Iterable[str]) -> Callable[[str], str]:
         return value
 
     return parse
+
+
+def finite(argument: str, value: float | None) -> None:
+    """Refuses infinity and what is no number; None is no value at all."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{argument} must be finite, got {value}")
+
+
+@contextmanager
+def writing(argument: str, path: Path) -> Iterator[None]:
+    """Tells of a file or folder that cannot be written, or a picture's unknown suffix, as of a wrong argument."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{argument} must be a place that can be written, got {path} ({error})") from None
 
 
 @contextmanager

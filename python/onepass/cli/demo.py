@@ -20,7 +20,7 @@ from rich.progress import (
 
 from onepass import _native
 from onepass.bench import machine
-from onepass.cli import one_of, torch_threads
+from onepass.cli import finite, one_of, torch_threads, writing
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
 from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
@@ -41,7 +41,7 @@ def demo(
         float | None, typer.Option(min=0.0, help="Learning rate; without it one that suits the optimizer.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of images and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights, order of images and dropout.")] = 0,
     device: Annotated[
         str,
         typer.Option(
@@ -95,6 +95,7 @@ def demo(
     and is tested on 1,000 others. Both trainings take their steps in turn, so that their times can be compared.
     """
     console = Console()
+    finite("lr", lr)
     where = _device(device)
     data = _data()
     plan = Plan(
@@ -105,7 +106,8 @@ def demo(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
         )
     # Now, not after a minute of training.
-    output.mkdir(parents=True, exist_ok=True)
+    with writing("output", output):
+        output.mkdir(parents=True, exist_ok=True)
     with torch_threads(threads):
         facts = machine.record(torch.get_num_threads())
         runs = _train(console, data, plan, optimizer, lr)

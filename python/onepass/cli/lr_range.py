@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onepass.optim
 from onepass.bench import machine
-from onepass.cli import one_of, torch_threads
+from onepass.cli import one_of, torch_threads, writing
 from onepass.cli.demo import _data
 from onepass.demo.data import Data
 from onepass.demo.model import network
@@ -58,17 +58,21 @@ def lr_range(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
         console.print(result.table())
-        compared = _compare(data, optimizer, batch_size, epochs, grid, result.suggestion) if grid else {}
+        suggestion = result.suggestion if "steepest" in result.suggestions else None
+        compared = _compare(data, optimizer, batch_size, epochs, grid, suggestion) if grid else {}
+    if suggestion is None:
+        console.print("There is no suggestion, because the loss fell in no sweep.")
     for lr, accuracy in compared.items():
-        mark = "  (suggested)" if lr == result.suggestion else ""
+        mark = "  (suggested)" if lr == suggestion else ""
         console.print(f"rate {lr:.3g}: validation accuracy {accuracy:.2%}{mark}")
-    output.mkdir(parents=True, exist_ok=True)
     figures, picture = output / "lr_range.json", output / "lr_range.png"
-    settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "suggestion": result.suggestion}
+    settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "suggestion": suggestion}
     if grid:
         settings |= {"epochs": epochs, "grid": [{"lr": lr, "accuracy": a} for lr, a in compared.items()]}
-    figures.write_text(json.dumps({**facts, **settings, **result.to_json()}, indent=1) + "\n")
-    result.plot(picture)
+    with writing("output", output):
+        output.mkdir(parents=True, exist_ok=True)
+        figures.write_text(json.dumps({**facts, **settings, **result.to_json()}, indent=1) + "\n")
+        result.plot(picture)
     console.print(f"Wrote {picture} and {figures}.")
 
 
@@ -85,11 +89,11 @@ def _sweep(data: Data, optimizer: str, batch_size: int, **options: Any) -> LRRan
 
 
 def _compare(
-    data: Data, optimizer: str, batch_size: int, epochs: int, grid: int, suggestion: float
+    data: Data, optimizer: str, batch_size: int, epochs: int, grid: int, suggestion: float | None
 ) -> dict[float, float]:
     """Validation accuracy at the end, by rate; all trainings see the same batches."""
     name, defaults = OPTIMIZERS[optimizer]
-    rates = sorted({*np.geomspace(1e-5, 1.0, grid).tolist(), suggestion})
+    rates = sorted({*np.geomspace(1e-5, 1.0, grid).tolist(), *([] if suggestion is None else [suggestion])})
     makers = {f"{lr!r}": partial(getattr(onepass.optim, name), **{**defaults, "lr": lr}) for lr in rates}
     accuracies = {}
     for lr, (label, make) in track(list(zip(rates, makers.items(), strict=True)), "training", transient=True):

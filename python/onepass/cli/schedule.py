@@ -7,14 +7,18 @@ import math
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from onepass.cli import finite, writing
 from onepass.optim.schedules import Schedule, parse
 
 # Of a schedule without an end so many steps are shown.
 _STEPS = 1000
+# Their rates take some hundred megabytes.
+_MOST_STEPS = 10**7
 
 
 def schedule(
@@ -33,32 +37,51 @@ def schedule(
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write all rates to this JSON file.")] = None,
 ) -> None:
     """Show the learning rates of a schedule. The text is read, not evaluated."""
+    finite("lr", lr)
     try:
         shown = parse(text)
     except ValueError as error:
         # As it is: the mark below the text must stay in its column.
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    count = steps or (_STEPS if shown.length is None else math.ceil(shown.length) + 1)
-    rates = shown.preview(count, lr).tolist()
+    rates = _rates(shown, steps, lr)
+    count = len(rates)
+    places = sorted({round(i * (count - 1) / (rows - 1)) for i in range(rows)})
+    try:
+        factors = [shown(step) for step in places]
+    except OverflowError as error:
+        raise typer.BadParameter(f"text must have factors that a number can hold, got {shown} ({error})") from None
     console = Console()
     console.print(f"{shown}, {'no end' if shown.length is None else f'{shown.length:g} steps'}", markup=False)
     table = Table("step", "learning rate", "factor")
     for column in table.columns:
         column.justify = "right"
-    for step in sorted({round(i * (count - 1) / (rows - 1)) for i in range(rows)}):
-        table.add_row(str(step), f"{rates[step]:.6g}", f"{shown(step):.6g}")
+    for step, factor in zip(places, factors, strict=True):
+        table.add_row(str(step), f"{rates[step]:.6g}", f"{factor:.6g}")
     console.print(table)
-    for path in (plot, output):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    if plot is not None:
+        with writing("plot", plot):
+            plot.parent.mkdir(parents=True, exist_ok=True)
+            _draw(shown, rates, plot)
+        console.print(f"Wrote {plot}.")
     if output is not None:
         written = {"schedule": repr(shown), "lr": lr, "length": shown.length, "rates": rates}
-        output.write_text(json.dumps(written, indent=1) + "\n")
+        with writing("output", output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(written, indent=1) + "\n")
         console.print(f"Wrote {output}.")
-    if plot is not None:
-        _draw(shown, rates, plot)
-        console.print(f"Wrote {plot}.")
+
+
+def _rates(shown: Schedule, steps: int | None, lr: float) -> list[float]:
+    count = steps or (_STEPS if shown.length is None else math.ceil(shown.length) + 1)
+    if count > _MOST_STEPS:
+        raise typer.BadParameter(f"steps must be at most {_MOST_STEPS}, got {count:g}; --steps shows the first")
+    try:
+        with np.errstate(over="ignore"):
+            rates: list[float] = shown.preview(count, lr).tolist()
+    except (OverflowError, MemoryError) as error:
+        raise typer.BadParameter(f"text must have factors that a number can hold, got {shown} ({error})") from None
+    return rates
 
 
 def _draw(shown: Schedule, rates: list[float], path: Path) -> None:

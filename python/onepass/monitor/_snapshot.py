@@ -29,6 +29,8 @@ class Snapshot:
         scaler: A torch.amp.GradScaler, or None.
         generators: More random number generators: of a loader, of a sampler.
 
+    Until all is kept nothing is changed. A tensor that refuses its contents stops none of the others.
+
     Random numbers are those of Python, numpy, torch's CPU, of all CUDA devices if CUDA is used, and of MPS.
     """
 
@@ -40,22 +42,37 @@ class Snapshot:
         generators: Iterable[torch.Generator] = (),
     ) -> None:
         self._memo: dict[int, Restore] = {}
+        self._refused: list[str] = []
         self._parts: list[Restore] = [self._random_numbers(list(generators)), *self._model(model)]
-        self._parts += [self._optimizer(optimizer)]
+        self._parts += self._optimizer(optimizer)
         if scaler is not None:
             self._parts.append(self._hold(scaler.__dict__))
+        _put_aside(model, optimizer)
 
     def restore(self) -> None:
-        """Puts everything back; may be called more than once."""
+        """Puts everything back; may be called more than once.
+
+        Raises:
+            RuntimeError: Something could not be put back; all the rest has been.
+        """
+        self._refused = []
         for part in self._parts:
+            self._try(part)
+        if self._refused:
+            raise RuntimeError(f"lr_range_test: everything must be put back, got {'; '.join(self._refused)}")
+
+    def _try(self, part: Restore) -> None:
+        try:
             part()
+        except Exception as error:  # whatever it is, the others come first
+            self._refused.append(str(error))
 
     def _hold(self, value: Any) -> Restore:
         """Keeps a value; what is returned puts its contents back and returns the same object."""
         if id(value) in self._memo:
             return self._memo[id(value)]
         if isinstance(value, Tensor):
-            restore = _tensor(value)
+            restore = self._tensor(value)
         elif isinstance(value, dict):
             restore = self._dict(value)
         elif isinstance(value, (list, tuple)):
@@ -63,6 +80,15 @@ class Snapshot:
         else:
             return lambda: value
         self._memo[id(value)] = restore
+        return restore
+
+    def _tensor(self, value: Tensor) -> Restore:
+        copy = value.detach().clone()
+
+        def restore() -> Tensor:
+            self._try(lambda: _fill(value, copy))
+            return value
+
         return restore
 
     def _dict(self, value: dict[Any, Any]) -> Restore:
@@ -91,22 +117,14 @@ class Snapshot:
         parts: list[Restore] = []
         for module in model.modules():
             parts += [self._hold(module._parameters), self._hold(module._buffers), _attribute(module, "training")]
-        parts += [_attribute(param, "grad") for param in model.parameters()]
-        for param in model.parameters():
-            param.grad = None
-        return parts
+        return parts + [_attribute(param, "grad") for param in model.parameters()]
 
-    def _optimizer(self, optimizer: Optimizer) -> Restore:
+    def _optimizer(self, optimizer: Optimizer) -> list[Restore]:
         groups = optimizer.param_groups
-        strangers = [p for group in groups for p in group["params"] if p.grad is not None]
-        grads = [_attribute(param, "grad") for param in strangers]
-        for param in strangers:
-            param.grad = None
+        grads = [_attribute(param, "grad") for group in groups for param in group["params"]]
         state, options = self._hold(optimizer.state), self._hold(groups)
         # What a step of ours remembers is made anew; its tail counts skipped steps and must not go on counting.
         kept = {name: value for name, value in optimizer.__dict__.items() if name != "_plan"}
-        for name in ("_plan", "_tail"):
-            optimizer.__dict__.pop(name, None)
         hooks = optimizer._optimizer_step_post_hooks.values()
         counters = [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), Updates)]
         counts = [self._hold(counter.__dict__) for counter in counters]
@@ -114,10 +132,8 @@ class Snapshot:
         def restore() -> None:
             optimizer.__dict__.clear()
             optimizer.__dict__.update(kept)
-            for part in (state, options, *grads, *counts):
-                part()
 
-        return restore
+        return [restore, state, options, *grads, *counts]
 
     def _random_numbers(self, generators: list[torch.Generator]) -> Restore:
         python, numpys, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
@@ -139,15 +155,23 @@ class Snapshot:
         return restore
 
 
-def _tensor(value: Tensor) -> Restore:
-    copy = value.detach().clone()
+def _put_aside(model: nn.Module, optimizer: Optimizer) -> None:
+    """Begins without gradients, and without what a step of ours remembers."""
+    for param in (*model.parameters(), *(p for group in optimizer.param_groups for p in group["params"])):
+        param.grad = None
+    for name in ("_plan", "_tail"):
+        optimizer.__dict__.pop(name, None)
 
-    def restore() -> Tensor:
-        with torch.no_grad():
-            value.copy_(copy)
-        return value
 
-    return restore
+def _fill(value: Tensor, contents: Tensor) -> None:
+    """Writes contents into a tensor, also into one that was expanded, made in inference mode, or resized."""
+    with torch.inference_mode() if value.is_inference() else torch.no_grad():
+        if value.layout != torch.strided or value.shape != contents.shape or value.dtype != contents.dtype:
+            value.data = contents.clone()
+            return
+        # Of elements that are one in memory (expand) only the first may be written.
+        once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())
+        value[once].copy_(contents[once])
 
 
 def _attribute(owner: Any, name: str) -> Restore:

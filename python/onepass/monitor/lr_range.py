@@ -162,7 +162,7 @@ def lr_range_test(
     Raises:
         ValueError: An argument is out of range, or the model is not in training mode.
         TypeError: An argument is of the wrong kind.
-        RuntimeError: The scaler drops every update.
+        RuntimeError: The scaler drops every update, or a tensor cannot be put back; all else has been then.
 
     Source: Smith 2017, section 3.3.
     """
@@ -175,6 +175,8 @@ def lr_range_test(
     if isinstance(loader, Iterator):  # not by iter(): that draws a random number in a DataLoader
         raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {loader!r}")
     rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
     lrs = [float(group["lr"]) for group in optimizer.param_groups]
     plan = _Sweep(
         model,

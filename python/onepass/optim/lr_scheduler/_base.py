@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from onepass.optim.lr_scheduler._track import Track
+from onepass.optim.lr_scheduler._track import Track, initial_rates, number
+from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
 
 FOLLOWS = ("calls", "optimizer")
@@ -49,8 +53,10 @@ class FunctionLR(LRScheduler):
             graph are not seen. On a GPU `step` then waits for it if the last steps may have been dropped.
 
     Raises:
-        TypeError: The optimizer is none.
+        TypeError: The optimizer is none, or a factor is no number.
         KeyError: A group has no initial_lr although last_epoch is not -1.
+
+    Where several groups hold one tensor as their rate each but the first gets a copy of its own.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
@@ -64,12 +70,12 @@ class FunctionLR(LRScheduler):
     base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, *, follow: str = "calls") -> None:
-        self._attach(optimizer, last_epoch, follow)
-        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
-        self._begin(last_epoch)
+        with self._attached(optimizer, last_epoch, follow):
+            self._begin(last_epoch)
 
-    def _attach(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        """Checks what all schedulers are given, before anything is changed; then the groups' initial rates."""
+    @contextmanager
+    def _attached(self, optimizer: Optimizer, last_epoch: int, follow: str) -> Iterator[None]:
+        """Checks what all schedulers are given, then notes the initial rates; undone if what follows fails."""
         name = type(self).__name__
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -85,9 +91,9 @@ class FunctionLR(LRScheduler):
                 )
         self.optimizer = optimizer
         self.follow = follow
-        for group in optimizer.param_groups:
-            lr = group["lr"]
-            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
+        with undone_on_error(optimizer, ()):
+            self.base_lrs = initial_rates(optimizer.param_groups)
+            yield
 
     def _begin(self, last_epoch: int) -> None:
         self.last_epoch = last_epoch
@@ -115,15 +121,37 @@ class FunctionLR(LRScheduler):
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
+        tracks = self._tracks or self._all_tracks()
+        if len(tracks) > 1:
+            self._write_all(tracks, step)
+            return
+        track = tracks[0]
+        if track.factor is None:
+            track.write_each(groups, track.values(step))
+            return
+        f = track.factor(step)
+        track.write(groups, f if type(f) is float else number(f, step))
+
+    def _write_all(self, tracks: list[Track], step: int) -> None:
+        """Writes several fields: all factors are known before the first is written, for one may be refused."""
         factor, f = None, 0.0
-        for track in self._tracks or self._all_tracks():
+        found: list[Any] = []
+        for track in tracks:
             if track.factor is None:
-                track.write_each(groups, step)
+                found.append(track.values(step))
                 continue
             if track.factor is not factor:  # rate and momentum may have one in common
                 factor = track.factor
                 f = factor(step)
-            track.write(groups, f)
+                if type(f) is not float:
+                    f = number(f, step)
+            found.append(f)
+        groups = self.optimizer.param_groups
+        for track, values in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
+            if track.factor is None:
+                track.write_each(groups, values)
+            else:
+                track.write(groups, values)
 
     def _take_new_groups(self) -> None:
         """Begins with groups that the optimizer got since: their rate is the one they came with."""
@@ -131,8 +159,7 @@ class FunctionLR(LRScheduler):
         name = type(self).__name__
         if len(groups) < known:
             raise ValueError(f"{name}: the optimizer must have at least {known} param_groups, got {len(groups)}")
-        for group in groups[known:]:
-            self.base_lrs.append(float(group.setdefault("initial_lr", group["lr"])))
+        self.base_lrs = self.base_lrs + initial_rates(groups, known)
         self._tracks = None
 
     def lr_at(self, step: int) -> list[float]:
@@ -186,14 +213,15 @@ class FunctionLR(LRScheduler):
         else:
             if self._order is not None:
                 self._check_order()
+            self._write(self.last_epoch + 1)
             self.last_epoch += 1
-            self._write(self.last_epoch)
         self._step_count += 1
 
     def _update_lr(self, epoch: int | None = None) -> None:
         place = self.last_epoch + 1 if epoch is None else epoch
-        self.last_epoch = math.floor(place)
+        floor = math.floor(place)  # refuses what is no number, before anything is written
         self._write(place)
+        self.last_epoch = floor
 
     def _check_order(self) -> None:
         assert self._order is not None
@@ -251,16 +279,17 @@ class FunctionLR(LRScheduler):
                 f"{name}: base_lrs of the state_dict must be as many as param_groups, got {len(base_lrs)} for "
                 f"{groups}"
             )
-        for setting in self._settings:
-            if setting in state_dict:
-                setattr(self, setting, state_dict[setting])
-        self.base_lrs = [float(lr) for lr in base_lrs]
-        self._tracks = None
-        self._step_count = state_dict.get("_step_count", state_dict["last_epoch"] + 1)
-        self.last_epoch = state_dict["last_epoch"]
+        with undone_on_error(self.optimizer, (self,)):
+            for setting in self._settings:
+                if setting in state_dict:
+                    setattr(self, setting, state_dict[setting])
+            self.base_lrs = [float(lr) for lr in base_lrs]
+            self._tracks = None
+            self._step_count = state_dict.get("_step_count", state_dict["last_epoch"] + 1)
+            self.last_epoch = state_dict["last_epoch"]
+            self._write(self.last_epoch)
         if self._updates is not None:
             self._updates.reset(self.last_epoch)
-        self._write(self.last_epoch)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_tracks", "_updates", "_order")}
@@ -276,12 +305,28 @@ def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[floa
     """A number for each group.
 
     Raises:
-        ValueError: A list has another number of entries.
+        TypeError: One is no number.
+        ValueError: A list has another number of entries, or a number is negative or not finite.
     """
     if not isinstance(value, (list, tuple)):
-        return [float(value)] * groups
+        return [amount(scheduler, argument, value)] * groups
     if len(value) != groups:
         raise ValueError(
             f"{scheduler}: {argument} must have one entry for each of {groups} groups, got {len(value)}"
         )
-    return [float(entry) for entry in value]
+    return [amount(scheduler, f"{argument}[{i}]", entry) for i, entry in enumerate(value)]
+
+
+def amount(scheduler: str, argument: str, value: Any) -> float:
+    """A rate or a momentum.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative or not finite.
+    """
+    if not isinstance(value, (Real, Tensor)) or isinstance(value, bool):
+        raise TypeError(f"{scheduler}: {argument} must be a number, got {value!r}")
+    size = float(value)
+    if not 0 <= size < math.inf:
+        raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {value!r}")
+    return size

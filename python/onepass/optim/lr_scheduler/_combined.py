@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._cycles import _Cycle
 from onepass.optim.lr_scheduler._track import put
+from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
 class _Combined(FunctionLR):
@@ -54,6 +55,11 @@ class _Combined(FunctionLR):
             part._take_new_groups()
         self.base_lrs = list(self._schedulers[0].base_lrs)
 
+    def _family(self) -> list[FunctionLR]:
+        """This scheduler, its parts and theirs."""
+        below = [part._family() if isinstance(part, _Combined) else [part] for part in self._schedulers]
+        return [self, *(member for members in below for member in members)]
+
     def _place(self, part: int, step: int) -> int:
         """The part's own step at a step of the whole."""
         raise NotImplementedError
@@ -78,11 +84,12 @@ class _Combined(FunctionLR):
             )
         if "last_epoch" not in state_dict and states:  # torch's chain keeps none of its own
             state_dict = {**state_dict, "last_epoch": states[0].get("last_epoch")}
-        if isinstance(state_dict.get("last_epoch"), int):
-            for part, state in zip(self._schedulers, states, strict=False):
-                # torch's class notes -1 for a part whose turn has not come.
-                part.load_state_dict({**state, "last_epoch": max(0, state.get("last_epoch", 0))})
-        super().load_state_dict(state_dict)
+        with undone_on_error(self.optimizer, self._family()):
+            if isinstance(state_dict.get("last_epoch"), int):
+                for part, state in zip(self._schedulers, states, strict=False):
+                    # torch's class notes -1 for a part whose turn has not come.
+                    part.load_state_dict({**state, "last_epoch": max(0, state.get("last_epoch", 0))})
+            super().load_state_dict(state_dict)
 
 
 class SequentialLR(_Combined):
@@ -124,10 +131,10 @@ class SequentialLR(_Combined):
             )
         if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
             raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
-        self._attach(optimizer, last_epoch, follow)
-        self._milestones = list(milestones)
-        self._take_parts(schedulers)
-        self._begin(last_epoch)
+        with self._attached(optimizer, last_epoch, follow):
+            self._milestones = list(milestones)
+            self._take_parts(schedulers)
+            self._begin(last_epoch)
 
     def _place(self, part: int, step: int) -> int:
         begin = self._milestones[part - 1] if part else 0
@@ -179,9 +186,9 @@ class ChainedScheduler(_Combined):
                     f"ChainedScheduler: schedulers[{i}] must have last_epoch {first} like the first, got "
                     f"{part.last_epoch}"
                 )
-        self._attach(schedulers[0].optimizer, first - 1 if first else -1, follow)
-        self._take_parts(schedulers)
-        self._begin(first - 1)
+        with self._attached(schedulers[0].optimizer, first - 1 if first else -1, follow):
+            self._take_parts(schedulers)
+            self._begin(first - 1)
 
     def _place(self, part: int, step: int) -> int:
         return step
@@ -189,9 +196,10 @@ class ChainedScheduler(_Combined):
     def _write(self, step: int) -> None:
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             self._take_new_groups()
+        lrs = self.lr_at(step)
         for part in self._schedulers:  # whatever else they move
             part._write(step)
-        for group, lr in zip(self.optimizer.param_groups, self.lr_at(step), strict=True):
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             put(group, "lr", lr)
 
     def lr_at(self, step: int) -> list[float]:

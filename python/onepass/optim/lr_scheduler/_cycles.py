@@ -180,13 +180,13 @@ class CyclicLR(_Cycle):
         self.max_lrs = as_list("CyclicLR", "max_lr", max_lr, groups)
         base_lrs = as_list("CyclicLR", "base_lr", base_lr, groups)
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
-        self._attach(optimizer, last_epoch, follow)
-        if last_epoch == -1:
-            for lr, group in zip(base_lrs, optimizer.param_groups, strict=True):
-                group["initial_lr"] = lr
-        self._write_bounds(last_epoch)
-        self.base_lrs = base_lrs
-        self._begin(last_epoch)
+        with self._attached(optimizer, last_epoch, follow):
+            if last_epoch == -1:
+                for lr, group in zip(base_lrs, optimizer.param_groups, strict=True):
+                    group["initial_lr"] = lr
+            self._write_bounds(last_epoch)
+            self.base_lrs = base_lrs
+            self._begin(last_epoch)
 
     def _factor(self) -> Factor:
         total, up = self.total_size, self.total_size * self.step_ratio
@@ -277,13 +277,13 @@ class OneCycleLR(_Cycle):
         self._shape(div_factor)
         self.max_lrs = as_list("OneCycleLR", "max_lr", max_lr, len(optimizer.param_groups))
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
-        self._attach(optimizer, last_epoch, follow)
-        self.base_lrs = [lr / div_factor for lr in self.max_lrs]
-        if last_epoch == -1:
-            for group, top, first in zip(optimizer.param_groups, self.max_lrs, self.base_lrs, strict=True):
-                group.update(initial_lr=first, max_lr=top, min_lr=first / final_div_factor)
-        self._write_bounds(last_epoch)
-        self._begin(last_epoch)
+        with self._attached(optimizer, last_epoch, follow):
+            self.base_lrs = [lr / div_factor for lr in self.max_lrs]
+            if last_epoch == -1:
+                for group, top, first in zip(optimizer.param_groups, self.max_lrs, self.base_lrs, strict=True):
+                    group.update(initial_lr=first, max_lr=top, min_lr=first / final_div_factor)
+            self._write_bounds(last_epoch)
+            self._begin(last_epoch)
 
     def _shape(self, div_factor: float) -> schedules.Schedule:
         return schedules.one_cycle(

@@ -10,8 +10,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._base import FunctionLR, Setting
+from onepass.optim.lr_scheduler._base import FunctionLR, Setting, amount
 from onepass.optim.lr_scheduler._track import Factor, Track
+from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
 class FactorLR(FunctionLR):
@@ -226,6 +227,10 @@ class RangeLR(FactorLR):
 
     eta_min = Setting()
 
+    def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
+        amount(type(self).__name__, "eta_min", self.eta_min)
+        super()._start(optimizer, last_epoch, follow)
+
     def _make_tracks(self) -> list[Track]:
         starts = None if self.eta_min == 0 else [float(self.eta_min)] * len(self.base_lrs)
         return [Track("lr", self._factor(), self.base_lrs, starts)]
@@ -300,7 +305,7 @@ class LambdaLR(FunctionLR):
         if len(lambdas) != groups:
             raise ValueError(f"LambdaLR: lr_lambda must be one for each of {groups} groups, got {len(lambdas)}")
         for i, function in enumerate(lambdas):
-            if not callable(function):
+            if not callable(function) or isinstance(function, type):
                 raise TypeError(f"LambdaLR: lr_lambda[{i}] must be a function, got {function!r}")
         self.lr_lambdas = lambdas
         super().__init__(optimizer, last_epoch, follow=follow)
@@ -310,12 +315,11 @@ class LambdaLR(FunctionLR):
         return [Track("lr", factors, self.base_lrs)]
 
     def _take_new_groups(self) -> None:
+        groups = len(self.optimizer.param_groups)
+        missing = groups - len(self.lr_lambdas)
+        if missing and not self._for_all:
+            raise ValueError(f"LambdaLR: lr_lambda was given for {len(self.lr_lambdas)} groups, got {groups} now")
         super()._take_new_groups()
-        missing = len(self.base_lrs) - len(self.lr_lambdas)
-        if not self._for_all:
-            raise ValueError(
-                f"LambdaLR: lr_lambda was given for {len(self.lr_lambdas)} groups, got {len(self.base_lrs)} now"
-            )
         self.lr_lambdas = self.lr_lambdas + self.lr_lambdas[:1] * missing
 
     def state_dict(self) -> dict[str, Any]:
@@ -325,10 +329,12 @@ class LambdaLR(FunctionLR):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `FunctionLR`'s; the attributes of callable objects are set."""
-        for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
-            if kept is not None and not _is_plain(function):
-                function.__dict__.update(kept)
-        super().load_state_dict(state_dict)
+        objects = [function for function in self.lr_lambdas if not _is_plain(function)]
+        with undone_on_error(self.optimizer, objects):
+            for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
+                if kept is not None and not _is_plain(function):
+                    function.__dict__.update(kept)
+            super().load_state_dict(state_dict)
 
 
 def _is_plain(function: Any) -> bool:

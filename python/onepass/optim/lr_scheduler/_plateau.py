@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._base import FOLLOWS, as_list
-from onepass.optim.lr_scheduler._track import put
+from onepass.optim.lr_scheduler._track import initial_rates, own_tensor, put
+from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
 from onepass.optim.schedules import Schedule
 
@@ -43,6 +44,9 @@ class ReduceLROnPlateau(TorchPlateau):
     Raises:
         ValueError: An argument is out of range.
         TypeError: The optimizer is none.
+
+    Where several groups hold one tensor as their rate each but the first gets a copy of its own. A state of a
+    training without a warm-up, torch's too, counts as one whose warm-up is over if it is as far.
 
     Differs from torch: the warm-up (pytorch/pytorch#68978). `load_state_dict` sets the rates, too.
 
@@ -97,12 +101,9 @@ class ReduceLROnPlateau(TorchPlateau):
         self._init_is_better(mode, threshold, threshold_mode)
         self._reset()
         self._metrics: list[float] = []
-        self._reached_end = False
+        self._reached_end = self._warmup is None
         self.last_epoch = self.last_step = 0
-        for group in optimizer.param_groups:
-            lr = group["lr"]
-            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
-        self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
+        self.base_lrs = initial_rates(optimizer.param_groups)
         if follow == "optimizer":
             self._updates = Updates(optimizer, 0)
         self._warm_up()
@@ -121,20 +122,24 @@ class ReduceLROnPlateau(TorchPlateau):
         """How many steps of the warm-up are over."""
         if self._updates is not None:
             self.last_step = self._updates.total()
+            return self.last_step
         return self.last_step or self.last_epoch
 
     @property
     def warming_up(self) -> bool:
         """Whether the warm-up is not yet over."""
-        return self._warmup is not None and self._place < (self._warmup.length or 0)
+        return self._warmup is not None and not self._reached_end and self._place < (self._warmup.length or 0)
 
     def _warm_up(self) -> None:
         """Sets the rates of the warm-up; at its end those are the initial ones, and then it leaves them alone."""
         if self._warmup is None or self._reached_end:
             return
+        groups = self.optimizer.param_groups
+        if len(groups) > len(self.base_lrs):
+            self.base_lrs = self.base_lrs + initial_rates(groups, len(self.base_lrs))
         factor = self._warmup(self._place)
         self._reached_end = not self.warming_up
-        for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+        for group, lr in zip(groups, self.base_lrs, strict=True):
             put(group, "lr", lr * factor)
 
     def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
@@ -159,8 +164,8 @@ class ReduceLROnPlateau(TorchPlateau):
         was_warming_up = self.warming_up
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._metrics = [*self._metrics, current][-self.smoothing :]
+        self._warm_up()  # its end, if this is it, comes before a reduction
         self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
-        self._warm_up()
 
     def _judge(self, current: float, warming_up: bool) -> None:
         if self._is_better(current, self.best):  # type: ignore[no-untyped-call]
@@ -185,6 +190,8 @@ class ReduceLROnPlateau(TorchPlateau):
                     f"{len(self.min_lrs)}"
                 )
             self.min_lrs = [float(self.default_min_lr)] * len(groups)
+        for i in range(len(self.base_lrs), len(groups)):
+            own_tensor(groups, i, "lr")
         for i, (group, least) in enumerate(zip(groups, self.min_lrs, strict=True)):
             before = float(group["lr"])
             after = max(before * self.factor, least)
@@ -195,9 +202,10 @@ class ReduceLROnPlateau(TorchPlateau):
     def state_dict(self) -> dict[str, Any]:
         """The whole state: everything but the optimizer and the warm-up's schedule."""
         left_out = ("optimizer", "_updates", "_warmup")
+        last_step = self.last_step if self._updates is None else self._updates.total()
         kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
         lists = {key: list(value) for key, value in kept.items() if isinstance(value, list)}
-        return {**kept, **lists, "last_step": self.last_step, "_last_lr": self.get_last_lr()}
+        return {**kept, **lists, "last_step": last_step, "_last_lr": self.get_last_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state of this class or of torch's, and sets the rates.
@@ -212,13 +220,18 @@ class ReduceLROnPlateau(TorchPlateau):
                 f"{type(self).__name__}: _last_lr of the state_dict must be as many as param_groups, got "
                 f"{len(lrs)} for {len(groups)}"
             )
-        self.__dict__.update({key: value for key, value in state_dict.items() if key != "_last_lr"})
-        self._metrics = list(self._metrics)
-        self._init_is_better(self.mode, self.threshold, self.threshold_mode)
+        with undone_on_error(self.optimizer, (self,)):
+            self.__dict__.update({key: value for key, value in state_dict.items() if key != "_last_lr"})
+            if self._warmup is None:
+                self._reached_end = True
+            elif "_reached_end" not in state_dict:  # torch's, which counts metrics
+                self._reached_end = max(self.last_step, self.last_epoch) >= (self._warmup.length or 0)
+            self._metrics = list(self._metrics)
+            self._init_is_better(self.mode, self.threshold, self.threshold_mode)
+            for group, lr in zip(groups, lrs, strict=True):
+                put(group, "lr", float(lr))
         if self._updates is not None:
             self._updates.reset(self.last_step)
-        for group, lr in zip(groups, lrs, strict=True):
-            put(group, "lr", float(lr))
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_updates"}

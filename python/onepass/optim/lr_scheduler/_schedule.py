@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._track import Factor, Track, get, place
+from onepass.optim.lr_scheduler._track import Factor, Track, get, own_tensor, place
+from onepass.optim.lr_scheduler._undo import undone_on_error
 
 # Also one for each group, None leaving a group alone; as text it is parsed.
 Factors = Callable[[int], float] | str | list[Callable[[int], float] | str | None]
@@ -55,15 +56,15 @@ class ScheduleLR(FunctionLR):
             self._factors[field] = _factors(f"fields[{field!r}]", given, len(groups))
             for i, group in enumerate(groups):
                 _check_field(field, i, group)
-        self._attach(optimizer, last_epoch, follow)
-        self.base_lrs = [float(group["initial_lr"]) for group in groups]
-        self._others: dict[str, list[float]] = {field: [] for field in fields or {}}
-        self._note_others()
-        self._begin(last_epoch)
+        with self._attached(optimizer, last_epoch, follow):
+            self._others: dict[str, list[float]] = {field: [] for field in fields or {}}
+            self._note_others()
+            self._begin(last_epoch)
 
     def _note_others(self) -> None:
         for field, values in self._others.items():
-            for group in self.optimizer.param_groups[len(values) :]:
+            for i, group in enumerate(self.optimizer.param_groups[len(values) :], len(values)):
+                own_tensor(self.optimizer.param_groups, i, place(field)[0])
                 current = get(group, field)
                 kept = current.clone() if isinstance(current, Tensor) else current
                 values.append(float(group.setdefault(_initial(field), kept)))
@@ -110,13 +111,9 @@ class ScheduleLR(FunctionLR):
                 f"ScheduleLR: base_values of the state_dict must have {sorted(self._others)} for {groups} groups, "
                 f"got { {field: len(values) for field, values in others.items()} }"
             )
-        before = self._others
-        self._others = {field: [float(v) for v in others[field]] for field in before}
-        try:
+        with undone_on_error(self.optimizer, (self,)):
+            self._others = {field: [float(v) for v in others[field]] for field in self._others}
             super().load_state_dict(state_dict)
-        except ValueError:
-            self._others = before
-            raise
 
 
 class WarmupCosineLR(ScheduleLR):
@@ -200,7 +197,7 @@ def _factors(argument: str, given: Any, groups: int) -> Any:
 def _factor(argument: str, given: Any) -> Factor:
     if isinstance(given, str):
         return schedules.parse(given)
-    if not callable(given):
+    if not callable(given) or isinstance(given, type):
         raise TypeError(f"ScheduleLR: {argument} must be a schedule, its text or a function, got {given!r}")
     return given  # type: ignore[no-any-return]
 

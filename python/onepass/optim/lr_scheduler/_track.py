@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -45,9 +46,9 @@ class Track:
     def values(self, step: int) -> list[float | None]:
         """The value of each group; None for one that is left alone."""
         if self.factor is not None:
-            f = self.factor(step)
+            f = number(self.factor(step), step)
             return [*self._scaled(f)]
-        own = [None if factor is None else factor(step) for factor in self.factors or ()]
+        own = [None if factor is None else number(factor(step), step) for factor in self.factors or ()]
         starts = self.starts or [0.0] * len(own)
         triples = zip(own, starts, self.ends, strict=True)
         return [None if f is None else start + (end - start) * f for f, start, end in triples]
@@ -57,9 +58,9 @@ class Track:
             return [end * f for end in self.ends]
         return [start + (end - start) * f for start, end in zip(self.starts, self.ends, strict=True)]
 
-    def write_each(self, groups: list[dict[str, Any]], step: int) -> None:
-        """Puts the values into the groups, whose factors differ."""
-        for group, value in zip(groups, self.values(step), strict=True):
+    def write_each(self, groups: list[dict[str, Any]], values: list[float | None]) -> None:
+        """Puts values into the groups, whose factors differ."""
+        for group, value in zip(groups, values, strict=True):
             if value is not None:
                 put(group, self.field, value)
 
@@ -139,3 +140,34 @@ def put(group: dict[str, Any], field: str, value: float) -> None:
         group[key] = value
     else:
         group[key] = (*group[key][:index], value, *group[key][index + 1 :])
+
+
+def number(value: Any, step: float) -> float:
+    """What a function of the step returned.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    if type(value) is not float and not isinstance(value, Real):
+        raise TypeError(f"lr_scheduler: a factor must be a number, got {value!r} at step {step}")
+    return value  # type: ignore[return-value]  # an integer is as good
+
+
+def initial_rates(groups: list[dict[str, Any]], known: int = 0) -> list[float]:
+    """The initial rates of the groups from number `known` on, kept in the groups as torch does.
+
+    Each group gets a tensor of its own where several hold one: their rates may differ from now on.
+    """
+    rates = []
+    for i, group in enumerate(groups[known:], known):
+        own_tensor(groups, i, "lr")
+        lr = group["lr"]
+        rates.append(float(group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)))
+    return rates
+
+
+def own_tensor(groups: list[dict[str, Any]], i: int, key: str) -> None:
+    """Copies the tensor of a group if an earlier group holds it, too."""
+    value = groups[i][key]
+    if isinstance(value, Tensor) and any(group.get(key) is value for group in groups[:i]):
+        groups[i][key] = value.clone()

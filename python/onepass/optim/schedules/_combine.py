@@ -53,11 +53,11 @@ class sequence(Schedule):
         lengths = [part.length or 0 for part in self.parts[:-1]]
         return [sum(lengths[: i + 1]) for i in range(len(lengths))]
 
-    @property
+    @cached_property
     def length(self) -> float | None:
         """The sum of all lengths."""
-        last = self.parts[-1].length
-        return None if last is None else sum(part.length or 0 for part in self.parts)
+        lengths = [part.length for part in self.parts]
+        return None if lengths[-1] is None else sum(length or 0 for length in lengths)
 
     def _at(self, t: Any, m: Any) -> Any:
         bounds = self.bounds
@@ -96,7 +96,7 @@ class product(Schedule):
         """The largest of the lengths."""
         from onepass.optim.schedules._shapes import constant
 
-        plain = [p for p in self.parts if not (isinstance(p, constant) and p.length is None)]
+        plain = [p for p in self.parts if not (isinstance(p, constant) and p.steps is None)]
         lengths = [part.length for part in plain or self.parts]
         known = [length for length in lengths if length is not None]
         return max(known) if len(known) == len(lengths) else None

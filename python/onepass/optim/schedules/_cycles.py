@@ -56,10 +56,12 @@ class one_cycle(Finite):
     def _at(self, t: Any, m: Any) -> Any:
         phases = self._phases
         if m is Numbers:
+            if t > self.steps - 1:
+                t = max(self.steps - 1, 0)
             for begin, end, first, last in phases:
                 if t <= end:
                     return self._between(t, m, begin, end, first, last)
-            return self._between(end, m, begin, end, first, last)
+            return self._between(t, m, *phases[-1])
         t = m.minimum(t, max(self.steps - 1, 0))
         value = self._between(t, m, *phases[-1])
         for phase in phases[-2::-1]:

@@ -77,11 +77,13 @@ class _Reader:
             if keyword.arg is None or keyword.arg not in inspect.signature(function).parameters:
                 known = ", ".join(inspect.signature(function).parameters)
                 raise self.wrong(keyword, f"{name} has the arguments {known}, got {keyword.arg or '**'}")
+            if [other.arg for other in node.keywords].count(keyword.arg) > 1:
+                raise self.wrong(keyword, f"{name} must get each argument once, got {keyword.arg} twice")
         positional = [self.value(argument) for argument in node.args]
         named = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
         try:
             return function(*positional, **named)  # type: ignore[no-any-return]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise self.wrong(node, str(error)) from None
 
 
