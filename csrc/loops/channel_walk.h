@@ -102,7 +102,8 @@ struct Span {
       }
       const T* from[kMostParams];
       for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
-      const bool several = at == 0 && n - i >= kRowsAtOnce * period;
+      // Past the caches one at a time: rows written in turns take longer than the loads they share.
+      const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
       several ? walk_rows<F, kRowsAtOnce>(from, row, here, streams)
               : walk_rows<F, 1>(from, row, here, streams);
       i += several ? kRowsAtOnce * period : here;
