@@ -102,6 +102,22 @@ __device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&regist
   store_raw<V>(to, aligned, raw);
 }
 
+// Calls run(a value of the stored type), on the host.
+template <class Run>
+void with_stored(DType dtype, const Run& run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(float{});
+    case DType::kFloat64:
+      return run(double{});
+    case DType::kBFloat16:
+      return run(__nv_bfloat16{});
+    case DType::kFloat16:
+      break;
+  }
+  run(__half{});
+}
+
 // Calls visit(typed pointer) for a list whose dtype is known only at run time. The branch is the same for
 // every thread of a launch.
 template <class Visit>

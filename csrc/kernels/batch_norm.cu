@@ -284,22 +284,6 @@ bool keep(Op op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
   return true;
 }
 
-// Calls run(a value of the stored type).
-template <class Run>
-void with_stored(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return run(float{});
-    case DType::kFloat64:
-      return run(double{});
-    case DType::kBFloat16:
-      return run(__nv_bfloat16{});
-    case DType::kFloat16:
-      break;
-  }
-  run(__half{});
-}
-
 template <class S>
 Forward<S> forward_of(const BatchNorm& op, bool inference) {
   Forward<S> work;
@@ -318,7 +302,7 @@ int64_t cuda::batch_norm_workspace(const ChannelShape& shape) {
 void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   const DeviceGuard guard(launch.device);
   const auto stream = static_cast<cudaStream_t>(launch.stream);
-  with_stored(op.dtype, [&](auto stored) {
+  gpu::with_stored(op.dtype, [&](auto stored) {
     const auto work = forward_of<decltype(stored)>(op, false);
     auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
     if (keep(work, op.mask != nullptr, parts, stream)) return;
@@ -329,7 +313,7 @@ void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
 
 void cuda::batch_norm_inference(const BatchNorm& op, const Launch& launch) {
   const DeviceGuard guard(launch.device);
-  with_stored(op.dtype, [&](auto stored) {
+  gpu::with_stored(op.dtype, [&](auto stored) {
     walk(forward_of<decltype(stored)>(op, true), static_cast<cudaStream_t>(launch.stream));
   });
 }
@@ -337,7 +321,7 @@ void cuda::batch_norm_inference(const BatchNorm& op, const Launch& launch) {
 void cuda::batch_norm_backward(const BatchNorm& op, const Launch& launch) {
   const DeviceGuard guard(launch.device);
   const auto stream = static_cast<cudaStream_t>(launch.stream);
-  with_stored(op.dtype, [&](auto stored) {
+  gpu::with_stored(op.dtype, [&](auto stored) {
     using Work = Backward<decltype(stored)>;
     Work work;
     work.op = op;

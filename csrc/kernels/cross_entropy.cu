@@ -270,22 +270,6 @@ __global__ void __launch_bounds__(gpu::kClassThreads) exponential_kernel(const S
   if (i < n) y[i] = math::exponential(x[i]);
 }
 
-// Calls run(a value of the stored type).
-template <class Run>
-void with_stored(DType dtype, const Run& run) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return run(float{});
-    case DType::kFloat64:
-      return run(double{});
-    case DType::kBFloat16:
-      return run(__nv_bfloat16{});
-    case DType::kFloat16:
-      break;
-  }
-  run(__half{});
-}
-
 int64_t row_blocks(const ClassShape& shape) {
   return (shape.rows() + gpu::kClassThreads - 1) / gpu::kClassThreads;
 }
@@ -311,7 +295,7 @@ void cuda::cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
   const auto start = [&](auto kernel, dim3 grid, const auto&... args) {
     cuda_check(gpu::launch(kernel, grid, threads, 0, stream, args...), "cross_entropy");
   };
-  with_stored(op.dtype, [&](auto stored) {
+  gpu::with_stored(op.dtype, [&](auto stored) {
     using S = decltype(stored);
     Forward<S> work;
     work.op = op;
@@ -332,7 +316,7 @@ void cuda::cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
 void cuda::cross_entropy_backward(const CrossEntropy& op, const Launch& launch) {
   const DeviceGuard guard(launch.device);
   const auto stream = static_cast<cudaStream_t>(launch.stream);
-  with_stored(op.dtype, [&](auto stored) {
+  gpu::with_stored(op.dtype, [&](auto stored) {
     using Op = Backward<decltype(stored)>;
     Op work;
     work.op = op;

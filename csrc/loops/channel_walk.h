@@ -60,20 +60,19 @@ ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, c
   }
 }
 
-// The same past the caches. Each row of out begins a line; n is a multiple of kStreamBlock.
-template <class F, int kRows, class S, class T>
+// One row past the caches. out begins a line; n is a multiple of kStreamBlock.
+template <class F, class S, class T>
 ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
-                                  S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
+                                  S* __restrict out, uint8_t* __restrict flags, int64_t n) {
   const T* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
   for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
-    alignas(64) S block[kRows][kStreamBlock<S>];
+    alignas(64) S block[kStreamBlock<S>];
     ONEPASS_INDEPENDENT
     for (int64_t k = 0; k < kStreamBlock<S>; ++k) {
-      const F formula = formula_at<F>(p, i + k);
-      for (int r = 0; r < kRows; ++r) walk_element(formula, a, b, block[r][k], flags, i + k + r * period);
+      walk_element(formula_at<F>(p, i + k), a, b, block[k], flags, i + k);
     }
-    for (int r = 0; r < kRows; ++r) stream_lines(out + i + r * period, block[r], kStreamBytes);
+    stream_lines(out + i, block, kStreamBytes);
   }
 }
 
@@ -104,8 +103,7 @@ struct Span {
       for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
       // Past the caches one at a time: rows written in turns take longer than the loads they share.
       const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
-      several ? walk_rows<F, kRowsAtOnce>(from, row, here, streams)
-              : walk_rows<F, 1>(from, row, here, streams);
+      several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_row<F>(from, row, here, streams);
       i += several ? kRowsAtOnce * period : here;
     }
   }
@@ -142,21 +140,23 @@ struct Span {
 
   // kRows rows of `count` channels.
   template <class F, int kRows, class S>
-  void walk_rows(const T* const* from, Row<S> row, int64_t count, bool streams) const {
-    const T* p[kMostParams];
-    const auto plain = [&](int64_t begin, int64_t here) {
-      const Row<S> part = row.from(begin);
-      for (int k = 0; k < F::kParams; ++k) p[k] = from[k] + begin;
-      if (here > 0) walk_channels<F, kRows>(p, part.a, part.b, part.out, part.flags, period, here);
-    };
-    const bool lines = kRows == 1 || period * int64_t(sizeof(S)) % kLine == 0;
-    if (!streams || !lines) return plain(0, count);
+  void walk_rows(const T* const* from, const Row<S>& row, int64_t count) const {
+    if (count > 0) walk_channels<F, kRows>(from, row.a, row.b, row.out, row.flags, period, count);
+  }
+
+  template <class F, class S>
+  void walk_row(const T* const* from, const Row<S>& row, int64_t count, bool streams) const {
+    if (!streams) return walk_rows<F, 1>(from, row, count);
     const int64_t head = row.head(count), body = row.body(count - head);
-    plain(0, head);
-    const Row<S> part = row.from(head);
-    for (int k = 0; k < F::kParams; ++k) p[k] = from[k] + head;
-    stream_channels<F, kRows>(p, part.a, part.b, part.out, part.flags, period, body);
-    plain(head + body, count - head - body);
+    const T* behind[2][kMostParams];
+    for (int k = 0; k < F::kParams; ++k) {
+      behind[0][k] = from[k] + head;
+      behind[1][k] = from[k] + head + body;
+    }
+    const Row<S> lines = row.from(head);
+    walk_rows<F, 1>(from, row, head);
+    stream_channels<F>(behind[0], lines.a, lines.b, lines.out, lines.flags, body);
+    walk_rows<F, 1>(behind[1], lines.from(body), count - head - body);
   }
 };
 
