@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.harness import OURS, STREAM, Case, Step
-from onepass.bench.memory import kept_bytes
+from onepass.bench.harness import OURS, STREAM, Case, Step, repeated
+from onepass.bench.memory import kept_bytes, touch_heap
 from onepass.bench.optim import probe
 
 _DROPOUT = 0.1
@@ -142,7 +142,7 @@ class _Tensors:
 def _case(work: Work, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         tensors = _Tensors(work, device)
-        _touch_heap(work, device)
+        touch_heap(tensors.x, _HEAP_TENSORS)
         return {
             OURS: tensors.step(tensors.ours),
             "torch": tensors.step(tensors.torchs),
@@ -163,16 +163,6 @@ def _case(work: Work, device: torch.device) -> Case:
     )
 
 
-def _touch_heap(work: Work, device: torch.device) -> None:
-    """Lets every page that malloc will hand out have been written once.
-
-    Each step makes new tensors, and freed memory is used again in an order of malloc's own: for dozens of rounds
-    some calls would meet fresh pages, which cost more than the operation.
-    """
-    tensors = [torch.zeros(work.numel, dtype=work.dtype, device=device) for _ in range(_HEAP_TENSORS)]
-    tensors.clear()
-
-
 def kept_for_backward(work: Work, device: torch.device) -> str:
     """A line that tells the bytes per element which autograd keeps, by ours and by torch's functions."""
     tensors = _Tensors(work, device)
@@ -185,17 +175,7 @@ def _overhead_case(training: bool, device: torch.device) -> Case:
         x = torch.randn(_OVERHEAD, device=device)
         kinds = {OURS: onepass.nn.BatchNorm1d, "torch": torch.nn.BatchNorm1d}
         return {
-            name: _repeated(kind(_OVERHEAD[1], device=device).train(training), x) for name, kind in kinds.items()
+            name: repeated(kind(_OVERHEAD[1], device=device).train(training), x) for name, kind in kinds.items()
         }
 
     return Case(name=f"overhead-{'train' if training else 'eval'}", bytes_moved=None, rounds=60, setup=setup)
-
-
-def _repeated(module: torch.nn.Module, x: Tensor) -> Step:
-    """A hundred calls, so that the clock is no part of the time."""
-
-    def step() -> None:
-        for _ in range(100):
-            module(x)
-
-    return step

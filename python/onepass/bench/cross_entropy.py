@@ -16,7 +16,7 @@ from torch import Tensor
 
 import onepass.nn
 from onepass.bench.harness import OURS, STREAM, Case, Step
-from onepass.bench.memory import kept_bytes
+from onepass.bench.memory import kept_bytes, touch_heap
 from onepass.bench.optim import probe
 
 # More than any competitor has at a time.
@@ -114,9 +114,7 @@ class _Tensors:
 def _case(work: Work, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         tensors = _Tensors(work, device)
-        # Every page that malloc will hand out has then been written once.
-        touched = [torch.zeros(work.numel, dtype=work.dtype, device=device) for _ in range(_HEAP_TENSORS)]
-        touched.clear()
+        touch_heap(tensors.x, _HEAP_TENSORS)
         return {
             OURS: tensors.step(tensors.ours),
             "torch": tensors.step(tensors.torchs),

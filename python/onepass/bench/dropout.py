@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.harness import OURS, STREAM, Case, Step
-from onepass.bench.memory import kept_bytes
+from onepass.bench.harness import OURS, STREAM, Case, Step, repeated
+from onepass.bench.memory import kept_bytes, touch_heap
 from onepass.bench.optim import probe
 
 # More than any competitor has at a time.
@@ -127,7 +127,7 @@ class _Tensors:
 def _case(work: Work, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         tensors = _Tensors(work, device)
-        _touch_heap(work, device)
+        touch_heap(tensors.x, _HEAP_TENSORS)
         return {
             OURS: tensors.step(tensors.ours),
             "torch": tensors.step(tensors.torchs),
@@ -159,12 +159,6 @@ def _dtypes_case(p: float, device: torch.device) -> Case:
     return Case(name=f"forward-bfloat16-beside-float32-p{p:g}", bytes_moved=None, rounds=15, setup=setup)
 
 
-def _touch_heap(work: Work, device: torch.device) -> None:
-    """Lets every page that malloc will hand out have been written once (bench/batch_norm.py says why)."""
-    tensors = [torch.zeros(work.numel, dtype=work.dtype, device=device) for _ in range(_HEAP_TENSORS)]
-    tensors.clear()
-
-
 def kept_for_backward(work: Work, device: torch.device) -> str:
     """A line that tells what autograd keeps: by ours in all, by torch's functions per element."""
     tensors = _Tensors(work, device)
@@ -176,16 +170,6 @@ def _overhead_case(training: bool, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         x = torch.randn(_OVERHEAD, device=device, requires_grad=True)
         kinds = {OURS: onepass.nn.Dropout, "torch": torch.nn.Dropout}
-        return {name: _repeated(kind().train(training), x) for name, kind in kinds.items()}
+        return {name: repeated(kind().train(training), x) for name, kind in kinds.items()}
 
     return Case(name=f"overhead-{'train' if training else 'eval'}", bytes_moved=None, rounds=60, setup=setup)
-
-
-def _repeated(module: torch.nn.Module, x: Tensor) -> Step:
-    """A hundred calls, so that the clock is no part of the time."""
-
-    def step() -> None:
-        for _ in range(100):
-            module(x)
-
-    return step
