@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import onepass.nn
 import onepass.nn.functional as ours
 
+# torch.compile itself warns of what it cannot profile.
 pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
 
 CASES = {

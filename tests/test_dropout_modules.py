@@ -192,6 +192,7 @@ def _fresh():
         yield
 
 
+# torch.compile itself warns of what it cannot profile.
 pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,12 +86,12 @@ class _Tensors:
 
     def ours(self) -> Tensor:
         """The loss by one call."""
-        more = {"target2": self.second, "lam": self.lam} if self.work.two_labels else {}
+        more: dict[str, Any] = {"target2": self.second, "lam": self.lam} if self.work.two_labels else {}
         loss = onepass.nn.functional.cross_entropy(
             self.x,
             self.first,
             label_smoothing=self.work.smoothing,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
         assert isinstance(loss, Tensor)
         return loss

@@ -136,6 +136,8 @@ class Snapshot:
         return [restore, state, options, *grads, *counts]
 
     def _random_numbers(self, generators: list[torch.Generator]) -> Restore:
+        # numpy's global generator is meant, which loaders' workers and transforms use; torch gives its function of
+        # CUDA no types.
         python, numpys, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

@@ -102,6 +102,7 @@ def cross_entropy(
     elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
         if inplace_backward:
             _check_memory(input, target=target, target2=second, lam=lams, weight=weight)
+        # torch gives `apply` no types.
         loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
     else:
         loss, _, totals = _loss_kernels.forward(input, target, *rest)

@@ -50,6 +50,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.inplace_backward = inplace_backward
         self.return_stats = return_stats
 
+    # Two results where statistics are wanted; torch's has one.
     def forward(  # type: ignore[override]
         self,
         input: Tensor,
