@@ -160,7 +160,7 @@ __device__ __forceinline__ RowTotals finish_row(const Work<S>& work, int64_t r,
   const int64_t segments = gpu::segments_of(op.shape);
   gpu::SegmentSums<T> found = parts[r * segments];
   for (int64_t k = 1; k < segments; ++k) found = gpu::merge_segments(found, parts[r * segments + k]);
-  const math::SoftmaxSums<T, T>& sums = found.sums;
+  const math::SoftmaxSums<T, T> sums = math::settled(found.sums);
   static_cast<T*>(op.max)[r] = sums.max;
   static_cast<T*>(op.rest)[r] = sums.rest;
   if (op.total) static_cast<T*>(op.total)[r] = sums.weight;

@@ -18,10 +18,12 @@ struct TileRows {
   alignas(64) Lane<T> loss, entropy, confidence;
   double lam_first[kTileMost], lam_second[kTileMost];
   bool has_second;
+  bool filled_whole = false;
 
   void fill(const Rows<T>& rows, const Tile& tile) {
     has_second = false;
     if (rows.op.target && !rows.op.second && !rows.op.weight && fill_usual(rows, tile)) return;
+    filled_whole = false;
     for (int64_t l = 0; l < tile.width(); ++l) {
       const RowLabels<T> labels = l < tile.rows ? rows.labels(tile.begin + l) : RowLabels<T>{};
       first[l] = labels.target.first;
@@ -42,15 +44,23 @@ struct TileRows {
   bool fill_usual(const Rows<T>& rows, const Tile& tile) {
     const int64_t classes = rows.op.shape.classes, ignored = rows.op.ignore_index;
     const int64_t* target = rows.op.target + tile.begin;
-    int64_t wrong = 0;
+    int32_t wrong = 0, missing = 0;
+    ONEPASS_INDEPENDENT
     for (int64_t l = 0; l < tile.rows; ++l) {
-      const bool inside = target[l] >= 0 && target[l] < classes, counted = target[l] != ignored;
-      label[l] = inside && counted ? int32_t(target[l]) : -1;
-      wrong |= counted && !inside ? 1 : 0;
+      const bool inside = uint64_t(target[l]) < uint64_t(classes), counted = target[l] != ignored;
+      label[l] = inside & counted ? int32_t(target[l]) : -1;
+      wrong |= counted & !inside ? 1 : 0;
+      missing |= inside & counted ? 0 : 1;
     }
     for (int64_t l = tile.rows; l < tile.width(); ++l) label[l] = -1;
-    const math::RowTarget<T> usual = rows.usual.target;
-    for (int64_t l = 0; l < tile.width(); ++l) {
+    const bool whole = missing == 0 && tile.rows == tile.stride;
+    // Rows that all count are the same in every tile.
+    if (!whole || !filled_whole) fill_counted(rows.usual.target, tile.width());
+    filled_whole = whole;
+    return wrong == 0;
+  }
+  void fill_counted(const math::RowTarget<T>& usual, int64_t width) {
+    for (int64_t l = 0; l < width; ++l) {
       const bool counted = label[l] >= 0;
       first[l] = counted ? usual.first : T(0);
       second[l] = T(0);
@@ -63,7 +73,6 @@ struct TileRows {
       lam_first[l] = 1;
       lam_second[l] = 0;
     }
-    return wrong == 0;
   }
   math::RowTarget<T> target(int64_t l) const {
     return {first[l], second[l], share[l], total[l], total_less[l], weight[l]};
@@ -104,9 +113,12 @@ inline void load_weights(const CrossEntropy& op, const Tile& tile, TileBuffers<T
 }
 
 template <bool kSpread, class T>
-ONEPASS_WALK void finish_tile(const TileSums<T>& sums, TileRows<T>& rows, T z_loss, int64_t width) {
+ONEPASS_WALK void finish_tile(TileSums<T>& sums, TileRows<T>& rows, T z_loss, int64_t width) {
   ONEPASS_INDEPENDENT
   for (int64_t l = 0; l < width; ++l) {
+    const auto settled = math::settled(sums.at(l));
+    sums.rest[l] = settled.rest;
+    sums.spread[l] = settled.spread;
     const T max = sums.max[l], x_t = rows.label[l] >= 0 ? sums.x_first[l] : max;
     const auto row = math::RowSoftmax<T>::make(max, sums.rest[l], x_t, rows.label[l] >= 0);
     const T loss =
@@ -132,6 +144,35 @@ inline void for_leaves(const CrossEntropy& op, Tile& tile, TileBuffers<T>& b, co
   }
 }
 
+// Lane i % 16 first, in double: fixed bits.
+template <class T>
+ONEPASS_WALK double sum_counted(const T* __restrict lane, const int32_t* __restrict counts, int64_t n) {
+  alignas(64) double sum[kTileStep] = {};
+  int64_t i = 0;
+  for (; i + kTileStep <= n; i += kTileStep) {
+    ONEPASS_LANES
+    for (int l = 0; l < kTileStep; ++l) sum[l] += counts[i + l] != 0 ? double(lane[i + l]) : 0.0;
+  }
+  for (int l = 0; i + l < n; ++l) sum[l] += counts[i + l] != 0 ? double(lane[i + l]) : 0.0;
+  return sum_lanes(sum);
+}
+
+template <class T>
+void add_statistics(const Rows<T>& known, const Tile& tile, const TileBuffers<T>& b,
+                    const UnitTotals& totals) {
+  const TileRows<T>& rows = b.rows;
+  for (int64_t l = 0; l < tile.rows; ++l) {
+    if (rows.counts[l] == 0) continue;
+    RowLabels<T> labels;
+    labels.first = rows.label[l];
+    labels.second = rows.other[l];
+    labels.lam_first = rows.lam_first[l];
+    labels.lam_second = rows.lam_second[l];
+    totals.add_row(known.correctness(tile.begin + l, labels, b.sums.best[l]), double(rows.entropy[l]),
+                   double(rows.confidence[l]), double(b.sums.max[l]));
+  }
+}
+
 template <class T, Share kShare, bool kSpread>
 inline void forward_tile(const Rows<T>& known, Tile& tile, TileBuffers<T>& b, const UnitTotals& totals) {
   const CrossEntropy& op = known.op;
@@ -149,28 +190,20 @@ inline void forward_tile(const Rows<T>& known, Tile& tile, TileBuffers<T>& b, co
     tile_largest<kSpread>(tile, b.x, sums);
     raise_tile(sums, width);
     add_tile<kShare, kSpread>(tile, b.x, b.w, rows.label, sums);
-    pick_tile(tile, b.x, rows.label, sums.x_first);
     if (rows.has_second) pick_tile(tile, b.x, rows.other, sums.x_second);
   });
   if (op.probabilities) rows.take_probabilities(sums.weight, width);
   finish_tile<kSpread>(sums, rows, T(op.options.z_loss), width);
-  for (int64_t l = 0; l < tile.rows; ++l) {
-    const int64_t r = tile.begin + l;
-    static_cast<T*>(op.max)[r] = sums.max[l];
-    static_cast<T*>(op.rest)[r] = sums.rest[l];
-    if (op.total) static_cast<T*>(op.total)[r] = sums.weight[l];
-    if (op.reduction == Reduction::kNone) static_cast<T*>(op.loss)[r] = rows.loss[l];
-    if (rows.counts[l] == 0) continue;
-    totals.add_loss(double(rows.loss[l]), double(rows.weight[l]));
-    if (!kSpread) continue;
-    RowLabels<T> labels;
-    labels.first = rows.label[l];
-    labels.second = rows.other[l];
-    labels.lam_first = rows.lam_first[l];
-    labels.lam_second = rows.lam_second[l];
-    totals.add_row(known.correctness(r, labels, sums.best[l]), double(rows.entropy[l]),
-                   double(rows.confidence[l]), double(sums.max[l]));
-  }
+  const auto keep = [&](void* kept, const T* lane) {
+    if (kept) std::memcpy(static_cast<T*>(kept) + tile.begin, lane, size_t(tile.rows) * sizeof(T));
+  };
+  keep(op.max, sums.max);
+  keep(op.rest, sums.rest);
+  keep(op.total, sums.weight);
+  if (op.reduction == Reduction::kNone) keep(op.loss, rows.loss);
+  totals.add_loss(sum_counted(rows.loss, rows.counts, tile.rows),
+                  sum_counted(rows.weight, rows.counts, tile.rows));
+  if (kSpread) add_statistics(known, tile, b, totals);
 }
 
 // visit(tile) for the tiles of a unit.
@@ -193,6 +226,8 @@ ONEPASS_WALK void fill_gradients(const TileSums<T>& sums, const TileRows<T>& row
         math::RowSoftmax<T>::make(sums.max[l], sums.rest[l], sums.x_first[l], rows.label[l] >= 0);
     const auto made = math::RowGradient<T>::make(row, rows.target(l), rows.grad[l], z_loss);
     const bool counts = rows.counts[l] != 0;
+    gradients.exp_shift[l] = made.exp.shift;
+    gradients.exp_least[l] = made.exp.least;
     gradients.max[l] = made.max;
     gradients.scale[l] = counts ? made.scale : T(0);
     gradients.share[l] = counts ? made.share : T(0);
@@ -209,16 +244,18 @@ inline void prepare_tile(const CrossEntropy& op, const Tile& tile, const Rows<T>
   TileRows<T>& rows = b.rows;
   TileSums<T>& sums = b.sums;
   rows.fill(known, tile);
-  for (int64_t l = 0; l < tile.width(); ++l) {
-    const int64_t r = tile.begin + l;
-    const bool inside = l < tile.rows, labelled = inside && rows.label[l] >= 0;
-    sums.max[l] = inside ? static_cast<const T*>(op.max)[r] : T(0);
-    sums.rest[l] = inside ? static_cast<const T*>(op.rest)[r] : T(1);
-    sums.x_first[l] = !labelled          ? sums.max[l]
-                      : tile.classes > 0 ? b.x[rows.label[l] * tile.stride + l]
-                                         : known.logit(r, rows.label[l]);
-    rows.grad[l] = inside ? known.gradient(r) : T(0);
+  for (int64_t l = tile.rows; l < tile.width(); ++l) sums.max[l] = rows.grad[l] = T(0), sums.rest[l] = T(1);
+  std::memcpy(sums.max, static_cast<const T*>(op.max) + tile.begin, size_t(tile.rows) * sizeof(T));
+  std::memcpy(sums.rest, static_cast<const T*>(op.rest) + tile.begin, size_t(tile.rows) * sizeof(T));
+  std::memcpy(sums.x_first, sums.max, size_t(tile.width()) * sizeof(T));
+  if (tile.classes > 0) {
+    pick_tile(tile, b.x, rows.label, sums.x_first);
+  } else {
+    for (int64_t l = 0; l < tile.rows; ++l) {
+      if (rows.label[l] >= 0) sums.x_first[l] = known.logit(tile.begin + l, rows.label[l]);
+    }
   }
+  for (int64_t l = 0; l < tile.rows; ++l) rows.grad[l] = known.gradient(tile.begin + l);
   fill_gradients(sums, rows, T(op.options.z_loss), tile.width(), gradients);
 }
 

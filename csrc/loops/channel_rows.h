@@ -53,6 +53,22 @@ inline const S* read_row(DType dtype, const void* stored, int64_t begin, int64_t
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
+// Asks for lines that are not worked on yet.
+ONEPASS_HD void fetch_lines(const void* from, int64_t bytes) {
+#if defined(__GNUC__)
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(static_cast<const char*>(from) + i);
+#else
+  (void)from, (void)bytes;
+#endif
+}
+
+// The same well before a loop comes to them, for one whose arithmetic takes about as long as memory does: the
+// processor's own fetching waits at every page. A loop that only waits for memory gains nothing.
+ONEPASS_HD void fetch_ahead(const void* from, int64_t bytes) {
+  constexpr int64_t kAhead = 4096;
+  fetch_lines(static_cast<const char*>(from) + kAhead, bytes);
+}
+
 // to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
 // `to` begins a line; bytes: a multiple of one.
 ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
@@ -74,6 +90,25 @@ ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
   std::memcpy(out, in, size_t(bytes));
 #endif
 }
+
+// What loops store past the caches at a time.
+constexpr int64_t kStreamBytes = 256;
+template <class S>
+constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+
+// How such a loop cuts `count` elements at `out`: those before the first line, and those of whole blocks
+// behind them.
+template <class S>
+struct StreamedRow {
+  int64_t head, body;
+
+  StreamedRow(const S* out, int64_t count) {
+    const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
+    const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S));
+    head = missing < count ? missing : count;
+    body = (count - head) / kStreamBlock<S> * kStreamBlock<S>;
+  }
+};
 
 // The same for any place and number.
 ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {

@@ -11,10 +11,6 @@
 namespace onepass::ONEPASS_ISA {
 
 constexpr int kRowsAtOnce = 4;
-constexpr int64_t kStreamBytes = 256;
-
-template <class S>
-constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
 
 // out = formula(a, b) of one element; with F::kFlags its flag too.
 template <class F, class S>
@@ -116,13 +112,6 @@ struct Span {
     S* out;
     uint8_t* flags;
     Row from(int64_t i) const { return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags}; }
-    // Elements before the first line, and those of whole blocks behind them.
-    int64_t head(int64_t count) const {
-      const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
-      const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S));
-      return missing < count ? missing : count;
-    }
-    static int64_t body(int64_t count) { return count - count % kStreamBlock<S>; }
   };
 
   template <class F, class S>
@@ -131,11 +120,11 @@ struct Span {
       if (here > 0) walk_channel(formula, from.a, from.b, from.out, from.flags, here);
     };
     if (!streams) return plain(row, count);
-    const int64_t head = row.head(count), body = row.body(count - head);
-    plain(row, head);
-    row = row.from(head);
-    stream_channel(formula, row.a, row.b, row.out, row.flags, body);
-    plain(row.from(body), count - head - body);
+    const StreamedRow<S> cut(row.out, count);
+    plain(row, cut.head);
+    row = row.from(cut.head);
+    stream_channel(formula, row.a, row.b, row.out, row.flags, cut.body);
+    plain(row.from(cut.body), count - cut.head - cut.body);
   }
 
   // kRows rows of `count` channels.
@@ -147,7 +136,7 @@ struct Span {
   template <class F, class S>
   void walk_row(const T* const* from, const Row<S>& row, int64_t count, bool streams) const {
     if (!streams) return walk_rows<F, 1>(from, row, count);
-    const int64_t head = row.head(count), body = row.body(count - head);
+    const auto [head, body] = StreamedRow<S>(row.out, count);
     const T* behind[2][kMostParams];
     for (int k = 0; k < F::kParams; ++k) {
       behind[0][k] = from[k] + head;

@@ -56,6 +56,8 @@ inline void load_tile(const Tile& tile, DType dtype, const void* stored, T* buff
   for (int64_t c = 0; c < tile.classes; ++c) {
     tile.for_runs(c, [&](int64_t index, int64_t lane, int64_t n) {
       load_row(dtype, stored, index, buffer + c * tile.stride + lane, n);
+      // The next tile's, whose logits lie behind these.
+      fetch_lines(static_cast<const char*>(stored) + (index + n) * size_of(dtype), n * size_of(dtype));
     });
   }
 }
@@ -89,6 +91,10 @@ struct TileSums {
   alignas(64) Lane<T> leaf_max;
   alignas(64) Lane<T> x_first, x_second;  // of the labels
   alignas(64) Lane<int32_t> best;         // the first class with the largest logit
+
+  ONEPASS_HD math::SoftmaxSums<T, T> at(int64_t l) const {
+    return {max[l], rest[l], distance[l], weight[l], spread[l]};
+  }
 };
 
 // Lanes are walked kTileStep at a time with all classes, so that sums stay in registers.
@@ -122,9 +128,7 @@ template <class T>
 ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
   ONEPASS_INDEPENDENT
   for (int64_t l = 0; l < width; ++l) {
-    const auto to = math::raised(
-        math::SoftmaxSums<T, T>{sums.max[l], sums.rest[l], sums.distance[l], sums.weight[l], sums.spread[l]},
-        sums.leaf_max[l]);
+    const auto to = math::raised(sums.at(l), sums.leaf_max[l]);
     sums.max[l] = to.max;
     sums.rest[l] = to.rest;
     sums.distance[l] = to.distance;
@@ -141,6 +145,7 @@ struct StepSums {
   alignas(64) T spread[kTileStep] = {};
 };
 
+// Adds a leaf to the sums, and finds the logits of the first labels.
 // w: as x, not read without Share::kGiven. label: class of each row, -1 for none. kClassesAtOnce classes are
 // summed before they are added to what was: rounding errors grow with the root of the classes then, and not
 // with them.
@@ -151,9 +156,12 @@ ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __r
   for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
     alignas(64) T shift[kTileStep];
     alignas(64) int32_t own[kTileStep];
+    alignas(64) T picked[kTileStep];
+    ONEPASS_LANES
     for (int l = 0; l < kTileStep; ++l) {
       shift[l] = math::shift_of(sums.max[begin + l]);
       own[l] = label[begin + l];
+      picked[l] = sums.x_first[begin + l];
     }
     const T *row = x + begin, *weights = w + begin;
     StepSums<T> all;
@@ -166,10 +174,12 @@ ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __r
         for (int l = 0; l < kTileStep; ++l) {
           const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
           const T kept = own[l] == at ? T(0) : T(1);
+          picked[l] = own[l] == at ? row[l] : picked[l];
           term.add(row[l], kGiven ? weights[l] : T(0), kept, some.rest[l], some.distance[l], some.weight[l],
                    some.spread[l]);
         }
       }
+      ONEPASS_LANES
       for (int l = 0; l < kTileStep; ++l) {
         all.rest[l] += some.rest[l];
         all.distance[l] += some.distance[l];
@@ -177,7 +187,9 @@ ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __r
         all.spread[l] += some.spread[l];
       }
     }
+    ONEPASS_LANES
     for (int l = 0; l < kTileStep; ++l) {
+      sums.x_first[begin + l] = picked[l];
       sums.rest[begin + l] += all.rest[l];
       sums.distance[begin + l] += all.distance[l];
       sums.weight[begin + l] += kShare == math::Share::kEqual ? T(tile.classes) : all.weight[l];
@@ -188,15 +200,22 @@ ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __r
 
 // picked = the labels' logits, of those labels that are in the buffer.
 template <class T>
-inline void pick_tile(const Tile& tile, const T* x, const int32_t* label, T* picked) {
-  for (int64_t l = 0; l < tile.rows; ++l) {
-    const int64_t c = label[l] - tile.first_class;
-    if (c >= 0 && c < tile.classes) picked[l] = x[c * tile.stride + l];
+ONEPASS_WALK void pick_tile(const Tile& tile, const T* __restrict x, const int32_t* __restrict label,
+                            T* __restrict picked) {
+  const int32_t first = int32_t(tile.first_class), classes = int32_t(tile.classes),
+                stride = int32_t(tile.stride);
+  ONEPASS_INDEPENDENT
+  for (int32_t l = 0; l < int32_t(tile.rows); ++l) {
+    const int32_t c = label[l] - first;
+    const bool inside = uint32_t(c) < uint32_t(classes);
+    const T found = x[(inside ? c : 0) * stride + l];
+    picked[l] = inside ? found : picked[l];
   }
 }
 
 template <class T>
 struct TileGradients {
+  alignas(64) Lane<T> exp_shift, exp_least;  // of math::ScaledExp
   alignas(64) Lane<T> max, scale, share, first, second;
 };
 
@@ -208,7 +227,8 @@ ONEPASS_WALK void walk_tile(const Tile& tile, const TileGradients<T>& rows, cons
     const int32_t at = int32_t(tile.first_class + c);
     ONEPASS_INDEPENDENT
     for (int64_t l = 0; l < width; ++l) {
-      const math::RowGradient<T> row{rows.max[l], rows.scale[l], rows.share[l], T(0), T(0)};
+      const math::RowGradient<T> row{
+          {rows.exp_shift[l], rows.exp_least[l]}, rows.max[l], rows.scale[l], rows.share[l], T(0), T(0)};
       const T all =
           row.template at<kShare != math::Share::kNone>(x[l], kShare == math::Share::kGiven ? w[l] : T(1));
       x[l] = label[l] == at ? rows.first[l] : all;

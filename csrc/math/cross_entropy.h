@@ -25,7 +25,8 @@ namespace onepass::math {
 // Which classes count beside the label's, by what weight: none (no smoothing), each by 1, each by its own.
 enum class Share { kNone, kEqual, kGiven };
 
-// Sums over some classes of a row, in A; the first label is left out of rest and spread.
+// Sums over some classes of a row, in A; the first label is left out of rest and spread, which are counted as
+// ScaledExp does until they are settled().
 template <class T, class A>
 struct SoftmaxSums {
   T max;
@@ -55,7 +56,7 @@ struct SoftmaxTerm {
   T shift;
   ONEPASS_HD void add(T x, T w, T kept, T& rest, T& distance, T& weight, T& spread) const {
     const T above = x - shift;
-    const T e = exponential(above);
+    const T e = ScaledExp<T>::usual()(above);
     rest += kept * e;
     if (kShare == Share::kEqual) distance -= above;
     if (kShare == Share::kGiven) {
@@ -82,6 +83,12 @@ ONEPASS_HD SoftmaxSums<T, A> merge(const SoftmaxSums<T, A>& a, const SoftmaxSums
   const T max = larger(a.max, b.max);
   const SoftmaxSums<T, A> x = raised(a, max), y = raised(b, max);
   return {max, x.rest + y.rest, x.distance + y.distance, x.weight + y.weight, x.spread + y.spread};
+}
+
+template <class T, class A>
+ONEPASS_HD SoftmaxSums<T, A> settled(const SoftmaxSums<T, A>& a) {
+  constexpr A kLess = A(ExpConstants<T>::kLess);
+  return {a.max, a.rest * kLess, a.distance, a.weight, a.spread * kLess};
 }
 
 // What the call says of every row.
@@ -195,24 +202,46 @@ ONEPASS_HD T row_loss(const RowSoftmax<T>& row, const RowTarget<T>& q, T x_t, T 
   return loss;
 }
 
+// A nan whose low half is empty: core/convert.h rounds no other.
+template <class T>
+ONEPASS_HD T plain_nan(T x) {
+  return x == x ? x : T(NAN);
+}
+
 // The gradient of a row: dx_c = e^(x_c - max) scale - share w_c, except for the labels.
 template <class T>
 struct RowGradient {
+  ScaledExp<T> exp;  // in `scale` its unit is taken back
   T max, scale, share;
   T first;   // dx_t itself
   T second;  // is added to dx_u
 
   ONEPASS_HD static RowGradient make(const RowSoftmax<T>& row, const RowTarget<T>& q, T grad, T z_loss) {
+    using Constants = ExpConstants<T>;
     const T more = z_loss == 0 ? T(0) : 2 * z_loss * q.weight * row.lse();
-    return {shift_of(row.max), (q.total + more) * grad / row.sum, q.share * grad,
-            grad * ((q.total_less + more) - (q.total + more) * (row.rest / row.sum)), -q.second * grad};
+    const T scale = (q.total + more) * grad / row.sum;
+    // A factor that would become subnormal stays as it is. It makes 0 of every e^x that is subnormal.
+    const bool tiny = (scale < 0 ? -scale : scale) < Constants::kTiny;
+    return {ScaledExp<T>::with(tiny ? 0 : Constants::kMore),
+            shift_of(row.max),
+            plain_nan(tiny ? scale : scale * Constants::kLess),
+            plain_nan(q.share * grad),
+            grad * ((q.total_less + more) - (q.total + more) * (row.rest / row.sum)),
+            -q.second * grad};
   }
   // Of a row that is ignored: zeros, whatever its logits are.
-  ONEPASS_HD static RowGradient none() { return {T(0), T(0), T(0), T(0), T(0)}; }
+  ONEPASS_HD static RowGradient none() { return {ScaledExp<T>::usual(), T(0), T(0), T(0), T(0), T(0)}; }
+  // Whether logits matter.
+  ONEPASS_HD bool has_softmax() const { return scale != 0; }
+  // kSoftmax: has_softmax(), where that is known.
+  template <bool kSoftmax, bool kShare>
+  ONEPASS_HD T at(T x, T w) const {
+    const T e = kSoftmax ? exp(x - max) : T(0);
+    return kShare ? fused(e, scale, -(share * w)) : e * scale;
+  }
   template <bool kShare>
   ONEPASS_HD T at(T x, T w) const {
-    const T all = scale == 0 ? T(0) : exponential(x - max) * scale;
-    return kShare ? all - share * w : all;
+    return has_softmax() ? at<true, kShare>(x, w) : at<false, kShare>(T(0), w);
   }
 };
 
