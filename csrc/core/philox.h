@@ -22,24 +22,38 @@ struct PhiloxWords {
 
 constexpr int kPhiloxRounds = 10;
 
-ONEPASS_HD PhiloxWords philox(PhiloxCounter counter, uint64_t key) {
-  // 64-bit words whose high halves are rubbish until the end: wide code then multiplies without moving
-  // halves between lanes.
-  constexpr uint64_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
+// The product's 64 bits of a's low half and a constant. Vectors have one of their own
+// (loops/philox_blocks.h).
+ONEPASS_HD uint64_t low_product(uint64_t a, uint32_t constant) { return uint64_t(uint32_t(a)) * constant; }
+
+// The rounds, for kCount counters whose words are c[0] .. c[3]: 64-bit words, or vectors of them, whose high
+// halves are rubbish before and after. Wide code then multiplies without moving halves between lanes.
+template <int kCount, class Word>
+ONEPASS_HD void philox_rounds(Word (&c)[4][kCount], uint64_t key) {
+  constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
-  uint64_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint64_t product0 = kMultiplier0 * uint32_t(c0);
-    const uint64_t product1 = kMultiplier1 * uint32_t(c2);
-    c0 = (product1 >> 32) ^ c1 ^ k0;
-    c1 = product1;
-    c2 = (product0 >> 32) ^ c3 ^ k1;
-    c3 = product0;
+    for (int i = 0; i < kCount; ++i) {
+      const Word product0 = low_product(c[0][i], kMultiplier0);
+      const Word product1 = low_product(c[2][i], kMultiplier1);
+      c[0][i] = (product1 >> 32) ^ c[1][i] ^ uint64_t(k0);
+      c[1][i] = product1;
+      c[2][i] = (product0 >> 32) ^ c[3][i] ^ uint64_t(k1);
+      c[3][i] = product0;
+    }
     k0 += kWeyl0;
     k1 += kWeyl1;
   }
-  return {{uint32_t(c0), uint32_t(c1), uint32_t(c2), uint32_t(c3)}};
+}
+
+ONEPASS_HD PhiloxWords philox(PhiloxCounter counter, uint64_t key) {
+  uint64_t c[4][1] = {{counter.word[0]}, {counter.word[1]}, {counter.word[2]}, {counter.word[3]}};
+  philox_rounds(c, key);
+  return {{uint32_t(c[0][0]), uint32_t(c[1][0]), uint32_t(c[2][0]), uint32_t(c[3][0])}};
 }
 
 }  // namespace onepass

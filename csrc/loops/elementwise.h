@@ -48,7 +48,8 @@ inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout
 constexpr int64_t kRowPart = kDrawsAtOnce;
 
 // For each ticket of rows a visitor, made by make(): `prepare(begin, n, part)` for the parts of a row, in
-// order, if possible while its draws are made; then `visit(begin, n, kept)`; `finish()` after the last row.
+// order, if possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next
+// row is visited; `finish()` after the last row.
 template <class Make>
 inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout, int threads,
                       const Make& make) {
@@ -58,12 +59,13 @@ inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout,
   passing.drops = true;
   passing.dropout = dropout;
   for_each_unit(threads_for(numel, threads), count, [&](int64_t i) {
-    alignas(64) uint8_t kept[kChannelRow];
+    alignas(64) uint8_t flags[2][kChannelRow];
     auto visitor = make();
     const int64_t begin = i * kElementTicket;
     const int64_t end = begin + kElementTicket < numel ? begin + kElementTicket : numel;
     for (int64_t row = begin; row < end; row += kChannelRow) {
       const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
+      uint8_t* kept = flags[row / kChannelRow % 2];
       int64_t prepared = 0;
       const auto beside = [&](int64_t) { visitor.prepare(row, n, prepared++); };
       if (places.has_table()) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "loops/multi_tensor.h"
+#include "loops/philox_blocks.h"
 #include "math/draws.h"
 #include "math/rounding.h"
 
@@ -16,11 +17,9 @@ ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int6
                                   uint32_t* __restrict words, int64_t n) {
   for (int64_t start = 0; start < n; start += math::kDrawGroup, words += math::kDrawLanes) {
     const int64_t block = (begin + start) / math::kDrawGroup * math::kDrawBlocks;
-    ONEPASS_INDEPENDENT
-    for (int b = 0; b < math::kDrawBlocks; ++b) {
-      const PhiloxWords four = math::draw_block(draws, tensor, block + b);
-      for (int k = 0; k < 4; ++k) words[4 * b + k] = four.word[k];
-    }
+    alignas(64) uint64_t number[math::kDrawBlocks];
+    for (int b = 0; b < math::kDrawBlocks; ++b) number[b] = uint64_t(block + b);
+    draw_numbered<math::kDrawBlocks / kBlockLanes>(number, draws.step, tensor, draws.seed, words);
     for (int j = 0; j < math::kDrawWords; ++j) {
       words[math::kDrawWords + j] = rotate_right(words[j], math::kSecondRotation);
     }

@@ -17,6 +17,8 @@
 namespace onepass::math {
 
 constexpr int kDrawsPerBlock = 16;
+// Counter words 2 and 3.
+constexpr uint32_t kFirstDraw[2] = {0, 0}, kSecondDraw[2] = {0, 1};
 
 struct Dropout {
   uint64_t seed;
@@ -32,11 +34,11 @@ struct Dropout {
 
   // The draws of elements 16 block .. 16 block + 15.
   ONEPASS_HD PhiloxWords draws(uint64_t block) const {
-    return philox({{uint32_t(block), uint32_t(block >> 32), 0, 0}}, seed);
+    return philox({{uint32_t(block), uint32_t(block >> 32), kFirstDraw[0], kFirstDraw[1]}}, seed);
   }
   // Of element i alone.
   ONEPASS_HD uint32_t second_draw(uint64_t i) const {
-    return philox({{uint32_t(i), uint32_t(i >> 32), 0, 1}}, seed).word[0];
+    return philox({{uint32_t(i), uint32_t(i >> 32), kSecondDraw[0], kSecondDraw[1]}}, seed).word[0];
   }
   ONEPASS_HD static uint32_t lane(const PhiloxWords& draws, int k) {
     return draws.word[k / 4] >> (k % 4 * 8) & 0xffu;
