@@ -115,8 +115,8 @@ def test_adam_is_vectorised(functions, isa, suffix):
 def test_no_optimizer_fuses(functions):
     """A multiply-add with one rounding, on one instruction set and not on the others, would change the bits.
 
-    Without names Adam's functions can be told by their square roots; check_isa_symbols.py asks the object files about
-    all.
+    Without names Adam's functions can be told by their square roots; check_isa_symbols.py asks the object files
+    about all.
     """
     rooted = [f for f in functions if any("sqrtp" in line.split()[0] for line in f.code)]
     assert rooted

@@ -1,9 +1,9 @@
 // batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels.h. CUDA:
 // batch_norm.cu.
 //
-// Passes over memory, forward: x is read for the statistics, and again with the residual for y; in slabs that
-// was no faster, since it is the writing that takes long. Backward: x and dy are read for the sums, and again
-// for dx, from the cache if the channels come first.
+// Passes over memory, forward: x is read for the statistics, and again with the residual for y. Backward: x
+// and dy are read for the sums, and again for dx. Where the channels come first the second reading is from a
+// thread's own cache if a channel fits it, else, in backward, from the last-level cache.
 
 #include "math/batch_norm.h"
 #include "kernels/kernels.h"
@@ -89,8 +89,13 @@ void with_normalise(const BatchNorm& op, const Run& run) {
   run(math::Normalise<T, false, false>{});
 }
 
+// ahead: as in ChannelInputs.
 template <class S, class F, class T>
-void write_y(const BatchNorm& op, const Passing& passing, const Output& y, Span<T>& span) {
+void write_y(const BatchNorm& op, const Passing& passing, const Output& y, int64_t ahead, Span<T>& span) {
+  if (op.residual && ahead > 0) {
+    const int64_t size = size_of(op.dtype);
+    fetch_lines(static_cast<const char*>(op.residual) + (span.begin + ahead) * size, span.n * size);
+  }
   alignas(64) S buffer[3][kChannelRow];
   const S* x = read_row(op.dtype, op.x, span.begin, span.n, buffer[0]);
   const S* residual = op.residual ? read_row(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
@@ -109,12 +114,15 @@ void write_y(const BatchNorm& op, const Passing& passing, const Output& y, Span<
 
 // The second walk of forward and inference.
 template <class T>
-void write_y(const BatchNorm& op, const Passing& passing, const Params<T>& params, int threads) {
+void write_y(const BatchNorm& op, const Slab& slab, const Passing& passing, const Params<T>& params,
+             int threads) {
   const Output y = output_of(op, op.y);
+  const int64_t ahead = slab.width() < op.shape.channels ? op.shape.channels * op.shape.positions : 0;
   with_normalise<T>(op, [&](auto formula) {
     with_stored<T>(op, passing.drops, [&](auto stored) {
-      walk_spans(op.shape, {0, op.shape.channels}, passing, params.view(), threads,
-                 [&](Span<T>& span) { write_y<decltype(stored), decltype(formula)>(op, passing, y, span); });
+      walk_spans(op.shape, slab, passing, params.view(), threads, [&](Span<T>& span) {
+        write_y<decltype(stored), decltype(formula)>(op, passing, y, ahead, span);
+      });
     });
   });
 }
@@ -147,17 +155,25 @@ void finish_forward(const BatchNorm& op, double factor, const Params<T>& params,
 
 template <class T>
 void forward(const BatchNorm& op, int threads) {
-  const ChannelInputs in{op.shape, op.dtype, op.x, nullptr, {}};
+  ChannelInputs in{op.shape, op.dtype, op.x, nullptr, {}};
   auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
   const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-  with_stored<T>(op, false, [&](auto stored) {
-    reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, {0, op.shape.channels}, params.view(), parts,
-                                                            threads);
-  });
-  for (int64_t c = 0; c < op.shape.channels; ++c) finish_forward<T>(op, factor, params, c, parts + c * tiles);
-  write_y(op, dropout_of(op), params, threads);
+  const Passing passing = dropout_of(op);
+  const auto walk_both = [&](const Slab& slab, int at_once) {
+    with_stored<T>(op, false, [&](auto stored) {
+      reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, slab, params.view(), parts, at_once);
+    });
+    for (int64_t c = slab.begin; c < slab.end; ++c)
+      finish_forward<T>(op, factor, params, c, parts + c * tiles);
+    write_y(op, slab, passing, params, at_once);
+  };
+  const int64_t multiple = op.mask ? mask_multiple(op.shape) : 1;
+  const int64_t width = kept_width(op.shape, size_of(op.dtype), multiple, threads);
+  if (width == 0) return walk_both({0, op.shape.channels}, threads);
+  in.ahead = op.shape.channels * op.shape.positions;
+  for_each_slab(op.shape, width, threads, [&](const Slab& slab) { walk_both(slab, 1); });
 }
 
 template <class T>
@@ -167,7 +183,7 @@ void inference(const BatchNorm& op, int threads) {
     const T invstd = T(math::invstd_of(param_of(op, op.running_var, c, 1), op.eps));
     params.set(c, affine_of(op, c, T(param_of(op, op.running_mean, c, 0)), invstd));
   }
-  write_y(op, dropout_of(op), params, threads);
+  write_y(op, {0, op.shape.channels}, dropout_of(op), params, threads);
 }
 
 // The sums of channel c: what dweight and dbias are, and what they make of dx.
@@ -210,7 +226,7 @@ void backward(const BatchNorm& op, int threads) {
   using F = math::Gradient<T, kRelu, kTraining>;
   Passing passing = dropout_of(op);
   passing.mask = op.mask;
-  const ChannelInputs in{op.shape, op.dtype, op.x, op.dy, passing};
+  ChannelInputs in{op.shape, op.dtype, op.x, op.dy, passing};
   auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
@@ -220,16 +236,23 @@ void backward(const BatchNorm& op, int threads) {
   with_stored<T>(op, passing.asks(), [&](auto stored) {
     using S = decltype(stored);
     const Output dx = output_of(op, op.dx), dresidual = output_of(op, op.dresidual);
-    const int64_t channels = op.shape.channels, width = slab_width(op.shape, 2 * size_of(op.dtype));
-    for (int64_t c = 0; c < channels; c += width) {
-      const Slab slab{c, c + width < channels ? c + width : channels};
+    const auto walk_both = [&](const Slab& slab, int at_once) {
       if (op.training || op.dweight || op.dbias) {
-        reduce_channels<Sums, S>(in, slab, params.view(), parts, threads);
+        reduce_channels<Sums, S>(in, slab, params.view(), parts, at_once);
         for (int64_t k = slab.begin; k < slab.end; ++k) finish_backward(op, params, k, parts + k * tiles);
       }
-      if (!op.dx && !op.dresidual) continue;
-      walk_spans(op.shape, slab, passing, params.view(), threads,
+      if (!op.dx && !op.dresidual) return;
+      walk_spans(op.shape, slab, passing, params.view(), at_once,
                  [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
+    };
+    const int64_t bytes = 2 * size_of(op.dtype), kept = kept_width(op.shape, bytes, 1, threads);
+    if (kept > 0) {
+      in.ahead = op.shape.channels * op.shape.positions;
+      return for_each_slab(op.shape, kept, threads, [&](const Slab& slab) { walk_both(slab, 1); });
+    }
+    const int64_t channels = op.shape.channels, width = slab_width(op.shape, bytes);
+    for (int64_t c = 0; c < channels; c += width) {
+      walk_both({c, c + width < channels ? c + width : channels}, threads);
     }
   });
 }

@@ -28,6 +28,9 @@ struct ChannelInputs {
   const void* x;
   const void* other;
   Passing passing;
+  // Elements from what is read to what is asked for beforehand, where pieces of memory lie apart; 0: nothing
+  // is.
+  int64_t ahead = 0;
 };
 
 // The formula of channel i, made of its parameters.
@@ -47,16 +50,39 @@ inline double merge_lanes(double* lane) {
 
 using WideLanes = double[2][kWideLanes];
 
+// A formula that reads its second operand only where a condition on the first one holds becomes a masked
+// load, which waits for the condition: memory is asked for one line after the other, and takes twice as long.
+// So it is asked beforehand.
+template <class F, class S>
+ONEPASS_HD void fetch_chosen(const S* other, int64_t n) {
+  if (F::kChooses) fetch_ahead(other, n * int64_t(sizeof(S)));
+}
+
+// Elements of a channel that follow each other; what lies `ahead` of them is to be asked for, if that is not
+// 0.
+template <class S>
+struct Run {
+  const S* data;
+  int64_t ahead;
+};
+
 // Adds n elements of one channel, the beginning of a segment or of a later block of it.
 template <class Sums, class S>
-ONEPASS_WALK void add_run(const Sums sums, const S* __restrict x, const S* __restrict g, int64_t n,
+ONEPASS_WALK void add_run(const Sums sums, const Run<S> x_run, const Run<S> g_run, int64_t n,
                           WideLanes& wide) {
+  const S* __restrict x = x_run.data, * __restrict g = g_run.data;
   using T = arithmetic<S>;
   for (int64_t begin = 0; begin < n; begin += kLaneBlock) {
     const int64_t end = begin + kLaneBlock < n ? begin + kLaneBlock : n;
     alignas(64) T s1[kRowLanes] = {}, s2[kRowLanes] = {};
     int64_t i = begin;
     for (; i + kRowLanes <= end; i += kRowLanes) {
+      if (x_run.ahead > 0) fetch_lines(x + i + x_run.ahead, kRowLanes * int64_t(sizeof(S)));
+      if (Sums::kGrad && g_run.ahead > 0) {
+        fetch_lines(g + i + g_run.ahead, kRowLanes * int64_t(sizeof(S)));
+      } else {
+        fetch_chosen<Sums>(g + i, kRowLanes);
+      }
       ONEPASS_LANES
       for (int l = 0; l < kRowLanes; ++l) {
         sums.add(widen(x[i + l]), Sums::kGrad ? widen(g[i + l]) : T(0), s1[l], s2[l]);
@@ -82,7 +108,7 @@ ONEPASS_WALK void add_run(const Sums sums, const S* __restrict x, const S* __res
 
 // n rows from `row` on of a channel, as S and in one piece. kOther: of the second operand.
 template <bool kOther, class S>
-inline const S* gather_run(const ChannelInputs& in, int64_t channel, int64_t row, int64_t n, S* buffer) {
+inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, int64_t n, S* buffer) {
   const ChannelShape& shape = in.shape;
   const void* stored = kOther ? in.other : in.x;
   const bool masked = kOther && in.passing.asks();
@@ -90,7 +116,13 @@ inline const S* gather_run(const ChannelInputs& in, int64_t channel, int64_t row
     const int64_t left = shape.positions - (row + done) % shape.positions;
     const int64_t here = left < n - done ? left : n - done;
     const int64_t begin = shape.logical_index(row + done, channel);
-    if (here == n && !masked) return read_row(in.dtype, stored, begin, n, buffer);
+    if (here == n && !masked && stored_as(in.dtype, S{})) {
+      return {static_cast<const S*>(stored) + begin, in.ahead};
+    }
+    if (in.ahead > 0) {
+      const int64_t size = size_of(in.dtype);
+      fetch_lines(static_cast<const char*>(stored) + (begin + in.ahead) * size, here * size);
+    }
     const S* piece = read_row(in.dtype, stored, begin, here, buffer + done);
     if constexpr (sizeof(S) >= sizeof(float)) {
       if (masked) {
@@ -103,7 +135,7 @@ inline const S* gather_run(const ChannelInputs& in, int64_t channel, int64_t row
     if (piece != buffer + done) std::memcpy(buffer + done, piece, size_t(here) * sizeof(S));
     done += here;
   }
-  return buffer;
+  return {buffer, 0};
 }
 
 // The sum of the first rows, of which the shift is made.
@@ -134,11 +166,11 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
     for (int64_t i = 0; i < width; ++i) {
       for (int64_t row = segment; row < end; row += kChannelRow) {
         const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
-        const S* x = gather_run<false>(in, channel + i, row, n, x_buffer);
-        const S* g = nullptr;
+        const Run<S> x = gather_run<false>(in, channel + i, row, n, x_buffer);
+        Run<S> g{nullptr, 0};
         if constexpr (Sums::kGrad) g = gather_run<true>(in, channel + i, row, n, g_buffer);
         if constexpr (Sums::kShifted) {
-          if (row == rows.begin) shift[i] = shift_of<Sums>(x, 1, n);
+          if (row == rows.begin) shift[i] = shift_of<Sums>(x.data, 1, n);
         }
         add_run(formula_at<Sums>(formula, i), x, g, n, wide[i]);
       }

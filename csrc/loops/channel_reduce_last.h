@@ -59,13 +59,15 @@ inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t ro
   const bool masked = kOther && in.passing.asks();
   if (!masked && stored_as(in.dtype, S{})) return {static_cast<const S*>(stored) + begin, channels};
   if constexpr (sizeof(S) >= sizeof(float)) {
-    for (int64_t k = 0; k < rows; ++k) {
-      load_row(in.dtype, stored, begin + k * channels, buffer + k * width, width);
-    }
-    if (masked) {
-      uint8_t flags[kGroup * kReduceWidth];
-      fill_flags_last(in.passing, in.shape, row, rows, channel, width, flags);
-      drop_row(buffer, flags, S(in.passing.scale()), buffer, rows * width);
+    uint8_t flags[kGroup * kReduceWidth];
+    if (masked) fill_flags_last(in.passing, in.shape, row, rows, channel, width, flags);
+    // All channels: the rows are one piece.
+    const bool whole = width == channels;
+    const int64_t pieces = whole ? 1 : rows, n = whole ? rows * width : width;
+    for (int64_t k = 0; k < pieces; ++k) {
+      S* to = buffer + k * width;
+      const S* from = read_row(in.dtype, stored, begin + k * channels, n, to);
+      if (masked) drop_row(from, flags + k * width, S(in.passing.scale()), to, n);
     }
   }
   return {buffer, width};
@@ -81,6 +83,7 @@ ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step
   for (int64_t r = 0; r < rows; ++r) {
     const S* xr = x.data + r * x.stride;
     const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
+    for (int j = 0; j < kSteps; ++j) fetch_chosen<Sums>(gr + j * g_step, n);
     ONEPASS_INDEPENDENT
     for (int64_t i = 0; i < n; ++i) {
       const Sums sums = formula_at<Sums>(p, i);

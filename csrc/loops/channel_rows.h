@@ -43,14 +43,6 @@ constexpr bool stored_as(DType dtype, float) { return dtype == DType::kFloat32; 
 constexpr bool stored_as(DType dtype, double) { return dtype == DType::kFloat64; }
 constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat16; }
 
-// stored[begin .. begin + n) as S: in place, or widened in the buffer.
-template <class S>
-inline const S* read_row(DType dtype, const void* stored, int64_t begin, int64_t n, S* buffer) {
-  if (stored_as(dtype, S{})) return static_cast<const S*>(stored) + begin;
-  if constexpr (sizeof(S) >= sizeof(float)) load_row(dtype, stored, begin, buffer, n);
-  return buffer;
-}
-
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // Asks for lines that are not worked on yet.
@@ -67,6 +59,19 @@ ONEPASS_HD void fetch_lines(const void* from, int64_t bytes) {
 ONEPASS_HD void fetch_ahead(const void* from, int64_t bytes) {
   constexpr int64_t kAhead = 4096;
   fetch_lines(static_cast<const char*>(from) + kAhead, bytes);
+}
+
+// stored[begin .. begin + n) as S: in place, or widened in the buffer. While the buffer is worked on memory
+// would be idle, so what lies behind is asked for.
+template <class S>
+inline const S* read_row(DType dtype, const void* stored, int64_t begin, int64_t n, S* buffer) {
+  if (stored_as(dtype, S{})) return static_cast<const S*>(stored) + begin;
+  if constexpr (sizeof(S) >= sizeof(float)) {
+    const int64_t size = size_of(dtype);
+    fetch_ahead(static_cast<const char*>(stored) + begin * size, n * size);
+    load_row(dtype, stored, begin, buffer, n);
+  }
+  return buffer;
 }
 
 // to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
@@ -174,38 +179,71 @@ struct Output {
   }
 };
 
+// flags[0 .. 64) of 64 bits.
+ONEPASS_HD void unpack_word(uint64_t bits, uint8_t* flags) {
+#if defined(__AVX512BW__)
+  _mm512_storeu_si512(flags, _mm512_maskz_set1_epi8(bits, 1));
+#else
+  for (int k = 0; k < 64; k += 8) {
+    // Byte k keeps bit k; adding 127 moves any bit to the byte's highest.
+    const uint64_t spread = ((bits >> k & 0xffu) * 0x0101010101010101ull) & 0x8040201008040201ull;
+    const uint64_t eight = ((spread + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
+    std::memcpy(flags + k, &eight, 8);  // x86 and ARM are little-endian
+  }
+#endif
+}
+
+// 64 bits of flags[0 .. 64).
+ONEPASS_HD uint64_t pack_word(const uint8_t* flags) {
+#if defined(__AVX512BW__)
+  const __m512i all = _mm512_loadu_si512(flags);
+  return _mm512_test_epi8_mask(all, all);
+#else
+  return ~equal_bytes(flags, 0);
+#endif
+}
+
 // flags[0 .. n) of bits begin .. begin + n.
-inline void unpack_bits(const uint8_t* bits, int64_t begin, int64_t n, uint8_t* flags) {
+ONEPASS_WALK inline void unpack_bits(const uint8_t* bits, int64_t begin, int64_t n, uint8_t* flags) {
   const auto flag = [&](int64_t i) { flags[i] = bits[(begin + i) / 8] >> ((begin + i) % 8) & 1; };
   int64_t i = 0;
   for (; i < n && (begin + i) % 8 != 0; ++i) flag(i);
-  for (; i + 8 <= n; i += 8) {
-    // Byte k keeps bit k; adding 127 moves any bit to the byte's highest.
-    const uint64_t spread = (uint64_t(bits[(begin + i) / 8]) * 0x0101010101010101ull) & 0x8040201008040201ull;
-    const uint64_t eight = ((spread + 0x7f7f7f7f7f7f7f7full) >> 7) & 0x0101010101010101ull;
-    std::memcpy(flags + i, &eight, 8);  // x86 and ARM are little-endian
+  for (; i + 64 <= n; i += 64) {
+    uint64_t word;
+    std::memcpy(&word, bits + (begin + i) / 8, sizeof word);
+    unpack_word(word, flags + i);
   }
   for (; i < n; ++i) flag(i);
 }
 
 // bits[0 .. ceil(n / 8)) of flags[0 .. n).
-inline void pack_bits(const uint8_t* flags, int64_t n, uint8_t* bits) {
+ONEPASS_WALK inline void pack_bits(const uint8_t* flags, int64_t n, uint8_t* bits) {
   int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    uint64_t eight;
-    std::memcpy(&eight, flags + i, 8);
-    bits[i / 8] = uint8_t((eight * 0x0102040810204080ull) >> 56);
+  for (; i + 64 <= n; i += 64) {
+    const uint64_t word = pack_word(flags + i);
+    std::memcpy(bits + i / 8, &word, sizeof word);
   }
-  if (i == n) return;
-  uint8_t last = 0;
-  for (int64_t k = i; k < n; ++k) last = uint8_t(last | flags[k] << (k - i));
-  bits[i / 8] = last;
+  for (; i < n; i += 8) {
+    uint8_t last = 0;
+    for (int64_t k = i; k < n && k < i + 8; ++k) last = uint8_t(last | flags[k] << (k - i));
+    bits[i / 8] = last;
+  }
 }
 
 template <class T>
 ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
-  ONEPASS_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) to[i] = math::drop(from[i], kept[i] != 0, scale);
+  constexpr int64_t kBlock = 64;
+  const auto drop = [&](int64_t begin, int64_t end) {
+    ONEPASS_INDEPENDENT
+    for (int64_t i = begin; i < end; ++i) to[i] = math::drop(from[i], kept[i] != 0, scale);
+  };
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    // A masked load waits for its mask (fetch_chosen).
+    fetch_ahead(from + i, kBlock * int64_t(sizeof(T)));
+    drop(i, i + kBlock);
+  }
+  drop(i, n);
 }
 
 }  // namespace onepass::ONEPASS_ISA

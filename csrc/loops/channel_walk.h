@@ -34,6 +34,7 @@ ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S
                                  S* __restrict out, uint8_t* __restrict flags, int64_t n) {
   for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
     alignas(64) S block[kStreamBlock<S>];
+    fetch_chosen<F>(b + i, kStreamBlock<S>);
     ONEPASS_INDEPENDENT
     for (int64_t k = 0; k < kStreamBlock<S>; ++k) walk_element(formula, a, b, block[k], flags, i + k);
     stream_lines(out + i, block, kStreamBytes);
@@ -64,6 +65,7 @@ ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a,
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
   for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
     alignas(64) S block[kStreamBlock<S>];
+    fetch_chosen<F>(b + i, kStreamBlock<S>);
     ONEPASS_INDEPENDENT
     for (int64_t k = 0; k < kStreamBlock<S>; ++k) {
       walk_element(formula_at<F>(p, i + k), a, b, block[k], flags, i + k);

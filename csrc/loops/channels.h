@@ -5,8 +5,13 @@
 // time; results have the same bits for any number of threads.
 //
 // The second walk goes backwards: what was read last is still in the cache. Where the channels come first, a
-// slab of them can be taken at a time, so that all of it is; a slab's pieces of memory are long.
+// slab of them can be taken at a time, so that all of it is; a slab's pieces of memory are long. Slabs that
+// fit a thread's own cache are walked both times by one thread (kept_width), others by all of them.
 #pragma once
+
+#if defined(__unix__)
+#include <unistd.h>
+#endif
 
 #include "loops/channel_reduce_last.h"
 #include "loops/channel_walk.h"
@@ -27,10 +32,52 @@ struct Slab {
 // 12 MB a second reading is no faster than the first.
 constexpr int64_t kSlabBytes = 12 << 20;
 
+// So that none waits long for the last one.
+constexpr int64_t kSlabsPerThread = 4;
+
 // How many channels a slab has. bytes: of what both walks read, per element.
 inline int64_t slab_width(const ChannelShape& shape, int64_t bytes) {
   const int64_t slabs = (shape.numel() * bytes + kSlabBytes - 1) / kSlabBytes;
   return shape.channels_last || slabs <= 1 ? shape.channels : (shape.channels + slabs - 1) / slabs;
+}
+
+// Of a thread's own cache.
+inline int64_t own_cache_bytes() {
+  constexpr int64_t kUnknown = 512 << 10;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return found > 0 ? found : kUnknown;
+#else
+  return kUnknown;
+#endif
+}
+
+// How many channels a thread keeps between both walks: 0 if not one, or if there are too few of them for the
+// threads. bytes: as above. multiple: of as many.
+inline int64_t kept_width(const ChannelShape& shape, int64_t bytes, int64_t multiple, int threads) {
+  if (shape.channels_last || multiple == 0) return 0;
+  // The rest is for what is read and written beside.
+  const int64_t fits = own_cache_bytes() * 7 / 8 / (shape.rows() * bytes);
+  const int64_t shared = shape.channels / (kSlabsPerThread * threads), most = fits < shared ? fits : shared;
+  return most / multiple * multiple;
+}
+
+// Of how many channels a slab must be a multiple for its pieces to begin at multiples of 8 elements; 0: of
+// all.
+inline int64_t mask_multiple(const ChannelShape& shape) {
+  if (shape.channels * shape.positions % 8 != 0) return 0;
+  int64_t multiple = 1;
+  while (multiple * shape.positions % 8 != 0) multiple *= 2;
+  return multiple;
+}
+
+// visit(slab) for slabs of `width` channels, a thread each.
+template <class Visit>
+inline void for_each_slab(const ChannelShape& shape, int64_t width, int threads, const Visit& visit) {
+  for_each_unit(threads, (shape.channels + width - 1) / width, [&](int64_t i) {
+    const int64_t begin = i * width, end = begin + width;
+    visit(Slab{begin, end < shape.channels ? end : shape.channels});
+  });
 }
 
 // The first walk: parts[c * tiles + tile]. Sums: the formula; its parameters are params[k][c].
@@ -51,8 +98,8 @@ inline void reduce_channels(const ChannelInputs& in, const Slab& slab, const ari
   });
 }
 
-// The second walk: visit(span) for all elements of a slab. Spans of a slab of all channels begin at multiples
-// of 8 elements: no two of them share a byte of a bit mask.
+// The second walk: visit(span) for all elements of a slab. Spans begin at multiples of 8 elements, so that no
+// two of them share a byte of a bit mask, if a slab's pieces do (mask_multiple).
 template <class T, class Visit>
 inline void walk_spans(const ChannelShape& shape, const Slab& slab, const Passing& passing,
                        const T* const* params, int threads, const Visit& visit) {

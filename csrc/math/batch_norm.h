@@ -59,6 +59,7 @@ struct Normalise {
   static constexpr int kParams = 3;
   static constexpr bool kReadsX = true;
   static constexpr bool kReadsOther = kResidual;
+  static constexpr bool kChooses = false;
   // Whether v passes the ReLU must be kept: it cannot be told from x alone.
   static constexpr bool kFlags = kResidual && kRelu;
   T mean, scale, bias;
@@ -74,6 +75,7 @@ template <class T, bool kRelu>
 struct GradientSums {
   static constexpr int kParams = 3;
   static constexpr bool kGrad = true;
+  static constexpr bool kChooses = kRelu;
   static constexpr bool kShifted = false;
   T mean, scale, bias;
   ONEPASS_HD void add(T x, T g, T& s1, T& s2) const {
@@ -103,6 +105,7 @@ struct Gradient {
   static constexpr int kParams = 5;
   static constexpr bool kReadsX = kRelu || kTraining;
   static constexpr bool kReadsOther = true;
+  static constexpr bool kChooses = kRelu;
   static constexpr bool kFlags = false;
   T mean, scale, bias, mean_g, slope;
   ONEPASS_HD T operator()(T x, T g) const {

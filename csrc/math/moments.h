@@ -27,6 +27,7 @@ template <class T>
 struct ShiftedSums {
   static constexpr int kParams = 1;
   static constexpr bool kGrad = false;
+  static constexpr bool kChooses = false;
   static constexpr bool kShifted = true;
   T shift;
   // sum: of some elements of the part.
