@@ -83,8 +83,9 @@ def cases(device: torch.device) -> list[Case]:
 def _cases(device: torch.device) -> Iterator[Case]:
     for work in WORKS:
         yield _case(work, device)
-    for training in (True, False):
-        yield _overhead_case(training, device)
+    yield _overhead_case("train", device)
+    yield _overhead_case("eval", device)
+    yield _overhead_case("eval-no_grad", device)
 
 
 class _Tensors:
@@ -170,12 +171,14 @@ def kept_for_backward(work: Work, device: torch.device) -> str:
     return f"kept for backward, bytes per element: ours {ours:.4g}, torch {torchs:.4g}"
 
 
-def _overhead_case(training: bool, device: torch.device) -> Case:
+def _overhead_case(mode: str, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         x = torch.randn(_OVERHEAD, device=device)
         kinds = {OURS: onepass.nn.BatchNorm1d, "torch": torch.nn.BatchNorm1d}
-        return {
-            name: repeated(kind(_OVERHEAD[1], device=device).train(training), x) for name, kind in kinds.items()
+        steps = {
+            name: repeated(kind(_OVERHEAD[1], device=device).train(mode == "train"), x)
+            for name, kind in kinds.items()
         }
+        return {name: torch.no_grad()(step) for name, step in steps.items()} if mode == "eval-no_grad" else steps
 
-    return Case(name=f"overhead-{'train' if training else 'eval'}", bytes_moved=None, rounds=60, setup=setup)
+    return Case(name=f"overhead-{mode}", bytes_moved=None, rounds=60, setup=setup)

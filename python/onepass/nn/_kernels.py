@@ -94,7 +94,12 @@ def forward(
         return output, mean, mean, mask
     # Copies: a training step before the backward pass must not move what this output was computed with.
     wide = statistics_dtype(input)
-    return output, mean.to(wide, copy=True), cast(Tensor, running_var).to(wide, copy=True), mask
+    return output, _copy(mean, wide), _copy(cast(Tensor, running_var), wide), mask
+
+
+def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
+    # `to` with copy=True takes twice as long as `clone`.
+    return buffer.clone() if buffer.dtype == dtype else buffer.to(dtype)
 
 
 def backward(
