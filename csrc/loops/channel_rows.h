@@ -15,6 +15,7 @@
 
 #include "core/convert.h"
 #include "loops/channel_shape.h"
+#include "loops/fetch.h"
 #include "loops/kept_rows.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -42,24 +43,6 @@ using arithmetic = decltype(widen(S{}));
 constexpr bool stored_as(DType dtype, float) { return dtype == DType::kFloat32; }
 constexpr bool stored_as(DType dtype, double) { return dtype == DType::kFloat64; }
 constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat16; }
-
-constexpr int64_t kLine = 64;  // bytes of a cache line
-
-// Asks for lines that are not worked on yet.
-ONEPASS_HD void fetch_lines(const void* from, int64_t bytes) {
-#if defined(__GNUC__)
-  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(static_cast<const char*>(from) + i);
-#else
-  (void)from, (void)bytes;
-#endif
-}
-
-// The same well before a loop comes to them, for one whose arithmetic takes about as long as memory does: the
-// processor's own fetching waits at every page. A loop that only waits for memory gains nothing.
-ONEPASS_HD void fetch_ahead(const void* from, int64_t bytes) {
-  constexpr int64_t kAhead = 4096;
-  fetch_lines(static_cast<const char*>(from) + kAhead, bytes);
-}
 
 // stored[begin .. begin + n) as S: in place, or widened in the buffer. While the buffer is worked on memory
 // would be idle, so what lies behind is asked for.
