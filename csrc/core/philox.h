@@ -33,9 +33,6 @@ ONEPASS_HD void philox_rounds(Word (&c)[4][kCount], uint64_t key) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
   constexpr uint32_t kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
   for (int round = 0; round < kPhiloxRounds; ++round) {
     for (int i = 0; i < kCount; ++i) {
       const Word product0 = low_product(c[0][i], kMultiplier0);

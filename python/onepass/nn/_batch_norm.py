@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from onepass.nn import _composed, _kernels, _ops, _random
 from onepass.nn._derivative import apply, is_plain
+from onepass.nn._kinds import check_number, check_optional, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
 __all__ = ["batch_norm"]
@@ -41,6 +42,7 @@ def batch_norm(
     The running statistics are then the mean over all batches: batches is their count with this one, an int64
     tensor of one element on the input's device.
     """
+    check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     _check(input, running_mean, running_var, training, eps, activation, dropout)
     if input.numel() == 0:
         return _composed.empty(input, weight, bias, residual, activation)
@@ -83,8 +85,11 @@ def _check(
     dropout: float,
 ) -> None:
     """Raises for what the core does not check: it is torch's rules, or of no tensor."""
+    check_tensor("batch_norm", "input", input)
+    check_number("batch_norm", "eps", eps)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
+    check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
     if training:
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")

@@ -13,6 +13,7 @@ from onepass import _native
 from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
 from onepass.nn._derivative import is_plain
 from onepass.nn._kernels import statistics_dtype
+from onepass.nn._kinds import check_integer, check_number, check_optional, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 from onepass.nn._loss_derivative import CrossEntropyFunction
 
@@ -140,6 +141,12 @@ def _check(
     z_loss: float,
 ) -> bool:
     """Raises for what is wrong; True if the target holds probabilities."""
+    check_tensor("cross_entropy", "input", input)
+    check_tensor("cross_entropy", "target", target)
+    check_optional("cross_entropy", weight=weight)
+    check_integer("cross_entropy", "ignore_index", ignore_index)
+    check_number("cross_entropy", "label_smoothing", label_smoothing)
+    check_number("cross_entropy", "z_loss", z_loss)
     if input.dtype not in _FLOATS:
         raise TypeError(
             f"cross_entropy: input must be torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
@@ -198,6 +205,7 @@ def _check_labels(name: str, input: Tensor, target: Tensor) -> None:
 def _check_second(
     input: Tensor, target: Tensor, is_dense: bool, target2: Tensor | None, lam: float | Tensor | None
 ) -> None:
+    check_optional("cross_entropy", target2=target2)
     if (target2 is None) != (lam is None):
         missing = "target2" if target2 is None else "lam"
         raise ValueError(f"cross_entropy: target2 and lam must be given together, got no {missing}")
@@ -209,6 +217,7 @@ def _check_second(
     if target2.device != input.device:
         raise ValueError(f"cross_entropy: target2 must be on {input.device} like input, got {target2.device}")
     if not isinstance(lam, Tensor):
+        check_number("cross_entropy", "lam", lam)
         if not 0 <= lam <= 1:
             raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lam}")
         return

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from onepass import _native
 from onepass.nn import _random
 from onepass.nn._derivative import is_batched
+from onepass.nn._kinds import check_number, check_optional, check_tensor
 
 __all__ = ["How", "dropout", "is_plain", "run"]
 
@@ -181,6 +182,9 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
 
 
 def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tensor | None) -> None:
+    check_tensor(function, "input", input)
+    check_optional(function, residual=residual)
+    check_number(function, "p", p)
     if not 0 <= p <= 1:
         raise ValueError(f"{function}: p must be at least 0 and at most 1, got {p}")
     if scaling not in ("inverted", "test_time", "alpha"):

@@ -12,6 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 # The operator is registered with the functions, not at its first use: a compiler must find it.
 from onepass.nn import _dropout_ops as _dropout_ops
 from onepass.nn._dropout import dropout as _dropout
+from onepass.nn._kinds import check_tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -248,6 +249,7 @@ def _handled(
 
 
 def _check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> None:
+    check_tensor(function, "input", input)
     if input.dim() not in wanted:
         raise ValueError(f"{function}: input must have {wanted[0]} or {wanted[1]} dimensions, got {input.dim()}")
 

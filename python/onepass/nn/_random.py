@@ -8,6 +8,8 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 
+from onepass.nn._kinds import check_generator
+
 __all__ = ["seed_for"]
 
 # torch gives these methods no types.
@@ -30,8 +32,9 @@ def seed_for(
     Raises:
         ValueError: seed and generator are both given, or the seed is not of one element on this device, or not
             within 0 to 2**64 - 1.
-        TypeError: The seed is neither an integer nor an int64 tensor.
+        TypeError: The seed is neither an integer nor an int64 tensor, or the generator is none.
     """
+    check_generator(function, generator)
     if seed is None:
         if generator is None and torch.compiler.is_compiling():
             # An operator, since the compiler would draw torch.randint from a stream of its own.

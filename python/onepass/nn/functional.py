@@ -18,6 +18,7 @@ from onepass.nn._dropout_functional import (
     dropout3d,
     feature_alpha_dropout,
 )
+from onepass.nn._kinds import check_number
 
 __all__ = [
     "alpha_dropout",
@@ -117,6 +118,7 @@ def batch_norm(
         )
     if not isinstance(momentum, Real):
         raise TypeError(f"batch_norm: momentum must be a number, got {momentum!r}")
+    check_number("batch_norm", "dropout", dropout)
     if dropout == 0 and (generator is not None or seed is not None):
         given = "seed" if generator is None else "generator"
         raise ValueError(f"batch_norm: {given} must be None with dropout=0, got one")

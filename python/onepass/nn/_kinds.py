@@ -1,0 +1,54 @@
+"""Arguments of a kind that nothing can be done with: errors that name them."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_generator", "check_integer", "check_number", "check_optional", "check_tensor"]
+
+# What a compiler puts in the place of numbers that it does not know.
+_SYMBOLS = (torch.SymFloat, torch.SymInt)
+
+
+def check_number(function: str, argument: str, value: Any) -> None:
+    """Raises TypeError unless the value is a real number, or a tensor of one."""
+    # The type first: an abstract class takes longer than all other checks of a call.
+    if type(value) is float or type(value) is int:
+        return
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_complex():
+            what = f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+            raise TypeError(f"{function}: {argument} must be a number, got {what}")
+    elif not isinstance(value, (Real, *_SYMBOLS)):
+        raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
+
+
+def check_integer(function: str, argument: str, value: Any) -> None:
+    """Raises TypeError unless the value is an integer, or a tensor of one."""
+    if type(value) is int or isinstance(value, (Integral, torch.SymInt)):
+        return
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_floating_point() or value.is_complex():
+        raise TypeError(f"{function}: {argument} must be an integer, got {value!r}")
+
+
+def check_tensor(function: str, argument: str, value: Any) -> None:
+    """Raises TypeError unless the value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {argument} must be a tensor, got {value!r}")
+
+
+def check_optional(function: str, **values: Any) -> None:
+    """Raises TypeError unless each value is a tensor or None."""
+    for argument, value in values.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{function}: {argument} must be a tensor or None, got {value!r}")
+
+
+def check_generator(function: str, value: Any) -> None:
+    """Raises TypeError unless the value is a generator or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise TypeError(f"{function}: generator must be a torch.Generator, got {value!r}")

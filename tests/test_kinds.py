@@ -1,0 +1,88 @@
+"""Arguments of a wrong kind: the error names function, argument, what was wanted and what came."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import onepass.nn
+from onepass.nn import functional
+
+X = torch.linspace(-1, 1, 40).view(4, 10)
+TARGET = torch.arange(4)
+NO_NUMBERS = ("a", [0.1], 1j, torch.tensor([0.1, 0.2]))
+
+
+def batch_norm(**options):
+    given = {"running_mean": torch.zeros(10), "running_var": torch.ones(10), "training": True, **options}
+    return functional.batch_norm(
+        given.pop("input", X), given.pop("running_mean"), given.pop("running_var"), **given
+    )
+
+
+def cross_entropy(**options):
+    return functional.cross_entropy(options.pop("input", X), options.pop("target", TARGET), **options)
+
+
+def dropout(**options):
+    return functional.dropout(options.pop("input", X), **options)
+
+
+NUMBERS = [
+    (batch_norm, "batch_norm", "eps"),
+    (batch_norm, "batch_norm", "dropout"),
+    (lambda dropout: batch_norm(training=False, dropout=dropout), "batch_norm", "dropout"),
+    (cross_entropy, "cross_entropy", "label_smoothing"),
+    (cross_entropy, "cross_entropy", "z_loss"),
+    (dropout, "dropout", "p"),
+    (onepass.nn.Dropout, "Dropout", "p"),
+    (onepass.nn.AlphaDropout, "AlphaDropout", "p"),
+    (lambda dropout: onepass.nn.BatchNorm2d(3, dropout=dropout), "BatchNorm2d", "dropout"),
+]
+TENSORS = [
+    (batch_norm, "batch_norm", ("input", "running_mean", "weight", "bias", "residual")),
+    (cross_entropy, "cross_entropy", ("input", "target", "weight", "target2")),
+    (dropout, "dropout", ("input", "residual")),
+]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=str)
+@pytest.mark.parametrize(("call", "function", "argument"), NUMBERS, ids=lambda v: v if isinstance(v, str) else "")
+def test_no_number(call, function, argument, value):
+    with pytest.raises(TypeError, match=f"^{function}: {argument} must be a number, got "):
+        call(**{argument: value})
+
+
+@pytest.mark.parametrize("value", [0.25, 1, True, torch.tensor(0.25)], ids=str)
+@pytest.mark.parametrize(("call", "function", "argument"), NUMBERS, ids=lambda v: v if isinstance(v, str) else "")
+def test_numbers(call, function, argument, value):
+    call(**{argument: value})
+
+
+@pytest.mark.parametrize("value", ["a", [1, 2], 3], ids=str)
+@pytest.mark.parametrize(
+    ("call", "function", "argument"), [(call, name, a) for call, name, arguments in TENSORS for a in arguments]
+)
+def test_no_tensor(call, function, argument, value):
+    options = {"lam": 0.5} if argument == "target2" else {}
+    kind = "a tensor" if argument in ("input", "target") else "a tensor or None"
+    with pytest.raises(TypeError, match=f"^{function}: {argument} must be {kind}, got "):
+        call(**{argument: value}, **options)
+
+
+@pytest.mark.parametrize("value", ["a", 1.5, None, torch.tensor(1.5)], ids=str)
+def test_no_integer(value):
+    with pytest.raises(TypeError, match=r"^cross_entropy: ignore_index must be an integer, got "):
+        cross_entropy(ignore_index=value)
+
+
+@pytest.mark.parametrize("value", ["a", 1.5, torch.tensor(3)], ids=str)
+def test_no_generator(value):
+    with pytest.raises(TypeError, match=r"^dropout: generator must be a torch.Generator, got "):
+        dropout(p=0.5, generator=value)
+
+
+@pytest.mark.parametrize("value", ["a", [0.5], 1j], ids=str)
+def test_no_share_of_two_labels(value):
+    with pytest.raises(TypeError, match=r"^cross_entropy: lam must be a number, got "):
+        cross_entropy(target2=TARGET, lam=value)
