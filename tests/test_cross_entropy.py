@@ -231,4 +231,5 @@ def test_beyond_two_to_the_31st_logits():
     target = torch.full((70_000,), 31_999)
     loss = cross_entropy(x, target, reduction="none")
     torch.testing.assert_close(loss[:-1], torch.full((69_999,), 32_000.0).log())
-    torch.testing.assert_close(loss[-1], F.cross_entropy(x[-1].float(), target[-1]))
+    # In float64: torch's float32 loss is wrong in the sixth digit here.
+    torch.testing.assert_close(loss[-1], F.cross_entropy(x[-1].double(), target[-1]).float())
