@@ -92,10 +92,7 @@ void with_normalise(const BatchNorm& op, const Run& run) {
 // ahead: as in ChannelInputs.
 template <class S, class F, class T>
 void write_y(const BatchNorm& op, const Passing& passing, const Output& y, int64_t ahead, Span<T>& span) {
-  if (op.residual && ahead > 0) {
-    const int64_t size = size_of(op.dtype);
-    fetch_lines(static_cast<const char*>(op.residual) + (span.begin + ahead) * size, span.n * size);
-  }
+  if (op.residual && ahead > 0) fetch_elements(op.dtype, op.residual, span.begin + ahead, span.n);
   alignas(64) S buffer[3][kChannelRow];
   const S* x = read_row(op.dtype, op.x, span.begin, span.n, buffer[0]);
   const S* residual = op.residual ? read_row(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;

@@ -151,16 +151,14 @@ void walk_leaf(const math::RowGradient<T>& row, const LabelGradients<S>& labels,
     labels.store(begin, end - begin, out + begin);
   };
   if (!streams) return plain(0, n);
-  const StreamedRow<S> cut(out, n);
-  const int64_t i = cut.head;
-  plain(0, i);
-  stream_classes<kSoftmax, kShare>(row, labels, i, x + i, w + i, out + i, cut.body);
-  plain(i + cut.body, n);
+  walk_streamed(out, n, plain, [&](int64_t begin, int64_t end) {
+    stream_classes<kSoftmax, kShare>(row, labels, begin, x + begin, w + begin, out + begin, end - begin);
+  });
 }
 
 template <Share kShare, class S, class T>
-void backward_leaf(const CrossEntropy& op, int64_t r, const PreparedRow<T>& row, int64_t leaf,
-                   const Output& dx, LeafBuffers<S>& b) {
+ONEPASS_CALLED void backward_leaf(const CrossEntropy& op, int64_t r, const PreparedRow<T>& row, int64_t leaf,
+                                  const Output& dx, LeafBuffers<S>& b) {
   const int64_t begin = leaf * kClassLeaf, left = op.shape.classes - begin, index = op.shape.index(r, begin);
   const int64_t n = left < kClassLeaf ? left : kClassLeaf;
   const T* w = kShare == Share::kGiven ? leaf_weights(op, r, begin, n, b.w, b.work) : b.w;

@@ -244,7 +244,10 @@ inline void prepare_tile(const CrossEntropy& op, const Tile& tile, const Rows<T>
   TileRows<T>& rows = b.rows;
   TileSums<T>& sums = b.sums;
   rows.fill(known, tile);
-  for (int64_t l = tile.rows; l < tile.width(); ++l) sums.max[l] = rows.grad[l] = T(0), sums.rest[l] = T(1);
+  for (int64_t l = tile.rows; l < tile.width(); ++l) {
+    sums.max[l] = rows.grad[l] = T(0);
+    sums.rest[l] = T(1);
+  }
   std::memcpy(sums.max, static_cast<const T*>(op.max) + tile.begin, size_t(tile.rows) * sizeof(T));
   std::memcpy(sums.rest, static_cast<const T*>(op.rest) + tile.begin, size_t(tile.rows) * sizeof(T));
   std::memcpy(sums.x_first, sums.max, size_t(tile.width()) * sizeof(T));

@@ -62,8 +62,6 @@ ONEPASS_WALK void stream_elements(const F formula, const S* __restrict x, const 
 // part of a row is drawn its x is fetched, and the same part of the row before is streamed out.
 template <class F, class S>
 class Visitor {
-  using T = arithmetic<S>;
-
  public:
   Visitor(const DropoutCall& op, const F& formula) : op_(op), formula_(formula) {
     // What is overwritten in place is in the cache already; float16 passes through rows of floats.
@@ -74,8 +72,8 @@ class Visitor {
   void prepare(int64_t begin, int64_t n, int64_t part) {
     const int64_t skip = part * kRowPart, left = n - skip, here = left < kRowPart ? left : kRowPart;
     if (here > 0) {
-      fetch(op_.x, begin + skip, here);
-      if (op_.residual) fetch(op_.residual, begin + skip, here);
+      fetch_elements(op_.dtype, op_.x, begin + skip, here);
+      if (op_.residual) fetch_elements(op_.dtype, op_.residual, begin + skip, here);
     }
     stream_part(part);
   }
@@ -100,11 +98,6 @@ class Visitor {
   }
 
  private:
-  void fetch(const void* list, int64_t begin, int64_t n) const {
-    const int64_t size = size_of(op_.dtype);
-    fetch_lines(static_cast<const char*>(list) + begin * size, n * size);
-  }
-
   // A part of the row that visit() was told of last.
   void stream_part(int64_t part) {
     const int64_t skip = part * kRowPart, left = waiting_n_ - skip, n = left < kRowPart ? left : kRowPart;
@@ -114,16 +107,15 @@ class Visitor {
     if (residual) residual += at;
     S* y = static_cast<S*>(op_.y) + at;
     const uint8_t* kept = waiting_kept_ + skip;
-    const auto plain = [&](int64_t begin, int64_t end) {
-      if (begin < end) {
-        drop_elements(formula_, x + begin, residual ? residual + begin : nullptr, kept + begin, y + begin,
-                      end - begin);
-      }
-    };
-    const auto [head, body] = StreamedRow<S>(y, n);
-    plain(0, head);
-    stream_elements(formula_, x + head, residual ? residual + head : nullptr, kept + head, y + head, body);
-    plain(head + body, n);
+    const auto other = [&](int64_t begin) { return residual ? residual + begin : nullptr; };
+    walk_streamed(
+        y, n,
+        [&](int64_t begin, int64_t end) {
+          drop_elements(formula_, x + begin, other(begin), kept + begin, y + begin, end - begin);
+        },
+        [&](int64_t begin, int64_t end) {
+          stream_elements(formula_, x + begin, other(begin), kept + begin, y + begin, end - begin);
+        });
   }
 
   const DropoutCall& op_;

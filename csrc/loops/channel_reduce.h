@@ -119,10 +119,7 @@ inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, 
     if (here == n && !masked && stored_as(in.dtype, S{})) {
       return {static_cast<const S*>(stored) + begin, in.ahead};
     }
-    if (in.ahead > 0) {
-      const int64_t size = size_of(in.dtype);
-      fetch_lines(static_cast<const char*>(stored) + (begin + in.ahead) * size, here * size);
-    }
+    if (in.ahead > 0) fetch_elements(in.dtype, stored, begin + in.ahead, here);
     const S* piece = read_row(in.dtype, stored, begin, here, buffer + done);
     if constexpr (sizeof(S) >= sizeof(float)) {
       if (masked) {

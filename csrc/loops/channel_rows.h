@@ -44,6 +44,12 @@ constexpr bool stored_as(DType dtype, float) { return dtype == DType::kFloat32; 
 constexpr bool stored_as(DType dtype, double) { return dtype == DType::kFloat64; }
 constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat16; }
 
+// Asks for stored[begin .. begin + n).
+inline void fetch_elements(DType dtype, const void* stored, int64_t begin, int64_t n) {
+  const int64_t size = size_of(dtype);
+  fetch_lines(static_cast<const char*>(stored) + begin * size, n * size);
+}
+
 // stored[begin .. begin + n) as S: in place, or widened in the buffer. While the buffer is worked on memory
 // would be idle, so what lies behind is asked for.
 template <class S>
@@ -84,19 +90,18 @@ constexpr int64_t kStreamBytes = 256;
 template <class S>
 constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
 
-// How such a loop cuts `count` elements at `out`: those before the first line, and those of whole blocks
-// behind them.
-template <class S>
-struct StreamedRow {
-  int64_t head, body;
-
-  StreamedRow(const S* out, int64_t count) {
-    const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
-    const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S));
-    head = missing < count ? missing : count;
-    body = (count - head) / kStreamBlock<S> * kStreamBlock<S>;
-  }
-};
+// Cuts n elements at `out` for such a loop: stream(begin, end) of whole blocks from the first line on,
+// plain(begin, end) of what lies before and behind.
+template <class S, class Plain, class Stream>
+ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
+  const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S)),
+                head = missing < n ? missing : n;
+  const int64_t end = head + (n - head) / kStreamBlock<S> * kStreamBlock<S>;
+  if (head > 0) plain(0, head);
+  stream(head, end);
+  if (end < n) plain(end, n);
+}
 
 // The same for any place and number.
 ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {

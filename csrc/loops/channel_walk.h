@@ -118,15 +118,15 @@ struct Span {
 
   template <class F, class S>
   static void walk_run(const F& formula, Row<S> row, int64_t count, bool streams) {
-    const auto plain = [&](const Row<S>& from, int64_t here) {
-      if (here > 0) walk_channel(formula, from.a, from.b, from.out, from.flags, here);
+    const auto plain = [&](int64_t begin, int64_t end) {
+      const Row<S> from = row.from(begin);
+      walk_channel(formula, from.a, from.b, from.out, from.flags, end - begin);
     };
-    if (!streams) return plain(row, count);
-    const StreamedRow<S> cut(row.out, count);
-    plain(row, cut.head);
-    row = row.from(cut.head);
-    stream_channel(formula, row.a, row.b, row.out, row.flags, cut.body);
-    plain(row.from(cut.body), count - cut.head - cut.body);
+    if (!streams) return plain(0, count);
+    walk_streamed(row.out, count, plain, [&](int64_t begin, int64_t end) {
+      const Row<S> from = row.from(begin);
+      stream_channel(formula, from.a, from.b, from.out, from.flags, end - begin);
+    });
   }
 
   // kRows rows of `count` channels.
@@ -138,16 +138,18 @@ struct Span {
   template <class F, class S>
   void walk_row(const T* const* from, const Row<S>& row, int64_t count, bool streams) const {
     if (!streams) return walk_rows<F, 1>(from, row, count);
-    const auto [head, body] = StreamedRow<S>(row.out, count);
-    const T* behind[2][kMostParams];
-    for (int k = 0; k < F::kParams; ++k) {
-      behind[0][k] = from[k] + head;
-      behind[1][k] = from[k] + head + body;
-    }
-    const Row<S> lines = row.from(head);
-    walk_rows<F, 1>(from, row, head);
-    stream_channels<F>(behind[0], lines.a, lines.b, lines.out, lines.flags, body);
-    walk_rows<F, 1>(behind[1], lines.from(body), count - head - body);
+    const T* at[kMostParams];
+    const auto params_at = [&](int64_t begin) {
+      for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
+      return at;
+    };
+    walk_streamed(
+        row.out, count,
+        [&](int64_t begin, int64_t end) { walk_rows<F, 1>(params_at(begin), row.from(begin), end - begin); },
+        [&](int64_t begin, int64_t end) {
+          const Row<S> lines = row.from(begin);
+          stream_channels<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
+        });
   }
 };
 

@@ -57,7 +57,7 @@ inline void load_tile(const Tile& tile, DType dtype, const void* stored, T* buff
     tile.for_runs(c, [&](int64_t index, int64_t lane, int64_t n) {
       load_row(dtype, stored, index, buffer + c * tile.stride + lane, n);
       // The next tile's, whose logits lie behind these.
-      fetch_lines(static_cast<const char*>(stored) + (index + n) * size_of(dtype), n * size_of(dtype));
+      fetch_elements(dtype, stored, index + n, n);
     });
   }
 }

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from onepass.nn import _composed, _kernels, _ops, _random
 from onepass.nn._derivative import apply, is_plain
-from onepass.nn._kinds import check_number, check_optional, check_tensor
+from onepass.nn._kinds import check_number, check_optional, check_probability, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
 __all__ = ["batch_norm"]
@@ -105,5 +105,4 @@ def _check(
             raise ValueError("batch_norm: running_mean and running_var must be given when not training, got None")
     if activation is not None and activation != "relu":
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
-    if not 0 <= dropout <= 1:
-        raise ValueError(f"batch_norm: dropout must be at least 0 and at most 1, got {dropout}")
+    check_probability("batch_norm", "dropout", dropout)

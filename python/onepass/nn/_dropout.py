@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from onepass import _native
 from onepass.nn import _random
 from onepass.nn._derivative import is_batched
-from onepass.nn._kinds import check_number, check_optional, check_tensor
+from onepass.nn._kinds import check_optional, check_probability, check_tensor
 
 __all__ = ["How", "dropout", "is_plain", "run"]
 
@@ -184,9 +184,7 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
 def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tensor | None) -> None:
     check_tensor(function, "input", input)
     check_optional(function, residual=residual)
-    check_number(function, "p", p)
-    if not 0 <= p <= 1:
-        raise ValueError(f"{function}: p must be at least 0 and at most 1, got {p}")
+    check_probability(function, "p", p)
     if scaling not in ("inverted", "test_time", "alpha"):
         raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
     if input.dtype not in _DTYPES:

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_generator", "check_integer", "check_number", "check_optional", "check_tensor"]
+__all__ = [
+    "check_generator",
+    "check_integer",
+    "check_number",
+    "check_optional",
+    "check_probability",
+    "check_tensor",
+]
 
 # What a compiler puts in the place of numbers that it does not know.
 _SYMBOLS = (torch.SymFloat, torch.SymInt)
@@ -25,6 +32,13 @@ def check_number(function: str, argument: str, value: Any) -> None:
             raise TypeError(f"{function}: {argument} must be a number, got {what}")
     elif not isinstance(value, (Real, *_SYMBOLS)):
         raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
+
+
+def check_probability(function: str, argument: str, value: Any) -> None:
+    """Raises TypeError unless the value is a number, ValueError unless it is from 0 to 1."""
+    check_number(function, argument, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{function}: {argument} must be at least 0 and at most 1, got {value}")
 
 
 def check_integer(function: str, argument: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from onepass.nn._batch_norm import batch_norm
 from onepass.nn._dropout import dropout
-from onepass.nn._kinds import check_number
+from onepass.nn._kinds import check_probability
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -44,9 +44,7 @@ class FusedBatchNorm(_BatchNorm):
             self.register_parameter("bias", None)
         if activation is not None and activation != "relu":
             raise ValueError(f"{type(self).__name__}: activation must be None or 'relu', got {activation!r}")
-        check_number(type(self).__name__, "dropout", dropout)
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{type(self).__name__}: dropout must be at least 0 and at most 1, got {dropout}")
+        check_probability(type(self).__name__, "dropout", dropout)
         self.activation = activation
         self.dropout = dropout
 

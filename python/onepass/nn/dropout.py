@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass.nn import _dropout_functional as functional
-from onepass.nn._kinds import check_number
+from onepass.nn._kinds import check_probability
 
 __all__ = [
     "OURS",
@@ -51,9 +51,7 @@ class _Scaled(DropoutModule):
     scaling: str = "inverted"
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, scaling: str = "inverted") -> None:
-        check_number(type(self).__name__, "p", p)
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p must be at least 0 and at most 1, got {p}")
+        check_probability(type(self).__name__, "p", p)
         if scaling not in ("inverted", "test_time"):
             raise ValueError(f"{type(self).__name__}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
         super().__init__(p, inplace)
@@ -90,9 +88,7 @@ class _Alpha(DropoutModule):
     """The dropouts that keep mean 0 and variance 1."""
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        check_number(type(self).__name__, "p", p)
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p must be at least 0 and at most 1, got {p}")
+        check_probability(type(self).__name__, "p", p)
         super().__init__(p, inplace)
 
     def forward(
