@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from onepass import _native
 from onepass.bench import dropout as bench
 from onepass.bench import harness
 from onepass.parity import dropout as parity
@@ -28,6 +29,29 @@ def test_a_case_is_timed_with_its_bytes_kept():
     assert result.bytes_moved == 5 * 400 * 8 * 4
     assert result.times.keys() == {"ours", "torch", "stream"}
     assert result.notes == ["kept for backward: ours 8 bytes in all, torch 4 bytes per element"]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15])
+@pytest.mark.parametrize("numel", [0, 1, 63, 64, 1000])
+def test_copy_probe_copies(numel, offset):
+    source, target = torch.randn(numel), torch.zeros(numel + offset + 3)
+    _native.core.copy(source, target[offset : offset + numel], 2)
+    assert torch.equal(target, torch.cat([torch.zeros(offset), source, torch.zeros(3)]))
+
+
+def test_copy_probe_is_beside_what_leaves_its_input():
+    """It moves the bytes that the operation has to; in place there is no copy to compare with."""
+    moved = []
+
+    def copy(source, target, threads):
+        moved.append(source.nbytes + target.nbytes)
+
+    cases = {case.name: case for case in bench.cases(CPU)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "core", type("Core", (), {"copy": staticmethod(copy)}))
+        cases["forward-bfloat16"].setup()["copy"]()
+    assert moved == [cases["forward-bfloat16"].bytes_moved]
+    assert "copy" not in cases["forward-inplace"].setup()
 
 
 def test_cases_without_bytes():

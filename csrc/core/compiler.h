@@ -54,3 +54,14 @@
 #else
 #define ONEPASS_LANES ONEPASS_INDEPENDENT
 #endif
+
+// Before a loop of few iterations whose values should not wander between registers.
+#if defined(__CUDACC__)
+#define ONEPASS_UNROLLED _Pragma("unroll")
+#elif defined(__clang__)
+#define ONEPASS_UNROLLED _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define ONEPASS_UNROLLED _Pragma("GCC unroll 16")
+#else
+#define ONEPASS_UNROLLED
+#endif

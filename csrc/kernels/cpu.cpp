@@ -56,6 +56,10 @@ void stream(const float* const* reads, int read_count, float* const* writes, int
   ONEPASS_CALL(stream(reads, read_count, writes, write_count, n, launch));
 }
 
+void copy(const float* from, float* to, int64_t n, const Launch& launch) {
+  ONEPASS_CALL(copy(from, to, n, launch));
+}
+
 void batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   ONEPASS_CALL(batch_norm_forward(op, launch));
 }

@@ -99,6 +99,8 @@ struct Decision {
 #define ONEPASS_DECLARE_STREAM                                                                             \
   void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n, \
               const Launch& launch)
+// to[0 .. n) = from[0 .. n), in as many parts: the bandwidth of what writes somewhere else than it reads.
+#define ONEPASS_DECLARE_COPY void copy(const float* from, float* to, int64_t n, const Launch& launch)
 
 // Writes y, mean, invstd, running_* and mask from x, weight, bias and residual.
 #define ONEPASS_DECLARE_BATCH_NORM_FORWARD void batch_norm_forward(const BatchNorm& op, const Launch& launch)
@@ -131,6 +133,7 @@ struct Decision {
   ONEPASS_DECLARE_CLAMP;                  \
   ONEPASS_DECLARE_GATHER_STATISTICS;      \
   ONEPASS_DECLARE_STREAM;                 \
+  ONEPASS_DECLARE_COPY;                   \
   ONEPASS_DECLARE_BATCH_NORM_FORWARD;     \
   ONEPASS_DECLARE_BATCH_NORM_INFERENCE;   \
   ONEPASS_DECLARE_BATCH_NORM_BACKWARD;    \

@@ -42,55 +42,60 @@ ONEPASS_HD uint64_t equal_bytes(const uint8_t* bytes, uint8_t wanted) {
   return found;
 }
 
-// decided[k]: 255 if the second draw of element[k] keeps it, else `dropped`.
-ONEPASS_WALK inline void draw_second(const math::Dropout dropout, const uint64_t* __restrict element,
-                                     uint8_t dropped, uint8_t* __restrict decided) {
-  alignas(64) uint32_t words[4 * kTiesAtOnce];
-  draw_numbered<kTiesAtOnce / kBlockLanes>(element, math::kSecondDraw[0], math::kSecondDraw[1], dropout.seed,
-                                           words);
-  // No choice: as a branch it would be mispredicted every other time.
-  for (int k = 0; k < kTiesAtOnce; ++k) {
-    decided[k] = uint8_t(dropped | (dropout.keeps_tie(words[4 * k]) * 255));
-  }
+ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) flags[i] = drawn[i] >= bound ? 1 : 0;
 }
 
-// Decides ties among `count` draws of whole batches: a draw becomes 255 or 0, so that comparing it with the
-// bound that is returned tells whether its element is kept. number(i): of the element that drawn[i] is of.
-// drawn has one byte more, for writes that do not count.
+// flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places of
+// ties and needs room for n. Returns how many there are. flags may be drawn.
+ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n,
+                                      int32_t* __restrict at) {
+  int ties = 0;
+  for (int64_t i = 0; i < n; i += 64) {
+    uint64_t found = equal_bytes(drawn + i, bound);
+    ONEPASS_INDEPENDENT
+    for (int64_t k = i; k < i + 64; ++k) flags[k] = drawn[k] >= bound ? 1 : 0;
+    // One without a branch; there are rarely more.
+    at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
+    ties += found != 0;
+    for (found &= found - 1; found; found &= found - 1) at[ties++] = int32_t(i) + __builtin_ctzll(found);
+  }
+  return ties;
+}
+
+// flags[at[k]]: whether the second draw of element[k] keeps it.
+ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t* __restrict element,
+                                     const int32_t* __restrict at, uint8_t* __restrict flags) {
+  alignas(64) uint64_t word[kTiesAtOnce];
+  draw_words_0<kTiesAtOnce / kBlockLanes>(element, math::kSecondDraw[0], math::kSecondDraw[1], dropout.seed,
+                                          word);
+  // No choice: as a branch it would be mispredicted every other time.
+  uint8_t kept[kTiesAtOnce];
+  for (int k = 0; k < kTiesAtOnce; ++k) kept[k] = dropout.keeps_tie(uint32_t(word[k])) ? 1 : 0;
+  for (int k = 0; k < kTiesAtOnce; ++k) flags[at[k]] = kept[k];
+}
+
+// flags[i]: whether drawn[i], a first draw, and where it is a tie the second one, keep its element; `count`: of
+// whole batches. number(i): of the element that drawn[i] is of. flags may be drawn.
 template <class Number>
-inline uint8_t decide_ties(const math::Dropout& dropout, uint8_t* drawn, int64_t count,
-                           const Number& number) {
-  const uint8_t tie = uint8_t(dropout.first);
-  if (!dropout.has_ties()) return tie;
-  // A kept tie must lie at the bound or above, a dropped one below.
-  const uint8_t bound = tie < 255 ? uint8_t(tie + 1) : 255, dropped = tie < 255 ? tie : 0;
+inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
+                   uint8_t* flags) {
+  const uint8_t bound = uint8_t(dropout.first);
+  if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
   constexpr int64_t kPart = 2048;
   for (int64_t begin = 0; begin < count; begin += kPart) {
-    const int64_t end = begin + kPart < count ? begin + kPart : count;
+    const int64_t n = begin + kPart < count ? kPart : count - begin;
     int32_t at[kPart + kTiesAtOnce];
-    int ties = 0;
-    for (int64_t i = begin; i < end; i += 64) {
-      uint64_t found = equal_bytes(drawn + i, tie);
-      // One without a branch; there are rarely more.
-      at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
-      ties += found != 0;
-      for (found &= found - 1; found; found &= found - 1) at[ties++] = int32_t(i) + __builtin_ctzll(found);
-    }
-    for (int k = 0; k < kTiesAtOnce; ++k) at[ties + k] = int32_t(count);  // the byte that does not count
+    const int ties = compare_draws(drawn + begin, bound, flags + begin, n, at);
+    // The last one again and again: it is decided alike.
+    for (int32_t *k = at + ties, *end = k + kTiesAtOnce; k < end && ties > 0; ++k) *k = at[ties - 1];
     for (int t = 0; t < ties; t += kTiesAtOnce) {
       alignas(64) uint64_t element[kTiesAtOnce];
-      uint8_t decided[kTiesAtOnce];
-      for (int k = 0; k < kTiesAtOnce; ++k) element[k] = number(at[t + k]);
-      draw_second(dropout, element, dropped, decided);
-      for (int k = 0; k < kTiesAtOnce; ++k) drawn[at[t + k]] = decided[k];
+      for (int k = 0; k < kTiesAtOnce; ++k) element[k] = number(begin + at[t + k]);
+      decide_ties(dropout, element, at + t, flags + begin);
     }
   }
-  return bound;
-}
-
-ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* kept, int64_t n) {
-  ONEPASS_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) kept[i] = drawn[i] >= bound ? 1 : 0;
 }
 
 struct Nothing {
@@ -108,16 +113,17 @@ inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uin
   }
   constexpr int64_t kPart = 2048 + kDrawsAtOnce;
   static_assert(kPart % kDrawsAtOnce == 0, "whole batches");
-  alignas(64) uint8_t drawn[kPart + 64];
+  alignas(64) uint8_t drawn[kPart];
   for (int64_t i = 0; i < n;) {
     const int64_t skip = (first + i) % kEach, begin = first + i - skip;
     const int64_t here = kPart - skip < n - i ? kPart - skip : n - i;
     const int64_t count = (skip + here + kDrawsAtOnce - 1) / kDrawsAtOnce * kDrawsAtOnce;
     draw_blocks_from(uint64_t(begin / kEach), math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed,
                      count / kDrawsAtOnce, beside, reinterpret_cast<uint32_t*>(drawn));
-    const uint8_t bound =
-        decide_ties(dropout, drawn, count, [&](int32_t at) { return uint64_t(begin + at); });
-    compare_row(drawn + skip, bound, kept + i, here);
+    const bool fits = here == count;
+    uint8_t* flags = fits ? kept + i : drawn;
+    decide(dropout, drawn, count, [&](int64_t at) { return uint64_t(begin + at); }, flags);
+    if (!fits) std::memcpy(kept + i, drawn + skip, size_t(here));
     i += here;
   }
 }
@@ -139,21 +145,19 @@ class BlockDraws {
     }
   }
   void flush() {
-    alignas(64) uint8_t drawn[kDrawsAtOnce + 64];
+    alignas(64) uint8_t drawn[kDrawsAtOnce];
     for (int b = count_; b < kBlocksAtOnce; ++b) block_[b] = 0;
-    uint8_t bound = 1;
     if (dropout_.drops_all()) {
       std::memset(drawn, 0, kDrawsAtOnce);
     } else if (count_ > 0) {
       draw_first(dropout_, block_, reinterpret_cast<uint32_t*>(drawn));
-      bound = decide_ties(dropout_, drawn, kDrawsAtOnce, [this](int32_t at) {
-        return block_[at / kEach % kBlocksAtOnce] * kEach + uint64_t(at % kEach);
-      });
+      const auto number = [this](int64_t at) { return block_[at / kEach] * kEach + uint64_t(at % kEach); };
+      decide(dropout_, drawn, kDrawsAtOnce, number, drawn);
     }
     for (int b = 0; b < count_; ++b) {
       const Target& target = target_[b];
       for (int k = target.begin; k < target.end; ++k) {
-        target.to[k * width_] = drawn[b * kEach + k] >= bound ? 1 : 0;
+        target.to[k * width_] = drawn[b * kEach + k];
       }
     }
     count_ = 0;

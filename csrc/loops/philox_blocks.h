@@ -35,7 +35,7 @@ struct BlockWords {
 
 ONEPASS_HD BlockWords operator>>(BlockWords a, int by) { return {a.lanes >> by}; }
 ONEPASS_HD BlockWords operator^(BlockWords a, BlockWords b) { return {a.lanes ^ b.lanes}; }
-ONEPASS_HD BlockWords operator^(BlockWords a, uint64_t b) { return {a.lanes ^ b}; }
+ONEPASS_HD BlockWords operator+(BlockWords a, uint64_t b) { return {a.lanes + b}; }
 ONEPASS_HD BlockWords low_product(BlockWords a, uint32_t constant) {
 #if defined(__AVX512F__)
   // With a mask of all lanes: without one GCC 12 warns of its own header.
@@ -46,7 +46,7 @@ ONEPASS_HD BlockWords low_product(BlockWords a, uint32_t constant) {
   return {(BlockWords::Lanes)_mm_mul_epu32((__m128i)a.lanes, _mm_set1_epi64x(constant))};
 #endif
 }
-ONEPASS_HD BlockWords same_word(uint32_t word) { return {BlockWords::Lanes{} + word}; }
+ONEPASS_HD void set_words(BlockWords& words, uint32_t word) { words.lanes = BlockWords::Lanes{} + word; }
 
 // words[4 b + w] = word w of the block in lane b.
 ONEPASS_HD void store_words(BlockWords c0, BlockWords c1, BlockWords c2, BlockWords c3, uint32_t* words) {
@@ -73,8 +73,6 @@ ONEPASS_HD void store_words(BlockWords c0, BlockWords c1, BlockWords c2, BlockWo
 constexpr int kBlockLanes = 1, kBlockVectors = 16;
 using BlockWords = uint64_t;
 
-ONEPASS_HD uint64_t same_word(uint32_t word) { return word; }
-
 ONEPASS_HD void store_words(uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3, uint32_t* words) {
   words[0] = uint32_t(c0);
   words[1] = uint32_t(c1);
@@ -86,21 +84,37 @@ ONEPASS_HD void store_words(uint64_t c0, uint64_t c1, uint64_t c2, uint64_t c3, 
 
 constexpr int kBlocksAtOnce = kBlockLanes * kBlockVectors;
 
+// c[w][v]: word w of the blocks number[v * kBlockLanes ..), of Philox of (number, c2, c3).
+template <int kVectors>
+ONEPASS_HD void run_numbered(const uint64_t* number, uint32_t c2, uint32_t c3, uint64_t key,
+                             BlockWords (&c)[4][kVectors]) {
+  for (int v = 0; v < kVectors; ++v) {
+    std::memcpy(&c[0][v], number + v * kBlockLanes, sizeof(BlockWords));
+    c[1][v] = c[0][v] >> 32;
+    set_words(c[2][v], c2);
+    set_words(c[3][v], c3);
+  }
+  philox_rounds(c, key);
+}
+
 // words[4 b .. 4 b + 3] = Philox of (number[b], c2, c3), 0 <= b < kVectors * kBlockLanes.
 template <int kVectors = kBlockVectors>
 ONEPASS_HD void draw_numbered(const uint64_t* number, uint32_t c2, uint32_t c3, uint64_t key,
                               uint32_t* words) {
   BlockWords c[4][kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    std::memcpy(&c[0][v], number + v * kBlockLanes, sizeof(BlockWords));
-    c[1][v] = c[0][v] >> 32;
-    c[2][v] = same_word(c2);
-    c[3][v] = same_word(c3);
-  }
-  philox_rounds(c, key);
+  run_numbered(number, c2, c3, key, c);
   for (int v = 0; v < kVectors; ++v) {
     store_words(c[0][v], c[1][v], c[2][v], c[3][v], words + 4 * kBlockLanes * v);
   }
+}
+
+// word[b]: word 0 alone, in the low half.
+template <int kVectors>
+ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, uint64_t key,
+                             uint64_t* word) {
+  BlockWords c[4][kVectors];
+  run_numbered(number, c2, c3, key, c);
+  std::memcpy(word, c[0], sizeof c[0]);
 }
 
 // The same of the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): what is to be

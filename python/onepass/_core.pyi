@@ -213,3 +213,6 @@ def write_scaled(
 
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""
+
+def copy(source: Any, target: Any, threads: int) -> None:
+    """A plain loop that copies one float32 array to another, past the caches: the bandwidth of a copy."""

@@ -1,7 +1,8 @@
 """Dropout in training beside torch's: forward, forward with backward, with a residual.
 
 Competitors: ``ours``; ``torch``, the same by torch.nn.functional; ``stream``, a plain loop that moves as many
-bytes as the operation has to: x and y forward, dy and dx backward, a residual once (its gradient is dy itself).
+bytes as the operation has to: x and y forward, dy and dx backward, a residual once (its gradient is dy itself);
+``copy``, forward alone, a plain copy of x, past the caches: "theirs/ours" is our share of its bandwidth.
 ``compile`` is torch's functions under torch.compile. The cases ``forward-bfloat16-beside-float32`` time ours in
 bfloat16 beside ours in float32 (``float32``) instead: elements per second.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 import onepass.nn
 from onepass.bench.harness import OURS, STREAM, Case, Step, repeated
 from onepass.bench.memory import kept_bytes, touch_heap
-from onepass.bench.optim import probe
+from onepass.bench.optim import copy_probe, probe
 
 # More than any competitor has at a time.
 _HEAP_TENSORS = 8
@@ -128,11 +129,14 @@ def _case(work: Work, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         tensors = _Tensors(work, device)
         touch_heap(tensors.x, _HEAP_TENSORS)
-        return {
+        competitors = {
             OURS: tensors.step(tensors.ours),
             "torch": tensors.step(tensors.torchs),
             STREAM: probe(work.bytes_moved, 1, device),
         }
+        if not work.backward and not work.inplace:
+            competitors["copy"] = copy_probe(work.bytes_moved, device)
+        return competitors
 
     def compiled() -> Step:
         tensors = _Tensors(work, device)

@@ -141,3 +141,15 @@ def probe(total: int, writes: int, device: torch.device) -> Step:
     numel = total // (1 + 2 * writes) // 4
     arrays = [torch.randn(numel + i * _STAGGER)[i * _STAGGER :] for i in range(1 + writes)]
     return lambda: _native.core.stream(arrays[:1], arrays[1:], torch.get_num_threads())
+
+
+def copy_probe(total: int, device: torch.device) -> Step:
+    """The bandwidth of a copy: one array read and another written, `total` bytes together.
+
+    What leaves its input as it is cannot be faster; `probe` can, which updates in place.
+    """
+    if device.type == "cuda":
+        return probe(total, 1, device)
+    numel = total // 2 // 4
+    source, target = torch.randn(numel), torch.zeros(numel)
+    return lambda: _native.core.copy(source, target, torch.get_num_threads())
