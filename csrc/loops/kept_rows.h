@@ -47,8 +47,8 @@ ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_
   for (int64_t i = 0; i < n; ++i) flags[i] = drawn[i] >= bound ? 1 : 0;
 }
 
-// flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places of
-// ties and needs room for n. Returns how many there are. flags may be drawn.
+// flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places
+// of ties and needs room for n. Returns how many there are. flags may be drawn.
 ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n,
                                       int32_t* __restrict at) {
   int ties = 0;
@@ -76,8 +76,8 @@ ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t
   for (int k = 0; k < kTiesAtOnce; ++k) flags[at[k]] = kept[k];
 }
 
-// flags[i]: whether drawn[i], a first draw, and where it is a tie the second one, keep its element; `count`: of
-// whole batches. number(i): of the element that drawn[i] is of. flags may be drawn.
+// flags[i]: whether drawn[i], a first draw, and where it is a tie the second one, keep its element; `count`:
+// of whole batches. number(i): of the element that drawn[i] is of. flags may be drawn.
 template <class Number>
 inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
                    uint8_t* flags) {
