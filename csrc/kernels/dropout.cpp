@@ -46,16 +46,14 @@ ONEPASS_WALK void drop_elements(const F formula, const S* x, const S* residual, 
   drop_run(formula, x, residual, kept, y, n);
 }
 
-// The same past the caches. y begins a line; n is a multiple of kStreamBlock.
+// The same past the caches: whole lines.
 template <class F, class S>
 ONEPASS_WALK void stream_elements(const F formula, const S* __restrict x, const S* __restrict residual,
                                   const uint8_t* __restrict kept, S* __restrict y, int64_t n) {
-  constexpr int64_t kBlock = kStreamBlock<S>;
-  for (int64_t i = 0; i < n; i += kBlock) {
-    alignas(64) S block[kBlock];
-    drop_run(formula, x + i, F::kReadsResidual ? residual + i : residual, kept + i, block, kBlock);
-    stream_lines(y + i, block, kStreamBytes);
-  }
+  stream_blocks(y, n, [&](int64_t begin, S* __restrict block, auto count) {
+    const S* other = F::kReadsResidual ? residual + begin : residual;
+    drop_run(formula, x + begin, other, kept + begin, block, count);
+  });
 }
 
 // Reading, drawing and writing one after the other would leave memory idle while draws are made. So while a

@@ -61,8 +61,8 @@ struct CopyWork {
   int next;
 };
 
-// Past the caches where that can be said: a line that is written whole need not be read first. Wider stores are
-// no faster, 256 bytes at a time are (docs/decisions.md).
+// Past the caches where that can be said: a line that is written whole need not be read first. Wider stores
+// are no faster, 256 bytes at a time are (docs/decisions.md).
 void copy_part(const float* from, float* to, int64_t n) {
   int64_t i = 0;
 #if defined(__SSE2__)

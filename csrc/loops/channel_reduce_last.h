@@ -41,7 +41,8 @@ struct RepeatedParams {
   }
 };
 
-// Rows of elements `stride` apart.
+// Rows of elements `stride` apart. No larger: what does not fit two registers is passed in memory, and its
+// loads wait for all stores before them.
 template <class S>
 struct RowGroup {
   const S* data;
@@ -73,6 +74,22 @@ inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t ro
   return {buffer, width};
 }
 
+// Elements begin .. end of kSteps rows, `step` elements apart, added to one lane each.
+template <class Sums, int kSteps, class S, class T>
+ONEPASS_HD void add_elements(const T* const* params, const S* x, int64_t x_step, const S* g, int64_t g_step,
+                             int64_t begin, int64_t end, T* __restrict s1, T* __restrict s2) {
+  ONEPASS_INDEPENDENT
+  for (int64_t i = begin; i < end; ++i) {
+    const Sums sums = formula_at<Sums>(params, i);
+    T a = s1[i], b = s2[i];
+    for (int j = 0; j < kSteps; ++j) {
+      sums.add(widen(x[i + j * x_step]), Sums::kGrad ? widen(g[i + j * g_step]) : T(0), a, b);
+    }
+    s1[i] = a;
+    s2[i] = b;
+  }
+}
+
 // Adds kSteps times `rows` rows of n elements to `rows` lanes that follow each other in s1 and s2; `step`
 // elements lie between the rows of one lane.
 template <class Sums, int kSteps, class S, class T>
@@ -84,18 +101,44 @@ ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step
     const S* xr = x.data + r * x.stride;
     const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
     for (int j = 0; j < kSteps; ++j) fetch_chosen<Sums>(gr + j * g_step, n);
-    ONEPASS_INDEPENDENT
-    for (int64_t i = 0; i < n; ++i) {
-      const Sums sums = formula_at<Sums>(p, i);
-      T a = s1[i], b = s2[i];
+    add_elements<Sums, kSteps>(p, xr, x_step, gr, g_step, 0, n, s1, s2);
+    s1 += n;
+    s2 += n;
+  }
+}
+
+// Rows between an element that is added and one that is asked for.
+constexpr int64_t kRowsAhead = 4;
+
+// The same of rows as they are stored. Pieces of memory so short and so far from each other are no stream
+// that the processor knows to fetch: they are asked for.
+template <class Sums, int kSteps, class S, class T>
+ONEPASS_WALK void add_rows_ahead(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
+                                 int64_t g_step, int64_t rows, int64_t n, T* __restrict s1,
+                                 T* __restrict s2) {
+  constexpr int64_t kPart = 64;
+  const T* p[Sums::kParams];
+  for (int k = 0; k < Sums::kParams; ++k) p[k] = params[k];
+  int64_t later = kRowsAhead % rows, steps = kRowsAhead / rows * kSteps;
+  for (int64_t r = 0; r < rows; ++r) {
+    const S* xr = x.data + r * x.stride;
+    const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
+    const S* x_later = x.data + later * x.stride + steps * x_step;
+    const S* g_later = Sums::kGrad ? g.data + later * g.stride + steps * g_step : nullptr;
+    for (int64_t i = 0, end; i < n; i = end) {
+      end = i + kPart < n ? i + kPart : n;
       for (int j = 0; j < kSteps; ++j) {
-        sums.add(widen(xr[i + j * x_step]), Sums::kGrad ? widen(gr[i + j * g_step]) : T(0), a, b);
+        fetch_lines(x_later + j * x_step + i, (end - i) * int64_t(sizeof(S)));
+        if (Sums::kGrad) fetch_lines(g_later + j * g_step + i, (end - i) * int64_t(sizeof(S)));
       }
-      s1[i] = a;
-      s2[i] = b;
+      add_elements<Sums, kSteps>(p, xr, x_step, gr, g_step, i, end, s1, s2);
     }
     s1 += n;
     s2 += n;
+    if (++later == rows) {
+      later = 0;
+      steps += kSteps;
+    }
   }
 }
 
@@ -132,18 +175,24 @@ struct LastLanes {
   }
 };
 
-// Adds `rows` <= kGroup rows, the first of which goes to lane 0.
+// Bytes asked for at a time at most: beyond, asking takes longer than the processor's own fetching (probe).
+constexpr int64_t kMostAsked = 4096;
+
+// Adds `rows` <= kGroup rows, the first of which goes to lane 0. stored: they lie in memory, with others
+// behind.
 template <class Sums, class S, class T>
-inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGroup<S>& g, int64_t rows,
-                      int64_t at_once, LastLanes<T>& lanes) {
+inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGroup<S>& g, bool stored,
+                      int64_t rows, int64_t at_once, LastLanes<T>& lanes) {
   const int64_t width = lanes.width, n = at_once * width, x_step = kRowLanes * x.stride,
                 g_step = kRowLanes * g.stride;
   const auto longer = [&](const RowGroup<S>& group) {
     return RowGroup<S>{group.data, group.stride * at_once};
   };
   if (rows == kGroup) {
-    return add_rows<Sums, kStepsAtOnce>(params, longer(x), x_step, longer(g), g_step, kRowLanes / at_once, n,
-                                        lanes.s1, lanes.s2);
+    const int64_t asked = kStepsAtOnce * n * int64_t(sizeof(S)) * (Sums::kGrad ? 2 : 1);
+    const bool asks = stored && asked <= kMostAsked;
+    const auto add = asks ? &add_rows_ahead<Sums, kStepsAtOnce, S, T> : &add_rows<Sums, kStepsAtOnce, S, T>;
+    return add(params, longer(x), x_step, longer(g), g_step, kRowLanes / at_once, n, lanes.s1, lanes.s2);
   }
   for (int64_t row = 0; row < rows; row += kRowLanes) {
     const int64_t here = rows - row < kRowLanes ? rows - row : kRowLanes, whole = here / at_once;
@@ -182,6 +231,7 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
     for (int k = 0; k < Sums::kParams; ++k) formula[k] = params[k];
     repeated.fill(Sums::kParams, formula, width, at_once);
   }
+  const bool stored = stored_as(in.dtype, S{}) && !(Sums::kGrad && in.passing.asks());
   const RowRange all = in.shape.tile(tile);
   for (int64_t segment = all.begin; segment < all.end;) {
     const int64_t end = in.shape.segment_end(segment, all);
@@ -196,7 +246,7 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
           repeated.fill(Sums::kParams, formula, width, at_once);
         }
       }
-      add_group<Sums>(repeated.at, x, g, rows, at_once, lanes);
+      add_group<Sums>(repeated.at, x, g, stored, rows, at_once, lanes);
       if ((row + kGroup - segment) % kLaneBlock == 0 || row + kGroup >= end) {
         lanes.widen();
       }

@@ -85,21 +85,40 @@ ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
 #endif
 }
 
-// What loops store past the caches at a time.
+// What loops store past the caches at a time; less where it is the end.
 constexpr int64_t kStreamBytes = 256;
 template <class S>
 constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+template <class S>
+constexpr int64_t kStreamLine = kLine / int64_t(sizeof(S));
 
-// Cuts n elements at `out` for such a loop: stream(begin, end) of whole blocks from the first line on,
-// plain(begin, end) of what lies before and behind.
+// out[0 .. n) past the caches, n a number of whole lines: fill(begin, block, count) writes elements begin ..
+// begin + count, a number that the compiler knows, to block.
+template <class S, class Fill>
+ONEPASS_HD void stream_blocks(S* out, int64_t n, const Fill& fill) {
+  int64_t i = 0;
+  for (; i + kStreamBlock<S> <= n; i += kStreamBlock<S>) {
+    alignas(64) S block[kStreamBlock<S>];
+    fill(i, block, std::integral_constant<int64_t, kStreamBlock<S>>{});
+    stream_lines(out + i, block, kStreamBytes);
+  }
+  for (; i < n; i += kStreamLine<S>) {
+    alignas(64) S block[kStreamLine<S>];
+    fill(i, block, std::integral_constant<int64_t, kStreamLine<S>>{});
+    stream_lines(out + i, block, kLine);
+  }
+}
+
+// Cuts n elements at `out` for such a loop: stream(begin, end) of whole lines, plain(begin, end) of what lies
+// before and behind.
 template <class S, class Plain, class Stream>
 ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
   const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S)),
                 head = missing < n ? missing : n;
-  const int64_t end = head + (n - head) / kStreamBlock<S> * kStreamBlock<S>;
+  const int64_t end = head + (n - head) / kStreamLine<S> * kStreamLine<S>;
   if (head > 0) plain(0, head);
-  stream(head, end);
+  if (head < end) stream(head, end);
   if (end < n) plain(end, n);
 }
 

@@ -28,17 +28,16 @@ ONEPASS_WALK void walk_channel(const F formula, const S* __restrict a, const S* 
   for (int64_t i = 0; i < n; ++i) walk_element(formula, a, b, out[i], flags, i);
 }
 
-// The same past the caches. out begins a line; n is a multiple of kStreamBlock.
+// The same past the caches: whole lines.
 template <class F, class S>
 ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S* __restrict b,
                                  S* __restrict out, uint8_t* __restrict flags, int64_t n) {
-  for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
-    alignas(64) S block[kStreamBlock<S>];
-    fetch_chosen<F>(b + i, kStreamBlock<S>);
+  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+    constexpr int64_t kCount = count;
+    fetch_chosen<F>(b + begin, kCount);
     ONEPASS_INDEPENDENT
-    for (int64_t k = 0; k < kStreamBlock<S>; ++k) walk_element(formula, a, b, block[k], flags, i + k);
-    stream_lines(out + i, block, kStreamBytes);
-  }
+    for (int64_t k = 0; k < kCount; ++k) walk_element(formula, a, b, block[k], flags, begin + k);
+  });
 }
 
 // kRows rows of n channels, `period` elements apart, which share the loads of their parameters.
@@ -57,21 +56,20 @@ ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, c
   }
 }
 
-// One row past the caches. out begins a line; n is a multiple of kStreamBlock.
+// One row past the caches: whole lines.
 template <class F, class S, class T>
 ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
                                   S* __restrict out, uint8_t* __restrict flags, int64_t n) {
   const T* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
-  for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
-    alignas(64) S block[kStreamBlock<S>];
-    fetch_chosen<F>(b + i, kStreamBlock<S>);
+  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+    constexpr int64_t kCount = count;
+    fetch_chosen<F>(b + begin, kCount);
     ONEPASS_INDEPENDENT
-    for (int64_t k = 0; k < kStreamBlock<S>; ++k) {
-      walk_element(formula_at<F>(p, i + k), a, b, block[k], flags, i + k);
+    for (int64_t k = 0; k < kCount; ++k) {
+      walk_element(formula_at<F>(p, begin + k), a, b, block[k], flags, begin + k);
     }
-    stream_lines(out + i, block, kStreamBytes);
-  }
+  });
 }
 
 // At most kChannelRow elements that follow each other in memory, and which of them pass (not filled if nobody

@@ -243,19 +243,16 @@ struct LabelGradients {
   }
 };
 
-// The same with the labels from class `begin` on, past the caches. out begins a line; n is a multiple of
-// kStreamBlock.
+// The same with the labels from class `begin` on, past the caches: whole lines.
 template <bool kSoftmax, math::Share kShare, class S, class T>
 ONEPASS_WALK void stream_classes(const math::RowGradient<T> row, const LabelGradients<S>& labels,
                                  int64_t begin, const S* __restrict x, const T* __restrict w,
                                  S* __restrict out, int64_t n) {
-  for (int64_t i = 0; i < n; i += kStreamBlock<S>) {
-    alignas(64) S block[kStreamBlock<S>];
-    fetch_ahead(x + i, kStreamBytes);
-    walk_run<kSoftmax, kShare>(row, x + i, w + i, block, kStreamBlock<S>);
-    labels.store(begin + i, kStreamBlock<S>, block);
-    stream_lines(out + i, block, kStreamBytes);
-  }
+  stream_blocks(out, n, [&](int64_t i, S* __restrict block, auto count) {
+    fetch_ahead(x + i, count * int64_t(sizeof(S)));
+    walk_run<kSoftmax, kShare>(row, x + i, w + i, block, count);
+    labels.store(begin + i, count, block);
+  });
 }
 
 template <class T>
