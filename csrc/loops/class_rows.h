@@ -123,6 +123,7 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
     own.merge(second);
   }
   for (; i + kClassLanes <= n; i += kClassLanes) {
+    fetch_ahead(x + i, kClassLanes * int64_t(sizeof(S)));
     ONEPASS_LANES
     for (int l = 0; l < kClassLanes; ++l) own.add(term, l, widen(x[i + l]), kGiven ? w[i + l] : T(0));
   }
