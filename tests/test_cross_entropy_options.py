@@ -188,6 +188,35 @@ def test_a_label_beyond_the_classes_stops_cuda_code(monkeypatch, capfd):
     assert "cross_entropy: target must be 0 to 3 or ignore_index, got 9 in row 1" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("logits", "others"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float16),
+    ],
+    ids=str,
+)
+def test_narrower_weights_and_probabilities_are_widened(backend, logits, others):
+    """torch takes such probabilities, and under autocast such weights."""
+    x = torch.randn(5, 7).to(backend.device, logits)
+    y = torch.rand(5, 7).softmax(1).to(backend.device, others).requires_grad_()
+    weight = torch.rand(7).to(backend.device, others)
+    wide = torch.float64 if logits == torch.float64 else torch.float32
+    loss = cross_entropy(x, y, weight=weight, label_smoothing=0.1)
+    again = cross_entropy(x, y.to(wide), weight=weight.to(wide), label_smoothing=0.1)
+    assert torch.equal(loss, again)
+    found, wanted = (torch.autograd.grad(value, y)[0] for value in (loss, again))
+    assert found.dtype == others
+    assert torch.equal(found, wanted)
+    labels = torch.arange(5, device=backend.device)
+    assert torch.equal(cross_entropy(x, labels, weight), cross_entropy(x, labels, weight.to(wide)))
+    # torch smooths in the narrow dtype.
+    theirs = F.cross_entropy(x.to(wide), y.to(wide), weight=weight.to(wide), label_smoothing=0.1)
+    torch.testing.assert_close(loss, theirs)
+
+
 _X, _T = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
 _Y = torch.full((3, 4), 0.25)
 
@@ -198,15 +227,16 @@ _Y = torch.full((3, 4), 0.25)
         (TypeError, "input must be torch.float32, .*, got torch.int64", (_X.long(), _T), {}),
         (ValueError, r"input must be \(C,\), \(N, C\) or \(N, C, d1, ...\), got a scalar", (_X[0, 0], _T[0]), {}),
         (ValueError, "target must be on cpu like input, got meta", (_X, _T.to("meta")), {}),
-        (TypeError, "target of probabilities must be torch.float32, got torch.float64", (_X, _Y.double()), {}),
-        (TypeError, "target of probabilities must be torch.bfloat16 or torch.float32, got torch.int64",
+        (TypeError, "target of probabilities must be torch.float32 or a narrower .*, got torch.float64",
+         (_X, _Y.double()), {}),
+        (TypeError, "target of probabilities must be torch.float32 .* input of torch.bfloat16, got torch.int64",
          (_X.bfloat16(), _Y.long()), {}),
         (ValueError, "ignore_index must be negative with probabilities, got 2", (_X, _Y), {"ignore_index": 2}),
         (ValueError, r"weight must have shape \(4,\), got \(3,\)", (_X, _T, torch.ones(3)), {}),
-        (TypeError, "weight must be torch.float32 like input, got torch.float64",
+        (TypeError, "weight must be torch.float32 or a narrower .*, got torch.float64",
          (_X, _T, torch.ones(4).double()), {}),
-        (TypeError, "weight must be torch.bfloat16 or torch.float32 like input, got torch.float16",
-         (_X.bfloat16(), _T, torch.ones(4).half()), {}),
+        (TypeError, "weight must be torch.float64 or a narrower floating dtype .*, got torch.int32",
+         (_X.double(), _T, torch.ones(4).int()), {}),
         (ValueError, "weight must not require a gradient", (_X, _T, torch.ones(4, requires_grad=True)), {}),
         (ValueError, "reduction must be 'none', 'mean' or 'sum', got 'avg'", (_X, _T), {"reduction": "avg"}),
         (ValueError, "label_smoothing must be 0 to 1, got 1.5", (_X, _T), {"label_smoothing": 1.5}),

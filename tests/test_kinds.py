@@ -86,3 +86,19 @@ def test_no_generator(value):
 def test_no_share_of_two_labels(value):
     with pytest.raises(TypeError, match=r"^cross_entropy: lam must be a number, got "):
         cross_entropy(target2=TARGET, lam=value)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [(call, argument) for call, _, arguments in TENSORS for argument in arguments if "running" not in argument],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_no_dense_tensor(call, argument):
+    """Named, and before a seed is drawn."""
+    shape = {"weight": (10,), "bias": (10,), "target2": (4,)}.get(argument, (4, 10))
+    beside = {"lam": 0.5} if argument == "target2" else {}
+    value = torch.ones(shape, dtype=torch.int64 if argument == "target2" else None).to_sparse()
+    before = torch.get_rng_state()
+    with pytest.raises(TypeError, match=f"{call.__name__}: {argument} must be (dense|a dense tensor with memory)"):
+        call(**{argument: value}, **beside)
+    assert torch.equal(torch.get_rng_state(), before)

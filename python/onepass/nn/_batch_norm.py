@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from onepass.nn import _composed, _kernels, _ops, _random
 from onepass.nn._derivative import apply, is_plain
-from onepass.nn._kinds import check_number, check_optional, check_probability, check_tensor
+from onepass.nn._kinds import check_dense, check_number, check_optional, check_probability, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
 __all__ = ["batch_norm"]
@@ -54,10 +54,15 @@ def batch_norm(
         return _composed.forward(
             input, running_mean, running_var, weight, bias, residual, training, factor, eps, activation
         )
+    try:
+        input = dense(input)
+        if residual is not None:
+            residual = in_layout_of(residual, input)
+    except RuntimeError:
+        # Asked only now: a call on a small tensor would notice.
+        check_dense("batch_norm", input=input, residual=residual)
+        raise
     drawn = _random.seed_for("batch_norm", input, generator, seed) if dropout else None
-    input = dense(input)
-    if residual is not None:
-        residual = in_layout_of(residual, input)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
     if compiling or not (is_plain(input, weight) and is_plain(input, bias)) or _negative(residual, *rest[:2]):
         return _ops.batch_norm(input, weight, bias, residual, *rest)

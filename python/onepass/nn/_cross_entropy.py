@@ -13,7 +13,7 @@ from onepass import _native
 from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
 from onepass.nn._derivative import is_plain
 from onepass.nn._kernels import statistics_dtype
-from onepass.nn._kinds import check_integer, check_number, check_optional, check_tensor
+from onepass.nn._kinds import check_dense, check_integer, check_number, check_optional, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 from onepass.nn._loss_derivative import CrossEntropyFunction
 
@@ -71,8 +71,10 @@ def cross_entropy(
     """`functional.cross_entropy` behind the handling of torch's own arguments."""
     is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     _check_second(input, target, is_dense, target2, lam)
+    check_dense("cross_entropy", input=input, target=target, weight=weight, target2=target2)
     shape = target.shape if not is_dense else _rows_shape(input)
-    target = target if is_dense else target.to(torch.int64).contiguous()
+    target = _widened(target, input) if is_dense else target.to(torch.int64).contiguous()
+    weight = None if weight is None else _widened(weight, input)
     second = None if target2 is None else target2.to(torch.int64).contiguous()
     lams = None
     if isinstance(lam, Tensor):
@@ -110,6 +112,19 @@ def cross_entropy(
     if reduction == "none":
         loss = loss.view(shape)
     return (loss, _statistics(totals)) if return_stats else loss
+
+
+def _read_as(dtype: torch.dtype, input: Tensor) -> torch.dtype | None:
+    """As what weights or probabilities of this dtype are read beside the input; None if they are too wide."""
+    wide = statistics_dtype(input)
+    if dtype in (input.dtype, wide):
+        return dtype
+    return wide if dtype in _FLOATS and dtype.itemsize < wide.itemsize else None
+
+
+def _widened(values: Tensor, input: Tensor) -> Tensor:
+    dtype = _read_as(values.dtype, input)
+    return values if dtype == values.dtype else values.to(dtype)
 
 
 def _rows_shape(input: Tensor) -> torch.Size:
@@ -159,10 +174,7 @@ def _check(
     classes = input.shape[min(1, input.dim() - 1)]
     is_dense = target.shape == input.shape
     if is_dense:
-        wanted = (input.dtype, torch.float32) if input.dtype.itemsize == 2 else (input.dtype,)
-        if target.dtype not in wanted:
-            names = " or ".join(map(str, wanted))
-            raise TypeError(f"cross_entropy: target of probabilities must be {names}, got {target.dtype}")
+        _check_read("target of probabilities", target, input)
         if ignore_index >= 0:
             raise ValueError(
                 f"cross_entropy: ignore_index must be negative with probabilities, got {ignore_index}"
@@ -172,10 +184,7 @@ def _check(
     if weight is not None:
         if weight.shape != (classes,):
             raise ValueError(f"cross_entropy: weight must have shape ({classes},), got {tuple(weight.shape)}")
-        half = input.dtype.itemsize == 2
-        if weight.dtype != input.dtype and not (half and weight.dtype == torch.float32):
-            names = f"{input.dtype} or torch.float32" if half else f"{input.dtype}"
-            raise TypeError(f"cross_entropy: weight must be {names} like input, got {weight.dtype}")
+        _check_read("weight", weight, input)
         if weight.requires_grad:
             raise ValueError("cross_entropy: weight must not require a gradient, got one that does")
     if reduction not in ("none", "mean", "sum"):
@@ -185,6 +194,14 @@ def _check(
     if not 0 <= z_loss < math.inf:
         raise ValueError(f"cross_entropy: z_loss must be finite and at least 0, got {z_loss}")
     return is_dense
+
+
+def _check_read(name: str, values: Tensor, input: Tensor) -> None:
+    if _read_as(values.dtype, input) is None:
+        raise TypeError(
+            f"cross_entropy: {name} must be {statistics_dtype(input)} or a narrower floating dtype beside an "
+            f"input of {input.dtype}, got {values.dtype}"
+        )
 
 
 def _check_labels(name: str, input: Tensor, target: Tensor) -> None:

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from onepass import _native
 from onepass.nn import _random
 from onepass.nn._derivative import is_batched
-from onepass.nn._kinds import check_optional, check_probability, check_tensor
+from onepass.nn._kinds import check_dense, check_optional, check_probability, check_tensor
 
 __all__ = ["How", "dropout", "is_plain", "run"]
 
@@ -187,6 +187,7 @@ def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tenso
     check_probability(function, "p", p)
     if scaling not in ("inverted", "test_time", "alpha"):
         raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
+    check_dense(function, input=input, residual=residual)
     if input.dtype not in _DTYPES:
         names = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"
         raise TypeError(f"{function}: input must be {names}, got {input.dtype}")

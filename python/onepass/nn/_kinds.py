@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "check_dense",
     "check_generator",
     "check_integer",
     "check_number",
@@ -60,6 +61,13 @@ def check_optional(function: str, **values: Any) -> None:
     for argument, value in values.items():
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"{function}: {argument} must be a tensor or None, got {value!r}")
+
+
+def check_dense(function: str, **values: Tensor | None) -> None:
+    """Raises TypeError unless each value is None or lies in memory by strides."""
+    for argument, value in values.items():
+        if value is not None and value.layout != torch.strided:
+            raise TypeError(f"{function}: {argument} must be dense, got layout {value.layout}")
 
 
 def check_generator(function: str, value: Any) -> None:

@@ -173,8 +173,8 @@ def cross_entropy(
             tensors and those with the classes last in memory (channels_last, a transposed (N, L, C)) are taken as
             they are, others are copied.
         target: Labels of any integer dtype and of the input's shape without C, or probabilities of the input's
-            shape and dtype (or float32).
-        weight: Of shape (C), of the input's dtype, or float32 with a half precision input.
+            shape: of its dtype, or of another one that the loss's holds (narrower ones are widened).
+        weight: Of shape (C), of dtypes as probabilities.
         size_average: Deprecated, as in torch.
         ignore_index: The label that does not count; with probabilities it must be negative and has no say.
         reduce: Deprecated, as in torch.
@@ -202,8 +202,9 @@ def cross_entropy(
 
     Differs from torch: the loss of half precision logits is float32, as under autocast, and reads them without a
     copy. A row that is ignored has the gradient 0 whatever its logits are (torch: nan if they are). Integer dtypes
-    that torch refuses (int32) are taken. Wrong shapes and options raise ValueError. Under torch.func and
-    forward-mode differentiation it is composed of torch's own functions, as are derivatives of higher order.
+    that torch refuses (int32) are taken. Narrow probabilities are widened before they are smoothed. Wrong shapes
+    and options raise ValueError. Under torch.func and forward-mode differentiation it is composed of torch's own
+    functions, as are derivatives of higher order.
 
     Source: torch.nn.functional.cross_entropy; Szegedy et al. 2016 (label smoothing); Zhang et al. 2018 (mixup);
     Chowdhery et al. 2022 (z-loss).
