@@ -81,12 +81,17 @@ class Gradients {
   int64_t count_ = 0;
 };
 
+void scale(const TensorList& list, const StepControl* decided, bool cuda, const Launch& launch) {
+  (cuda ? cuda::scale : cpu::scale)(list, decided, launch);
+}
+
 Launch launch_of(Gradients& grads, int threads) { return launch_on(grads.device(), threads, grads.reader()); }
 
-// Writes control: the norm of all gradients and the factor that clips it to max_norm. Returns how many
-// doubles the workspace must have if it has too few (nothing is done then), else 0.
+// Writes control: the norm of all gradients and the factor that clips it to max_norm; with `scales`
+// multiplies them by it, too. Returns how many doubles the workspace must have if it has too few (nothing is
+// done then), else 0.
 int64_t grad_norm(const std::string& function, const py::list& grads, double norm_type, double max_norm,
-                  const py::object& control, const py::object& workspace, int threads) {
+                  bool scales, const py::object& control, const py::object& workspace, int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
   OP_CHECK(!gradients.empty(), ShapeError, function, ": grads must not be empty");
@@ -109,6 +114,7 @@ int64_t grad_norm(const std::string& function, const py::list& grads, double nor
     at += leaf_count(list);
   });
   (cuda ? cuda::decide : cpu::decide)(rows.data, leaves, decision, decided, launch);
+  if (scales) gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
   return 0;
 }
 
@@ -121,8 +127,7 @@ void grad_scale(const std::string& function, const py::list& grads, const py::ob
   const Launch launch = launch_of(gradients, threads);
   const bool cuda = uses_cuda_kernels(gradients.device());
   py::gil_scoped_release release;
-  gradients.for_each(
-      [&](const TensorList& list) { (cuda ? cuda::scale : cpu::scale)(list, decided, launch); });
+  gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
 }
 
 void grad_clamp(const std::string& function, const py::list& grads, double limit, int threads) {
@@ -139,7 +144,8 @@ void grad_clamp(const std::string& function, const py::list& grads, double limit
 void register_clip(py::module_& module) {
   module.attr("control_size") = Rows<StepControl>::kDoubles;
   module.def("grad_norm", &grad_norm, py::arg("function"), py::arg("grads"), py::arg("norm_type"),
-             py::arg("max_norm"), py::arg("control"), py::arg("workspace"), py::arg("threads"));
+             py::arg("max_norm"), py::arg("scales"), py::arg("control"), py::arg("workspace"),
+             py::arg("threads"));
   module.def("grad_scale", &grad_scale, py::arg("function"), py::arg("grads"), py::arg("control"),
              py::arg("threads"));
   module.def("grad_clamp", &grad_clamp, py::arg("function"), py::arg("grads"), py::arg("limit"),

@@ -67,11 +67,15 @@ def grad_norm(
     grads: list[torch.Tensor],
     norm_type: float,
     max_norm: float,
+    scales: bool,
     control: torch.Tensor,
     workspace: torch.Tensor,
     threads: int,
 ) -> int:
-    """The norm and the factor that clips it. Returns 0, or, nothing done, the elements that workspace needs."""
+    """The norm and the factor that clips it; scales: gradients are multiplied by it.
+
+    Returns 0, or, nothing done, the elements that workspace needs.
+    """
 
 def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, threads: int) -> None:
     """Multiplies gradients by the factor in control."""

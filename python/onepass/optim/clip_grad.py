@@ -136,7 +136,9 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
     name = "clip_grad_norm_"
     threads = torch.get_num_threads()
     shares = _by_device(grads)
-    controls = [_norm_of(share, order, max_norm) for share in shares]
+    # Neither other devices nor an error have a say in the factor.
+    at_once = len(shares) == 1 and not error_if_nonfinite
+    controls = [_norm_of(share, order, max_norm, at_once) for share in shares]
     if len(shares) > 1:
         _combine(controls, order, max_norm)
     wide = any(grad.dtype == torch.float64 for grad in grads)
@@ -148,21 +150,22 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
         )
     if len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1:
         return total  # no byte needs to be written
-    for share, control in zip(shares, controls, strict=True):
-        _native.core.grad_scale(name, share, control, threads)
+    if not at_once:
+        for share, control in zip(shares, controls, strict=True):
+            _native.core.grad_scale(name, share, control, threads)
     bump_versions(grads)
     return total
 
 
-def _norm_of(grads: list[Tensor], order: float, max_norm: float) -> Tensor:
-    """The control tensor of gradients on one device: the factor, the norm."""
+def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -> Tensor:
+    """The control tensor of gradients on one device, the factor and the norm; scales: they are scaled, too."""
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
     size = 2 * len(grads)
     while size:
         workspace = torch.empty(size, dtype=torch.float64, device=device)
         size = _native.core.grad_norm(
-            "clip_grad_norm_", grads, order, max_norm, control, workspace, torch.get_num_threads()
+            "clip_grad_norm_", grads, order, max_norm, scales, control, workspace, torch.get_num_threads()
         )
     return control
 
