@@ -112,7 +112,7 @@ ONEPASS_WALK void update_stored_row(const TensorItem& item, const DType* dtype,
   const bool stochastic = step.storage == Storage::kStochastic;
   alignas(64) float row[kLists][kRow];
   alignas(64) uint32_t words[kRow / 2];
-  if (stochastic) draw_row(step.draws, item.number, begin, words, n);
+  if (stochastic) draw_row(step.draws, item.number, begin, words);
   load_value(item, dtype, step.storage, begin, row[kParam], n);
   for (int k = kGrad; k < kLists; ++k) load_row(dtype[k], item.list[k], begin, row[k], n);
   float* state[Rule::kStates + 1];
@@ -138,7 +138,7 @@ inline void update_row(const TensorItem& item, const DType* dtype, const StepRul
   if constexpr (sizeof(T) == sizeof(float)) {
     if (step.storage == Storage::kStochastic && all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
       alignas(64) uint32_t words[kRow / 2];
-      draw_row(step.draws, item.number, begin, words, end - begin);
+      draw_row(step.draws, item.number, begin, words);
       return update_bfloat16(item, step.rule, begin, end, words);
     }
     update_stored_row(item, dtype, step, begin, end - begin);

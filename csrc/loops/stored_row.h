@@ -12,16 +12,20 @@
 namespace onepass::ONEPASS_ISA {
 
 // words[j]: of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is a multiple
-// of kDrawGroup; words has room for whole groups.
+// of kDrawGroup; words has room for kRow elements. All groups of a row are drawn side by side.
 ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int64_t begin,
-                                  uint32_t* __restrict words, int64_t n) {
-  for (int64_t start = 0; start < n; start += math::kDrawGroup, words += math::kDrawLanes) {
-    const int64_t block = (begin + start) / math::kDrawGroup * math::kDrawBlocks;
-    alignas(64) uint64_t number[math::kDrawBlocks];
-    for (int b = 0; b < math::kDrawBlocks; ++b) number[b] = uint64_t(block + b);
-    draw_numbered<math::kDrawBlocks / kBlockLanes>(number, draws.step, tensor, draws.seed, words);
+                                  uint32_t* __restrict words) {
+  constexpr int kGroups = kRow / math::kDrawGroup, kBlocks = kGroups * math::kDrawBlocks;
+  const int64_t block = begin / math::kDrawGroup * math::kDrawBlocks;
+  alignas(64) uint64_t number[kBlocks];
+  alignas(64) uint32_t drawn[kBlocks * 4];
+  for (int b = 0; b < kBlocks; ++b) number[b] = uint64_t(block + b);
+  draw_numbered<kBlocks / kBlockLanes>(number, draws.step, tensor, draws.seed, drawn);
+  for (int g = 0; g < kGroups; ++g) {
     for (int j = 0; j < math::kDrawWords; ++j) {
-      words[math::kDrawWords + j] = rotate_right(words[j], math::kSecondRotation);
+      const uint32_t word = drawn[g * math::kDrawWords + j];
+      words[g * math::kDrawLanes + j] = word;
+      words[g * math::kDrawLanes + math::kDrawWords + j] = rotate_right(word, math::kSecondRotation);
     }
   }
 }
