@@ -117,15 +117,15 @@ ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, u
 }
 
 // The same of the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): what is to be
-// done while batch i is drawn.
+// done while batches are drawn, once each; after batch i, whose products nothing in it needs to wait for.
 template <class Beside>
 ONEPASS_WALK void draw_blocks_from(uint64_t first, uint32_t c2, uint32_t c3, uint64_t key, int64_t batches,
                                    const Beside& beside, uint32_t* words) {
   alignas(64) uint64_t number[kBlocksAtOnce];
   for (int b = 0; b < kBlocksAtOnce; ++b) number[b] = first + uint64_t(b);
   for (int64_t i = 0; i < batches; ++i) {
-    beside(i);
     draw_numbered(number, c2, c3, key, words + 4 * kBlocksAtOnce * i);
+    beside(i);
     for (int b = 0; b < kBlocksAtOnce; ++b) number[b] += kBlocksAtOnce;
   }
 }
