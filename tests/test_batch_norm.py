@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -298,3 +299,20 @@ def test_module_gives_the_functions_numbers():
     expected = compute(given, ALL, backend)
     assert torch.equal(y, expected.y)
     assert torch.equal(module.running_var, expected.running_var)
+
+
+@pytest.mark.parametrize("place", ["weight", "bias", "running_mean", "running_var"])
+@pytest.mark.parametrize("payload", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00001, 0x7F800001])
+def test_any_nan_of_a_parameter_is_a_nan(backend, place, payload):
+    """A GPU's is all ones: rounded to bfloat16 as a number it would be -0."""
+    x = torch.linspace(-1, 1, 2 * 3 * 37).view(2, 3, 37).to(backend.device, torch.bfloat16).requires_grad_()
+    given = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    given.update(weight=torch.ones(3), bias=torch.zeros(3))
+    given[place][1] = torch.from_numpy(np.array([payload], dtype=np.uint32).view(np.float32))[0]
+    given = {name: value.to(backend.device) for name, value in given.items()}
+    y = batch_norm(x, **given, training=False)
+    assert y[:, 1].isnan().all()
+    assert not y[:, [0, 2]].isnan().any()
+    if place != "bias" and place != "running_mean":
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        assert dx[:, 1].isnan().all()

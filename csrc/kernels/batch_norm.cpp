@@ -6,6 +6,9 @@
 // thread's own cache if a channel fits it, else, in backward, from the last-level cache.
 
 #include "math/batch_norm.h"
+
+#include <limits>
+
 #include "kernels/kernels.h"
 #include "loops/channels.h"
 
@@ -19,6 +22,13 @@ constexpr int64_t kStreamedOutput = 8 << 20;
 // own.
 enum { kMean, kScale, kBias, kMeanG, kSlope };
 
+// A nan whose low half is empty: two bfloat16 results are rounded as one word without asking for nans
+// (walk_pair). A nan of a GPU, all ones, would become -0.
+template <class T>
+T plain_nan(T value) {
+  return value != value ? std::numeric_limits<T>::quiet_NaN() : value;
+}
+
 template <class T>
 struct Params {
   T* at[kMostParams];
@@ -28,9 +38,9 @@ struct Params {
   }
   const T* const* view() const { return at; }
   void set(int64_t c, const math::Affine<T>& affine) const {
-    at[kMean][c] = affine.mean;
-    at[kScale][c] = affine.scale;
-    at[kBias][c] = affine.bias;
+    at[kMean][c] = plain_nan(affine.mean);
+    at[kScale][c] = plain_nan(affine.scale);
+    at[kBias][c] = plain_nan(affine.bias);
   }
 };
 
@@ -191,8 +201,8 @@ void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, co
   set_param(op, op.dbias, c, sums.first);
   set_param(op, op.dweight, c, math::weight_gradient(sums, invstd));
   const auto terms = math::GradientTerms<T>::make(sums, invstd, double(op.shape.rows()));
-  params.at[kMeanG][c] = terms.mean_g;
-  params.at[kSlope][c] = terms.slope;
+  params.at[kMeanG][c] = plain_nan(terms.mean_g);
+  params.at[kSlope][c] = plain_nan(terms.slope);
 }
 
 template <class S, class F, class T>
