@@ -55,9 +55,10 @@
 #define ONEPASS_LANES ONEPASS_INDEPENDENT
 #endif
 
-// Before a loop of few iterations whose values should not wander between registers.
+// Before a loop of few iterations whose values should not wander between registers. nvcc unrolls such loops, and
+// its host compiler would complain of its pragma.
 #if defined(__CUDACC__)
-#define ONEPASS_UNROLLED _Pragma("unroll")
+#define ONEPASS_UNROLLED
 #elif defined(__clang__)
 #define ONEPASS_UNROLLED _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
