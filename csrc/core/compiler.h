@@ -55,8 +55,8 @@
 #define ONEPASS_LANES ONEPASS_INDEPENDENT
 #endif
 
-// Before a loop of few iterations whose values should not wander between registers. nvcc unrolls such loops, and
-// its host compiler would complain of its pragma.
+// Before a loop of few iterations whose values should not wander between registers. nvcc unrolls such loops,
+// and its host compiler would complain of its pragma.
 #if defined(__CUDACC__)
 #define ONEPASS_UNROLLED
 #elif defined(__clang__)
