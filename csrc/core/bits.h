@@ -1,6 +1,7 @@
 // bits.h - the bits of a float or double and back, on host and device.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -30,6 +31,13 @@ ONEPASS_HD uint64_t bits_of(double value) {
   uint64_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// A nan whose low half is empty: pairs of bfloat16 (convert.h) are rounded right with no other. A GPU's, all
+// ones, would become -0.
+template <class T>
+ONEPASS_HD T plain_nan(T x) {
+  return x == x ? x : T(NAN);
 }
 
 ONEPASS_HD uint32_t rotate_right(uint32_t x, int by) { return x >> (by % 32) | x << ((32 - by) % 32); }

@@ -6,9 +6,6 @@
 // thread's own cache if a channel fits it, else, in backward, from the last-level cache.
 
 #include "math/batch_norm.h"
-
-#include <limits>
-
 #include "kernels/kernels.h"
 #include "loops/channels.h"
 
@@ -22,13 +19,7 @@ constexpr int64_t kStreamedOutput = 8 << 20;
 // own.
 enum { kMean, kScale, kBias, kMeanG, kSlope };
 
-// A nan whose low half is empty: two bfloat16 results are rounded as one word without asking for nans
-// (walk_pair). A nan of a GPU, all ones, would become -0.
-template <class T>
-T plain_nan(T value) {
-  return value != value ? std::numeric_limits<T>::quiet_NaN() : value;
-}
-
+// Plain nans, since bfloat16 results are rounded in pairs.
 template <class T>
 struct Params {
   T* at[kMostParams];

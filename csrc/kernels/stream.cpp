@@ -13,25 +13,37 @@
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-constexpr int kMaxArrays = 5;
-
-struct StreamWork {
-  const float* const* reads;
-  int read_count;
-  float* const* writes;
-  int write_count;
+// part(begin, end) for n elements in as many contiguous parts as threads.
+template <class Part>
+struct PartWork {
+  const Part& part;
   int64_t n;
-  int threads;
+  int parts;
   int next;
+
+  static void run(void* self) {
+    PartWork& work = *static_cast<PartWork*>(self);
+    while (true) {
+      const int i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
+      if (i >= work.parts) return;
+      work.part(work.n * i / work.parts, work.n * (i + 1) / work.parts);
+    }
+  }
 };
+
+template <class Part>
+void for_parts(int64_t n, int threads, const Part& part) {
+  PartWork<Part> work{part, n, threads, 0};
+  parallel_run(threads, work.run, &work);
+}
 
 // The number of arrays is known to the compiler, so that all of them stream in one loop.
 template <int Reads, int Writes>
-void stream_part(const StreamWork& work, int64_t begin, int64_t end) {
-  const float* r[kMaxArrays];
-  float* w[kMaxArrays];
-  for (int k = 0; k < Reads; ++k) r[k] = work.reads[k];
-  for (int k = 0; k < Writes; ++k) w[k] = work.writes[k];
+ONEPASS_WALK void stream_part(const float* const* reads, float* const* writes, int64_t begin, int64_t end) {
+  const float* r[Reads];
+  float* w[Writes];
+  for (int k = 0; k < Reads; ++k) r[k] = reads[k];
+  for (int k = 0; k < Writes; ++k) w[k] = writes[k];
   ONEPASS_INDEPENDENT
   for (int64_t i = begin; i < end; ++i) {
     float sum = 0;
@@ -39,27 +51,6 @@ void stream_part(const StreamWork& work, int64_t begin, int64_t end) {
     for (int k = 0; k < Writes; ++k) w[k][i] = 0.5f * w[k][i] + sum;
   }
 }
-
-void stream_thread(void* shared) {
-  StreamWork& work = *static_cast<StreamWork*>(shared);
-  while (true) {
-    const int part = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-    if (part >= work.threads) return;
-    const int64_t begin = work.n * part / work.threads, end = work.n * (part + 1) / work.threads;
-    if (work.read_count == 1 && work.write_count == 1) stream_part<1, 1>(work, begin, end);
-    if (work.read_count == 1 && work.write_count == 2) stream_part<1, 2>(work, begin, end);
-    if (work.read_count == 1 && work.write_count == 3) stream_part<1, 3>(work, begin, end);
-    if (work.read_count == 1 && work.write_count == 4) stream_part<1, 4>(work, begin, end);
-  }
-}
-
-struct CopyWork {
-  const float* from;
-  float* to;
-  int64_t n;
-  int threads;
-  int next;
-};
 
 // Past the caches where that can be said: a line that is written whole need not be read first. Wider stores
 // are no faster, 256 bytes at a time are (docs/decisions.md).
@@ -76,27 +67,21 @@ void copy_part(const float* from, float* to, int64_t n) {
   std::memcpy(to + i, from + i, size_t(n - i) * sizeof(float));
 }
 
-void copy_thread(void* shared) {
-  CopyWork& work = *static_cast<CopyWork*>(shared);
-  while (true) {
-    const int part = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-    if (part >= work.threads) return;
-    const int64_t begin = work.n * part / work.threads, end = work.n * (part + 1) / work.threads;
-    copy_part(work.from + begin, work.to + begin, end - begin);
-  }
-}
-
 }  // namespace
 
 void copy(const float* from, float* to, int64_t n, const Launch& launch) {
-  CopyWork work{from, to, n, launch.threads, 0};
-  parallel_run(launch.threads, copy_thread, &work);
+  for_parts(n, launch.threads,
+            [&](int64_t begin, int64_t end) { copy_part(from + begin, to + begin, end - begin); });
 }
 
 void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
             const Launch& launch) {
-  StreamWork work{reads, read_count, writes, write_count, n, launch.threads, 0};
-  parallel_run(launch.threads, stream_thread, &work);
+  for_parts(n, launch.threads, [&](int64_t begin, int64_t end) {
+    if (read_count == 1 && write_count == 1) stream_part<1, 1>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 2) stream_part<1, 2>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 3) stream_part<1, 3>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 4) stream_part<1, 4>(reads, writes, begin, end);
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -90,55 +90,34 @@ ONEPASS_HD void add_elements(const T* const* params, const S* x, int64_t x_step,
   }
 }
 
-// Adds kSteps times `rows` rows of n elements to `rows` lanes that follow each other in s1 and s2; `step`
-// elements lie between the rows of one lane.
-template <class Sums, int kSteps, class S, class T>
-ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
-                           int64_t g_step, int64_t rows, int64_t n, T* __restrict s1, T* __restrict s2) {
-  const T* p[Sums::kParams];
-  for (int k = 0; k < Sums::kParams; ++k) p[k] = params[k];
-  for (int64_t r = 0; r < rows; ++r) {
-    const S* xr = x.data + r * x.stride;
-    const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
-    for (int j = 0; j < kSteps; ++j) fetch_chosen<Sums>(gr + j * g_step, n);
-    add_elements<Sums, kSteps>(p, xr, x_step, gr, g_step, 0, n, s1, s2);
-    s1 += n;
-    s2 += n;
-  }
-}
-
 // Rows between an element that is added and one that is asked for.
 constexpr int64_t kRowsAhead = 4;
 
-// The same of rows as they are stored. Pieces of memory so short and so far from each other are no stream
-// that the processor knows to fetch: they are asked for.
-template <class Sums, int kSteps, class S, class T>
-ONEPASS_WALK void add_rows_ahead(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
-                                 int64_t g_step, int64_t rows, int64_t n, T* __restrict s1,
-                                 T* __restrict s2) {
-  constexpr int64_t kPart = 64;
+// Adds kSteps times `rows` rows of n elements to `rows` lanes that follow each other in s1 and s2; `step`
+// elements lie between the rows of one lane. kAsks: pieces of memory so short and so far from each other are
+// no stream that the processor knows to fetch, so they are asked for.
+template <class Sums, int kSteps, bool kAsks, class S, class T>
+ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
+                           int64_t g_step, int64_t rows, int64_t n, T* __restrict s1, T* __restrict s2) {
+  const int64_t part = kAsks ? 64 : n;
   const T* p[Sums::kParams];
   for (int k = 0; k < Sums::kParams; ++k) p[k] = params[k];
-  int64_t later = kRowsAhead % rows, steps = kRowsAhead / rows * kSteps;
   for (int64_t r = 0; r < rows; ++r) {
     const S* xr = x.data + r * x.stride;
     const S* gr = Sums::kGrad ? g.data + r * g.stride : nullptr;
-    const S* x_later = x.data + later * x.stride + steps * x_step;
-    const S* g_later = Sums::kGrad ? g.data + later * g.stride + steps * g_step : nullptr;
+    const int64_t later = kAsks ? (r + kRowsAhead) % rows : 0, groups = kAsks ? (r + kRowsAhead) / rows : 0;
     for (int64_t i = 0, end; i < n; i = end) {
-      end = i + kPart < n ? i + kPart : n;
+      end = i + part < n ? i + part : n;
       for (int j = 0; j < kSteps; ++j) {
-        fetch_lines(x_later + j * x_step + i, (end - i) * int64_t(sizeof(S)));
-        if (Sums::kGrad) fetch_lines(g_later + j * g_step + i, (end - i) * int64_t(sizeof(S)));
+        const int64_t step = groups * kSteps + j, bytes = (end - i) * int64_t(sizeof(S));
+        if (kAsks) fetch_lines(x.data + later * x.stride + step * x_step + i, bytes);
+        if (kAsks && Sums::kGrad) fetch_lines(g.data + later * g.stride + step * g_step + i, bytes);
+        if (!kAsks) fetch_chosen<Sums>(gr + j * g_step, n);
       }
       add_elements<Sums, kSteps>(p, xr, x_step, gr, g_step, i, end, s1, s2);
     }
     s1 += n;
     s2 += n;
-    if (++later == rows) {
-      later = 0;
-      steps += kSteps;
-    }
   }
 }
 
@@ -191,16 +170,18 @@ inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGro
   if (rows == kGroup) {
     const int64_t asked = kStepsAtOnce * n * int64_t(sizeof(S)) * (Sums::kGrad ? 2 : 1);
     const bool asks = stored && asked <= kMostAsked;
-    const auto add = asks ? &add_rows_ahead<Sums, kStepsAtOnce, S, T> : &add_rows<Sums, kStepsAtOnce, S, T>;
+    const auto add =
+        asks ? &add_rows<Sums, kStepsAtOnce, true, S, T> : &add_rows<Sums, kStepsAtOnce, false, S, T>;
     return add(params, longer(x), x_step, longer(g), g_step, kRowLanes / at_once, n, lanes.s1, lanes.s2);
   }
   for (int64_t row = 0; row < rows; row += kRowLanes) {
     const int64_t here = rows - row < kRowLanes ? rows - row : kRowLanes, whole = here / at_once;
-    add_rows<Sums, 1>(params, longer(x.from(row)), 0, longer(g.from(row)), 0, whole, n, lanes.s1, lanes.s2);
+    add_rows<Sums, 1, false>(params, longer(x.from(row)), 0, longer(g.from(row)), 0, whole, n, lanes.s1,
+                             lanes.s2);
     const int64_t done = whole * at_once, offset = done * width;
     if (done < here) {
-      add_rows<Sums, 1>(params, x.from(row + done), 0, g.from(row + done), 0, 1, (here - done) * width,
-                        lanes.s1 + offset, lanes.s2 + offset);
+      add_rows<Sums, 1, false>(params, x.from(row + done), 0, g.from(row + done), 0, 1, (here - done) * width,
+                               lanes.s1 + offset, lanes.s2 + offset);
     }
   }
 }

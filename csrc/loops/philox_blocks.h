@@ -108,7 +108,7 @@ ONEPASS_HD void draw_numbered(const uint64_t* number, uint32_t c2, uint32_t c3, 
   }
 }
 
-// word[b]: word 0 alone, in the low half.
+// word[b]: word 0 of block b alone, in the low half.
 template <int kVectors>
 ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, uint64_t key, uint64_t* word) {
   BlockWords c[4][kVectors];
@@ -116,8 +116,8 @@ ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, u
   std::memcpy(word, c[0], sizeof c[0]);
 }
 
-// The same of the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): what is to be
-// done while batches are drawn, once each; after batch i, whose products nothing in it needs to wait for.
+// draw_numbered of the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): what is to
+// be done beside; called after each batch i, whose products it need not wait for.
 template <class Beside>
 ONEPASS_WALK void draw_blocks_from(uint64_t first, uint32_t c2, uint32_t c3, uint64_t key, int64_t batches,
                                    const Beside& beside, uint32_t* words) {

@@ -202,12 +202,6 @@ ONEPASS_HD T row_loss(const RowSoftmax<T>& row, const RowTarget<T>& q, T x_t, T 
   return loss;
 }
 
-// A nan whose low half is empty: core/convert.h rounds no other.
-template <class T>
-ONEPASS_HD T plain_nan(T x) {
-  return x == x ? x : T(NAN);
-}
-
 // The gradient of a row: dx_c = e^(x_c - max) scale - share w_c, except for the labels.
 template <class T>
 struct RowGradient {
