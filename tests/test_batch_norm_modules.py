@@ -142,16 +142,16 @@ def test_rejected_calls_change_nothing():
     module = onepass.nn.BatchNorm1d(3)
     before = copy.deepcopy(module.state_dict())
     for bad, error, message in (
-        (torch.randn(4, 5), ValueError, "must be dense and have one element for each of 5 channels, got 3"),
+        (torch.randn(4, 5), ValueError, "must be dense and have 5 elements, got 3"),
         (torch.randn(4, 3, dtype=torch.float64), TypeError, "must be torch.float64, got torch.float32"),
         (torch.ones(4, 3, dtype=torch.int64), TypeError, "must be"),
         (torch.ones(4, 3, dtype=torch.complex64), TypeError, "must be"),
     ):
         with pytest.raises(error, match=message):
             module(bad)
-    with pytest.raises(ValueError, match=r"residual must have x's shape \(4, 3\), got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"residual must have input's shape \(4, 3\), got \(1, 3\)"):
         module(torch.randn(4, 3), torch.randn(1, 3))
-    with pytest.raises(TypeError, match=r"residual must be torch\.float32 like x, got torch\.bfloat16"):
+    with pytest.raises(TypeError, match=r"residual must be torch\.float32 like input, got torch\.bfloat16"):
         module(torch.randn(4, 3), torch.randn(4, 3).bfloat16())
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])

@@ -277,15 +277,15 @@ def test_errors_of_the_core():
         core.cross_entropy_forward(x, target, second, 1.0, y, *rest)
 
     for message, error, arguments in (
-        ("x must have elements, got shape", ValueError, {"x": x[:0]}),
-        ("x must be contiguous or classes last, got strides", ValueError, {"x": torch.zeros(4, 3).t()}),
+        ("input must have elements, got shape", ValueError, {"x": x[:0]}),
+        ("input must be contiguous or classes last, got strides", ValueError, {"x": torch.zeros(4, 3).t()}),
         ("one of target and probabilities must be given", ValueError, {"target": None}),
         ("target must be torch.int64, got torch.int32", TypeError, {"target": _T.int()}),
         ("target2 must be dense and have 3 elements, got 2", ValueError, {"second": _T[:2]}),
         ("loss must be dense and have 1 element, got 2", ValueError, {"loss": torch.zeros(2)}),
-        ("probabilities must be torch.float32 like x, got torch.float64", TypeError,
+        ("probabilities must be torch.float32 like input, got torch.float64", TypeError,
          {"target": None, "y": _Y.double()}),
-        ("probabilities must have x's shape and strides, got others", ValueError,
+        ("probabilities must have input's shape", ValueError,
          {"target": None, "y": torch.zeros(4, 3)}),
         ('reduction must be "none", "mean" or "sum", got "avg"', ValueError, {"reduction": "avg"}),
         ("workspace must have [0-9]+ elements, got 0", ValueError, {"work": work[:0]}),

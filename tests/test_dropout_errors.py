@@ -74,7 +74,7 @@ def test_errors(call, error, message):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"x": torch.ones(4, dtype=torch.int32)}, TypeError, "dropout: x must be torch.float32, torch.float64"),
+        ({"x": torch.ones(4, dtype=torch.int32)}, TypeError, "dropout: input must be torch.float32,"),
         ({"y": torch.ones(5)}, ValueError, "dropout: y must have input's shape (4, 3), got (5,)"),
         ({"y": torch.ones(3, 4).t()}, ValueError, "dropout: y must have input's strides, got other ones"),
         (
@@ -85,7 +85,7 @@ def test_errors(call, error, message):
         (
             {"x": torch.ones(4, 6)[:, ::2]},
             ValueError,
-            "dropout: x must be contiguous or channels last, got strides",
+            "dropout: input must be contiguous or channels last, got strides",
         ),
         ({"p": 2.0}, ValueError, "dropout: p must be from 0 to 1, got 2"),
         ({"scaling": "x"}, ValueError, 'dropout: scaling must be "inverted", "test_time" or "alpha", got "x"'),
@@ -113,12 +113,12 @@ def test_errors(call, error, message):
         (
             {"planes": True, "x": torch.ones(3), "y": torch.ones(3)},
             ValueError,
-            "dropout: x must have at least 2 dim",
+            "dropout: input must have at least 2 dim",
         ),
         (
             {"shared": True, "x": torch.ones(()), "y": torch.ones(())},
             ValueError,
-            "dropout: x must have a dimension",
+            "dropout: input must have a dimension",
         ),
         (
             {"seed": torch.ones(2, dtype=torch.int64)},
@@ -145,6 +145,9 @@ def test_errors_of_the_core(changes, error, message):
     with pytest.raises(error) as caught:
         _native.core.dropout(**{**call, **changes})
     assert str(caught.value).startswith(message)
+
+
+_MEMORY = torch.ones(20)
 
 
 def test_overlap_is_refused_but_for_in_place():
@@ -192,3 +195,43 @@ def test_in_place_where_nothing_is_done():
     with pytest.raises(RuntimeError, match="a view"):
         ours.dropout(view, 0.5, False, True, residual=many[:1], scaling="test_time")
     assert (view == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            rejected("dropout", X[:1].clone().expand(4, 3), inplace=True),
+            RuntimeError,
+            "dropout: input must not share memory between its elements",
+        ),
+        (
+            rejected("dropout", _MEMORY[:10], inplace=True, residual=_MEMORY[5:15]),
+            ValueError,
+            "dropout: input and residual must not share memory",
+        ),
+        (rejected("dropout", X, 1.5), ValueError, "dropout: p must be at least 0"),
+        (
+            rejected("batch_norm", X, torch.ones(2), torch.ones(2), training=True, dropout=0.5),
+            ValueError,
+            "batch_norm: running_mean must be dense and have 3 elements, got 2",
+        ),
+        (
+            rejected("batch_norm", X, None, None, torch.ones(3).half(), training=True, dropout=0.5),
+            TypeError,
+            "batch_norm: weight must be torch.float32, got torch.float16",
+        ),
+        (
+            rejected("batch_norm", X[0], None, None, training=True, dropout=0.5),
+            ValueError,
+            "batch_norm: input must have at least 2 dimensions, got 1",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rejected_call_draws_nothing(call, error, message):
+    """Neither from torch's generator: whoever catches the error goes on with the masks of a run without it."""
+    state = torch.get_rng_state()
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+    assert torch.equal(torch.get_rng_state(), state)

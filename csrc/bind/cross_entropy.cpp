@@ -7,9 +7,8 @@
 #include <variant>
 #include <vector>
 
-#include "bind/control.h"
+#include "bind/layer.h"
 #include "bind/optim.h"
-#include "bind/overlap.h"
 #include "bind/register.h"
 #include "core/check.h"
 
@@ -20,68 +19,34 @@ namespace {
 
 using Lam = std::variant<double, py::object>;
 
-// Reads and checks the tensors of one call. x comes first: the others are held against it.
-class Call {
+class Call : public LayerCall {
  public:
-  Call(const char* function, py::handle x) : function_(function) {
-    const ArgumentName where = name("x");
-    x_ = reader_.read(x.ptr(), where);
-    op_.dtype = float_dtype(x_, where);
-    OP_CHECK(x_.device.device_type == dlpack::kDLCPU || uses_cuda_kernels(x_.device), ShapeError,
-             to_string(where), " must be on cpu or cuda, got ", device_name(x_.device));
-    op_.shape = shape_of(where);
-    op_.x = x_.data;
+  Call(const char* function, py::handle x) : LayerCall(function, x) {
+    op_.dtype = dtype_;
+    op_.shape = shape_of(name("input"));
+    op_.x = input_.data;
   }
 
   CrossEntropy& op() { return op_; }
-  bool cuda() const { return uses_cuda_kernels(x_.device); }
   int64_t rows() const { return op_.shape.rows(); }
   const char* arithmetic() const { return op_.dtype == DType::kFloat64 ? "torch.float64" : "torch.float32"; }
-  Launch launch(int threads) { return launch_on(x_.device, threads, reader_); }
-  void check_overlap() {
-    overlap_.add(x_, x_.numel * size_of(op_.dtype), false, name("x"));
-    overlap_.run();
-  }
 
-  // A dense tensor of numel elements of a dtype, by torch's name; nullptr for None.
-  char* part(const char* list, py::handle tensor, const char* dtype, int64_t numel, bool written) {
-    if (tensor.is_none()) return nullptr;
+  // A tensor of x's dtype, or float32 beside a half one; `dtype` becomes which.
+  TensorView wide(const char* list, py::handle tensor, DType& dtype) {
     const ArgumentName where = name(list);
-    const TensorView view = read(tensor, where);
-    OP_CHECK(dtype_name(view.stored) == dtype, KindError, to_string(where), " must be ", dtype, ", got ",
-             dtype_name(view.stored));
-    OP_CHECK(view.numel == numel && is_dense(view), ShapeError, to_string(where), " must be dense and have ",
-             numel, numel == 1 ? " element" : " elements", ", got ", view.numel);
-    overlap_.add(view, numel * (view.stored.bits / 8), written, where);
-    return view.data;
-  }
-
-  // The same of x's dtype, or float32 beside a half one.
-  const void* wide(const char* list, py::handle tensor, int64_t numel, DType& dtype) {
-    if (tensor.is_none()) return nullptr;
-    const ArgumentName where = name(list);
-    dtype = float_dtype(read(tensor, where), where);
+    const TensorView view = read(tensor, where, false);
+    dtype = float_dtype(view, where);
     const bool mixed = dtype == DType::kFloat32 && size_of(op_.dtype) == 2;
     OP_CHECK(dtype == op_.dtype || mixed, KindError, to_string(where), " must be ", name_of(op_.dtype),
-             size_of(op_.dtype) == 2 ? " or torch.float32" : "", " like x, got ", name_of(dtype));
-    return part(list, tensor, name_of(dtype), numel, false);
-  }
-
-  void* like_x(const char* list, py::handle tensor, DType dtype, bool written) {
-    const ArgumentName where = name(list);
-    const TensorView view = read(tensor, where);
-    OP_CHECK(same_shape(view, x_) && same_strides(view, x_), ShapeError, to_string(where),
-             " must have x's shape and strides, got others");
-    // In place, element for element, is what the kernel allows.
-    if (view.data == x_.data) return x_.data;
-    return part(list, tensor, name_of(dtype), x_.numel, written);
+             size_of(op_.dtype) == 2 ? " or torch.float32" : "", " like input, got ", name_of(dtype));
+    return view;
   }
 
   void set_target(py::handle target, py::handle second, const Lam& lam, py::handle probabilities) {
     OP_CHECK(target.is_none() != probabilities.is_none(), ShapeError, function_,
              ": one of target and probabilities must be given");
     const auto labels = [&](const char* list, py::handle tensor) {
-      return reinterpret_cast<const int64_t*>(part(list, tensor, "torch.int64", rows(), false));
+      return static_cast<const int64_t*>(part(list, tensor, "torch.int64", rows(), false));
     };
     op_.target = labels("target", target);
     op_.second = labels("target2", second);
@@ -91,14 +56,15 @@ class Call {
       op_.lams = part("lam", std::get<py::object>(lam), arithmetic(), lams(), false);
     }
     if (probabilities.is_none()) return;
-    op_.probabilities_dtype = op_.dtype;
-    op_.probabilities = wide("probabilities", probabilities, x_.numel, op_.probabilities_dtype);
-    like_x("probabilities", probabilities, op_.probabilities_dtype, false);
+    wide("probabilities", probabilities, op_.probabilities_dtype);
+    op_.probabilities = like_input("probabilities", probabilities, op_.probabilities_dtype, false);
   }
 
   void set_options(py::handle weight, int64_t ignore_index, double label_smoothing, double z_loss,
                    const std::string& reduction) {
-    op_.weight = wide("weight", weight, op_.shape.classes, op_.weight_dtype);
+    if (!weight.is_none()) {
+      op_.weight = part(wide("weight", weight, op_.weight_dtype), name("weight"), op_.shape.classes, false);
+    }
     op_.ignore_index = ignore_index;
     op_.options = {label_smoothing, z_loss};
     OP_CHECK(reduction == "none" || reduction == "mean" || reduction == "sum", ShapeError, function_,
@@ -111,56 +77,35 @@ class Call {
   // Rows of what forward keeps for backward: maximum, rest and, of probabilities, their sum.
   void set_saved(py::handle saved, py::handle totals, bool written) {
     const int64_t lists = op_.probabilities ? 3 : 2, size = op_.dtype == DType::kFloat64 ? 8 : 4;
-    char* memory = part("saved", saved, arithmetic(), lists * rows(), written);
+    char* memory = static_cast<char*>(part("saved", saved, arithmetic(), lists * rows(), written));
     op_.max = memory;
     op_.rest = memory + rows() * size;
     op_.total = op_.probabilities ? memory + 2 * rows() * size : nullptr;
-    op_.totals = reinterpret_cast<double*>(part("totals", totals, "torch.float64", kTotals, written));
-  }
-
-  void set_workspace(py::handle workspace, int64_t needed) {
-    const ArgumentName where = name("workspace");
-    const auto found = rows_of<double>(workspace, where, x_.device, reader_);
-    OP_CHECK(found.count >= needed, ShapeError, to_string(where), " must have ", needed, " elements, got ",
-             found.count);
-    op_.workspace = found.data;
+    op_.totals = static_cast<double*>(part("totals", totals, "torch.float64", kTotals, written));
   }
 
   int64_t per_row() const { return op_.reduction == Reduction::kNone ? rows() : 1; }
 
  private:
-  ArgumentName name(const char* list) const { return {function_, list}; }
-  int64_t lams() const { return x_.ndim < 2 ? 1 : x_.shape[0]; }
+  int64_t lams() const { return input_.ndim < 2 ? 1 : input_.shape[0]; }
 
   ClassShape shape_of(const ArgumentName& where) {
-    OP_CHECK(x_.ndim >= 1 && x_.numel > 0, ShapeError, to_string(where), " must have elements, got shape ",
-             shape_name(x_.shape, x_.ndim));
-    if (x_.ndim == 1) return {1, x_.shape[0], 1};
+    OP_CHECK(input_.ndim >= 1 && input_.numel > 0, ShapeError, to_string(where),
+             " must have elements, got shape ", shape_name(input_.shape, input_.ndim));
+    if (input_.ndim == 1) return {1, input_.shape[0], 1};
     std::vector<int32_t> first, last{0};
-    for (int32_t d = 0; d < x_.ndim; ++d) first.push_back(d);
-    for (int32_t d = 2; d < x_.ndim; ++d) last.push_back(d);
+    for (int32_t d = 0; d < input_.ndim; ++d) first.push_back(d);
+    for (int32_t d = 2; d < input_.ndim; ++d) last.push_back(d);
     last.push_back(1);
-    const int64_t classes = x_.shape[1], rows = x_.numel / classes;
-    op_.lam_rows = rows / x_.shape[0];
-    if (lies_in_order(x_, last)) return {rows, classes, 1};
-    OP_CHECK(lies_in_order(x_, first), ShapeError, to_string(where),
-             " must be contiguous or classes last, got strides ", shape_name(x_.strides, x_.ndim),
-             " for shape ", shape_name(x_.shape, x_.ndim));
-    return {x_.shape[0], classes, rows / x_.shape[0]};
+    const int64_t classes = input_.shape[1], rows = input_.numel / classes;
+    op_.lam_rows = rows / input_.shape[0];
+    if (lies_in_order(input_, last)) return {rows, classes, 1};
+    OP_CHECK(lies_in_order(input_, first), ShapeError, to_string(where),
+             " must be contiguous or classes last, got strides ", shape_name(input_.strides, input_.ndim),
+             " for shape ", shape_name(input_.shape, input_.ndim));
+    return {input_.shape[0], classes, rows / input_.shape[0]};
   }
 
-  TensorView read(py::handle tensor, const ArgumentName& where) {
-    const TensorView view = reader_.read(tensor.ptr(), where);
-    OP_CHECK(view.device.device_type == x_.device.device_type && view.device.device_id == x_.device.device_id,
-             ShapeError, to_string(where), " must be on ", device_name(x_.device), " like x, got ",
-             device_name(view.device));
-    return view;
-  }
-
-  const char* function_;
-  TensorReader reader_;
-  OverlapCheck overlap_;
-  TensorView x_;
   CrossEntropy op_;
 };
 
@@ -190,7 +135,7 @@ void forward(const py::object& x, const py::object& target, const py::object& ta
   call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
   op.loss = call.part("loss", loss, call.arithmetic(), call.per_row(), true);
   call.set_saved(saved, totals, true);
-  call.set_workspace(workspace, workspace_of(call, op, statistics, threads));
+  op.workspace = call.workspace(workspace, workspace_of(call, op, statistics, threads));
   call.check_overlap();
   const Launch launch = call.launch(threads);
   int64_t bad_row = -1;
@@ -213,9 +158,9 @@ void backward(const py::object& grad, const py::object& x, const py::object& dx,
   call.set_target(target, target2, lam, probabilities);
   call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
   op.grad = call.part("grad", grad, call.arithmetic(), call.per_row(), false);
-  op.dx = call.like_x("dx", dx, op.dtype, true);
+  op.dx = call.like_input("dx", dx, op.dtype, true, true);
   call.set_saved(saved, totals, false);
-  call.set_workspace(workspace, workspace_of(call, op, false, threads));
+  op.workspace = call.workspace(workspace, workspace_of(call, op, false, threads));
   call.check_overlap();
   const Launch launch = call.launch(threads);
   py::gil_scoped_release release;

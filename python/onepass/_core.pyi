@@ -1,6 +1,6 @@
 """Types of the native module (csrc/bind). Tensors: torch.Tensor or numpy.ndarray."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,12 +98,15 @@ def batch_norm_forward(
     eps: float,
     activation: str | None,
     dropout: float,
-    seed: int | torch.Tensor,
+    seed: int | torch.Tensor | Callable[[], torch.Tensor],
     mask: torch.Tensor | None,
     workspace: torch.Tensor,
     threads: int,
-) -> None:
-    """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches."""
+) -> torch.Tensor | None:
+    """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches.
+
+    Returns the seed's tensor, or None for a number. A seed that is called is called after all checks.
+    """
 
 def batch_norm_inference(
     x: torch.Tensor,
@@ -116,11 +119,11 @@ def batch_norm_inference(
     eps: float,
     activation: str | None,
     dropout: float,
-    seed: int | torch.Tensor,
+    seed: int | torch.Tensor | Callable[[], torch.Tensor],
     mask: torch.Tensor | None,
     threads: int,
-) -> None:
-    """Writes y and mask with the running statistics."""
+) -> torch.Tensor | None:
+    """Writes y and mask with the running statistics; returns the seed as batch_norm_forward."""
 
 def batch_norm_backward(
     dy: torch.Tensor,
@@ -153,13 +156,16 @@ def dropout(
     p: float,
     scaling: str,
     gradient: bool,
-    seed: int | torch.Tensor,
+    seed: int | torch.Tensor | Callable[[], torch.Tensor],
     planes: bool,
     shared: bool,
     table: torch.Tensor | None,
     threads: int,
-) -> None:
-    """Writes y, which may be x. table: a byte for each draw, where several elements share one."""
+) -> torch.Tensor | None:
+    """Writes y, which may be x. table: a byte for each draw, where several elements share one.
+
+    Returns the seed as batch_norm_forward.
+    """
 
 cross_entropy_totals: int
 """Elements of the float64 tensor of totals that the loss fills."""

@@ -62,9 +62,15 @@ def batch_norm(
         # Asked only now: a call on a small tensor would notice.
         check_dense("batch_norm", input=input, residual=residual)
         raise
-    drawn = _random.seed_for("batch_norm", input, generator, seed) if dropout else None
+    operator = compiling or not (is_plain(input, weight) and is_plain(input, bias))
+    operator = operator or _negative(residual, running_mean, running_var)
+    drawn: _random.Seed | None = None
+    if dropout and seed is None and not operator:
+        drawn = _random.later("batch_norm", input, generator)
+    elif dropout:
+        drawn = _random.seed_for("batch_norm", input, generator, seed)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
-    if compiling or not (is_plain(input, weight) and is_plain(input, bias)) or _negative(residual, *rest[:2]):
+    if operator:
         return _ops.batch_norm(input, weight, bias, residual, *rest)
     if torch.is_grad_enabled() and (
         input.requires_grad
@@ -91,6 +97,8 @@ def _check(
 ) -> None:
     """Raises for what the core does not check: it is torch's rules, or of no tensor."""
     check_tensor("batch_norm", "input", input)
+    if input.dim() < 2 and input.numel():
+        raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
     check_number("batch_norm", "eps", eps)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")

@@ -53,8 +53,8 @@ class BatchNormFunction(torch.autograd.Function):
         rest: tuple[Any, ...],
     ) -> Tensor:
         """Runs the kernel."""
-        output, mean, spread, mask = _kernels.forward(input, weight, bias, residual, *rest)
-        remember(ctx, (input, weight, bias), rest, mean, spread, mask)
+        output, mean, spread, mask, seed = _kernels.forward(input, weight, bias, residual, *rest)
+        remember(ctx, (input, weight, bias), rest, mean, spread, mask, seed)
         return output
 
     @staticmethod
@@ -75,6 +75,7 @@ def remember(
     mean: Tensor,
     spread: Tensor,
     mask: Tensor | None,
+    seed: Tensor | None,
 ) -> None:
     """Keeps what `differentiate` needs: of the input's size, the input alone.
 
@@ -85,8 +86,9 @@ def remember(
         mean: As `_kernels.forward` gives it.
         spread: As `_kernels.forward` gives it.
         mask: The bits of ReLU, or None.
+        seed: Of dropout, or None.
     """
-    _, _, _, seed, training, _, eps, activation, dropout = rest
+    _, _, _, _, training, _, eps, activation, dropout = rest
     ctx.save_for_backward(*vectors, mean, spread, mask, seed)
     ctx.options = training, eps, activation, dropout
     ctx.set_materialize_grads(False)

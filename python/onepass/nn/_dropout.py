@@ -62,18 +62,23 @@ def dropout(
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     plain = not compiling and is_plain(input) and is_plain(residual)
-    if inplace and plain and torch.is_grad_enabled():
+    if inplace and plain:
         _check_inplace(function, input, residual)
-    if type(seed) is not int or generator is not None or not plain or not 0 <= seed < 2**64:
-        seed = _random.seed_for(function, input, generator, seed)
     if not plain:
-        output = cast(Tensor, torch.ops.onepass.dropout(input, residual, seed, *how))
+        drawn = _random.seed_for(function, input, generator, seed)
+        output = cast(Tensor, torch.ops.onepass.dropout(input, residual, drawn, *how))
         return input.copy_(output) if inplace else output
+    if seed is None:
+        source: _random.Seed = _random.later(function, input, generator)
+    elif type(seed) is int and generator is None and 0 <= seed < 2**64:
+        source = seed
+    else:
+        source = _random.seed_for(function, input, generator, seed)
     direct = inplace and can_walk(input, how)
     if torch.is_grad_enabled() and (input.requires_grad or (residual is not None and residual.requires_grad)):
-        output = _apply(input, residual, seed, how, direct)
+        output = _apply(input, residual, source, how, direct)
     else:
-        output = run(input, residual, seed, how, direct)
+        output, _ = run(input, residual, source, how, direct)
         if direct and not input.is_inference():
             torch.autograd.graph.increment_version(input)
     return input.copy_(output) if inplace and not direct else output
@@ -90,8 +95,14 @@ def is_plain(tensor: Tensor | None) -> bool:
     )
 
 
-def run(input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, inplace: bool = False) -> Tensor:
-    """Runs the kernel on plain tensors; the result lies as `walkable` makes the input lie."""
+def run(
+    input: Tensor, residual: Tensor | None, seed: _random.Seed, how: How, inplace: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Runs the kernel on plain tensors; the result lies as `walkable` makes the input lie.
+
+    Returns:
+        The result, and the seed's tensor unless it is a number.
+    """
     p, scaling, gradient, planes, shared = how
     input = walkable(input, how)
     output = input if inplace else torch.empty_like(input)
@@ -101,7 +112,7 @@ def run(input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, in
     if planes or shared:
         table = torch.empty(_draws(input, planes, shared), dtype=torch.uint8, device=input.device)
     # By position, in the order of the stub: names cost a microsecond.
-    _native.core.dropout(
+    drawn = _native.core.dropout(
         input,
         output,
         residual,
@@ -114,7 +125,7 @@ def run(input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, in
         table,
         torch.get_num_threads(),
     )
-    return output
+    return output, drawn
 
 
 def can_walk(input: Tensor, how: How) -> bool:
@@ -144,16 +155,17 @@ class DropoutFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, residual: Tensor | None, seed: int | Tensor, how: How, inplace: bool
+        ctx: Any, input: Tensor, residual: Tensor | None, seed: _random.Seed, how: How, inplace: bool
     ) -> Tensor:
         """Runs the kernel."""
-        if isinstance(seed, Tensor):
-            ctx.save_for_backward(seed)
-        ctx.seed, ctx.how = None if isinstance(seed, Tensor) else seed, how._replace(gradient=True)
+        output, drawn = run(input, residual, seed, how, inplace)
+        if drawn is not None:
+            ctx.save_for_backward(drawn)
+        ctx.seed, ctx.how = seed if drawn is None else None, how._replace(gradient=True)
         ctx.set_materialize_grads(False)
         if inplace:
             ctx.mark_dirty(input)
-        return run(input, residual, seed, how, inplace)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
@@ -175,7 +187,7 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     if is_plain(grad) and not torch.compiler.is_compiling():
         if torch.is_grad_enabled() and grad.requires_grad:
             return _apply(grad, None, seed, how, False)
-        return run(grad, None, seed, how)
+        return run(grad, None, seed, how)[0]
     if not isinstance(seed, Tensor):
         seed = _random.seed_for("dropout", grad, None, seed)
     return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
@@ -202,7 +214,14 @@ def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tenso
 
 
 def _check_inplace(function: str, input: Tensor, residual: Tensor | None) -> None:
-    """Raises before the kernel has changed anything what autograd would raise afterwards."""
+    """Raises before the kernel has changed anything what torch would raise afterwards."""
+    if not input.is_contiguous() and torch._debug_has_internal_overlap(input) == 1:
+        raise RuntimeError(
+            f"{function}: input must not share memory between its elements with inplace=True, got strides "
+            f"{input.stride()} for shape {tuple(input.shape)}"
+        )
+    if not torch.is_grad_enabled():
+        return
     if not (input.requires_grad or (residual is not None and residual.requires_grad)):
         return
     base = input._base if input._is_view() else input
@@ -240,8 +259,8 @@ def _composed(input: Tensor, residual: Tensor | None, how: How, seed: int | Tens
     # The kernel reads memory, which tensors made within a transform hide.
     with temporarily_clear_interpreter_stack():
         ones = torch.ones(input.shape, dtype=input.dtype, device=input.device)
-        slope = run(ones, None, number, how._replace(gradient=True))
-        value = run(ones, None, number, how)
+        slope, _ = run(ones, None, number, how._replace(gradient=True))
+        value, _ = run(ones, None, number, how)
     output = torch.where(slope != 0, input * slope, 0)
     if how.scaling == "alpha":
         output = output + (value - slope)

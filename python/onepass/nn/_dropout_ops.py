@@ -24,7 +24,7 @@ _library.define(
 
 
 def _forward(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:
-    return run(input, residual, seed, How(*how))
+    return run(input, residual, seed, How(*how))[0]
 
 
 def _fake(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass.nn._random import Seed
 
 __all__ = ["backward", "forward", "invstd_of", "scratch", "statistics_dtype"]
 
@@ -26,31 +27,31 @@ def forward(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     batches: Tensor | None,
-    seed: Tensor | None,
+    seed: Seed | None,
     training: bool,
     momentum: float | None,
     eps: float,
     activation: str | None,
     dropout: float,
     for_backward: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Runs the kernel on plain dense tensors; the running statistics are changed in place.
 
     Returns:
         Output; mean and spread of shape (C) for the backward pass, where the spread is 1 / standard deviation in
-        training and the variance else (`invstd_of`); the bits of ReLU if they cannot be computed again, else None.
+        training and the variance else (`invstd_of`); the bits of ReLU if they cannot be computed again, else None;
+        the seed.
     """
     core, threads = _native.core, torch.get_num_threads()
     output = torch.empty_like(input)
     mask = None
     if residual is not None and activation is not None:
         mask = torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
-    drawn: int | Tensor = 0 if seed is None else seed
     if training:
         mean = torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
         invstd = torch.empty_like(mean)
         # By position, in the order of the stub: names cost 1.7 us.
-        core.batch_norm_forward(
+        drawn = core.batch_norm_forward(
             input,
             output,
             weight,
@@ -65,7 +66,7 @@ def forward(
             eps,
             activation,
             dropout,
-            drawn,
+            0 if seed is None else seed,
             mask,
             _workspace(input, threads),
             threads,
@@ -73,8 +74,8 @@ def forward(
         for running in (running_mean, running_var):
             if running is not None and not running.is_inference():
                 torch.autograd.graph.increment_version(running)
-        return output, mean, invstd, mask
-    core.batch_norm_inference(
+        return output, mean, invstd, mask, drawn
+    drawn = core.batch_norm_inference(
         input,
         output,
         weight,
@@ -85,16 +86,16 @@ def forward(
         eps,
         activation,
         dropout,
-        drawn,
+        0 if seed is None else seed,
         mask,
         threads,
     )
     mean = cast(Tensor, running_mean)
     if not for_backward:
-        return output, mean, mean, mask
+        return output, mean, mean, mask, drawn
     # Copies: a training step before the backward pass must not move what this output was computed with.
     wide = statistics_dtype(input)
-    return output, _copy(mean, wide), _copy(cast(Tensor, running_var), wide), mask
+    return output, _copy(mean, wide), _copy(cast(Tensor, running_var), wide), mask, drawn
 
 
 def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:

@@ -59,7 +59,9 @@ def _forward(
         new = (running_mean, running_var)
     else:
         new = (nothing, torch.empty_like(nothing))
-    output, mean, spread, mask = _kernels.forward(input, weight, bias, residual, running_mean, running_var, *rest)
+    output, mean, spread, mask, _ = _kernels.forward(
+        input, weight, bias, residual, running_mean, running_var, *rest
+    )
     # An operator's results cannot be None.
     mask = input.new_empty(0, dtype=torch.uint8) if mask is None else mask
     return (output, mean, spread, mask, *new)
@@ -105,7 +107,7 @@ def _fake_backward(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, mean, spread, mask, *new = output
-    remember(ctx, inputs[:3], inputs[4:], mean, spread, mask if mask.numel() else None)
+    remember(ctx, inputs[:3], inputs[4:], mean, spread, mask if mask.numel() else None, inputs[7])
     ctx.mark_non_differentiable(mean, spread, mask, *new)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,7 +12,10 @@ from torch import Tensor
 
 from onepass.nn._kinds import check_generator
 
-__all__ = ["seed_for"]
+__all__ = ["Seed", "later", "seed_for"]
+
+# A number; an int64 tensor of one element; or what draws such a tensor when nothing can be refused any more.
+Seed = int | Tensor | Callable[[], Tensor]
 
 # torch gives these methods no types.
 _library = cast(Any, torch.library).Library("onepass", "FRAGMENT")
@@ -57,6 +62,12 @@ def seed_for(
         raise ValueError(f"{function}: seed must be at least 0 and below 2**64, got {seed}")
     # The same 64 bits; filled on the device, which a copy from the host would have to wait for.
     return torch.full((1,), seed - (seed >> 63 << 64), dtype=torch.int64, device=input.device)
+
+
+def later(function: str, input: Tensor, generator: torch.Generator | None) -> Callable[[], Tensor]:
+    """What draws `seed_for`'s seed: kernels call it after their checks, since a rejected call draws nothing."""
+    check_generator(function, generator)
+    return partial(_draw, input, generator)
 
 
 def _draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
