@@ -81,6 +81,38 @@ def test_bfloat16_is_float32_rounded(backend, classes, smoothing):
     assert torch.equal(gradient(x.clone(), target, upstream, smoothing), found)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("classes", [129, 143, 144, 160, 161, 4096, 4101, 4112])
+def test_the_label_may_stand_anywhere(backend, classes, dtype, weighted):
+    """It is left out of the sums: neither another class is, nor one of those that two steps of a walk read."""
+    if backend.is_cuda_code and classes > 200:
+        pytest.skip("takes the GPU's code no other way")
+    generator = torch.Generator().manual_seed(classes)
+    x = torch.randn(1, classes, generator=generator).to(dtype)
+    weight = torch.rand(classes, generator=generator) + 0.5 if weighted else None
+    edges = [k for k in range(classes) if min(k % 16, k % 4096) in (0, 1, 15) and (k < 40 or k > classes - 70)]
+    target = torch.tensor(edges if classes > 200 else range(classes))
+    rows = x.expand(len(target), classes).contiguous()
+    found, wanted = (
+        function(
+            rows.to(device).to(wide),
+            target.to(device),
+            None
+            if weight is None
+            else weight.to(device).to(torch.float64 if wide == torch.float64 else torch.float32),
+            label_smoothing=0.1,
+            reduction="none",
+        )
+        for function, device, wide in (
+            (cross_entropy, backend.device, dtype),
+            (torch.nn.functional.cross_entropy, "cpu", torch.float64),
+        )
+    )
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found.cpu().double(), wanted, rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("payload", [0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001])
 def test_any_nan_upstream_is_a_nan(backend, dtype, payload):
@@ -94,7 +126,7 @@ def test_any_nan_upstream_is_a_nan(backend, dtype, payload):
 
 
 def test_streamed_gradients(backend):
-    """More than 16 MB are stored past the caches, in lines: a row that begins inside one, labels at both ends."""
+    """Gradients of 8 MB and more go past the caches, in lines: a row that begins in one, labels at both ends."""
     if backend.is_cuda_code:
         pytest.skip("of the CPU")
     classes = 70_001

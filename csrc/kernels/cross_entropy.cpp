@@ -164,7 +164,7 @@ void backward(const CrossEntropy& op, int threads) {
   const Share share = op.share();
   const auto run = [&](auto kind) {
     constexpr Share kShare = decltype(kind)::value;
-    op.shape.walks_columns() ? backward_columns<kShare>(rows, threads)
+    op.shape.turns_columns() ? backward_columns<kShare>(rows, threads)
                              : backward_rows<Walked<S, kShare>, kShare>(rows, threads);
   };
   if (share == Share::kNone) return run(std::integral_constant<Share, Share::kNone>{});

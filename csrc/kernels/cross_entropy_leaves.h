@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/cross_entropy_rows.h"
+#include "loops/class_gradients.h"
 
 namespace onepass::ONEPASS_ISA {
 

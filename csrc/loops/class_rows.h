@@ -1,11 +1,11 @@
-// class_rows.h - walks along rows of classes that follow each other in memory, on the CPU. Rows of few
-// classes, and classes that lie apart: class_columns.h. CUDA: classes.cuh.
+// class_rows.h - sums along rows of classes that follow each other in memory, on the CPU. Their gradients:
+// class_gradients.h. Rows of few classes, and classes that lie apart: class_columns.h. CUDA: classes.cuh.
 //
 // A row is cut in leaves of kClassLeaf classes. The first one's maximum is looked for before its sum; the
-// others are summed around that, and the row's maximum is found on the way: memory is read once. Class i of a
-// leaf, the first label left out, goes to lane i % kClassLanes in T; lanes are merged pairwise in double,
-// leaves in their order. The cut depends on the number of classes alone: the same bits for any number of
-// threads, also where one row's leaves are shared out.
+// others are summed around that, and the row's maximum is found on the way: memory is read once. A leaf is
+// added a step of kClassStep classes at a time to kClassLanes lanes in T, the first label left out; lanes are
+// merged pairwise in double, leaves in their order. The cut depends on the number of classes alone: the same
+// bits for any number of threads, also where one row's leaves are shared out.
 #pragma once
 
 #include <limits>
@@ -25,13 +25,15 @@ using LeafSums = math::SoftmaxSums<T, double>;
 template <class T>
 constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
-// Overwrites the lanes.
 template <int kCount, class T>
-inline T largest_lane(T* lane) {
-  for (int width = kCount / 2; width > 0; width /= 2) {
-    for (int l = 0; l < width; ++l) lane[l] = math::larger(lane[l], lane[l + width]);
+inline T largest_lane(const T* lane) {
+  if constexpr (kCount == 1) {
+    return lane[0];
+  } else {
+    alignas(64) T half[kCount / 2];
+    for (int l = 0; l < kCount / 2; ++l) half[l] = math::larger(lane[l], lane[l + kCount / 2]);
+    return largest_lane<kCount / 2>(half);
   }
-  return lane[0];
 }
 
 template <class S>
@@ -41,7 +43,7 @@ ONEPASS_WALK arithmetic<S> largest_class(const S* __restrict x, int64_t n) {
   for (int l = 0; l < kMaxLanes; ++l) lane[l] = kLowest<T>;
   int64_t i = 0;
   for (; i + kMaxLanes <= n; i += kMaxLanes) {
-    ONEPASS_LANES
+    ONEPASS_UNROLLED
     for (int l = 0; l < kMaxLanes; ++l) lane[l] = math::larger(lane[l], widen(x[i + l]));
   }
   if (n < kMaxLanes) {
@@ -67,6 +69,17 @@ struct ClassLanes {
     max[l] = math::larger(max[l], x);
     term.add(x, w, T(1), rest[l], distance[l], weight[l], spread[l]);
   }
+  // The same; without `counted` for the maximum alone.
+  template <class Term>
+  ONEPASS_HD void add_if(bool counted, const Term& term, int l, T x, T w) {
+    T of_rest = rest[l], of_distance = distance[l], of_weight = weight[l], of_spread = spread[l];
+    max[l] = math::larger(max[l], x);
+    term.add(x, w, T(1), of_rest, of_distance, of_weight, of_spread);
+    rest[l] = counted ? of_rest : rest[l];
+    distance[l] = counted ? of_distance : distance[l];
+    weight[l] = counted ? of_weight : weight[l];
+    spread[l] = counted ? of_spread : spread[l];
+  }
   // Of classes that were counted from the same shift.
   void merge(const ClassLanes& other) {
     ONEPASS_LANES
@@ -76,18 +89,6 @@ struct ClassLanes {
       distance[l] += other.distance[l];
       weight[l] += other.weight[l];
       spread[l] += other.spread[l];
-    }
-  }
-  // Lanes 0 .. count - 1.
-  void take(const ClassLanes& other, int64_t count) {
-    ONEPASS_LANES
-    for (int l = 0; l < kClassLanes; ++l) {
-      const bool taken = l < count;
-      max[l] = taken ? other.max[l] : max[l];
-      rest[l] = taken ? other.rest[l] : rest[l];
-      distance[l] = taken ? other.distance[l] : distance[l];
-      weight[l] = taken ? other.weight[l] : weight[l];
-      spread[l] = taken ? other.spread[l] : spread[l];
     }
   }
 };
@@ -100,58 +101,98 @@ constexpr bool kPaired = std::is_same_v<S, BFloat16>;
 template <class S, math::Share kShare>
 using Walked = std::conditional_t<kPaired<S> && kShare == math::Share::kGiven, float, S>;
 
-// Adds n classes; w: their weights, not read without Share::kGiven.
-template <class Term, class S, class T>
-ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* __restrict w, int64_t n,
-                              ClassLanes<T>& lanes) {
-  constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
-  ClassLanes<T> own = lanes;
-  int64_t i = 0;
-  if constexpr (kPaired<S>) {
-    static_assert(!kGiven, "Walked");
-    ClassLanes<T> second;
-    for (int l = 0; l < kClassLanes; ++l) second.max[l] = own.max[l];
-    for (; i + 2 * kClassLanes <= n; i += 2 * kClassLanes) {
-      fetch_ahead(x + i, kLine);
-      ONEPASS_LANES
-      for (int l = 0; l < kClassLanes; ++l) {
-        const BFloat16Pair pair = from_bfloat16_pair(&x[i + 2 * l].bits);
-        own.add(term, l, pair.first, T(0));
+// Classes that are added at once.
+template <class S>
+constexpr int64_t kClassStep = kPaired<S> ? 2 * kClassLanes : kClassLanes;
+
+// The lanes of a leaf; in pairs the second classes have their own.
+template <class S>
+struct LeafLanes {
+  using T = arithmetic<S>;
+  ClassLanes<T> first, second;
+
+  LeafLanes() {
+    for (int l = 0; l < kClassLanes; ++l) first.max[l] = second.max[l] = kLowest<T>;
+  }
+  // kClassStep classes; w: their weights, not read without Share::kGiven.
+  template <class Term>
+  ONEPASS_HD void add(const Term& term, const S* x, const T* w) {
+    constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
+    fetch_ahead(x, kClassStep<S> * int64_t(sizeof(S)));
+    ONEPASS_LANES
+    for (int l = 0; l < kClassLanes; ++l) {
+      if constexpr (kPaired<S>) {
+        static_assert(!kGiven, "Walked");
+        const BFloat16Pair pair = from_bfloat16_pair(&x[2 * l].bits);
+        first.add(term, l, pair.first, T(0));
         second.add(term, l, pair.second, T(0));
+      } else {
+        first.add(term, l, widen(x[l]), kGiven ? w[l] : T(0));
       }
     }
-    own.merge(second);
   }
-  for (; i + kClassLanes <= n; i += kClassLanes) {
-    fetch_ahead(x + i, kClassLanes * int64_t(sizeof(S)));
+  // The same from class `begin` on, and without class `skipped` of them.
+  template <class Term>
+  ONEPASS_HD void add_some(const Term& term, const S* x, const T* w, int begin, int skipped) {
+    constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
     ONEPASS_LANES
-    for (int l = 0; l < kClassLanes; ++l) own.add(term, l, widen(x[i + l]), kGiven ? w[i + l] : T(0));
+    for (int l = 0; l < kClassLanes; ++l) {
+      if constexpr (kPaired<S>) {
+        const BFloat16Pair pair = from_bfloat16_pair(&x[2 * l].bits);
+        const bool counted = (2 * l >= begin) & (2 * l != skipped);
+        const bool next = (2 * l + 1 >= begin) & (2 * l + 1 != skipped);
+        first.add_if(counted, term, l, pair.first, T(0));
+        second.add_if(next, term, l, pair.second, T(0));
+      } else {
+        first.add_if((l >= begin) & (l != skipped), term, l, widen(x[l]), kGiven ? w[l] : T(0));
+      }
+    }
   }
-  lanes = own;
-  if (i == n) return;
-  // What is left, with copies of its first class behind it, whose lanes are thrown away.
-  const int64_t left = n - i;
-  alignas(64) S last_x[kClassLanes];
-  alignas(64) T last_w[kClassLanes];
-  for (int l = 0; l < kClassLanes; ++l) {
-    last_x[l] = x[i];
-    last_w[l] = kGiven ? w[i] : T(0);
+};
+
+// Adds n classes of a leaf without the label, whose place in the leaf is one of them or -1. What is left
+// behind the last whole step is added as the end of a step that reaches back.
+template <class Term, class S, class T>
+ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* __restrict w, int64_t n,
+                              int64_t label, ClassLanes<T>& sums) {
+  constexpr int64_t kStep = kClassStep<S>;
+  constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
+  const int64_t whole = n / kStep * kStep, left = n - whole;
+  const int64_t at = label >= 0 && label < whole ? label / kStep * kStep : whole;
+  LeafLanes<S> lanes;
+  for (int64_t i = 0; i < at; i += kStep) lanes.add(term, x + i, w + i);
+  if (at < whole) lanes.add_some(term, x + at, w + at, 0, int(label - at));
+  for (int64_t i = at + kStep; i < whole; i += kStep) lanes.add(term, x + i, w + i);
+  if (left > 0 && whole > 0) {
+    const int64_t back = n - kStep;
+    lanes.add_some(term, x + back, w + back, int(kStep - left), label < whole ? -1 : int(label - back));
+  } else if (left > 0) {
+    alignas(64) S last_x[kStep];
+    alignas(64) T last_w[kStep] = {};
+    const int64_t begin = kStep - left;
+    for (int64_t k = 0; k < begin; ++k) last_x[k] = x[0];
+    for (int64_t k = 0; k < left; ++k) last_x[begin + k] = x[k];
+    if (kGiven) std::memcpy(last_w + begin, w, size_t(left) * sizeof(T));
+    lanes.add_some(term, last_x, last_w, int(begin), label < 0 ? -1 : int(begin + label));
   }
-  std::memcpy(last_x, x + i, size_t(left) * sizeof(S));
-  if (kGiven) std::memcpy(last_w, w + i, size_t(left) * sizeof(T));
-  ONEPASS_LANES
-  for (int l = 0; l < kClassLanes; ++l) own.add(term, l, widen(last_x[l]), last_w[l]);
-  lanes.take(own, left);
+  if (kPaired<S>) lanes.first.merge(lanes.second);
+  sums = lanes.first;
+}
+
+template <int kCount, class T>
+inline double sum_pairs(const T* lane) {
+  if constexpr (kCount == 1) {
+    return lane[0];
+  } else {
+    alignas(64) double half[kCount / 2];
+    for (int l = 0; l < kCount / 2; ++l) half[l] = double(lane[l]) + double(lane[l + kCount / 2]);
+    return sum_pairs<kCount / 2>(half);
+  }
 }
 
 template <class T>
 inline double sum_lanes(const T* lane) {
-  double wide[kClassLanes];
-  for (int l = 0; l < kClassLanes; ++l) wide[l] = double(lane[l]);
-  for (int width = kClassLanes / 2; width > 0; width /= 2) {
-    for (int l = 0; l < width; ++l) wide[l] += wide[l + width];
-  }
-  return wide[0];
+  return sum_pairs<kClassLanes>(lane);
 }
 
 // The sums of a leaf of n classes as counted from `shift`, and the leaf's maximum. w: anything without
@@ -160,10 +201,8 @@ template <math::Share kShare, bool kSpread, class S, class T>
 inline LeafSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64_t label, T& max) {
   const math::SoftmaxTerm<T, kShare, kSpread> term{math::shift_of(shift)};
   ClassLanes<T> lanes;
-  for (int l = 0; l < kClassLanes; ++l) lanes.max[l] = kLowest<T>;
   const bool inside = label >= 0 && label < n;
-  add_classes(term, x, w, inside ? label : n, lanes);
-  if (inside) add_classes(term, x + label + 1, w + label + 1, n - label - 1, lanes);
+  add_classes(term, x, w, n, inside ? label : -1, lanes);
   max = largest_lane<kClassLanes>(lanes.max);
   double weight = kShare == math::Share::kEqual   ? double(n)
                   : kShare == math::Share::kGiven ? sum_lanes(lanes.weight)
@@ -192,70 +231,7 @@ inline LeafSums<T> reduce_leaf(T shift, const S* x, const T* w, int64_t n, int64
   return sums_around<kShare, kSpread>(max, x, w, n, label, max);
 }
 
-// The gradient of a class that is no label; without kSoftmax of a row whose logits do not matter.
-template <bool kSoftmax, math::Share kShare, class S, class T>
-ONEPASS_HD void walk_class(const math::RowGradient<T>& row, const S& x, T w, S& out) {
-  narrow(row.template at<kSoftmax, kShare != math::Share::kNone>(widen(x), w), out);
-}
-
-template <bool kSoftmax, math::Share kShare, class T>
-ONEPASS_HD void walk_pair(const math::RowGradient<T>& row, const BFloat16* x, BFloat16* out) {
-  const BFloat16Pair pair = from_bfloat16_pair(&x->bits);
-  const auto gradient = [&](T x_c) {
-    return row.template at<kSoftmax, kShare != math::Share::kNone>(x_c, T(1));
-  };
-  to_bfloat16_pair({gradient(pair.first), gradient(pair.second)}, &out->bits);
-}
-
-// Of n classes; w: their weights, not read without Share::kGiven. x and out may be the same memory.
-template <bool kSoftmax, math::Share kShare, class S, class T>
-ONEPASS_HD void walk_run(const math::RowGradient<T>& row, const S* x, const T* w, S* out, int64_t n) {
-  constexpr bool kGiven = kShare == math::Share::kGiven;
-  int64_t paired = 0;
-  if constexpr (kPaired<S>) {
-    static_assert(!kGiven, "Walked");
-    paired = n / 2 * 2;
-    ONEPASS_INDEPENDENT
-    for (int64_t i = 0; i < n / 2; ++i) walk_pair<kSoftmax, kShare>(row, x + 2 * i, out + 2 * i);
-  }
-  ONEPASS_INDEPENDENT
-  for (int64_t i = paired; i < n; ++i) {
-    walk_class<kSoftmax, kShare>(row, x[i], kGiven ? w[i] : T(1), out[i]);
-  }
-}
-
-template <bool kSoftmax, math::Share kShare, class S, class T>
-ONEPASS_WALK void walk_classes(const math::RowGradient<T> row, const S* x, const T* w, S* out, int64_t n) {
-  walk_run<kSoftmax, kShare>(row, x, w, out, n);
-}
-
-// The gradients of a row's labels, ready to be stored, and at which of some classes; elsewhere there is none.
-template <class S>
-struct LabelGradients {
-  int64_t at[2];
-  S value[2];
-
-  // Those among classes begin .. begin + n - 1, to out[0 .. n).
-  void store(int64_t begin, int64_t n, S* out) const {
-    for (int k = 0; k < 2; ++k) {
-      const int64_t i = at[k] - begin;
-      if (i >= 0 && i < n) out[i] = value[k];
-    }
-  }
-};
-
-// The same with the labels from class `begin` on, past the caches: whole lines.
-template <bool kSoftmax, math::Share kShare, class S, class T>
-ONEPASS_WALK void stream_classes(const math::RowGradient<T> row, const LabelGradients<S>& labels,
-                                 int64_t begin, const S* __restrict x, const T* __restrict w,
-                                 S* __restrict out, int64_t n) {
-  stream_blocks(out, n, [&](int64_t i, S* __restrict block, auto count) {
-    fetch_ahead(x + i, count * int64_t(sizeof(S)));
-    walk_run<kSoftmax, kShare>(row, x + i, w + i, block, count);
-    labels.store(begin + i, count, block);
-  });
-}
-
+// Weights of probabilities y, smoothed.
 template <class T>
 ONEPASS_WALK void smooth_classes(const T* y, const T* w, T kept, T share, T* out, int64_t n) {
   ONEPASS_INDEPENDENT

@@ -12,7 +12,8 @@
 namespace onepass {
 
 constexpr int64_t kClassLeaf = 4096;     // classes of a leaf of a row
-constexpr int64_t kFewClasses = 128;     // so few are walked in tiles
+constexpr int64_t kFewClasses = 128;     // so few are walked in tiles,
+constexpr int64_t kFewTurned = 32;       // and so few where results have to be turned back
 constexpr int64_t kTileElements = 8192;  // of a tile's buffer
 constexpr int64_t kTileMost = 256;       // rows of a tile: of few classes,
 constexpr int64_t kTileLeast = 64;       // and of many
@@ -24,6 +25,8 @@ struct ClassShape {
 
   // Whether tiles of rows are walked (class_columns.h) and not single rows (class_rows.h).
   ONEPASS_HD bool walks_columns() const { return inner > 1 || classes <= kFewClasses; }
+  // The same in backward. Measured with 16 to 128 classes.
+  ONEPASS_HD bool turns_columns() const { return inner > 1 || classes <= kFewTurned; }
   ONEPASS_HD int64_t tile_rows() const {
     return classes * kTileMost <= kTileElements ? kTileMost : kTileLeast;
   }
