@@ -154,7 +154,7 @@ ONEPASS_WALK double sum_counted(const T* __restrict lane, const int32_t* __restr
     for (int l = 0; l < kTileStep; ++l) sum[l] += counts[i + l] != 0 ? double(lane[i + l]) : 0.0;
   }
   for (int l = 0; i + l < n; ++l) sum[l] += counts[i + l] != 0 ? double(lane[i + l]) : 0.0;
-  return sum_lanes(sum);
+  return sum_lanes<kTileStep>(sum);
 }
 
 template <class T>

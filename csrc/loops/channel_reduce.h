@@ -8,6 +8,7 @@
 #pragma once
 
 #include "loops/channel_flags.h"
+#include "loops/lanes.h"
 #include "math/moments.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -39,13 +40,6 @@ ONEPASS_HD F formula_at(const T* const* p, int64_t i) {
   if constexpr (F::kParams == 1) return F{p[0][i]};
   if constexpr (F::kParams == 3) return F{p[0][i], p[1][i], p[2][i]};
   if constexpr (F::kParams == 5) return F{p[0][i], p[1][i], p[2][i], p[3][i], p[4][i]};
-}
-
-inline double merge_lanes(double* lane) {
-  for (int width = kWideLanes / 2; width > 0; width /= 2) {
-    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
-  }
-  return lane[0];
 }
 
 using WideLanes = double[2][kWideLanes];
@@ -175,9 +169,9 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
     segment = end;
   }
   for (int64_t i = 0; i < width; ++i) {
-    parts[i * in.shape.tiles()] =
-        formula_at<Sums>(formula, i)
-            .part(double(rows.end - rows.begin), merge_lanes(wide[i][0]), merge_lanes(wide[i][1]));
+    parts[i * in.shape.tiles()] = formula_at<Sums>(formula, i)
+                                      .part(double(rows.end - rows.begin), sum_lanes<kWideLanes>(wide[i][0]),
+                                            sum_lanes<kWideLanes>(wide[i][1]));
   }
 }
 

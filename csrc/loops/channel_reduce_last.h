@@ -150,7 +150,7 @@ struct LastLanes {
   double merged(int which, int64_t i) const {
     double lane[kWideLanes];
     for (int l = 0; l < kWideLanes; ++l) lane[l] = wide[which][l * width + i];
-    return merge_lanes(lane);
+    return sum_lanes<kWideLanes>(lane);
   }
 };
 

@@ -113,22 +113,10 @@ struct Span {
   // out = formula(a, b) of all elements; with F::kFlags also new flags. streams: past the caches.
   template <class F, class S>
   void walk(const S* a, const S* b, S* out, uint8_t* passed, bool streams) const {
-    const int64_t run = shape.channels_last ? period : shape.positions;
-    for (int64_t i = 0, at = begin % run; i < n; at = 0) {
-      const int64_t here = run - at < n - i ? run - at : n - i;
-      const Row<S> row = Row<S>{a, b, out, passed}.from(i);
-      if (!shape.channels_last) {
-        walk_run<F>(formula_at<F>(params, (begin + i) / run % shape.channels), row, here, streams);
-        i += here;
-        continue;
-      }
-      const T* from[kMostParams];
-      for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
-      // Past the caches one at a time: rows written in turns take longer than the loads they share.
-      const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
-      several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_row<F>(from, row, here, streams);
-      i += several ? kRowsAtOnce * period : here;
-    }
+    const Row<S> all{a, b, out, passed};
+    OpenLine<S> line;
+    shape.channels_last ? walk_positions<F>(all, line, streams) : walk_planes<F>(all, line, streams);
+    line.close();
   }
 
  private:
@@ -141,17 +129,46 @@ struct Span {
     Row from(int64_t i) const { return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags}; }
   };
 
+  // Channels first.
   template <class F, class S>
-  static void walk_run(const F& formula, Row<S> row, int64_t count, bool streams) {
-    const auto plain = [&](int64_t begin, int64_t end) {
-      const Row<S> from = row.from(begin);
-      walk_channel(formula, from.a, from.b, from.out, from.flags, end - begin);
-    };
-    if (!streams) return plain(0, count);
-    walk_streamed(row.out, count, plain, [&](int64_t begin, int64_t end) {
-      const Row<S> from = row.from(begin);
-      stream_channel(formula, from.a, from.b, from.out, from.flags, end - begin);
-    });
+  void walk_planes(const Row<S>& all, OpenLine<S>& line, bool streams) const {
+    for (int64_t i = 0, at = begin % shape.positions, here; i < n; i += here, at = 0) {
+      const int64_t left = shape.positions - at;
+      here = left < n - i ? left : n - i;
+      const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
+      const Row<S> row = all.from(i);
+      const auto plain = [&](int64_t first, int64_t last, S* to) {
+        const Row<S> from = row.from(first);
+        walk_channel(formula, from.a, from.b, to, from.flags, last - first);
+      };
+      if (!streams) {
+        plain(0, here, row.out);
+        continue;
+      }
+      walk_streamed(line, row.out, here, plain, [&](int64_t first, int64_t last) {
+        const Row<S> from = row.from(first);
+        stream_channel(formula, from.a, from.b, from.out, from.flags, last - first);
+      });
+    }
+  }
+
+  // Channels last.
+  template <class F, class S>
+  void walk_positions(const Row<S>& all, OpenLine<S>& line, bool streams) const {
+    for (int64_t i = 0, at = begin % period; i < n; at = 0) {
+      const int64_t here = period - at < n - i ? period - at : n - i;
+      const Row<S> row = all.from(i);
+      const T* from[kMostParams];
+      for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
+      // Past the caches one at a time: rows written in turns take longer than the loads they share.
+      const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
+      if (streams) {
+        stream_position<F>(from, row, here, line);
+      } else {
+        several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_rows<F, 1>(from, row, here);
+      }
+      i += several ? kRowsAtOnce * period : here;
+    }
   }
 
   // kRows rows of `count` channels.
@@ -161,16 +178,19 @@ struct Span {
   }
 
   template <class F, class S>
-  void walk_row(const T* const* from, const Row<S>& row, int64_t count, bool streams) const {
-    if (!streams) return walk_rows<F, 1>(from, row, count);
+  void stream_position(const T* const* from, const Row<S>& row, int64_t count, OpenLine<S>& line) const {
     const T* at[kMostParams];
     const auto params_at = [&](int64_t begin) {
       for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
       return at;
     };
     walk_streamed(
-        row.out, count,
-        [&](int64_t begin, int64_t end) { walk_rows<F, 1>(params_at(begin), row.from(begin), end - begin); },
+        line, row.out, count,
+        [&](int64_t begin, int64_t end, S* to) {
+          Row<S> part = row.from(begin);
+          part.out = to;
+          walk_rows<F, 1>(params_at(begin), part, end - begin);
+        },
         [&](int64_t begin, int64_t end) {
           const Row<S> lines = row.from(begin);
           stream_channels<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);

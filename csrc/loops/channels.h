@@ -20,6 +20,7 @@
 namespace onepass::ONEPASS_ISA {
 
 constexpr int64_t kTicketElements = 32 * 1024;  // of the second walk
+constexpr int64_t kSpanMultiple = 64;           // elements of whole lines, of any type
 static_assert(kTicketElements % kChannelRow == 0 && kChannelRow % 8 == 0);
 
 // Channels that are taken at a time, from `begin` to `end`.
@@ -117,9 +118,11 @@ inline void walk_spans(const ChannelShape& shape, const Slab& slab, const Passin
     const int64_t begin = (count - 1 - i) * kTicketElements;
     const int64_t end = begin + kTicketElements < numel ? begin + kTicketElements : numel;
     for (int64_t at = begin; at < end; at += span.n) {
-      const int64_t left = piece - at % piece, most = left < kChannelRow ? left : kChannelRow;
-      span.n = end - at < most ? end - at : most;
       span.begin = first + at / piece * apart + at % piece;
+      // They end with a line of memory, if the tensor begins with one.
+      const int64_t left = piece - at % piece, fits = kChannelRow - span.begin % kSpanMultiple;
+      const int64_t most = left < fits ? left : fits;
+      span.n = end - at < most ? end - at : most;
       if (passing.asks()) fill_span(passing, shape, span.begin, span.n, span.flags);
       visit(span);
     }

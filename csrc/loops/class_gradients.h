@@ -1,5 +1,5 @@
-// class_gradients.h - walks along rows of classes that follow each other in memory (class_rows.h), from logits
-// to gradients, on the CPU.
+// class_gradients.h - walks along rows of classes that follow each other in memory (class_rows.h), from
+// logits to gradients, on the CPU.
 #pragma once
 
 #include "loops/class_rows.h"

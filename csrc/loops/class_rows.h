@@ -12,7 +12,7 @@
 
 #include "loops/channel_rows.h"
 #include "loops/class_shape.h"
-#include "math/cross_entropy.h"
+#include "loops/lanes.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -24,17 +24,6 @@ using LeafSums = math::SoftmaxSums<T, double>;
 
 template <class T>
 constexpr T kLowest = -std::numeric_limits<T>::infinity();
-
-template <int kCount, class T>
-inline T largest_lane(const T* lane) {
-  if constexpr (kCount == 1) {
-    return lane[0];
-  } else {
-    alignas(64) T half[kCount / 2];
-    for (int l = 0; l < kCount / 2; ++l) half[l] = math::larger(lane[l], lane[l + kCount / 2]);
-    return largest_lane<kCount / 2>(half);
-  }
-}
 
 template <class S>
 ONEPASS_WALK arithmetic<S> largest_class(const S* __restrict x, int64_t n) {
@@ -179,22 +168,6 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
   sums = lanes.first;
 }
 
-template <int kCount, class T>
-inline double sum_pairs(const T* lane) {
-  if constexpr (kCount == 1) {
-    return lane[0];
-  } else {
-    alignas(64) double half[kCount / 2];
-    for (int l = 0; l < kCount / 2; ++l) half[l] = double(lane[l]) + double(lane[l + kCount / 2]);
-    return sum_pairs<kCount / 2>(half);
-  }
-}
-
-template <class T>
-inline double sum_lanes(const T* lane) {
-  return sum_pairs<kClassLanes>(lane);
-}
-
 // The sums of a leaf of n classes as counted from `shift`, and the leaf's maximum. w: anything without
 // Share::kGiven. label: its place in the leaf; outside of it there is none.
 template <math::Share kShare, bool kSpread, class S, class T>
@@ -205,10 +178,11 @@ inline LeafSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64
   add_classes(term, x, w, n, inside ? label : -1, lanes);
   max = largest_lane<kClassLanes>(lanes.max);
   double weight = kShare == math::Share::kEqual   ? double(n)
-                  : kShare == math::Share::kGiven ? sum_lanes(lanes.weight)
+                  : kShare == math::Share::kGiven ? sum_lanes<kClassLanes>(lanes.weight)
                                                   : 0;
-  double rest = sum_lanes(lanes.rest), spread = kSpread ? sum_lanes(lanes.spread) : 0;
-  double distance = kShare == math::Share::kNone ? 0 : sum_lanes(lanes.distance);
+  double rest = sum_lanes<kClassLanes>(lanes.rest),
+         spread = kSpread ? sum_lanes<kClassLanes>(lanes.spread) : 0;
+  double distance = kShare == math::Share::kNone ? 0 : sum_lanes<kClassLanes>(lanes.distance);
   if (inside) {
     double unused = 0, of_weight = kShare == math::Share::kEqual ? 0 : weight;
     const math::SoftmaxTerm<double, kShare, false> wide{double(term.shift)};
