@@ -27,7 +27,8 @@ void scale(const TensorList& list, const StepControl* control, const Launch& lau
   if (control->factor == 1) return;
   with_arithmetic(list, [&](auto zero) {
     using T = decltype(zero);
-    multi_tensor<T>(list, launch.threads, [=](int64_t) { return math::Scale<T>{T(control->factor)}; });
+    const auto rule = [=](int64_t) { return math::Scale<T>{T(control->factor)}; };
+    multi_tensor<T>(list, launch.threads, rule, kChunkAlign, Order::kBackwards);
   });
 }
 

@@ -168,6 +168,9 @@ inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
   return even < kMinChunk ? kMinChunk : even > kMaxChunk ? kMaxChunk : even;
 }
 
+// In which chunks are taken. Backwards after another walk: what that read last is still in the cache.
+enum class Order { kForwards, kBackwards };
+
 // What the threads of one call share. MakeRule: rule index -> Rule.
 template <class T, class MakeRule>
 struct MultiTensorWork {
@@ -175,6 +178,7 @@ struct MultiTensorWork {
   const MakeRule& make_rule;
   int64_t chunk;
   int64_t align;
+  const Order order;
   int64_t next = 0;
 
   // Where a cut at element x of the list falls in a tensor: on a multiple of align, the same for both sides.
@@ -199,8 +203,10 @@ struct MultiTensorWork {
   static void run(void* self) {
     MultiTensorWork& work = *static_cast<MultiTensorWork*>(self);
     while (true) {
-      const int64_t first = __atomic_fetch_add(&work.next, work.chunk, __ATOMIC_RELAXED);
-      if (first >= work.list.numel) return;
+      const int64_t ticket = __atomic_fetch_add(&work.next, work.chunk, __ATOMIC_RELAXED);
+      if (ticket >= work.list.numel) return;
+      const int64_t begin_of_last = (work.list.numel - 1) / work.chunk * work.chunk;
+      const int64_t first = work.order == Order::kForwards ? ticket : begin_of_last - ticket;
       const int64_t last = first + work.chunk;
       work.update_chunk(first, last < work.list.numel ? last : work.list.numel);
     }
@@ -209,10 +215,11 @@ struct MultiTensorWork {
 
 // align: chunks of a tensor begin at multiples of it.
 template <class T, class MakeRule>
-void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule,
-                  int64_t align = kChunkAlign) {
+void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule, int64_t align = kChunkAlign,
+                  Order order = Order::kForwards) {
   if (list.numel == 0) return;
-  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk_size(list.numel, threads, align), align};
+  const int64_t chunk = chunk_size(list.numel, threads, align);
+  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk, align, order};
   const int64_t chunks = (list.numel + work.chunk - 1) / work.chunk;
   parallel_run(threads < chunks ? threads : static_cast<int>(chunks), work.run, &work);
 }
