@@ -34,6 +34,11 @@ X = torch.ones(4, 3)
             "dropout: scaling must be 'inverted' or 'test_time', got 'none'",
         ),
         (
+            rejected("dropout1d", X, training=False, scaling="alpha", residual=X),
+            ValueError,
+            "dropout1d: scaling must be 'inverted' or 'test_time', got 'alpha'",
+        ),
+        (
             rejected("dropout", X, residual=X.double()),
             TypeError,
             "dropout: residual must be torch.float32 like input, got torch.float64",

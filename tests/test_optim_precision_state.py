@@ -110,13 +110,26 @@ def test_torchs_class_loads_the_checkpoint_and_back(mode):
     mine.step()
     theirs = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone()) for p in params])
     theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
-    for param in theirs.param_groups[0]["params"]:
+    others = theirs.param_groups[0]["params"]
+
+    def assert_same_moments(optimizer):
+        for param, other in zip(params, others, strict=True):
+            for name in ("exp_avg", "exp_avg_sq"):
+                moment = optimizer.state[param][name]
+                assert torch.equal(moment.to(other.dtype), theirs.state[other][name])
+            assert float(optimizer.state[param]["step"]) == float(theirs.state[other]["step"])
+
+    assert_same_moments(mine)
+    for param in others:
         param.grad = torch.ones_like(param)
     theirs.step()
     back = make("adamw", params, **MODES[mode])
     back.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert_same_moments(back)
+    before = [_value(back, param) for param in params]
     give(params, 1)
     back.step()
+    assert all((_value(back, p) != old).any() for p, old in zip(params, before, strict=True))
 
 
 def test_a_checkpoint_without_such_options_is_torchs_alone():

@@ -201,7 +201,7 @@ void backward(const py::object& dy, const py::object& x, const py::object& dx, c
   (call.cuda() ? cuda::batch_norm_backward : cpu::batch_norm_backward)(op, launch);
 }
 
-int64_t workspace(const py::object& x, int) {
+int64_t workspace(const py::object& x) {
   Call call("batch_norm", x);
   return workspace_of(call, call.op().shape);
 }
@@ -220,7 +220,7 @@ void register_batch_norm(py::module_& module) {
   module.def("batch_norm_backward", &backward, arg("dy"), arg("x"), arg("dx"), arg("dweight"), arg("dbias"),
              arg("dresidual"), arg("weight"), arg("bias"), arg("mean"), arg("invstd"), arg("activation"),
              arg("dropout"), arg("seed"), arg("mask"), arg("training"), arg("workspace"), arg("threads"));
-  module.def("batch_norm_workspace", &workspace, arg("x"), arg("threads"));
+  module.def("batch_norm_workspace", &workspace, arg("x"));
 }
 
 }  // namespace onepass

@@ -13,7 +13,6 @@ constexpr int32_t kDLCUDAHost = 3;
 constexpr uint8_t kDLInt = 0;
 constexpr uint8_t kDLFloat = 2;
 constexpr uint8_t kDLBfloat = 4;
-constexpr uint8_t kDLComplex = 5;
 
 constexpr uint64_t kReadOnlyFlag = 1;
 

@@ -77,12 +77,11 @@ TensorView LayerCall::read(py::handle tensor, const ArgumentName& where, bool wr
   return view;
 }
 
-DType LayerCall::expect(const TensorView& view, const ArgumentName& where, DType wanted,
-                        const char* like) const {
+void LayerCall::expect(const TensorView& view, const ArgumentName& where, DType wanted,
+                       const char* like) const {
   const DType dtype = float_dtype(view, where);
   OP_CHECK(dtype == wanted, KindError, to_string(where), " must be ", name_of(wanted), " like ", like,
            ", got ", name_of(dtype));
-  return dtype;
 }
 
 }  // namespace onepass

@@ -53,7 +53,7 @@ class LayerCall {
   // A dense tensor that was read already.
   void* part(const TensorView& view, const ArgumentName& where, int64_t numel, bool written);
   // Throws unless the dtype is the wanted one, which is that of `like`.
-  DType expect(const TensorView& view, const ArgumentName& where, DType wanted, const char* like) const;
+  void expect(const TensorView& view, const ArgumentName& where, DType wanted, const char* like) const;
 
   const char* const function_;
   TensorReader reader_;

@@ -9,8 +9,6 @@ namespace onepass {
 
 enum class DType : uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-constexpr int kDTypes = 4;
-
 ONEPASS_HD constexpr int64_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }

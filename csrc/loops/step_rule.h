@@ -1,12 +1,11 @@
 // step_rule.h - an update rule with all that a step does beside it (tail.h, Storage), on the CPU: what
-// multi_tensor.h runs in place of the plain rule. CUDA: tail.cuh.
+// multi_tensor.h runs in place of the plain rule. CUDA: step.cuh.
 //
 // Where all lists are stored as the arithmetic type and nothing is measured, everything happens in one loop
 // over registers. Else row by row: what comes before and after the update finds the row in the L1 cache.
 #pragma once
 
 #include <cstring>
-#include <vector>
 
 #include "loops/leaves.h"
 #include "loops/measure.h"

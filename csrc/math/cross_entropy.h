@@ -52,7 +52,6 @@ ONEPASS_HD T larger(T a, T b) {
 template <class T, Share kShare, bool kSpread>
 struct SoftmaxTerm {
   static constexpr Share kShareOf = kShare;
-  static constexpr bool kHasSpread = kSpread;
   T shift;
   ONEPASS_HD void add(T x, T w, T kept, T& rest, T& distance, T& weight, T& spread) const {
     const T above = x - shift;

@@ -1,6 +1,7 @@
 """The steps around the matrix products of deep-learning training, each in one pass over memory.
 
-`onepass.nn` holds batch normalisation: torch.nn's modules with ReLU, a residual and dropout in the same pass.
+`onepass.nn` holds batch normalisation with ReLU, a residual and dropout in the same pass, dropout, and the
+cross-entropy loss: torch.nn's classes by name and arguments.
 `onepass.optim` holds SGD, Adam and AdamW: torch.optim's classes by name, arguments and checkpoints, with the
 whole update of all parameters in one kernel call a device and dtype, and schedules of its learning rate.
 `onepass.monitor` finds a learning rate. The command `onepass` (also

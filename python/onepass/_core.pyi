@@ -146,7 +146,7 @@ def batch_norm_backward(
 ) -> None:
     """Writes those gradients that are not None. training: mean and invstd are those of the batch."""
 
-def batch_norm_workspace(x: torch.Tensor, threads: int) -> int:
+def batch_norm_workspace(x: torch.Tensor) -> int:
     """Elements of the float64 tensor in which forward and backward work."""
 
 def dropout(

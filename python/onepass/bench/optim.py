@@ -82,9 +82,9 @@ def _bandwidth_case(name: str, rule: Rule, shape: Shape, dtype: torch.dtype, dev
 
     def setup() -> dict[str, Step]:
         grads = _tensors(shape, dtype, device)
-        competitors = {OURS: _step(onepass.optim, rule, {}, shape, grads)}
+        competitors = {OURS: _step(onepass.optim, rule, {}, grads)}
         for label, flags in TORCHS.items():
-            competitors[label] = _step(torch.optim, rule, flags, shape, grads)
+            competitors[label] = _step(torch.optim, rule, flags, grads)
         competitors[STREAM] = probe((1 + 2 * writes) * bytes_of_one, writes, device)
         return competitors
 
@@ -101,8 +101,8 @@ def _overhead_case(name: str, rule: Rule, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         grads = _tensors(OVERHEAD, torch.float32, device)
         return {
-            OURS: _step(onepass.optim, rule, {}, OVERHEAD, grads),
-            "fused": _step(torch.optim, rule, TORCHS["fused"], OVERHEAD, grads),
+            OURS: _step(onepass.optim, rule, {}, grads),
+            "fused": _step(torch.optim, rule, TORCHS["fused"], grads),
         }
 
     return Case(name=name, bytes_moved=None, rounds=OVERHEAD.rounds, setup=setup)
@@ -112,9 +112,7 @@ def _tensors(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Ten
     return [torch.randn(shape.numel, device=device).to(dtype) for _ in range(shape.count)]
 
 
-def _step(
-    package: Any, rule: Rule, flags: dict[str, Any], shape: Shape, grads: list[Tensor]
-) -> Callable[[], object]:
+def _step(package: Any, rule: Rule, flags: dict[str, Any], grads: list[Tensor]) -> Callable[[], object]:
     params = [torch.nn.Parameter(torch.randn_like(grad)) for grad in grads]
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
@@ -125,7 +123,7 @@ def _step(
 def _compiled(rule: Rule, shape: Shape, dtype: torch.dtype, device: torch.device) -> Step:
     # A learning rate that is a number would be baked in; a tensor is how torch's guide compiles a step.
     options = {"lr": torch.tensor(1e-3)}
-    step = _step(torch.optim, rule, options, shape, _tensors(shape, dtype, device))
+    step = _step(torch.optim, rule, options, _tensors(shape, dtype, device))
     return torch.compile(step)
 
 

@@ -2,7 +2,7 @@
 
 Eager calls run the core from a torch.autograd.Function. Everything else (torch.compile, fake tensors, tensor
 subclasses, dispatch modes) takes the operators of _ops.py, which do the same with the same functions: the
-dispatcher's way through Python costs 43 us a call where torch's whole module takes 25 (docs/batch_norm.md).
+dispatcher's way through Python costs 43 us a call where torch's whole module takes 22 (docs/batch_norm.md).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def cross_entropy(
 ) -> Tensor | tuple[Tensor, LossStatistics]:
     """`functional.cross_entropy` behind the handling of torch's own arguments."""
     is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
-    _check_second(input, target, is_dense, target2, lam)
+    _check_second(input, is_dense, target2, lam)
     check_dense("cross_entropy", input=input, target=target, weight=weight, target2=target2)
     shape = target.shape if not is_dense else _rows_shape(input)
     target = _widened(target, input) if is_dense else target.to(torch.int64).contiguous()
@@ -219,9 +219,7 @@ def _check_labels(name: str, input: Tensor, target: Tensor) -> None:
         )
 
 
-def _check_second(
-    input: Tensor, target: Tensor, is_dense: bool, target2: Tensor | None, lam: float | Tensor | None
-) -> None:
+def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: float | Tensor | None) -> None:
     check_optional("cross_entropy", target2=target2)
     if (target2 is None) != (lam is None):
         missing = "target2" if target2 is None else "lam"

@@ -53,7 +53,7 @@ def dropout(
     shared: bool = False,
 ) -> Tensor:
     """What all functions and modules have in common; scaling may be ``"alpha"``."""
-    _check(function, input, p, scaling, residual)
+    _check(function, input, p, residual)
     if not training or p == 0 or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
@@ -193,12 +193,10 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
 
 
-def _check(function: str, input: Tensor, p: float, scaling: str, residual: Tensor | None) -> None:
+def _check(function: str, input: Tensor, p: float, residual: Tensor | None) -> None:
     check_tensor(function, "input", input)
     check_optional(function, residual=residual)
     check_probability(function, "p", p)
-    if scaling not in ("inverted", "test_time", "alpha"):
-        raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
     check_dense(function, input=input, residual=residual)
     if input.dtype not in _DTYPES:
         names = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"

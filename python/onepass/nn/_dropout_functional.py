@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 # The operator is registered with the functions, not at its first use: a compiler must find it.
 from onepass.nn import _dropout_ops as _dropout_ops
 from onepass.nn._dropout import dropout as _dropout
-from onepass.nn._kinds import check_tensor
+from onepass.nn._kinds import check_scaling, check_tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -68,7 +68,7 @@ def dropout(
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
     """
-    options = _options(residual, generator, seed, scaling, shared)
+    options = _options("dropout", residual, generator, seed, scaling, shared)
     if has_torch_function_variadic(input, residual):
         return _handled(dropout, input, p, training, inplace, options)
     return _dropout("dropout", input, p, training, inplace, **options)
@@ -93,7 +93,7 @@ def dropout1d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout1d.
     """
-    options = _options(residual, generator, seed, scaling, shared)
+    options = _options("dropout1d", residual, generator, seed, scaling, shared)
     if has_torch_function_variadic(input, residual):
         return _handled(dropout1d, input, p, training, inplace, options)
     _check_dimensions("dropout1d", input, (2, 3))
@@ -121,7 +121,7 @@ def dropout2d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout2d.
     """
-    options = _options(residual, generator, seed, scaling, shared)
+    options = _options("dropout2d", residual, generator, seed, scaling, shared)
     if has_torch_function_variadic(input, residual):
         return _handled(dropout2d, input, p, training, inplace, options)
     _check_dimensions("dropout2d", input, (3, 4))
@@ -152,7 +152,7 @@ def dropout3d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout3d.
     """
-    options = _options(residual, generator, seed, scaling, shared)
+    options = _options("dropout3d", residual, generator, seed, scaling, shared)
     if has_torch_function_variadic(input, residual):
         return _handled(dropout3d, input, p, training, inplace, options)
     _check_dimensions("dropout3d", input, (4, 5))
@@ -228,8 +228,14 @@ def feature_alpha_dropout(
 
 
 def _options(
-    residual: Tensor | None, generator: torch.Generator | None, seed: _Seed, scaling: str, shared: bool
+    function: str,
+    residual: Tensor | None,
+    generator: torch.Generator | None,
+    seed: _Seed,
+    scaling: str,
+    shared: bool,
 ) -> dict[str, Any]:
+    check_scaling(function, scaling)
     return {
         "residual": residual,
         "generator": generator,

@@ -68,7 +68,7 @@ def forward(
             dropout,
             0 if seed is None else seed,
             mask,
-            _workspace(input, threads),
+            _workspace(input),
             threads,
         )
         for running in (running_mean, running_var):
@@ -140,7 +140,7 @@ def backward(
         0 if seed is None else seed,
         mask,
         training,
-        _workspace(input, threads),
+        _workspace(input),
         threads,
     )
     return dx, dweight, dbias, dresidual
@@ -167,8 +167,8 @@ def scratch(size: int, device: torch.device) -> Tensor:
     return torch.empty(size, dtype=torch.float64, device=device)
 
 
-def _workspace(input: Tensor, threads: int) -> Tensor:
-    return scratch(_native.core.batch_norm_workspace(input, threads), input.device)
+def _workspace(input: Tensor) -> Tensor:
+    return scratch(_native.core.batch_norm_workspace(input), input.device)
 
 
 def invstd_of(var: Tensor, eps: float) -> Tensor:

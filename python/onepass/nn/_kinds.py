@@ -15,6 +15,7 @@ __all__ = [
     "check_number",
     "check_optional",
     "check_probability",
+    "check_scaling",
     "check_tensor",
 ]
 
@@ -40,6 +41,12 @@ def check_probability(function: str, argument: str, value: Any) -> None:
     check_number(function, argument, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{function}: {argument} must be at least 0 and at most 1, got {value}")
+
+
+def check_scaling(function: str, value: Any) -> None:
+    """Raises ValueError unless the value is one of the ways in which dropout scales."""
+    if value not in ("inverted", "test_time"):
+        raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {value!r}")
 
 
 def check_integer(function: str, argument: str, value: Any) -> None:

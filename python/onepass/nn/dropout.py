@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass.nn import _dropout_functional as functional
-from onepass.nn._kinds import check_probability
+from onepass.nn._kinds import check_probability, check_scaling
 
 __all__ = [
     "OURS",
@@ -52,8 +52,7 @@ class _Scaled(DropoutModule):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, scaling: str = "inverted") -> None:
         check_probability(type(self).__name__, "p", p)
-        if scaling not in ("inverted", "test_time"):
-            raise ValueError(f"{type(self).__name__}: scaling must be 'inverted' or 'test_time', got {scaling!r}")
+        check_scaling(type(self).__name__, scaling)
         super().__init__(p, inplace)
         self.scaling = scaling
 

@@ -65,6 +65,7 @@ class Adam(FusedOptimizer):
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
+        TypeError: An option is of another kind than its default.
 
     Differs from torch: gradients may have another floating dtype than their parameter; states loaded as float32
     stay float32 for bfloat16 and float16 parameters; options are checked again at each step; sparse and complex

@@ -46,6 +46,7 @@ class AdamW(Adam):
 
     Raises:
         ValueError: An option is out of range or asks for another implementation.
+        TypeError: An option is of another kind than its default.
 
     Differs from torch: as `Adam` does.
 
