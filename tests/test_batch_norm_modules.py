@@ -142,7 +142,7 @@ def test_rejected_calls_change_nothing():
     module = onepass.nn.BatchNorm1d(3)
     before = copy.deepcopy(module.state_dict())
     for bad, error, message in (
-        (torch.randn(4, 5), ValueError, "must be dense and have 5 elements, got 3"),
+        (torch.randn(4, 5), ValueError, "must have 5 elements, got 3"),
         (torch.randn(4, 3, dtype=torch.float64), TypeError, "must be torch.float64, got torch.float32"),
         (torch.ones(4, 3, dtype=torch.int64), TypeError, "must be"),
         (torch.ones(4, 3, dtype=torch.complex64), TypeError, "must be"),
@@ -363,3 +363,17 @@ def test_traced():
     traced = torch.jit.trace(module, torch.randn(3, 4))
     x = torch.randn(3, 4)
     assert torch.equal(traced(x), module(x))
+
+
+def test_inference_tensors_and_running_statistics_with_gradients_are_refused_before_anything_changes():
+    with torch.inference_mode():
+        x = torch.randn(6, 4)
+    mean, var = torch.zeros(4), torch.ones(4)
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="batch_norm: input must not be an inference tensor"):
+        batch_norm(x, mean, var, torch.ones(4, requires_grad=True), training=True, dropout=0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="batch_norm: running_mean and running_var must not require a gradient"):
+        batch_norm(torch.randn(6, 4), mean, var.clone().requires_grad_(), training=True)
+    assert mean.eq(0).all()
+    assert var.eq(1).all()

@@ -286,3 +286,24 @@ def test_every_instruction_set_gives_the_same_bits():
             assert done.returncode == 0, done.stderr
             seen.add(done.stdout)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    "clip", [lambda ps: clip_grad_norm_(ps, 0.1), lambda ps: clip_grad_value_(ps, 0.1)], ids=["norm", "value"]
+)
+@pytest.mark.parametrize(
+    ("grads", "words"),
+    [
+        (lambda: (torch.ones(4), torch.ones(1).expand(4)), r"grads\[1\] must have one place in memory for each"),
+        (lambda: (torch.ones(4, 8)[:, ::2],) * 2, r"grads\[0\] and grads\[1\] must not share memory"),
+    ],
+    ids=["expanded", "shared"],
+)
+def test_gradients_that_cannot_be_written_are_refused_before_any_is(clip, grads, words):
+    found = grads()
+    params = [torch.nn.Parameter(torch.zeros(grad.shape)) for grad in found]
+    for param, grad in zip(params, found, strict=True):
+        param.grad = grad
+    with pytest.raises(ValueError, match=words):
+        clip(params)
+    assert all((param.grad == 1).all() for param in params)

@@ -154,3 +154,34 @@ def test_ignored_rows_of_some_tiles(backend, ignored):
     assert np.abs(found.numpy() - wanted).max() < 1e-6
     loss = cross_entropy(x, target.to(backend.device), label_smoothing=0.1).cpu()
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(x.cpu(), target, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("classes", [20, 32000])
+@pytest.mark.parametrize(
+    ("smoothing", "at_label"), [(0.0, 1.0), (0.1, 0.0), (0.1, 1e-3), (0.9, 1.0), (0.999, 1.0), (1.0, 1.0)]
+)
+def test_a_label_that_hardly_counts_has_an_exact_gradient(backend, classes, smoothing, at_label):
+    """Against A p_t - q_t in float64: what is computed must not be the difference of larger numbers."""
+    if backend.is_cuda_code and classes > 1000:
+        pytest.skip("one formula; long rows are slow on the host")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, classes, generator=generator)
+    target = torch.arange(8)
+    weight = torch.ones(classes)
+    weight[:8] = at_label
+    results = []
+    for function, device, dtype in (
+        (cross_entropy, backend.device, torch.float32),
+        (torch.nn.functional.cross_entropy, "cpu", torch.float32),
+        (torch.nn.functional.cross_entropy, "cpu", torch.float64),
+    ):
+        leaf = x.to(device).to(dtype).requires_grad_()
+        loss = function(
+            leaf, target.to(device), weight.to(device).to(dtype), label_smoothing=smoothing, reduction="sum"
+        )
+        gradient = torch.autograd.grad(loss, leaf)[0].cpu()
+        results.append(gradient[torch.arange(8), target].double())
+    found, torchs, exact = results
+    of_label = weight[:8].double() * (1 - smoothing + smoothing / classes)
+    error, other = (((one - exact).abs() / (exact.abs() + of_label)).max() for one in (found, torchs))
+    assert error <= 2 * other + 4e-7

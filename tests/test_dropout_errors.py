@@ -113,7 +113,7 @@ def test_errors(call, error, message):
         (
             {"shared": True, "table": torch.ones(2, dtype=torch.uint8)},
             ValueError,
-            "dropout: table must be dense and have 3 elements, got 2",
+            "dropout: table must have 3 elements, got 2",
         ),
         (
             {"planes": True, "x": torch.ones(3), "y": torch.ones(3)},
@@ -128,7 +128,7 @@ def test_errors(call, error, message):
         (
             {"seed": torch.ones(2, dtype=torch.int64)},
             ValueError,
-            "dropout: seed must be dense and have 1 element, got 2",
+            "dropout: seed must have 1 element, got 2",
         ),
     ],
     ids=str,
@@ -219,7 +219,7 @@ def test_in_place_where_nothing_is_done():
         (
             rejected("batch_norm", X, torch.ones(2), torch.ones(2), training=True, dropout=0.5),
             ValueError,
-            "batch_norm: running_mean must be dense and have 3 elements, got 2",
+            "batch_norm: running_mean must have 3 elements, got 2",
         ),
         (
             rejected("batch_norm", X, None, None, torch.ones(3).half(), training=True, dropout=0.5),
@@ -240,3 +240,46 @@ def test_a_rejected_call_draws_nothing(call, error, message):
         call()
     assert str(caught.value).startswith(message)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class _Plain(torch.Tensor):
+    """A subclass that changes nothing."""
+
+
+def test_in_place_on_other_paths_is_refused_before_anything_is_drawn():
+    with torch.inference_mode():
+        inference = torch.ones(100)
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="dropout: input must not be an inference tensor"):
+        ours.dropout(inference, inplace=True, residual=torch.ones(100, requires_grad=True))
+    with pytest.raises(RuntimeError, match="dropout: input must not be a view of a leaf"):
+        ours.dropout(torch.ones(5).as_subclass(_Plain).requires_grad_(), inplace=True)
+    with (
+        pytest.raises(RuntimeError, match="dropout: input must not be a leaf"),
+        torch.autograd.forward_ad.dual_level(),
+    ):
+        ours.dropout(torch.ones(5, requires_grad=True), inplace=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert inference.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            rejected("dropout", torch.tensor(1.0), shared=True),
+            ValueError,
+            "dropout: input must have a dimension for the examples with shared=True, got none",
+        ),
+        (rejected("feature_alpha_dropout", 3), TypeError, "feature_alpha_dropout: input must be a tensor, got 3"),
+        (
+            rejected("dropout1d", torch.ones(4, 6), residual=3),
+            TypeError,
+            "dropout1d: residual must be a tensor or None, got 3",
+        ),
+    ],
+)
+def test_errors_of_the_kind_of_arguments(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message

@@ -156,8 +156,8 @@ py::object inference(const py::object& x, const py::object& y, const py::object&
   op.residual = call.like_x("residual", residual, false);
   op.weight = call.param("weight", weight, false);
   op.bias = call.param("bias", bias, false);
-  op.running_mean = call.param("mean", mean, false);
-  op.running_var = call.param("var", var, false);
+  op.running_mean = call.param("running_mean", mean, false);
+  op.running_var = call.param("running_var", var, false);
   OP_CHECK(op.y && op.running_mean && op.running_var, KindError,
            "batch_norm: y, mean and var must be tensors, got None");
   call.set_activation(activation, dropout);

@@ -52,8 +52,10 @@ void* LayerCall::part(const char* list, py::handle tensor, const char* dtype, in
 }
 
 void* LayerCall::part(const TensorView& view, const ArgumentName& where, int64_t numel, bool written) {
-  OP_CHECK(view.numel == numel && is_dense(view), ShapeError, to_string(where), " must be dense and have ",
-           numel, numel == 1 ? " element" : " elements", ", got ", view.numel);
+  OP_CHECK(view.numel == numel, ShapeError, to_string(where), " must have ", numel,
+           numel == 1 ? " element" : " elements", ", got ", view.numel);
+  OP_CHECK(is_dense(view), ShapeError, to_string(where), " must be dense, got strides ",
+           shape_name(view.strides, view.ndim), " for shape ", shape_name(view.shape, view.ndim));
   overlap_.add(view, numel * (view.stored.bits / 8), written, where);
   return view.data;
 }

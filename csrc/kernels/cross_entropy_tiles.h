@@ -11,7 +11,7 @@ using math::Share;
 // What is known of each row of a tile, as lanes.
 template <class T>
 struct TileRows {
-  alignas(64) Lane<T> first, second, share, total, total_less, weight;
+  alignas(64) Lane<T> first, second, share, total, total_less, weight, of_label;
   alignas(64) Lane<T> grad;
   alignas(64) Lane<int32_t> label, other;
   alignas(64) Lane<int32_t> counts;
@@ -32,6 +32,7 @@ struct TileRows {
       total[l] = labels.target.total;
       total_less[l] = labels.target.total_less;
       weight[l] = labels.target.weight;
+      of_label[l] = labels.target.of_label;
       label[l] = int32_t(labels.first);
       other[l] = int32_t(labels.second);
       counts[l] = labels.counts ? 1 : 0;
@@ -68,6 +69,7 @@ struct TileRows {
       total[l] = counted ? usual.total : T(0);
       total_less[l] = counted ? usual.total_less : T(0);
       weight[l] = counted ? usual.weight : T(0);
+      of_label[l] = counted ? usual.of_label : T(0);
       other[l] = -1;
       counts[l] = counted ? 1 : 0;
       lam_first[l] = 1;
@@ -75,7 +77,7 @@ struct TileRows {
     }
   }
   math::RowTarget<T> target(int64_t l) const {
-    return {first[l], second[l], share[l], total[l], total_less[l], weight[l]};
+    return {first[l], second[l], share[l], total[l], total_less[l], weight[l], of_label[l]};
   }
   // With probabilities what the row's sums say takes the place of labels.
   void take_probabilities(const T* totals, int64_t width) {

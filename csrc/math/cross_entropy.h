@@ -12,7 +12,8 @@
 //   lse - x_c = log s + (m - x_c),  log s = log1p(rest + (e^(x_t - m) - 1)): exact in rest where t is the
 //   largest
 // Backward, A = Q + 2 z w lse, p_c = e^(x_c - m) / s, upstream gradient g:
-//   dx_c = g (A p_c - q_c),   dx_t = g ((A - q_t) - A rest / s): without the cancellation of p_t - 1
+//   dx_c = g (A p_c - q_c),   dx_t = g ((A - q_t) - A rest / s) where p_t > 1/2: without the cancellation of
+//   p_t - 1
 // Kept between the two: m and rest of each row. lse alone, rounded to float32, would cost e^(x - lse) the
 // digits that lse has before the point.
 #pragma once
@@ -109,6 +110,7 @@ struct RowTarget {
   T total;       // Q
   T total_less;  // Q - q_t of the first label
   T weight;      // w: of the row in a mean
+  T of_label;    // q_t of the first label
 
   // all_weights: sum of w_c, C without weights.
   ONEPASS_HD static RowTarget make(const Label& a, const Label& b, const LossOptions& options, double classes,
@@ -120,10 +122,13 @@ struct RowTarget {
             T(share),
             T(first + second + share * all_weights),
             T(second + share * (all_weights - a.weight)),
-            T(a.lam * a.weight + b.lam * b.weight)};
+            T(a.lam * a.weight + b.lam * b.weight),
+            T(first + share * a.weight)};
   }
   // Of probabilities, whose sum by weight is `total`.
-  ONEPASS_HD static RowTarget of_probabilities(T total) { return {T(0), T(0), T(1), total, total, T(1)}; }
+  ONEPASS_HD static RowTarget of_probabilities(T total) {
+    return {T(0), T(0), T(1), total, total, T(1), T(0)};
+  }
 };
 
 // The labels of a row, the one that counts more first; -1: none.
@@ -212,14 +217,17 @@ struct RowGradient {
   ONEPASS_HD static RowGradient make(const RowSoftmax<T>& row, const RowTarget<T>& q, T grad, T z_loss) {
     using Constants = ExpConstants<T>;
     const T more = z_loss == 0 ? T(0) : 2 * z_loss * q.weight * row.lse();
-    const T scale = (q.total + more) * grad / row.sum;
+    const T all = q.total + more, scale = all * grad / row.sum;
+    // A p_t - q_t, or the same by the other classes: each where its terms are the smaller ones.
+    const T first = row.e_t < row.rest ? all * (row.e_t / row.sum) - q.of_label
+                                       : (q.total_less + more) - all * (row.rest / row.sum);
     // A factor that would become subnormal stays as it is. It makes 0 of every e^x that is subnormal.
     const bool tiny = (scale < 0 ? -scale : scale) < Constants::kTiny;
     return {ScaledExp<T>::with(tiny ? 0 : Constants::kMore),
             shift_of(row.max),
             plain_nan(tiny ? scale : scale * Constants::kLess),
             plain_nan(q.share * grad),
-            grad * ((q.total_less + more) - (q.total + more) * (row.rest / row.sum)),
+            grad * first,
             -q.second * grad};
   }
   // Of a row that is ignored: zeros, whatever its logits are.

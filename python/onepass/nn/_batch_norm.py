@@ -78,8 +78,18 @@ def batch_norm(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
+        _check_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, rest)
     return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
+
+
+def _check_saved(**tensors: Tensor | None) -> None:
+    """Raises before anything is changed what autograd would say of a tensor that it is to keep."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.is_inference():
+            raise RuntimeError(
+                f"batch_norm: {name} must not be an inference tensor where a gradient is wanted, got one"
+            )
 
 
 def _negative(*tensors: Tensor | None) -> bool:
@@ -103,6 +113,9 @@ def _check(
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
     check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
+    differentiable = any(one is not None and one.requires_grad for one in (running_mean, running_var))
+    if differentiable and torch.is_grad_enabled():
+        raise ValueError("batch_norm: running_mean and running_var must not require a gradient, got one that does")
     if training:
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")

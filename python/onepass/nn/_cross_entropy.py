@@ -160,6 +160,8 @@ def _check(
     check_tensor("cross_entropy", "target", target)
     check_optional("cross_entropy", weight=weight)
     check_integer("cross_entropy", "ignore_index", ignore_index)
+    if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"cross_entropy: ignore_index must be an int64, got {ignore_index}")
     check_number("cross_entropy", "label_smoothing", label_smoothing)
     check_number("cross_entropy", "z_loss", z_loss)
     if input.dtype not in _FLOATS:

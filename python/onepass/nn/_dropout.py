@@ -56,13 +56,17 @@ def dropout(
     _check(function, input, p, residual)
     if not training or p == 0 or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
+    if shared and input.dim() == 0:
+        raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
     how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
     compiling = torch.compiler.is_compiling()
     if not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+        if inplace and not torch._C._are_functorch_transforms_active():
+            _check_inplace(function, input, residual)
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     plain = not compiling and is_plain(input) and is_plain(residual)
-    if inplace and plain:
+    if inplace and not compiling:
         _check_inplace(function, input, residual)
     if not plain:
         drawn = _random.seed_for(function, input, generator, seed)
@@ -218,14 +222,12 @@ def _check_inplace(function: str, input: Tensor, residual: Tensor | None) -> Non
             f"{function}: input must not share memory between its elements with inplace=True, got strides "
             f"{input.stride()} for shape {tuple(input.shape)}"
         )
+    if input.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(f"{function}: input must not be an inference tensor with inplace=True, got one")
     if not torch.is_grad_enabled():
         return
     if not (input.requires_grad or (residual is not None and residual.requires_grad)):
         return
-    base = input._base if input._is_view() else input
-    if base is not None and base.is_leaf and base.requires_grad:
-        kind = "a leaf" if base is input else "a view of a leaf"
-        raise RuntimeError(f"{function}: input must not be {kind} that requires grad with inplace=True, got one")
     autograd = cast(Any, torch._C)._autograd
     # Views that autograd cannot write through, such as what chunk gives.
     if input._is_view() and (made := autograd._get_creation_meta(input)) != autograd.CreationMeta.DEFAULT:
@@ -233,6 +235,10 @@ def _check_inplace(function: str, input: Tensor, residual: Tensor | None) -> Non
             f"{function}: input must not be one of many views or a view made without gradients with inplace=True, "
             f"got {made.name}"
         )
+    base = input._base if input._is_view() else None
+    if any(one is not None and one.is_leaf and one.requires_grad for one in (input, base)):
+        kind = "a leaf" if base is None else "a view of a leaf"
+        raise RuntimeError(f"{function}: input must not be {kind} that requires grad with inplace=True, got one")
 
 
 def _idle(input: Tensor, p: float, training: bool, inplace: bool, scaling: str, residual: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 # The operator is registered with the functions, not at its first use: a compiler must find it.
 from onepass.nn import _dropout_ops as _dropout_ops
 from onepass.nn._dropout import dropout as _dropout
-from onepass.nn._kinds import check_scaling, check_tensor
+from onepass.nn._kinds import check_optional, check_scaling, check_tensor
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -222,6 +222,7 @@ def feature_alpha_dropout(
     options: dict[str, Any] = {"generator": generator, "seed": seed, "shared": shared}
     if has_torch_function_variadic(input):
         return _handled(feature_alpha_dropout, input, p, training, inplace, options)
+    check_tensor("feature_alpha_dropout", "input", input)
     if input.dim() < 2:
         raise ValueError(f"feature_alpha_dropout: input must have at least 2 dimensions, got {input.dim()}")
     return _dropout("feature_alpha_dropout", input, p, training, inplace, "alpha", planes=True, **options)
@@ -235,6 +236,7 @@ def _options(
     scaling: str,
     shared: bool,
 ) -> dict[str, Any]:
+    check_optional(function, residual=residual)
     check_scaling(function, scaling)
     return {
         "residual": residual,

@@ -96,7 +96,9 @@ def _of_probabilities(grad: Tensor, input: Tensor, target: Tensor, *rest: Any) -
 
 def _differentiably(grad: Tensor, arguments: tuple[Any, ...], wanted: tuple[bool, bool]) -> Any:
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
-    loss = _loss_composed.forward(*arguments)
-    leaves = [one for one, want in zip(arguments, wanted, strict=False) if want]
+    # Aliases: one of the two may be made of the other, and that way is the outer pass's to go.
+    input, target = (one.view_as(one) for one in arguments[:2])
+    loss = _loss_composed.forward(input, target, *arguments[2:])
+    leaves = [one for one, want in zip((input, target), wanted, strict=True) if want]
     found = iter(torch.autograd.grad(loss, leaves, grad.view_as(loss), create_graph=True))
     return tuple(next(found) if want else None for want in wanted)

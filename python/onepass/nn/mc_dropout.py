@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onepass.nn._kinds import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
 
@@ -174,8 +175,11 @@ def mc_predict(
 
     Source: Gal and Ghahramani 2016; Welford 1962; Houlsby et al. 2011 (mutual information).
     """
+    check_integer("mc_predict", "samples", samples)
     if samples < 2:
         raise ValueError(f"mc_predict: samples must be at least 2, got {samples}")
+    if batch_size is not None:
+        check_integer("mc_predict", "batch_size", batch_size)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"mc_predict: batch_size must be at least 1, got {batch_size}")
     inputs = x if isinstance(x, tuple) else (x,)
@@ -259,6 +263,7 @@ def _counted(samples: int, progress: bool) -> Any:
 
 
 def _key(generator: torch.Generator | None, seed: int | None) -> int:
+    check_generator("mc_dropout", generator)
     if seed is None:
         device = "cpu" if generator is None else generator.device
         return int(torch.empty(1, dtype=torch.int64, device=device).random_(generator=generator))

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.optim import _ops
-from onepass.optim._arguments import check_number
-from onepass.optim._layout import is_dense
+from onepass.optim._arguments import Names, check_number
+from onepass.optim._layout import regular
+from onepass.optim._overlap import check_apart
 from onepass.optim.functional import bump_versions
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -83,7 +84,9 @@ def clip_grad_norm_(
         if not all(_is_ours(grad) for grad in grads):
             return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     # Strided views among them: they are scaled as copies. Whatever else was refused is refused again.
-    return _through_copies(grads, lambda dense: _clip_norm(dense, float(max_norm), order, error_if_nonfinite))
+    return _through_copies(
+        name, grads, lambda dense: _clip_norm(dense, float(max_norm), order, error_if_nonfinite)
+    )
 
 
 @torch.no_grad()
@@ -123,7 +126,7 @@ def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, f
         _clamp(grads, clip_value)
     except _REFUSALS:
         if all(_is_ours(grad) for grad in grads):
-            _through_copies(grads, lambda dense: _clamp(dense, clip_value))
+            _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
             torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
 
@@ -201,12 +204,12 @@ def _is_ours(grad: Tensor) -> bool:
     return plain and grad.dtype in _DTYPES and grad.device.type in ("cpu", "cuda")
 
 
-def _through_copies(grads: list[Tensor], clip: Callable[[list[Tensor]], _Result]) -> _Result:
-    dense = [grad if is_dense(grad) else grad.contiguous() for grad in grads]
+def _through_copies(function: str, grads: list[Tensor], clip: Callable[[list[Tensor]], _Result]) -> _Result:
+    (dense,), stands, extents = regular([grads], [True], Names(function, ("grads",)))
+    check_apart(extents)
     result = clip(dense)
-    for grad, copy in zip(grads, dense, strict=True):
-        if grad is not copy:
-            grad.copy_(copy)
+    for stand in stands:
+        stand.tensor.copy_(stand.copy)
     return result
 
 
