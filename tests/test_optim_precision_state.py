@@ -126,10 +126,10 @@ def test_torchs_class_loads_the_checkpoint_and_back(mode):
     back = make("adamw", params, **MODES[mode])
     back.load_state_dict(copy.deepcopy(theirs.state_dict()))
     assert_same_moments(back)
-    before = [_value(back, param) for param in params]
+    before = _value(back, params[0])
     give(params, 1)
     back.step()
-    assert all((_value(back, p) != old).any() for p, old in zip(params, before, strict=True))
+    assert (_value(back, params[0]) != before).any()
 
 
 def test_a_checkpoint_without_such_options_is_torchs_alone():
