@@ -78,13 +78,18 @@ def batch_norm(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        _check_saved(input=input, weight=weight, bias=bias)
+        if (
+            input.is_inference()
+            or (weight is not None and weight.is_inference())
+            or (bias is not None and bias.is_inference())
+        ):
+            _refuse_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, rest)
     return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
 
 
-def _check_saved(**tensors: Tensor | None) -> None:
-    """Raises before anything is changed what autograd would say of a tensor that it is to keep."""
+def _refuse_saved(**tensors: Tensor | None) -> None:
+    """Raises what autograd would say, everything done, of the inference tensor that it is to keep."""
     for name, tensor in tensors.items():
         if tensor is not None and tensor.is_inference():
             raise RuntimeError(
@@ -113,8 +118,13 @@ def _check(
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
     check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
-    differentiable = any(one is not None and one.requires_grad for one in (running_mean, running_var))
-    if differentiable and torch.is_grad_enabled():
+    # Without a loop, which a call on a small tensor would notice.
+    if (
+        running_mean is not None
+        and running_var is not None
+        and (running_mean.requires_grad or running_var.requires_grad)
+        and torch.is_grad_enabled()
+    ):
         raise ValueError("batch_norm: running_mean and running_var must not require a gradient, got one that does")
     if training:
         if not eps > 0:
