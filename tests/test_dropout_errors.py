@@ -130,6 +130,7 @@ def test_errors(call, error, message):
             ValueError,
             "dropout: seed must have 1 element, got 2",
         ),
+        ({"seed": None}, TypeError, "dropout: seed must be a number or a tensor, got None"),
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@
 
 #include "bind/overlap.h"
 #include "bind/tensor.h"
+#include "core/check.h"
 #include "kernels/kernels.h"
 
 namespace onepass {
@@ -42,6 +43,8 @@ class LayerCall {
     }
     pybind11::object tensor = std::get<pybind11::object>(seed);
     if (PyCallable_Check(tensor.ptr())) tensor = tensor();
+    OP_CHECK(!tensor.is_none(), KindError, to_string(name("seed")),
+             " must be a number or a tensor, got None");
     op.device_seed = static_cast<const int64_t*>(part("seed", tensor, "torch.int64", 1, false));
     return tensor;
   }

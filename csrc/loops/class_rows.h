@@ -13,6 +13,7 @@
 #include "loops/channel_rows.h"
 #include "loops/class_shape.h"
 #include "loops/lanes.h"
+#include "math/cross_entropy.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -24,6 +25,11 @@ using LeafSums = math::SoftmaxSums<T, double>;
 
 template <class T>
 constexpr T kLowest = -std::numeric_limits<T>::infinity();
+
+template <int kCount, class T>
+inline T largest_lane(const T* lane) {
+  return merge_lanes<kCount>(lane, [](T a, T b) { return math::larger(a, b); });
+}
 
 template <class S>
 ONEPASS_WALK arithmetic<S> largest_class(const S* __restrict x, int64_t n) {
@@ -53,14 +59,9 @@ struct ClassLanes {
   alignas(64) T weight[kClassLanes] = {};
   alignas(64) T spread[kClassLanes] = {};
 
+  // One class; without `counted` to the maximum alone.
   template <class Term>
-  ONEPASS_HD void add(const Term& term, int l, T x, T w) {
-    max[l] = math::larger(max[l], x);
-    term.add(x, w, T(1), rest[l], distance[l], weight[l], spread[l]);
-  }
-  // The same; without `counted` for the maximum alone.
-  template <class Term>
-  ONEPASS_HD void add_if(bool counted, const Term& term, int l, T x, T w) {
+  ONEPASS_HD void add(const Term& term, int l, T x, T w, bool counted) {
     T of_rest = rest[l], of_distance = distance[l], of_weight = weight[l], of_spread = spread[l];
     max[l] = math::larger(max[l], x);
     term.add(x, w, T(1), of_rest, of_distance, of_weight, of_spread);
@@ -103,37 +104,22 @@ struct LeafLanes {
   LeafLanes() {
     for (int l = 0; l < kClassLanes; ++l) first.max[l] = second.max[l] = kLowest<T>;
   }
-  // kClassStep classes; w: their weights, not read without Share::kGiven.
-  template <class Term>
-  ONEPASS_HD void add(const Term& term, const S* x, const T* w) {
+  // kClassStep classes, or, with kSome, those from class `begin` on without class `skipped`; w: their
+  // weights, not read without Share::kGiven.
+  template <bool kSome, class Term>
+  ONEPASS_HD void add(const Term& term, const S* x, const T* w, int begin = 0, int skipped = -1) {
     constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
-    fetch_ahead(x, kClassStep<S> * int64_t(sizeof(S)));
+    const auto counts = [=](int i) { return !kSome || ((i >= begin) & (i != skipped)); };
+    if (!kSome) fetch_ahead(x, kClassStep<S> * int64_t(sizeof(S)));
     ONEPASS_LANES
     for (int l = 0; l < kClassLanes; ++l) {
       if constexpr (kPaired<S>) {
         static_assert(!kGiven, "Walked");
         const BFloat16Pair pair = from_bfloat16_pair(&x[2 * l].bits);
-        first.add(term, l, pair.first, T(0));
-        second.add(term, l, pair.second, T(0));
+        first.add(term, l, pair.first, T(0), counts(2 * l));
+        second.add(term, l, pair.second, T(0), counts(2 * l + 1));
       } else {
-        first.add(term, l, widen(x[l]), kGiven ? w[l] : T(0));
-      }
-    }
-  }
-  // The same from class `begin` on, and without class `skipped` of them.
-  template <class Term>
-  ONEPASS_HD void add_some(const Term& term, const S* x, const T* w, int begin, int skipped) {
-    constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
-    ONEPASS_LANES
-    for (int l = 0; l < kClassLanes; ++l) {
-      if constexpr (kPaired<S>) {
-        const BFloat16Pair pair = from_bfloat16_pair(&x[2 * l].bits);
-        const bool counted = (2 * l >= begin) & (2 * l != skipped);
-        const bool next = (2 * l + 1 >= begin) & (2 * l + 1 != skipped);
-        first.add_if(counted, term, l, pair.first, T(0));
-        second.add_if(next, term, l, pair.second, T(0));
-      } else {
-        first.add_if((l >= begin) & (l != skipped), term, l, widen(x[l]), kGiven ? w[l] : T(0));
+        first.add(term, l, widen(x[l]), kGiven ? w[l] : T(0), counts(l));
       }
     }
   }
@@ -149,12 +135,13 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
   const int64_t whole = n / kStep * kStep, left = n - whole;
   const int64_t at = label >= 0 && label < whole ? label / kStep * kStep : whole;
   LeafLanes<S> lanes;
-  for (int64_t i = 0; i < at; i += kStep) lanes.add(term, x + i, w + i);
-  if (at < whole) lanes.add_some(term, x + at, w + at, 0, int(label - at));
-  for (int64_t i = at + kStep; i < whole; i += kStep) lanes.add(term, x + i, w + i);
+  for (int64_t i = 0; i < at; i += kStep) lanes.template add<false>(term, x + i, w + i);
+  if (at < whole) lanes.template add<true>(term, x + at, w + at, 0, int(label - at));
+  for (int64_t i = at + kStep; i < whole; i += kStep) lanes.template add<false>(term, x + i, w + i);
   if (left > 0 && whole > 0) {
     const int64_t back = n - kStep;
-    lanes.add_some(term, x + back, w + back, int(kStep - left), label < whole ? -1 : int(label - back));
+    lanes.template add<true>(term, x + back, w + back, int(kStep - left),
+                             label < whole ? -1 : int(label - back));
   } else if (left > 0) {
     alignas(64) S last_x[kStep];
     alignas(64) T last_w[kStep] = {};
@@ -162,7 +149,7 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
     for (int64_t k = 0; k < begin; ++k) last_x[k] = x[0];
     for (int64_t k = 0; k < left; ++k) last_x[begin + k] = x[k];
     if (kGiven) std::memcpy(last_w + begin, w, size_t(left) * sizeof(T));
-    lanes.add_some(term, last_x, last_w, int(begin), label < 0 ? -1 : int(begin + label));
+    lanes.template add<true>(term, last_x, last_w, int(begin), label < 0 ? -1 : int(begin + label));
   }
   if (kPaired<S>) lanes.first.merge(lanes.second);
   sums = lanes.first;

@@ -3,30 +3,23 @@
 // different widths, it takes three times as long.
 #pragma once
 
-#include "math/cross_entropy.h"
-
 namespace onepass::ONEPASS_ISA {
 
-template <int kCount, class T>
-inline T largest_lane(const T* lane) {
+template <int kCount, class T, class Merge>
+inline auto merge_lanes(const T* lane, const Merge& merge) {
+  using Result = decltype(merge(lane[0], lane[0]));
   if constexpr (kCount == 1) {
-    return lane[0];
+    return Result(lane[0]);
   } else {
-    alignas(64) T half[kCount / 2];
-    for (int l = 0; l < kCount / 2; ++l) half[l] = math::larger(lane[l], lane[l + kCount / 2]);
-    return largest_lane<kCount / 2>(half);
+    alignas(64) Result half[kCount / 2];
+    for (int l = 0; l < kCount / 2; ++l) half[l] = merge(lane[l], lane[l + kCount / 2]);
+    return merge_lanes<kCount / 2>(half, merge);
   }
 }
 
 template <int kCount, class T>
 inline double sum_lanes(const T* lane) {
-  if constexpr (kCount == 1) {
-    return lane[0];
-  } else {
-    alignas(64) double half[kCount / 2];
-    for (int l = 0; l < kCount / 2; ++l) half[l] = double(lane[l]) + double(lane[l + kCount / 2]);
-    return sum_lanes<kCount / 2>(half);
-  }
+  return merge_lanes<kCount>(lane, [](double a, double b) { return a + b; });
 }
 
 }  // namespace onepass::ONEPASS_ISA

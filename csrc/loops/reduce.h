@@ -9,6 +9,7 @@
 
 #include "core/convert.h"
 #include "core/parallel.h"
+#include "loops/lanes.h"
 #include "loops/leaves.h"
 #include "loops/multi_tensor.h"
 
@@ -45,10 +46,7 @@ template <class Norm>
 inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_t begin, int64_t end) {
   alignas(64) double lane[kLanes] = {};
   for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) { add_row(norm, lane, x, n); });
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int l = 0; l < width; ++l) lane[l] = norm.merge(lane[l], lane[l + width]);
-  }
-  Leaf leaf{lane[0], 0};
+  Leaf leaf{merge_lanes<kLanes>(lane, [&](double a, double b) { return norm.merge(a, b); }), 0};
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
   if (leaf.value - leaf.value != 0) {
     for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) {

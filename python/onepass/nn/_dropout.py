@@ -60,14 +60,13 @@ def dropout(
         raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
     how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
     compiling = torch.compiler.is_compiling()
-    if not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
-        if inplace and not torch._C._are_functorch_transforms_active():
-            _check_inplace(function, input, residual)
+    transformed = not compiling and torch._C._are_functorch_transforms_active()
+    if inplace and not compiling and not transformed:
+        _check_inplace(function, input, residual)
+    if transformed or (not compiling and forward_ad._current_level >= 0):
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     plain = not compiling and is_plain(input) and is_plain(residual)
-    if inplace and not compiling:
-        _check_inplace(function, input, residual)
     if not plain:
         drawn = _random.seed_for(function, input, generator, seed)
         output = cast(Tensor, torch.ops.onepass.dropout(input, residual, drawn, *how))
