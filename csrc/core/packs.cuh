@@ -102,6 +102,24 @@ __device__ __forceinline__ void store_pack(S* to, bool aligned, const T (&regist
   store_raw<V>(to, aligned, raw);
 }
 
+// registers = from[0 .. n), and `missing` beyond.
+template <int V, class T, class S>
+__device__ __forceinline__ void load_part(const S* from, int n, T (&registers)[V], T missing = T(0)) {
+  if (n == V) return load_pack<V>(from, pack_aligned<S, V>(from), registers);
+#pragma unroll
+  for (int v = 0; v < V; ++v) registers[v] = v < n ? T(widen(from[v])) : missing;
+}
+
+// to[0 .. n) = registers[0 .. n).
+template <int V, class T, class S>
+__device__ __forceinline__ void store_part(S* to, int n, const T (&registers)[V]) {
+  if (n == V) return store_pack<V>(to, pack_aligned<S, V>(to), registers);
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    if (v < n) to[v] = narrow<S>(registers[v]);
+  }
+}
+
 // Calls run(a value of the stored type), on the host.
 template <class Run>
 void with_stored(DType dtype, const Run& run) {

@@ -46,17 +46,12 @@ struct Work {
   using T = Arithmetic<S>;
   BatchNorm op;
   gpu::Passing passing;
-  bool whole = false;  // a channel is one tile
 
   __host__ __device__ const ChannelShape& shape() const { return op.shape; }
-  __host__ __device__ int64_t tiles() const { return whole ? 1 : gpu::device_tiles(op.shape); }
-  __device__ RowRange tile(int64_t i) const {
-    return whole ? RowRange{0, op.shape.rows()} : gpu::device_tile(op.shape, i);
-  }
 
   template <int N>
-  __device__ void read(const void* list, int64_t index, int n, T missing, T (&row)[N]) const {
-    gpu::load_part(static_cast<const S*>(list) + index, n, missing, row);
+  __device__ void read(const void* list, int64_t index, int n, T (&row)[N]) const {
+    gpu::load_part(static_cast<const S*>(list) + index, n, row);
   }
   template <int N>
   __device__ void write(void* list, int64_t index, int n, const T (&row)[N]) const {
@@ -85,7 +80,7 @@ struct Forward : Work<S> {
 
   __device__ Sums channel(int64_t c, const RowRange& rows) const {
     double sum = 0;
-    const int64_t count = rows.end - rows.begin, some = count < gpu::kShiftRows ? count : gpu::kShiftRows;
+    const int64_t count = rows.end - rows.begin, some = count < kShiftRows ? count : kShiftRows;
     const S* x = static_cast<const S*>(this->op.x);
     for (int64_t k = 0; k < some; ++k) {
       sum += double(gpu::widen(x[gpu::memory_index(this->op.shape, rows.begin + k, c)]));
@@ -95,26 +90,30 @@ struct Forward : Work<S> {
   struct Held {
     T x[V];
   };
-  __device__ void hold(const Sums& sums, int64_t index, int n, Held& held) const {
-    this->read(this->op.x, index, n, sums.neutral(), held.x);
+  __device__ void hold(const Sums&, int64_t index, int n, Held& held) const {
+    this->read(this->op.x, index, n, held.x);
   }
-  __device__ void add(const Sums& sums, const Held& held, int, T (&s1)[V], T (&s2)[V]) const {
+  __device__ void add(const Sums& sums, const Held& held, int n, T (&s1)[V], T (&s2)[V]) const {
 #pragma unroll
-    for (int v = 0; v < V; ++v) sums.add(held.x[v], T(0), s1[v], s2[v]);
+    for (int v = 0; v < V; ++v) {
+      if (v < n) sums.add(held.x[v], T(0), s1[v], s2[v]);
+    }
   }
-  template <int N>
-  __device__ void add_row(const Sums (&sums)[N], int64_t index, T (&s1)[N], T (&s2)[N]) const {
+  template <int N, int M>
+  __device__ void add_row(const Sums (&sums)[N], int64_t index, int lane, T (&s1)[N][M],
+                          T (&s2)[N][M]) const {
     T x[N];
-    this->read(this->op.x, index, N, T(0), x);
+    this->read(this->op.x, index, N, x);
 #pragma unroll
-    for (int v = 0; v < N; ++v) sums[v].add(x[v], T(0), s1[v], s2[v]);
+    for (int v = 0; v < N; ++v) sums[v].add(x[v], T(0), s1[v][lane], s2[v][lane]);
   }
   __device__ void finish(int64_t c, const math::Pair* parts) const {
     const BatchNorm& op = this->op;
-    const int64_t tiles = this->tiles();
+    const gpu::ChannelCut cut(op.shape);
+    const int64_t tiles = cut.tiles();
     const double rows = double(op.shape.rows());
     const auto count = [&](int64_t i) {
-      const RowRange tile = this->tile(i);
+      const RowRange tile = cut.tile(i).rows();
       return double(tile.end - tile.begin);
     };
     const double mean =
@@ -139,13 +138,13 @@ struct Forward : Work<S> {
                         T(math::invstd_of(var, op.eps)));
   }
   __device__ void load(const math::Affine<T> (&)[V], int64_t index, int n, Held& held) const {
-    this->read(this->op.x, index, n, T(0), held.x);
+    this->read(this->op.x, index, n, held.x);
   }
   __device__ void run(const math::Affine<T> (&p)[V], Held& held, int64_t index, int n) const {
     const BatchNorm& op = this->op;
     T(&x)[V] = held.x;
     T residual[V];
-    if (op.residual) this->read(op.residual, index, n, T(0), residual);
+    if (op.residual) this->read(op.residual, index, n, residual);
     uint32_t passed = 0;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
@@ -173,9 +172,9 @@ struct Backward : Work<S> {
   // Loads x and the gradient of v.
   template <int N, class Channel>
   __device__ void load_both(int64_t index, int n, T (&x)[N], T (&g)[N], const Channel& channel) const {
-    this->read(this->op.dy, index, n, T(0), g);
+    this->read(this->op.dy, index, n, g);
     if (this->passing.asks()) this->drop(this->passing.bits(index, n), g);
-    this->read(this->op.x, index, n, T(0), x);
+    this->read(this->op.x, index, n, x);
 #pragma unroll
     for (int v = 0; v < N; ++v) {
       const auto& p = channel(v);
@@ -198,16 +197,17 @@ struct Backward : Work<S> {
       if (v < n) sums.add(held.x[v], held.g[v], s1[v], s2[v]);
     }
   }
-  template <int N>
-  __device__ void add_row(const Sums (&sums)[N], int64_t index, T (&s1)[N], T (&s2)[N]) const {
+  template <int N, int M>
+  __device__ void add_row(const Sums (&sums)[N], int64_t index, int lane, T (&s1)[N][M],
+                          T (&s2)[N][M]) const {
     T x[N], g[N];
     load_both(index, N, x, g, [&](int v) -> const Sums& { return sums[v]; });
 #pragma unroll
-    for (int v = 0; v < N; ++v) sums[v].add(x[v], g[v], s1[v], s2[v]);
+    for (int v = 0; v < N; ++v) sums[v].add(x[v], g[v], s1[v][lane], s2[v][lane]);
   }
   __device__ void finish(int64_t c, const math::Pair* parts) const {
     const BatchNorm& op = this->op;
-    const int64_t tiles = this->tiles();
+    const int64_t tiles = gpu::ChannelCut(op.shape).tiles();
     const math::Pair sums{gpu::sum_tiles(tiles, [&](int64_t i) { return parts[i].first; }),
                           gpu::sum_tiles(tiles, [&](int64_t i) { return parts[i].second; })};
     if (threadIdx.x % gpu::kWarp != 0) return;
@@ -241,29 +241,6 @@ struct Backward : Work<S> {
   }
 };
 
-// The tiles' sums and what follows from them.
-template <class Op>
-void reduce(const Op& op, math::Pair* parts, cudaStream_t stream) {
-  const ChannelShape& shape = op.shape();
-  const int64_t tiles = gpu::device_tiles(shape);
-  const dim3 threads(gpu::kChannelThreads);
-  const auto blocks = [&](int64_t packs) {
-    return dim3(unsigned((packs + gpu::kLastPacks - 1) / gpu::kLastPacks * tiles));
-  };
-  const auto start = [&](auto kernel, dim3 grid) {
-    cuda_check(gpu::launch(kernel, grid, threads, 0, stream, op, parts), "batch_norm");
-  };
-  if (!shape.channels_last) {
-    start(gpu::reduce_first_kernel<Op>, dim3(unsigned(shape.channels * tiles)));
-  } else if (shape.channels % V == 0) {
-    start(gpu::reduce_last_kernel<Op, V>, blocks(shape.channels / V));
-  } else {
-    start(gpu::reduce_last_kernel<Op, 1>, blocks(shape.channels));
-  }
-  const int64_t channels_of_block = gpu::kChannelThreads / gpu::kWarp;
-  start(gpu::finish_kernel<Op>, dim3(unsigned((shape.channels + channels_of_block - 1) / channels_of_block)));
-}
-
 template <class Op>
 void walk(const Op& op, cudaStream_t stream) {
   const ChannelShape& shape = op.shape();
@@ -276,9 +253,8 @@ void walk(const Op& op, cudaStream_t stream) {
 
 // Both at once, if a block can keep a channel; false if it cannot.
 template <class Op>
-bool keep(Op op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
+bool keep(const Op& op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
   if (!gpu::keeps_channel(op.shape(), whole_bytes)) return false;
-  op.whole = true;
   const dim3 grid(unsigned(op.shape().channels)), threads(gpu::kChannelThreads);
   cuda_check(gpu::launch(gpu::whole_channel_kernel<Op>, grid, threads, 0, stream, op, parts), "batch_norm");
   return true;
@@ -296,7 +272,7 @@ Forward<S> forward_of(const BatchNorm& op, bool inference) {
 }  // namespace
 
 int64_t cuda::batch_norm_workspace(const ChannelShape& shape) {
-  return shape.channels * (2 * gpu::device_tiles(shape) + 2);
+  return shape.channels * (2 * gpu::ChannelCut(shape).tiles() + 2);
 }
 
 void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
@@ -306,7 +282,7 @@ void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
     const auto work = forward_of<decltype(stored)>(op, false);
     auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
     if (keep(work, op.mask != nullptr, parts, stream)) return;
-    reduce(work, parts, stream);
+    gpu::reduce_channels(work, int(sizeof(stored)), parts, stream, "batch_norm");
     walk(work, stream);
   });
 }
@@ -327,12 +303,12 @@ void cuda::batch_norm_backward(const BatchNorm& op, const Launch& launch) {
     work.op = op;
     work.passing = passing_of(op, true);
     work.relu = op.relu && !op.mask;
-    work.terms = reinterpret_cast<typename Work::T*>(op.workspace +
-                                                     2 * op.shape.channels * gpu::device_tiles(op.shape));
+    work.terms = reinterpret_cast<typename Work::T*>(op.workspace + 2 * op.shape.channels *
+                                                                        gpu::ChannelCut(op.shape).tiles());
     auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
     const bool sums = op.training || op.dweight || op.dbias, elements = op.dx || op.dresidual;
     if (sums && elements && keep(work, false, parts, stream)) return;
-    if (sums) reduce(work, parts, stream);
+    if (sums) gpu::reduce_channels(work, int(sizeof(stored)), parts, stream, "batch_norm");
     if (elements) walk(work, stream);
   });
 }

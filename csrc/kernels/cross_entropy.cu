@@ -88,7 +88,7 @@ struct Forward : Work<S> {
 
   template <int V>
   __device__ void load(int64_t row, int64_t c, int n, T (&x)[V], T (&w)[V]) const {
-    gpu::load_part(static_cast<const S*>(this->op.x) + this->op.shape.index(row, c), n, -T(INFINITY), x);
+    gpu::load_part(static_cast<const S*>(this->op.x) + this->op.shape.index(row, c), n, x, -T(INFINITY));
     this->weights(row, c, n, w);
   }
   template <int V>
@@ -251,7 +251,7 @@ struct Backward : Work<S> {
   __device__ void write(int64_t r, int64_t c, int n, const Row& row) const {
     T x[V], w[V];
     const int64_t index = this->op.shape.index(r, c);
-    gpu::load_part(static_cast<const S*>(this->op.x) + index, n, T(0), x);
+    gpu::load_part(static_cast<const S*>(this->op.x) + index, n, x);
     this->weights(r, c, n, w);
 #pragma unroll
     for (int v = 0; v < V; ++v) {

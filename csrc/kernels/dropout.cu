@@ -25,22 +25,11 @@ struct Drop {
 
   __device__ void run(int64_t index, int n, uint32_t bits) const {
     T value[V], other[V];
-    load(x + index, n, value);
-    if (residual) load(residual + index, n, other);
+    gpu::load_part(x + index, n, value);
+    if (residual) gpu::load_part(residual + index, n, other);
 #pragma unroll
     for (int v = 0; v < V; ++v) value[v] = formula(value[v], bits >> v & 1, residual ? other[v] : T(0));
-    if (n == V) return gpu::store_pack<V>(y + index, gpu::pack_aligned<S, V>(y + index), value);
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (v < n) y[index + v] = gpu::narrow<S>(value[v]);
-    }
-  }
-
- private:
-  static __device__ void load(const S* from, int n, T (&value)[V]) {
-    if (n == V) return gpu::load_pack<V>(from, gpu::pack_aligned<S, V>(from), value);
-#pragma unroll
-    for (int v = 0; v < V; ++v) value[v] = v < n ? T(gpu::widen(from[v])) : T(0);
+    gpu::store_part(y + index, n, value);
   }
 };
 

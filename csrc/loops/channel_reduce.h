@@ -17,7 +17,6 @@ constexpr int kRowLanes = 16;
 constexpr int kLaneSteps = 16;
 constexpr int kLaneBlock = kRowLanes * kLaneSteps;
 constexpr int kWideLanes = 8;
-constexpr int64_t kShiftRows = 8;     // rows of a tile whose mean is the shift
 constexpr int64_t kReduceWidth = 64;  // channels of a tile
 constexpr int kMostParams = 5;
 static_assert(kChannelRow % kLaneBlock == 0 && kRowLanes == 2 * kWideLanes);

@@ -1,5 +1,5 @@
-// channel_shape.h - a tensor seen as batch x channels x positions, and how a channel is cut for statistics.
-// The same on both devices (channels.h, channels.cuh).
+// channel_shape.h - a tensor seen as batch x channels x positions, and how the CPU cuts a channel for
+// statistics (GPU: channel_tiles.cuh).
 //
 // The elements of one channel are numbered through the batch: row r = n * positions + s, 0 <= r < rows().
 // They are cut in tiles, and a tile in segments that end with a plane (the positions of one n), so that a
@@ -17,6 +17,7 @@ constexpr int64_t kTile = 2048;      // rows of a tile of several planes, about,
 constexpr int64_t kShortTile = 512;  // if they are short
 constexpr int64_t kWideTile = 4096;  // rows of a tile at most
 constexpr int64_t kShortPlane = 64;  // planes of fewer positions are no segments: their tiles are
+constexpr int64_t kShiftRows = 8;    // first rows of a tile, whose mean is the shift of its sums
 
 struct RowRange {
   int64_t begin, end;

@@ -9,7 +9,6 @@
 
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
-#include "loops/channels.cuh"
 #include "loops/class_shape.h"
 #include "loops/reduce.cuh"
 #include "math/cross_entropy.h"
@@ -49,14 +48,6 @@ __device__ __forceinline__ SegmentSums<T> merge_segments(const SegmentSums<T>& a
   return {math::merge(a.sums, b.sums), second ? b.best : a.best};
 }
 
-__device__ __forceinline__ double add_warp(double value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value += __shfl_down_sync(kAllLanes, value, unsigned(offset));
-  }
-  return value;
-}
-
 // What a warp came to.
 struct WarpSums {
   double rest, distance, weight, spread;
@@ -85,8 +76,8 @@ __device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value
     best = other < best ? other : best;
   }
   const math::SoftmaxSums<T, T> own = math::raised(value.sums, max);
-  WarpSums sums{add_warp(double(own.rest)), add_warp(double(own.distance)), add_warp(double(own.weight)),
-                add_warp(double(own.spread)), best};
+  WarpSums sums{sum_warp(double(own.rest)), sum_warp(double(own.distance)), sum_warp(double(own.weight)),
+                sum_warp(double(own.spread)), best};
   if (threadIdx.x % kWarp == 0) warps[warp] = sums;
   __syncthreads();
   for (int w = 1; w < kClassThreads / kWarp && threadIdx.x == 0; ++w) {

@@ -30,6 +30,15 @@ struct LeafTable {
   LeafSlot slot[kCapacity];
 };
 
+// The sum over a warp, in all of its threads.
+__device__ __forceinline__ double sum_warp(double value) {
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, offset);
+  }
+  return value;
+}
+
 // The merged value of all threads of a block of kReduceThreads, in thread 0.
 template <class Merge>
 __device__ __forceinline__ double merge_block(double value, const Merge& merge) {

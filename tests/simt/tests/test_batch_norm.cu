@@ -1,7 +1,8 @@
-// test_batch_norm.cu - batch normalisation (kernels/batch_norm.cu over loops/channels.cuh) in both layouts:
-// short planes, planes of several tiles, tails of packs, addresses off by one, all options, one order of
-// additions.
+// test_batch_norm.cu - batch normalisation (kernels/batch_norm.cu over loops/channels.cuh): short planes,
+// planes of several tiles, tails of packs, addresses off by one, all options; one order of additions, in
+// either layout.
 #include <cmath>
+#include <cstring>
 
 #include "harness.h"
 #include "kernels/kernels.h"
@@ -20,8 +21,9 @@ struct Case {
   size_t offset;  // of all tensors' first elements, from an aligned address
 };
 
-// Planes below 64 positions, of one tile, of two; packs that reach from one channel into the next, and again
-// in a thread's next pack; channels that are whole packs and not; one position a channel.
+// Planes of less than a pack, of some, of more than a tile; tiles that begin within a plane and end in
+// another; packs that reach from one channel into the next, and again in a thread's next pack; channels that
+// are whole packs and not, fewer than a block takes, and one more; one position a channel.
 const std::vector<Case> kCases = {
     {{3, 5, 20, false}, true, true, true, true, 0.3, 0},
     {{3, 5, 20, true}, true, true, true, true, 0.3, 0},
@@ -35,17 +37,43 @@ const std::vector<Case> kCases = {
     {{3, 1, 5000, false}, true, false, true, true, 0, 0},
     {{5, 3, 64, false}, false, false, true, false, 1, 0},
     {{3, 33, 30, true}, false, false, true, false, 0, 0},
-    // A block keeps a channel; the last three of the limits are just missed.
+    {{70, 40, 49, true}, true, true, true, true, 0.3, 0},
+    {{700, 3, 7, false}, true, false, true, true, 0, 1},
+    {{300, 9, 1, true}, true, true, true, true, 0.3, 0},
+    // A block keeps a channel; the last four of the limits are just missed.
     {{6, 32, 200, false}, true, true, true, true, 0.3, 0},
     {{40, 33, 49, false}, true, false, true, true, 0.5, 1},
-    {{2048, 32, 2, false}, false, true, false, true, 0, 2},
-    {{2049, 32, 2, false}, false, true, true, true, 0, 0},
+    {{2048, 32, 8, false}, false, true, false, true, 0, 2},
+    {{2049, 32, 8, false}, false, true, true, true, 0, 0},
+    {{9, 32, 7, false}, false, true, true, true, 0, 0},
     {{3, 32, 30, false}, true, true, true, true, 0, 0},
     {{6, 31, 200, false}, true, false, true, true, 0, 0},
 };
 
 size_t memory_index(const ChannelShape& shape, int64_t row, int64_t channel) {
   return size_t(shape.channels_last ? row * shape.channels + channel : shape.logical_index(row, channel));
+}
+
+// Values in the logical order, as they lie in memory.
+std::vector<float> arranged(const ChannelShape& shape, const std::vector<float>& logical) {
+  std::vector<float> stored(logical.size());
+  for (int64_t k = 0; k < shape.channels; ++k) {
+    for (int64_t r = 0; r < shape.rows(); ++r) {
+      stored[memory_index(shape, r, k)] = logical[size_t(shape.logical_index(r, k))];
+    }
+  }
+  return stored;
+}
+
+// The other way round, added to `bits`.
+void append_logical(const ChannelShape& shape, const std::vector<float>& stored, std::vector<float>* bits) {
+  const size_t begin = bits->size();
+  bits->resize(begin + stored.size());
+  for (int64_t k = 0; k < shape.channels; ++k) {
+    for (int64_t r = 0; r < shape.rows(); ++r) {
+      (*bits)[begin + size_t(shape.logical_index(r, k))] = stored[memory_index(shape, r, k)];
+    }
+  }
 }
 
 // The reference in float64, of what the device was given.
@@ -101,11 +129,14 @@ void compare(const char* what, const Dev<float>& got, const std::vector<double>&
   }
 }
 
-void run_case(const Case& c, unsigned seed, std::vector<float>* bits) {
+// What is found, in the logical order.
+std::vector<float> run_case(const Case& c, unsigned seed) {
   const size_t numel = size_t(c.shape.numel()), channels = size_t(c.shape.channels);
   // Far from zero: sums of plain squares would lose all digits.
-  const auto x = random_floats(numel, seed, 100.f), residual = random_floats(numel, seed + 1);
-  const auto dy = random_floats(numel, seed + 2), weight = random_floats(channels, seed + 3, 1.f);
+  const auto x = arranged(c.shape, random_floats(numel, seed, 100.f));
+  const auto residual = arranged(c.shape, random_floats(numel, seed + 1));
+  const auto dy = arranged(c.shape, random_floats(numel, seed + 2));
+  const auto weight = random_floats(channels, seed + 3, 1.f);
   const auto bias = random_floats(channels, seed + 4), running = random_floats(channels, seed + 5, 100.f);
   const std::vector<float> ones(channels, 1.f), expected_invstd(channels, float(1 / std::sqrt(1 + 1e-5)));
   Dev<float> dev_x(x, c.offset), dev_residual(residual, c.offset), dev_dy(dy, c.offset);
@@ -162,19 +193,33 @@ void run_case(const Case& c, unsigned seed, std::vector<float>* bits) {
   if (c.residual) compare("dresidual", dev_dresidual, want.g);
   compare("dweight", dev_dweight, want.dweight);
   compare("dbias", dev_dbias, want.dbias);
-  for (const auto* result : {&dev_mean, &dev_invstd, &dev_dweight, &dev_dbias, &dev_dx}) {
+  std::vector<float> bits;
+  for (const auto* result : {&dev_mean, &dev_invstd, &dev_dweight, &dev_dbias}) {
     const auto host = result->host();
-    bits->insert(bits->end(), host.begin(), host.end());
+    bits.insert(bits.end(), host.begin(), host.end());
   }
+  append_logical(c.shape, dev_y.host(), &bits);
+  append_logical(c.shape, dev_dx.host(), &bits);
+  return bits;
 }
 
-// The same data in every order of threads and blocks: the results must have the same bits.
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+// The same data in every order of threads and blocks, and in both layouts: the results must have the same
+// bits.
 void run_all(unsigned order) {
-  static std::vector<float> first;
-  std::vector<float> bits;
-  for (size_t i = 0; i < kCases.size(); ++i) run_case(kCases[i], unsigned(10 * i), &bits);
-  if (order == 0) first = bits;
-  CHECK(bits == first, "order %u: other bits", order);
+  static std::vector<std::vector<float>> first(kCases.size());
+  for (size_t i = 0; i < kCases.size(); ++i) {
+    const unsigned seed = unsigned(10 * i);
+    const auto bits = run_case(kCases[i], seed);
+    if (order == 0) first[i] = bits;
+    CHECK(same_bits(bits, first[i]), "case %zu, order %u: other bits", i, order);
+    Case other = kCases[i];
+    other.shape.channels_last = !other.shape.channels_last;
+    CHECK(same_bits(run_case(other, seed), first[i]), "case %zu: other bits in the other layout", i);
+  }
 }
 
 }  // namespace
