@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from onepass import _native
 from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
-from onepass.nn._derivative import is_plain
-from onepass.nn._kernels import statistics_dtype
+from onepass.nn._buffers import statistics_dtype
+from onepass.nn._dispatch import is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_integer, check_number, check_optional, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 from onepass.nn._loss_derivative import CrossEntropyFunction
@@ -82,10 +81,10 @@ def cross_entropy(
     number = 1.0 if lam is None or lams is not None else float(lam)
     options = (weight, ignore_index, label_smoothing, z_loss, reduction)
     compiling = torch.compiler.is_compiling()
-    transformed = not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    transformed = not compiling and is_transformed()
     plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second)
     if lams is not None and plain:
-        plain = is_plain(lams, None)
+        plain = is_plain(lams)
         if lams.is_cpu and not ((lams >= 0) & (lams <= 1)).all():
             raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lams.tolist()}")
     if inplace_backward:
