@@ -51,7 +51,7 @@ def number_or_tensor(function: str, option: str, value: Any, on_device: bool = F
     return number(function, option, value)
 
 
-def check_number(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
+def check_range(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high, TypeError if it is no number.
 
     The value of a CUDA tensor is not looked at: that would wait for the device.
