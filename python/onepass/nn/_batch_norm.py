@@ -74,6 +74,7 @@ def batch_norm(
         drawn = _random.seed_for("batch_norm", input, generator, seed)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
     if operator:
+        check_dense("batch_norm", weight=weight, bias=bias)
         return operators.batch_norm(input, weight, bias, residual, *rest)
     if torch.is_grad_enabled() and (
         input.requires_grad
@@ -115,6 +116,8 @@ def _check(
 ) -> None:
     """Raises for what the core does not check: it is torch's rules, or of no tensor."""
     check_tensor("batch_norm", "input", input)
+    if input.is_nested:
+        check_dense("batch_norm", input=input)
     if input.dim() < 2 and input.numel():
         raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
     check_number("batch_norm", "eps", eps)

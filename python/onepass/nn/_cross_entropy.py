@@ -70,7 +70,6 @@ def cross_entropy(
     """`functional.cross_entropy` behind the handling of torch's own arguments."""
     is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     _check_second(input, is_dense, target2, lam)
-    check_dense("cross_entropy", input=input, target=target, weight=weight, target2=target2)
     shape = target.shape if not is_dense else _rows_shape(input)
     target = _widened(target, input) if is_dense else target.to(torch.int64).contiguous()
     weight = None if weight is None else _widened(weight, input)
@@ -158,6 +157,7 @@ def _check(
     check_tensor("cross_entropy", "input", input)
     check_tensor("cross_entropy", "target", target)
     check_optional("cross_entropy", weight=weight)
+    check_dense("cross_entropy", input=input, target=target, weight=weight)
     check_integer("cross_entropy", "ignore_index", ignore_index)
     if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"cross_entropy: ignore_index must be an int64, got {ignore_index}")
@@ -229,6 +229,7 @@ def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: fl
         return
     if is_dense:
         raise ValueError("cross_entropy: target2 must be None with a target of probabilities, got a tensor")
+    check_dense("cross_entropy", target2=target2)
     _check_labels("target2", input, target2)
     if target2.device != input.device:
         raise ValueError(f"cross_entropy: target2 must be on {input.device} like input, got {target2.device}")
@@ -237,6 +238,7 @@ def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: fl
         if not 0 <= lam <= 1:
             raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lam}")
         return
+    check_dense("cross_entropy", lam=lam)
     samples = (input.shape[0],) if input.dim() > 1 else (1,)
     if lam.shape != samples or lam.device != input.device:
         raise ValueError(
