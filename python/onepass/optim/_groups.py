@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass.optim._arguments import number
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
@@ -36,6 +37,9 @@ class GroupedOptimizer(StatefulOptimizer):
     Subclasses say which options their groups have (`_check_group`).
     """
 
+    # Options that groups of a checkpoint have, however old the torch is that made it.
+    _saved_options: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         check_concerns(type(self).__name__, self.param_groups)
@@ -52,8 +56,10 @@ class GroupedOptimizer(StatefulOptimizer):
             param_group: ``params`` and any options that differ from the defaults.
 
         Raises:
-            ValueError: An option is out of range, or a parameter is already in a group.
+            ValueError: There are no ``params``, an option is out of range, or a parameter is already in a group.
+            TypeError: The group is no dict, or an option is of another kind than its default.
         """
+        check_holds(type(self).__name__, "param_group", param_group, "params")
         if param_group.get("rounding", "stochastic") != "stochastic":
             param_group.setdefault("seed", None)  # the default one is for others
         whole = {**self.defaults, **param_group}
@@ -84,7 +90,9 @@ class GroupedOptimizer(StatefulOptimizer):
             state_dict: What `state_dict` returned.
 
         Raises:
-            ValueError: The groups do not match, or an option is out of range; nothing has been changed.
+            ValueError: Something is missing, the groups do not match, or an option is out of range; nothing has
+                been changed.
+            TypeError: A part is of another kind than `state_dict` makes it; nothing has been changed.
 
         The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
         with others is converted (the parameters themselves are the model's to load, before the next step). The
@@ -96,13 +104,17 @@ class GroupedOptimizer(StatefulOptimizer):
 
         Source: torch.optim.Optimizer.load_state_dict.
         """
+        name = type(self).__name__
+        # Before torch's class copies it; what hooks leave of it is checked below.
+        check_holds(name, "state_dict", state_dict)
         final: dict[str, Any] = {}
-        own = [{name: group[name] for name in PRECISION if name in group} for group in self.param_groups]
+        own = [{key: group[key] for key in PRECISION if key in group} for group in self.param_groups]
 
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
         def check(_: Optimizer, incoming: dict[str, Any]) -> None:
+            check_state_dict(name, incoming, self._saved_options)
             for group, options in zip(incoming["param_groups"], own, strict=False):
-                given = {name: value for name, value in group.items() if name not in PRECISION}
+                given = {key: value for key, value in group.items() if key not in PRECISION}
                 if mode_of(options) == "stochastic" and "seed" in group:
                     given["seed"] = group["seed"]
                 self._check_group({**self.defaults, **options, **given, **IMPLEMENTATION_FLAGS})
@@ -114,7 +126,7 @@ class GroupedOptimizer(StatefulOptimizer):
         finally:
             handle.remove()
         for group, options in zip(self.param_groups, own, strict=True):
-            saved = {name: group.pop(name) for name in PRECISION if name in group}
+            saved = {key: group.pop(key) for key in PRECISION if key in group}
             group.update(options)
             if mode_of(group) == "stochastic" and saved.get("seed") is not None:
                 group["seed"] = saved["seed"]
@@ -145,6 +157,40 @@ class GroupedOptimizer(StatefulOptimizer):
     def _restore_state(self, param: Tensor, name: str, value: Tensor, dtype: torch.dtype) -> None:
         if self.state[param][name].dtype != dtype:
             self.state[param][name] = value.to(device=param.device, dtype=dtype)
+
+
+def check_holds(name: str, place: str, value: Any, *keys: str) -> None:
+    """Raises TypeError unless the value is a dict, ValueError unless it has these keys."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: {place} must be a dict, got {type(value).__name__}")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{name}: {place} must hold {key!r}, got {list(value)}")
+
+
+def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
+    """Raises TypeError or ValueError unless the parts are there that `state_dict` makes, of its kinds."""
+    check_holds(name, "state_dict", saved, "state", "param_groups")
+    check_holds(name, "state_dict['state']", saved["state"])
+    _check_list(name, "state_dict['param_groups']", saved["param_groups"])
+    for i, group in enumerate(saved["param_groups"]):
+        place = f"state_dict['param_groups'][{i}]"
+        check_holds(name, place, group, "params", *options)
+        _check_list(name, f"{place}['params']", group["params"])
+        for index in group["params"]:
+            if index not in saved["state"]:
+                continue
+            place = f"state_dict['state'][{index!r}]"
+            check_holds(name, place, saved["state"][index])
+            # Older torch keeps a number, which is made a tensor.
+            count = saved["state"][index].get("step", 0)
+            if not isinstance(count, Tensor):
+                number(name, f"{place}['step']", count)
+
+
+def _check_list(name: str, place: str, value: Any) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name}: {place} must be a list, got {type(value).__name__}")
 
 
 def check_implementation(name: str, group: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.optim import _ops
-from onepass.optim._arguments import check_range, number, number_or_tensor
+from onepass.optim._arguments import check_pair, check_range, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_adam
@@ -85,6 +85,7 @@ class Adam(FusedOptimizer):
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _saved_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -138,12 +139,13 @@ class Adam(FusedOptimizer):
         super()._check_group(group)
         name = type(self).__name__
         check_range(name, "lr", group["lr"], 0)
-        if len(group["betas"]) != 2:
-            raise ValueError(f"{name}: betas must be two numbers, got {group['betas']}")
+        check_pair(name, "betas", group["betas"])
         check_range(name, "betas[0]", group["betas"][0], 0, 1)
         check_range(name, "betas[1]", group["betas"][1], 0, 1)
         check_range(name, "eps", group["eps"], 0)
         check_range(name, "weight_decay", group["weight_decay"], 0)
+        if group.get("step") is not None:  # apex counts in the group
+            number(name, "step", group["step"])
         if not group.get("bias_correction", True):
             raise ValueError(f"{name}: bias_correction must be True (apex can leave it out), got False")
 

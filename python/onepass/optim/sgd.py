@@ -68,6 +68,7 @@ class SGD(FusedOptimizer):
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+    _saved_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
 
     def __init__(
         self,
