@@ -1,4 +1,4 @@
-"""Batch normalisation against float64 and beside torch (D10): values, gradients, statistics, layouts, bits."""
+"""Batch norm against float64 and torch by the parity rule: values, gradients, statistics, layouts, bits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from conftest import Backend
 from onepass import _native
 from onepass.nn import BatchNorm2d
 from onepass.nn.functional import batch_norm
-from tolerance import assert_d10
+from tolerance import assert_parity
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 ALL = Options(training=True, relu=True, residual=True)
@@ -42,7 +42,7 @@ def assert_all(results: list[tuple[Outputs, Outputs, Outputs]]) -> None:
         mine, theirs, exact = (
             torch.cat([getattr(one, name).flatten().cpu() for one in kind]) for kind in zip(*results, strict=True)
         )
-        assert_d10(mine, theirs, exact, name)
+        assert_parity(mine, theirs, exact, name)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

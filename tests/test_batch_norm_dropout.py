@@ -12,7 +12,7 @@ from batch_norm_setup import ours as compute
 from onepass.nn import BatchNorm2d
 from onepass.nn.functional import batch_norm
 from reference.dropout import dropped, philox
-from tolerance import assert_d10
+from tolerance import assert_parity
 
 SHAPES = ((9, 1), (37, 8), (4, 3, 7), (2, 17, 4), (2, 3, 5, 7), (5, 33, 3, 3), (3, 2, 41, 43), (2, 3, 2, 3, 5))
 LAYOUTS = ("contiguous", "channels_last", "strided")
@@ -83,7 +83,7 @@ def test_values_and_gradients(backend, dtype, options, layout):
         for name, value in vars(mine).items():
             if name == "dresidual" and not options.residual:
                 continue
-            assert_d10(value.cpu(), getattr(theirs, name), getattr(exact, name), name)
+            assert_parity(value.cpu(), getattr(theirs, name), getattr(exact, name), name)
 
 
 def test_share_of_dropped_elements():

@@ -7,6 +7,7 @@ import torch
 
 from onepass.bench import batch_norm as bench
 from onepass.bench import harness
+from onepass.bench.memory import kept_bytes
 from onepass.parity import batch_norm as parity
 
 CPU = torch.device("cpu")
@@ -16,8 +17,8 @@ CPU = torch.device("cpu")
 def test_competitors_compute_the_same(work):
     """All but dropout's choice."""
     small = bench.Work(**{**vars(work), "shape": (3, 5, 4, 4)[: len(work.shape)], "dropout": False})
-    tensors = bench._Tensors(small, CPU)
-    for mine, theirs in zip(*(tensors.step(f)() for f in (tensors.ours, tensors.torchs)), strict=True):
+    competitors = bench._Competitors(small, CPU)
+    for mine, theirs in zip(*(competitors.step(f)() for f in (competitors.ours, competitors.torchs)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
 
 
@@ -32,9 +33,9 @@ def test_a_case_is_timed_with_its_bytes_kept():
 
 def test_bytes_kept_for_backward():
     x = torch.randn(100, requires_grad=True)
-    assert bench.kept_bytes(lambda: x.exp()) == 400
-    assert bench.kept_bytes(lambda: x + 1) == 0
-    assert bench.kept_bytes(lambda: x * x) == 400
+    assert kept_bytes(lambda: x.exp()) == 400
+    assert kept_bytes(lambda: x + 1) == 0
+    assert kept_bytes(lambda: x * x) == 400
 
 
 def test_overhead_is_of_the_modules():

@@ -16,7 +16,7 @@ import torch
 
 import onepass
 from conftest import apart
-from onepass.optim import functional
+from onepass.optim import _versions, functional
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
 ADAM = {"lr": 0.5, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}
@@ -249,7 +249,7 @@ def test_the_lock_of_the_interpreter_is_released(host):
 @pytest.mark.parametrize("takes_lists", [True, False])
 def test_versions_count_writes(takes_lists, monkeypatch):
     """torch 2.4 increments the version of one tensor at a time."""
-    monkeypatch.setattr(functional, "_INCREMENTS_LISTS", takes_lists)
+    monkeypatch.setattr(_versions, "_INCREMENTS_LISTS", takes_lists)
     params = [torch.ones(4), np.ones(4, np.float32), torch.ones(2)]
     functional.sgd(params, [torch.ones(4), torch.ones(4), torch.ones(2)], [], **SGD)
     assert (params[0]._version, params[2]._version) == (1, 1)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,6 @@ from onepass.cli import bench as cli_bench
 from onepass.cli.app import app
 from onepass.parity import rule
 from onepass.parity.harness import Tally
-
-NO_GPU = not torch.cuda.is_available()
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -105,14 +104,73 @@ def test_wrong_arguments_name_what_was_wanted(arguments, message):
     assert message in output
 
 
-@pytest.mark.skipif(not NO_GPU, reason="the message is for machines without a GPU")
 @pytest.mark.parametrize(
-    ("command", "option"), [("bench", "device"), ("parity", "backend")], ids=["bench", "parity"]
+    ("sees_gpu", "built", "lacks"),
+    [
+        (False, "13.0", "torch sees no GPU"),
+        (True, None, "onepass was built without CUDA"),
+        (False, None, "torch sees no GPU and onepass was built without CUDA"),
+    ],
+    ids=["gpu", "core", "both"],
 )
-def test_cuda_without_a_gpu_is_an_error(command, option):
-    status, output = run(command, "optim", f"--{option}", "cuda")
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(("bench", "optim", "--quick"), "device"), (("parity", "optim"), "backend"), (("demo",), "device")],
+    ids=["bench", "parity", "demo"],
+)
+def test_cuda_is_refused_at_once_by_what_is_missing(command, option, sees_gpu, built, lacks, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    # Nothing else of the core may be asked.
+    monkeypatch.setattr(onepass._native, "core", SimpleNamespace(build_info=lambda: {"cuda": built}))
+    status, output = run(*command, f"--{option}", "cuda")
     assert status == 2
-    assert f"{option} must be one that torch sees, got cuda without a GPU" in output
+    assert f"{option} must be cpu where {lacks}, got cuda" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("bench", "optim", "--case", "sgd-1000x1024", "--quick"), "output"),
+        (("bench", "optim", "--case", "sgd-1000x1024", "--quick"), "plot"),
+        (("parity", "dropout", "--steps", 1, "--dtype", "float32"), "json"),
+        (("schedule", "cosine(9)"), "output"),
+    ],
+    ids=["bench-output", "bench-plot", "parity", "schedule"],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_work(arguments, option, tmp_path, monkeypatch):
+    for work in ("bench.measure", "parity.groupby", "schedule._draw"):
+        monkeypatch.setattr(f"onepass.cli.{work}", lambda *_: pytest.fail("has begun to work"))
+    status, output = run(*arguments, f"--{option}", "/dev/null/x.png")
+    assert status == 2
+    assert f"{option} must be a place that can be written, got /dev/null/x.png" in output
+    # A root user may write everywhere.
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    status, output = run(*arguments, f"--{option}", tmp_path / "x.png")
+    assert status == 2
+    assert f"{option} must be a place that can be written" in output
+    assert "no permission" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("bench", "optim", "--case", "sgd-1000x1024", "--rounds", 1, "--quick"), "output"),
+        (("parity", "dropout", "--steps", 1, "--dtype", "float32"), "json"),
+    ],
+    ids=["bench", "parity"],
+)
+def test_a_disk_that_is_full_is_told_as_a_wrong_place(arguments, option):
+    status, output = run(*arguments, f"--{option}", "/dev/full")
+    assert status == 2
+    assert f"{option} must be a place that can be written, got /dev/full ([Errno 28]" in output
+
+
+def test_a_picture_of_unknown_kind_is_refused(tmp_path):
+    plot = tmp_path / "optim.xyz"
+    status, output = run("bench", "optim", "--case", "sgd-1000x1024", "--rounds", 1, "--quick", "--plot", plot)
+    assert status == 2
+    assert "plot must be a place that can be written, got" in output
+    assert "'xyz' is not supported" in output
 
 
 def test_bench_writes_figures_and_picture(tmp_path):

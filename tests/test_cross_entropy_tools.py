@@ -15,10 +15,10 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("work", bench.WORKS, ids=lambda work: work.name)
 def test_competitors_compute_the_same(work):
     small = bench.Work(**{**vars(work), "shape": (6, 5, 3, 4)[: len(work.shape)], "backward": True})
-    tensors = bench._Tensors(small, CPU)
-    for mine, theirs in zip(*(tensors.step(f)() for f in (tensors.ours, tensors.torchs)), strict=True):
+    competitors = bench._Competitors(small, CPU)
+    for mine, theirs in zip(*(competitors.step(f)() for f in (competitors.ours, competitors.torchs)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
-    torch.testing.assert_close(tensors.ours(), tensors.torchs().float(), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(competitors.ours(), competitors.torchs().float(), atol=0.02, rtol=0.02)
 
 
 def test_a_case_is_timed_with_its_bytes_kept():

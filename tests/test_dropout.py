@@ -13,7 +13,7 @@ import torch
 import onepass.nn.functional as ours
 from onepass import _native
 from reference.dropout import draws, kept, philox
-from tolerance import assert_d10
+from tolerance import assert_parity
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "transposed", "permuted", "strided")
@@ -178,9 +178,9 @@ def test_values_and_gradients(backend, function, dtype):
     theirs = torch.where(keeps, x * scale + shift, dropped).to(dtype)
     leaf = x.to(backend.device).requires_grad_()
     y = getattr(ours, function)(leaf, p, True, seed=seed)
-    assert_d10(y.cpu(), theirs, exact, "y")
+    assert_parity(y.cpu(), theirs, exact, "y")
     (dx,) = torch.autograd.grad(y, leaf, dy.to(backend.device))
-    assert_d10(
+    assert_parity(
         dx.cpu(), torch.where(keeps, dy * scale, 0).to(dtype), torch.where(keeps, dy.double() * scale, 0), "dx"
     )
 
@@ -200,7 +200,7 @@ def test_residual(backend, function, layout):
         wide, other = (value.detach().cpu().double().numpy().astype(np.longdouble) for value in (x, r))
         exact = torch.from_numpy((np.where(keeps.cpu().numpy(), wide / 0.75, 0) + other).astype(np.float64))
         theirs = torch.where(keeps, x * (1 / 0.75), 0).to(dtype) + r
-        assert_d10(y.detach().cpu(), theirs.detach().cpu(), exact, "y")
+        assert_parity(y.detach().cpu(), theirs.detach().cpu(), exact, "y")
         assert torch.equal(dx != 0, keeps)
         assert torch.equal(dr, dy)
         off = getattr(ours, function)(x, 0.25, False, residual=r)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import onepass.nn
 import onepass.nn.functional as ours
-from onepass.bench.batch_norm import kept_bytes
+from onepass.bench.memory import kept_bytes
 from onepass.nn.dropout import OURS
 from reference.dropout import kept
 

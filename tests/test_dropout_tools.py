@@ -18,8 +18,8 @@ def test_competitors_compute_the_same(work):
     """With nothing dropped; the masks are each one's own."""
     shape = (3, 5, 4, 4) if len(work.shape) == 4 else (6, 5)
     small = bench.Work(**{**vars(work), "shape": shape, "p": 0.0})
-    tensors = bench._Tensors(small, CPU)
-    for mine, theirs in zip(*(tensors.step(f)() for f in (tensors.ours, tensors.torchs)), strict=True):
+    competitors = bench._Competitors(small, CPU)
+    for mine, theirs in zip(*(competitors.step(f)() for f in (competitors.ours, competitors.torchs)), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 

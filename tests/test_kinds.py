@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
+
 import pytest
 import torch
 
@@ -88,17 +91,48 @@ def test_no_share_of_two_labels(value):
         cross_entropy(target2=TARGET, lam=value)
 
 
+def nested(value, layout):
+    with warnings.catch_warnings():
+        # torch tells at the first one that they are a prototype.
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([value, value[:2]], layout=layout)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [torch.Tensor.to_sparse, partial(nested, layout=torch.strided), partial(nested, layout=torch.jagged)],
+    ids=["sparse", "nested", "jagged"],
+)
 @pytest.mark.parametrize(
     ("call", "argument"),
     [(call, argument) for call, _, arguments in TENSORS for argument in arguments if "running" not in argument],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_no_dense_tensor(call, argument):
+def test_no_dense_tensor(call, argument, make):
     """Named, and before a seed is drawn."""
     shape = {"weight": (10,), "bias": (10,), "target2": (4,)}.get(argument, (4, 10))
     beside = {"lam": 0.5} if argument == "target2" else {}
-    value = torch.ones(shape, dtype=torch.int64 if argument == "target2" else None).to_sparse()
+    value = make(torch.ones(shape, dtype=torch.int64 if argument == "target2" else None))
     before = torch.get_rng_state()
-    with pytest.raises(TypeError, match=f"{call.__name__}: {argument} must be (dense|a dense tensor with memory)"):
+    with pytest.raises(
+        TypeError, match=f"{call.__name__}: {argument} must be (dense|a dense tensor|a plain tensor)"
+    ):
         call(**{argument: value}, **beside)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_dense_share_of_two_labels():
+    with pytest.raises(TypeError, match=r"^cross_entropy: lam must be dense, got a nested tensor"):
+        cross_entropy(target2=TARGET, lam=nested(torch.ones(4), torch.strided))
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
+@pytest.mark.parametrize("name", ["BatchNorm1d", "Dropout", "CrossEntropyLoss"])
+def test_modules_take_no_nested_tensor(name, layout):
+    """Not in evaluation either, where dropout has nothing to do."""
+    make = getattr(onepass.nn, name)
+    module = (make(10) if name == "BatchNorm1d" else make()).eval()
+    with pytest.raises(
+        TypeError, match=r"^[a-z_]+: input must be dense, got (a nested tensor|layout torch.jagged)$"
+    ):
+        module(nested(X, layout), *([TARGET] if name == "CrossEntropyLoss" else []))

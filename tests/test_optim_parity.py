@@ -13,7 +13,7 @@ import torch
 import onepass
 from reference.optim import Adam as AdamReference
 from reference.optim import Sgd as SgdReference
-from tolerance import FACTOR, assert_d10, ulp
+from tolerance import FACTOR, assert_parity, ulp
 
 RULES = ("SGD", "Adam", "AdamW")
 PLAIN = {"foreach": False, "fused": False}
@@ -76,7 +76,7 @@ def give_gradients(params, grads):
 
 
 def joined(tensors):
-    """One tensor of all: in a tensor of one element D10 would compare luck with luck."""
+    """One tensor of all: in a tensor of one element the parity rule would compare luck with luck."""
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
@@ -102,7 +102,7 @@ def check_against_loop(rule, options, backend, steps):
         for params, optimizer in ((mine, ours), (theirs, loop), (wide, exact)):
             give_gradients(params, grads)
             optimizer.step()
-        assert_d10(joined(mine), joined(theirs), joined(wide), f"{rule} {options} params, step {step}")
+        assert_parity(joined(mine), joined(theirs), joined(wide), f"{rule} {options} params, step {step}")
         for name in STATES:
             triple = [
                 [optimizer.state[p][name] for p in params if optimizer.state[p].get(name) is not None]
@@ -110,7 +110,7 @@ def check_against_loop(rule, options, backend, steps):
             ]
             assert len(triple[0]) == len(triple[1])
             if triple[0]:
-                assert_d10(*map(joined, triple), f"{rule} {options} {name}, step {step}")
+                assert_parity(*map(joined, triple), f"{rule} {options} {name}, step {step}")
         for own, other in zip(mine, theirs, strict=True):
             assert ours.state[own].keys() == loop.state[other].keys()
             assert ours.state[own].get("step") == loop.state[other].get("step")
@@ -165,10 +165,10 @@ def from_numpy(value):
     return torch.from_numpy(np.asarray(value, dtype=np.float64))
 
 
-def assert_d10_of(ours, torchs, exact, what):
-    """D10 in extended precision for float64: rounded to it, the exact result would leave torch no error at all."""
+def assert_parity_of(ours, torchs, exact, what):
+    """As `assert_parity`, but in extended precision for float64: in it torch would have no error left."""
     if ours.dtype != torch.float64:
-        assert_d10(ours, torchs, from_numpy(exact), what)
+        assert_parity(ours, torchs, from_numpy(exact), what)
         return
     assert ours.dtype == torchs.dtype
     mine, allowed = (np.abs(value.detach().cpu().numpy() - exact) for value in (ours, torchs))
@@ -219,9 +219,9 @@ def test_dtypes_and_options(rule, options, dtype, grad_dtype, backend):
         ours.step()
         loop.step()
         exact = reference.step(before, grad.double().numpy().astype(np.longdouble))
-        assert_d10_of(own, other, exact, f"param, step {step}")
+        assert_parity_of(own, other, exact, f"param, step {step}")
         for name, state in reference_states(reference).items():
-            assert_d10_of(ours.state[own][name], loop.state[other][name], state, f"{name}, step {step}")
+            assert_parity_of(ours.state[own][name], loop.state[other][name], state, f"{name}, step {step}")
 
 
 LENGTHS = range(
@@ -324,7 +324,7 @@ def test_tiny_and_empty_tensors(rule, options, sizes, backend):
         for params, optimizer in ((mine, ours), (theirs, loop), (wide, exact)):
             give_gradients(params, grads)
             optimizer.step()
-        assert_d10(joined(mine), joined(theirs), joined(wide), f"params, step {step}")
+        assert_parity(joined(mine), joined(theirs), joined(wide), f"params, step {step}")
     for own, other in zip(mine, theirs, strict=True):
         assert ours.state[own].get("step") == loop.state[other].get("step")
 

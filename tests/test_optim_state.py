@@ -11,7 +11,7 @@ import torch
 from torch.optim import lr_scheduler
 
 import onepass
-from tolerance import assert_d10
+from tolerance import assert_parity
 
 PLAIN = {"foreach": False, "fused": False}
 FLAGS = {"foreach", "fused", "differentiable"}
@@ -152,7 +152,7 @@ def test_switched_run_stays_near_torchs(rule, options, backend):
         other.param_groups[0]["params"] = params
         other.load_state_dict(optimizer.state_dict())
         train(params, other, range(5, 10))
-        assert_d10(*map(joined, (params, loop[0], exact[0])), f"{first.__name__} then {second.__name__}")
+        assert_parity(*map(joined, (params, loop[0], exact[0])), f"{first.__name__} then {second.__name__}")
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -317,7 +317,7 @@ def test_schedulers(rule, options, scheduler):
     (mine, seen), (theirs, othersseen), (exact, _) = runs
     assert seen == othersseen
     assert len({entry[0] for entry in seen}) > 1
-    assert_d10(mine, theirs, exact)
+    assert_parity(mine, theirs, exact)
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
@@ -335,7 +335,7 @@ def test_tensor_options(rule, options, backend):
             if optimizer is not ours[1]:
                 optimizer.param_groups[0]["lr"] = 2.0**-step
             train(params, optimizer, [step])
-        assert_d10(*(joined(params) for params, _ in (ours, loop, exact)))
+        assert_parity(*(joined(params) for params, _ in (ours, loop, exact)))
     assert ours[1].param_groups[0]["lr"] is lr
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import onepass
-from tolerance import assert_d10
+from tolerance import assert_parity
 
 # The release in which the faults of torch's fused CPU kernels were seen; later ones may have mended them.
 SHOWS_TORCHS_FAULTS = torch.__version__.startswith("2.13.")
@@ -36,14 +36,14 @@ def stepped(package, rule, options, param, grads, **flags):
 
 
 def check_against_loop(rule, options, param, grads, what=""):
-    """Steps `param` as it lies, and contiguous copies with torch's loop; compares by D10."""
+    """Steps `param` as it lies, and contiguous copies with torch's loop; compares by the parity rule."""
     device = param.device
     theirs = torch.nn.Parameter(param.detach().clone(memory_format=torch.contiguous_format))
     wide = torch.nn.Parameter(theirs.detach().double())
     ours, _ = stepped(onepass.optim, rule, options, param, grads)
     loop, _ = stepped(torch.optim, rule, options, theirs, [g.to(device).contiguous() for g in grads], **PLAIN)
     exact, _ = stepped(torch.optim, rule, options, wide, [g.contiguous().double() for g in grads], **PLAIN)
-    assert_d10(ours, loop, exact, what)
+    assert_parity(ours, loop, exact, what)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])

@@ -1,4 +1,4 @@
-"""The rule by which results are compared (D10), as assertions: the only tolerances of the tests."""
+"""The parity rule (onepass/parity/rule.py) as assertions: the only tolerances of the tests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from onepass.parity.rule import FACTOR, error, ulp, within
 
-__all__ = ["FACTOR", "SCALAR_ULPS", "SCHEDULE_RTOL", "assert_d10", "assert_scalar", "error", "ulp"]
+__all__ = ["FACTOR", "SCALAR_ULPS", "SCHEDULE_RTOL", "assert_parity", "assert_scalar", "error", "ulp"]
 
 
 # Sums of a whole tensor are one number each, which torch may hit by luck; ours is sums of rows with up to two
@@ -20,8 +20,8 @@ def assert_scalar(ours: Tensor, exact: Tensor, what: str = "") -> None:
     assert distance <= SCALAR_ULPS * unit, f"{what}: {ours.item()!r}, float64 says {exact.item()!r}"
 
 
-def assert_d10(ours: Tensor, torchs: Tensor, exact: Tensor, what: str = "") -> None:
-    """Fails if ours is further from `exact` than D10 allows.
+def assert_parity(ours: Tensor, torchs: Tensor, exact: Tensor, what: str = "") -> None:
+    """Fails if ours is further from `exact` than the parity rule allows.
 
     Args:
         ours: Our result.

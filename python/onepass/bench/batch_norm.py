@@ -9,49 +9,35 @@ torch.compile. Both of ours and torch's passes run on the same tensors, contiguo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.harness import OURS, STREAM, Case, Step, repeated
-from onepass.bench.memory import kept_bytes, touch_heap
-from onepass.bench.optim import probe
+from onepass.bench import layers
+from onepass.bench.harness import Case
 
 _DROPOUT = 0.1
-# More than any competitor has at a time.
-_HEAP_TENSORS = 12
 
 
 @dataclass(frozen=True)
-class Work:
-    """One operation on one tensor."""
+class Work(layers.Work):
+    """Batch norm of one tensor."""
 
-    name: str
-    shape: tuple[int, ...]
-    channels_last: bool = False
-    dtype: torch.dtype = torch.float32
-    backward: bool = True
     relu: bool = False
     residual: bool = False
     dropout: bool = False
-    rounds: int = 15
 
     @property
-    def numel(self) -> int:
-        """Elements of the input."""
-        return torch.Size(self.shape).numel()
-
-    @property
-    def bytes_moved(self) -> int:
-        """What must be read and written at least."""
-        tensors = 2 + self.residual
-        if self.backward:
-            tensors += 3 + self.residual
-        return tensors * self.numel * self.dtype.itemsize
+    def tensors_moved(self) -> int:
+        """Those of x and y; of x, dy and dx; of the residual and its gradient."""
+        forward = 2 + self.residual
+        return forward + (3 + self.residual if self.backward else 0)
 
 
 _RESNET = (32, 64, 56, 56)
@@ -71,8 +57,6 @@ WORKS = (
     Work("train-64x256x14x14", (64, 256, 14, 14), rounds=30),
     Work("train-4096x512", (4096, 512), rounds=30),
 )
-# So small that what is timed is Python.
-_OVERHEAD = (8, 8)
 
 
 def cases(device: torch.device) -> list[Case]:
@@ -83,32 +67,24 @@ def cases(device: torch.device) -> list[Case]:
 def _cases(device: torch.device) -> Iterator[Case]:
     for work in WORKS:
         yield _case(work, device)
-    yield _overhead_case("train", device)
-    yield _overhead_case("eval", device)
-    yield _overhead_case("eval-no_grad", device)
+    channels = layers.OVERHEAD[1]
+    ours, torchs = (partial(one.BatchNorm1d, channels, device=device) for one in (onepass.nn, torch.nn))
+    for mode in ("train", "eval", "eval-no_grad"):
+        yield layers.overhead_case(mode, ours, torchs, device)
 
 
-class _Tensors:
-    """Inputs of one operation, and what runs it on them."""
+class _Competitors(layers.Competitors[Work]):
+    heap_tensors: ClassVar[int] = 12
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self.work = work
+        super().__init__(work, device)
+        self.dy, self.residual = work.tensor(device), work.tensor(device)
         channels = work.shape[1]
-        half = work.dtype.itemsize == 2
-        self.x, self.dy, self.residual = (self._large(work, device) for _ in range(3))
         self.weight, self.bias = (torch.rand(channels, device=device) + 0.5 for _ in range(2))
         self.mean, self.var = torch.zeros(channels, device=device), torch.ones(channels, device=device)
-        if not half:
+        if work.dtype.itemsize != 2:
             self.weight, self.bias = self.weight.to(work.dtype), self.bias.to(work.dtype)
-        self.leaves = [self.x, self.weight, self.bias] + ([self.residual] if work.residual else [])
-        if work.backward:
-            for leaf in self.leaves:
-                leaf.requires_grad_()
-
-    @staticmethod
-    def _large(work: Work, device: torch.device) -> Tensor:
-        tensor = torch.randn(work.shape, device=device).to(work.dtype)
-        return tensor.contiguous(memory_format=torch.channels_last) if work.channels_last else tensor
+        self.leaves += [self.weight, self.bias] + ([self.residual] if work.residual else [])
 
     def ours(self) -> Tensor:
         """The operation by one call."""
@@ -133,52 +109,13 @@ class _Tensors:
             y = F.relu(y, inplace=True)
         return F.dropout(y, _DROPOUT) if self.work.dropout else y
 
-    def step(self, forward: Callable[[], Tensor]) -> Step:
-        """The forward pass, and the backward one if it is wanted."""
-        if not self.work.backward:
-            return forward
-        return lambda: torch.autograd.grad(forward(), self.leaves, self.dy)
-
 
 def _case(work: Work, device: torch.device) -> Case:
-    def setup() -> dict[str, Step]:
-        tensors = _Tensors(work, device)
-        touch_heap(tensors.x, _HEAP_TENSORS)
-        return {
-            OURS: tensors.step(tensors.ours),
-            "torch": tensors.step(tensors.torchs),
-            STREAM: probe(work.bytes_moved, 1, device),
-        }
-
-    def compiled() -> Step:
-        tensors = _Tensors(work, device)
-        return tensors.step(torch.compile(tensors.torchs))
-
-    return Case(
-        name=work.name,
-        bytes_moved=work.bytes_moved,
-        rounds=work.rounds,
-        setup=setup,
-        compiled=compiled,
-        notes=(lambda: [kept_for_backward(work, device)]) if work.backward else None,
-    )
+    notes = partial(_kept_for_backward, work, device) if work.backward else None
+    return layers.case_of(_Competitors, work, device, notes)
 
 
-def kept_for_backward(work: Work, device: torch.device) -> str:
+def _kept_for_backward(work: Work, device: torch.device) -> list[str]:
     """A line that tells the bytes per element which autograd keeps, by ours and by torch's functions."""
-    tensors = _Tensors(work, device)
-    ours, torchs = (kept_bytes(run) / work.numel for run in (tensors.ours, tensors.torchs))
-    return f"kept for backward, bytes per element: ours {ours:.4g}, torch {torchs:.4g}"
-
-
-def _overhead_case(mode: str, device: torch.device) -> Case:
-    def setup() -> dict[str, Step]:
-        x = torch.randn(_OVERHEAD, device=device)
-        kinds = {OURS: onepass.nn.BatchNorm1d, "torch": torch.nn.BatchNorm1d}
-        steps = {
-            name: repeated(kind(_OVERHEAD[1], device=device).train(mode == "train"), x)
-            for name, kind in kinds.items()
-        }
-        return {name: torch.no_grad()(step) for name, step in steps.items()} if mode == "eval-no_grad" else steps
-
-    return Case(name=f"overhead-{mode}", bytes_moved=None, rounds=60, setup=setup)
+    ours, torchs = (kept / work.numel for kept in _Competitors(work, device).kept())
+    return [f"kept for backward, bytes per element: ours {ours:.4g}, torch {torchs:.4g}"]

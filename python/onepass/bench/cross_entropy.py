@@ -7,44 +7,30 @@ them and writes their gradient. ``compile`` is torch's function under torch.comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import onepass.nn
-from onepass.bench.harness import OURS, STREAM, Case, Step
-from onepass.bench.memory import kept_bytes, touch_heap
-from onepass.bench.optim import probe
-
-# More than any competitor has at a time.
-_HEAP_TENSORS = 6
+from onepass.bench import layers
+from onepass.bench.harness import Case
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(layers.Work):
     """One loss of one tensor."""
 
-    name: str
-    shape: tuple[int, ...]
     smoothing: float = 0.0
-    dtype: torch.dtype = torch.float32
     two_labels: bool = False
-    backward: bool = True
-    rounds: int = 15
 
     @property
-    def numel(self) -> int:
-        """Logits."""
-        return torch.Size(self.shape).numel()
-
-    @property
-    def bytes_moved(self) -> int:
-        """What must be read and written at least."""
-        return (3 if self.backward else 1) * self.numel * self.dtype.itemsize
+    def tensors_moved(self) -> int:
+        """Those of the logits; again of the logits, and of their gradient."""
+        return 3 if self.backward else 1
 
 
 _VOCABULARY = (4096, 32000)
@@ -52,7 +38,7 @@ WORKS = (
     Work("forward-4096x32000", _VOCABULARY, 0.1, backward=False, rounds=7),
     Work("smoothed-4096x32000", _VOCABULARY, 0.1, rounds=7),
     Work("plain-4096x32000", _VOCABULARY, rounds=7),
-    Work("smoothed-4096x32000-bfloat16", _VOCABULARY, 0.1, torch.bfloat16, rounds=7),
+    Work("smoothed-4096x32000-bfloat16", _VOCABULARY, 0.1, dtype=torch.bfloat16, rounds=7),
     Work("plain-4096x32000-bfloat16", _VOCABULARY, dtype=torch.bfloat16, rounds=7),
     Work("smoothed-256x1000", (256, 1000), 0.1, rounds=60),
     Work("smoothed-65536x10", (65536, 10), 0.1, rounds=30),
@@ -71,17 +57,13 @@ def _cases(device: torch.device) -> Iterator[Case]:
         yield _case(work, device)
 
 
-class _Tensors:
-    """Inputs of one loss, and what computes it from them."""
+class _Competitors(layers.Competitors[Work]):
+    heap_tensors: ClassVar[int] = 6
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self.work = work
-        classes = work.shape[1]
+        super().__init__(work, device)
         rows = work.shape[:1] + work.shape[2:]
-        self.x = torch.randn(work.shape, device=device).to(work.dtype)
-        if work.backward:
-            self.x.requires_grad_()
-        self.first, self.second = (torch.randint(0, classes, rows, device=device) for _ in range(2))
+        self.first, self.second = (torch.randint(0, work.shape[1], rows, device=device) for _ in range(2))
         self.lam = 0.3
 
     def ours(self) -> Tensor:
@@ -105,39 +87,13 @@ class _Tensors:
             target = self.lam * first + (1 - self.lam) * second
         return F.cross_entropy(self.x, target, label_smoothing=self.work.smoothing)
 
-    def step(self, forward: Callable[[], Tensor]) -> Step:
-        """The forward pass, and the backward one if it is wanted."""
-        if not self.work.backward:
-            return forward
-        return lambda: torch.autograd.grad(forward(), self.x)
-
 
 def _case(work: Work, device: torch.device) -> Case:
-    def setup() -> dict[str, Step]:
-        tensors = _Tensors(work, device)
-        touch_heap(tensors.x, _HEAP_TENSORS)
-        return {
-            OURS: tensors.step(tensors.ours),
-            "torch": tensors.step(tensors.torchs),
-            STREAM: probe(work.bytes_moved, 1, device),
-        }
-
-    def compiled() -> Step:
-        tensors = _Tensors(work, device)
-        return tensors.step(torch.compile(tensors.torchs))
-
     def notes() -> list[str]:
         ours, torchs = kept_beyond_logits(work.shape, work.smoothing, work.dtype, device)
         return [f"kept for backward beyond logits, bytes per logit: ours {ours:.3g}, torch {torchs:.3g}"]
 
-    return Case(
-        name=work.name,
-        bytes_moved=work.bytes_moved,
-        rounds=work.rounds,
-        setup=setup,
-        compiled=compiled,
-        notes=notes if work.backward and not work.two_labels else None,
-    )
+    return layers.case_of(_Competitors, work, device, notes if work.backward and not work.two_labels else None)
 
 
 def kept_beyond_logits(
@@ -150,8 +106,7 @@ def kept_beyond_logits(
 
     The logits are the caller's and stay anyway; torch keeps their log-softmax instead.
     """
-    work = Work("kept", shape, smoothing, dtype)
-    tensors = _Tensors(work, device or torch.device("cpu"))
-    own = tensors.x.untyped_storage().nbytes()
-    ours = kept_bytes(tensors.ours) - own
-    return ours / work.numel, kept_bytes(tensors.torchs) / work.numel
+    work = Work("kept", shape, smoothing, dtype=dtype)
+    competitors = _Competitors(work, device or torch.device("cpu"))
+    ours, torchs = competitors.kept()
+    return (ours - competitors.x.untyped_storage().nbytes()) / work.numel, torchs / work.numel

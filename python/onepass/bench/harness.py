@@ -205,16 +205,6 @@ def _host_seconds(step: Step) -> float:
     return time.perf_counter() - begin
 
 
-def repeated(module: torch.nn.Module, x: torch.Tensor) -> Step:
-    """A hundred calls of a module, so that the clock is no part of the time."""
-
-    def step() -> None:
-        for _ in range(100):
-            module(x)
-
-    return step
-
-
 def quantile(values: list[float], q: float) -> float:
     """The q-quantile, linear between neighbours."""
     ordered = sorted(values)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import onepass.optim
-from onepass import _native
 from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.probe import probe
 
 TORCHS: dict[str, dict[str, Any]] = {
     "fused": {"fused": True},
@@ -55,10 +55,6 @@ LARGE = Shape("4x16M", 4, 16 * 1024 * 1024, rounds=15)
 SHAPES = (LARGE, Shape("1000x1024", 1000, 1024, rounds=100), Shape("200x65536", 200, 65536, rounds=30))
 # Tensors so small that what is timed is Python and the gathering of pointers.
 OVERHEAD = Shape("1000x1", 1000, 1, rounds=200)
-# Elements by which each array of the bandwidth probe begins later than the one before: 16 KiB and five lines.
-# malloc's large blocks all begin at the same place of a page; walked side by side they fight for the same lines
-# of the cache, and the probe was a third slower than the steps it is there to judge.
-_STAGGER = 4096 + 80
 
 
 def cases(device: torch.device) -> list[Case]:
@@ -125,29 +121,3 @@ def _compiled(rule: Rule, shape: Shape, dtype: torch.dtype, device: torch.device
     options = {"lr": torch.tensor(1e-3)}
     step = _step(torch.optim, rule, options, _tensors(shape, dtype, device))
     return torch.compile(step)
-
-
-def probe(total: int, writes: int, device: torch.device) -> Step:
-    """The bandwidth probe: one array read and `writes` arrays updated, that make `total` bytes together.
-
-    On CUDA it is a copy that moves as many bytes in total: the core's probe runs on the CPU alone.
-    """
-    if device.type == "cuda":
-        source = torch.zeros(total // 2, dtype=torch.int8, device=device)
-        target = torch.zeros_like(source)
-        return lambda: target.copy_(source)
-    numel = total // (1 + 2 * writes) // 4
-    arrays = [torch.randn(numel + i * _STAGGER)[i * _STAGGER :] for i in range(1 + writes)]
-    return lambda: _native.core.stream(arrays[:1], arrays[1:], torch.get_num_threads())
-
-
-def copy_probe(total: int, device: torch.device) -> Step:
-    """The bandwidth of a copy: one array read and another written, `total` bytes together.
-
-    What leaves its input as it is cannot be faster; `probe` can, which updates in place.
-    """
-    if device.type == "cuda":
-        return probe(total, 1, device)
-    numel = total // 2 // 4
-    source, target = torch.randn(numel), torch.zeros(numel)
-    return lambda: _native.core.copy(source, target, torch.get_num_threads())

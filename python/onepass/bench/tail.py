@@ -25,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.optim
 from onepass.bench.harness import OURS, STREAM, Case, Prepared, Step
-from onepass.bench.optim import LARGE, Shape, probe
+from onepass.bench.optim import LARGE, Shape
+from onepass.bench.probe import probe
 
 _SMALL = Shape("1000x1024", 1000, 1024, rounds=60)
 _SHAPES = (LARGE, _SMALL)

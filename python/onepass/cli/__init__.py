@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import typer
+
+from onepass import _native
 
 
 def one_of(argument: str, choices: Iterable[str]) -> Callable[[str], str]:
@@ -32,6 +35,32 @@ def finite(argument: str, value: float | None) -> None:
     """Refuses infinity and what is no number; None is no value at all."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{argument} must be finite, got {value}")
+
+
+def lacks_cuda() -> list[str]:
+    """What is missing for the device cuda; nothing if it can be used."""
+    lacks = []
+    if not torch.cuda.is_available():
+        lacks.append("torch sees no GPU")
+    if _native.core.build_info()["cuda"] is None:
+        lacks.append("onepass was built without CUDA")
+    return lacks
+
+
+def device_of(argument: str, name: str) -> torch.device:
+    """The device cpu or cuda, which is refused where it is not there."""
+    lacks = lacks_cuda() if name == "cuda" else []
+    if lacks:
+        raise typer.BadParameter(f"{argument} must be cpu where {' and '.join(lacks)}, got {name}")
+    return torch.device(name)
+
+
+def make_folder(argument: str, path: Path) -> None:
+    """Makes the folder of a file, and refuses one that cannot be written: now, not after minutes of measuring."""
+    with writing(argument, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError("no permission")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from onepass.bench import OPS, machine, report
 from onepass.bench.harness import Result, choose, measure
-from onepass.cli import one_of, torch_threads
+from onepass.cli import device_of, make_folder, one_of, torch_threads, writing
 
 _QUICK_ROUNDS = 3
 # With these glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
@@ -53,16 +53,16 @@ def bench(
 ) -> None:
     """Time an operation against torch, interleaved, with the memory bandwidth measured in the same run."""
     console = Console()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("device must be one that torch sees, got cuda without a GPU")
+    where = device_of("device", device)
     try:
-        cases = choose(importlib.import_module(OPS[op]).cases(torch.device(device)), case or [])
+        cases = choose(importlib.import_module(OPS[op]).cases(where), case or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    for path in (output, plot):
+    if plot is not None and all(one.bytes_moved is None for one in cases):
+        raise typer.BadParameter("plot must have a case with a bandwidth, got overhead cases alone")
+    for name, path in (("output", output), ("plot", plot)):
         if path is not None:
-            # Now, not after minutes of timing.
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(name, path)
     if reexec and not quick:
         _start_again(console)
     results = []
@@ -71,7 +71,7 @@ def bench(
         for one in cases:
             count = rounds or (_QUICK_ROUNDS if quick else one.rounds)
             console.print(report.heading(one, count))
-            result = measure(one, count, torch.device(device), with_compile)
+            result = measure(one, count, where, with_compile)
             console.print(report.table(result))
             for note in result.notes:
                 console.print(note, markup=False)
@@ -85,17 +85,16 @@ def bench(
 def _write(facts: dict[str, Any], results: list[Result], output: Path | None, plot: Path | None) -> None:
     if output is not None:
         written = {**facts, "results": [result.to_json() for result in results]}
-        output.write_text(json.dumps(written, indent=1) + "\n")
+        with writing("output", output):
+            output.write_text(json.dumps(written, indent=1) + "\n")
     if plot is not None:
         cpu, versions = facts["machine"]["cpu"], facts["versions"]
         caption = (
             f"{facts['machine']['gpus'][0] if facts['device'] == 'cuda' else cpu}, {facts['threads']} threads, "
             f"onepass {versions['onepass']}, torch {versions['torch']}, {facts['date'][:10]}"
         )
-        try:
+        with writing("plot", plot):
             report.plot(results, caption, plot)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
 
 
 def _start_again(console: Console) -> None:

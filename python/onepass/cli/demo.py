@@ -18,9 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from onepass import _native
 from onepass.bench import machine
-from onepass.cli import finite, one_of, torch_threads, writing
+from onepass.cli import device_of, finite, lacks_cuda, one_of, torch_threads, writing
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
 from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
@@ -96,8 +95,8 @@ def demo(
     """
     console = Console()
     finite("lr", lr)
-    where = _device(device)
-    data = _data()
+    where = device_of("device", _found(device))
+    data = images()
     plan = Plan(
         epochs, batch_size, seed, where, clip, ema, precision, layers, _schedule(schedule), label_smoothing
     )
@@ -131,8 +130,9 @@ def demo(
         "label_smoothing": label_smoothing,
     }
     figures, picture = output / "demo.json", output / "demo.png"
-    figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
-    report.plot(shown, _caption(facts, optimizer, where), picture)
+    with writing("output", output):
+        figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
+        report.plot(shown, _caption(facts, optimizer, where), picture)
     console.print(f"Wrote {picture} and {figures}.")
 
 
@@ -155,11 +155,10 @@ def _train(console: Console, data: Data, plan: Plan, optimizer: str, lr: float |
         )
 
 
-def _device(name: str) -> torch.device:
-    usable = torch.cuda.is_available() and _native.core.build_info()["cuda"] is not None
-    if name == "cuda" and not usable:
-        raise typer.BadParameter("device must be one that torch sees and onepass was built for, got cuda")
-    return torch.device("cuda" if usable and name != "cpu" else "cpu")
+def _found(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cpu" if lacks_cuda() else "cuda"
 
 
 def _schedule(text: str | None) -> Schedule | None:
@@ -169,7 +168,8 @@ def _schedule(text: str | None) -> Schedule | None:
         raise typer.BadParameter(str(error)) from None
 
 
-def _data() -> Data:
+def images() -> Data:
+    """The images to train on; without the package that holds them, a wrong use of the command."""
     try:
         return mnist()
     except ModuleNotFoundError as error:

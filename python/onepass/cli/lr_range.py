@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import onepass.optim
 from onepass.bench import machine
 from onepass.cli import one_of, torch_threads, writing
-from onepass.cli.demo import _data
+from onepass.cli.demo import images
 from onepass.demo.data import Data
 from onepass.demo.model import network
 from onepass.demo.train import OPTIMIZERS, Plan, train
@@ -50,7 +50,7 @@ def lr_range(
 ) -> None:
     """Look for the learning rate of the demo's network: train a little with a growing rate, a few times."""
     console = Console()
-    data = _data()
+    data = images()
     with torch_threads(threads):
         facts = machine.record(torch.get_num_threads())
         try:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onepass.bench import machine
-from onepass.cli import one_of
+from onepass.cli import device_of, make_folder, one_of, writing
 from onepass.parity import OPS
 from onepass.parity.harness import Row
 from onepass.parity.rule import FACTOR
@@ -36,14 +36,15 @@ def parity(
     The rule: our error against float64 is at most twice torch's plus one unit in the last place (ulp). Shown
     are the largest errors after any step, and the step in which ours came nearest to its limit.
     """
-    if backend == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("backend must be one that torch sees, got cuda without a GPU")
+    where = device_of("backend", backend)
+    if json_file is not None:
+        make_folder("json", json_file)
     module = importlib.import_module(OPS[op])
     known = {str(one).removeprefix("torch."): one for one in module.DTYPES}
     dtypes = [known[one_of("dtype", known)(name)] for name in dtype or known]
     console = Console()
     rows: list[Row] = []
-    for (rule, name), some in groupby(module.rows(dtypes, steps, torch.device(backend)), key=_rule_and_dtype):
+    for (rule, name), some in groupby(module.rows(dtypes, steps, where), key=_rule_and_dtype):
         table_rows = list(some)
         console.print(_table(f"{rule} {name}", table_rows))
         rows += table_rows
@@ -52,7 +53,6 @@ def parity(
         f"{len(rows)} rows, {broken} of them break err(ours) <= {FACTOR} err(torch) + 1 ulp, both against float64."
     )
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         written = {
             **machine.record(torch.get_num_threads()),
             "op": op,
@@ -60,7 +60,8 @@ def parity(
             "steps": steps,
             "rows": [row.to_json() for row in rows],
         }
-        json_file.write_text(json.dumps(written, indent=1) + "\n")
+        with writing("json", json_file):
+            json_file.write_text(json.dumps(written, indent=1) + "\n")
     if broken:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from onepass.cli import finite, writing
+from onepass.cli import finite, make_folder, writing
 from onepass.optim.schedules import Schedule, parse
 
 # Of a schedule without an end so many steps are shown.
@@ -60,14 +60,14 @@ def schedule(
         table.add_row(str(step), f"{rates[step]:.6g}", f"{factor:.6g}")
     console.print(table)
     if plot is not None:
+        make_folder("plot", plot)
         with writing("plot", plot):
-            plot.parent.mkdir(parents=True, exist_ok=True)
             _draw(shown, rates, plot)
         console.print(f"Wrote {plot}.")
     if output is not None:
         written = {"schedule": repr(shown), "lr": lr, "length": shown.length, "rates": rates}
+        make_folder("output", output)
         with writing("output", output):
-            output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(written, indent=1) + "\n")
         console.print(f"Wrote {output}.")
 

@@ -1,8 +1,8 @@
 """Batch normalisation on the kernels: layouts, allocation, derivative.
 
 Eager calls run the core from a torch.autograd.Function. Everything else (torch.compile, fake tensors, tensor
-subclasses, dispatch modes) takes the operators of _ops.py, which do the same with the same functions: the
-dispatcher's way through Python costs 43 us a call where torch's whole module takes 22 (docs/batch_norm.md).
+subclasses, dispatch modes) takes the operators of _batch_norm_ops.py, which do the same with the same functions:
+the dispatcher's way through Python costs 43 us a call where torch's whole module takes 22 (docs/batch_norm.md).
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from onepass.nn import _composed, _kernels, _ops, _random
-from onepass.nn._derivative import apply, is_plain
+from onepass.nn import _batch_norm_composed as composed
+from onepass.nn import _batch_norm_kernels as kernels
+from onepass.nn import _batch_norm_ops as operators
+from onepass.nn import _random
+from onepass.nn._batch_norm_derivative import apply
+from onepass.nn._dispatch import is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_number, check_optional, check_probability, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
@@ -45,13 +48,13 @@ def batch_norm(
     check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     _check(input, running_mean, running_var, training, eps, activation, dropout)
     if input.numel() == 0:
-        return _composed.empty(input, weight, bias, residual, activation)
+        return composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
-    if not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+    if not compiling and is_transformed():
         if dropout:
             raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {dropout}")
         factor = 1 / float(cast(Tensor, batches)) if momentum is None else momentum
-        return _composed.forward(
+        return composed.forward(
             input, running_mean, running_var, weight, bias, residual, training, factor, eps, activation
         )
     try:
@@ -71,7 +74,8 @@ def batch_norm(
         drawn = _random.seed_for("batch_norm", input, generator, seed)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
     if operator:
-        return _ops.batch_norm(input, weight, bias, residual, *rest)
+        check_dense("batch_norm", weight=weight, bias=bias)
+        return operators.batch_norm(input, weight, bias, residual, *rest)
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -85,7 +89,7 @@ def batch_norm(
         ):
             _refuse_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, rest)
-    return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
+    return kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
 
 
 def _refuse_saved(**tensors: Tensor | None) -> None:
@@ -112,6 +116,8 @@ def _check(
 ) -> None:
     """Raises for what the core does not check: it is torch's rules, or of no tensor."""
     check_tensor("batch_norm", "input", input)
+    if input.is_nested:
+        check_dense("batch_norm", input=input)
     if input.dim() < 2 and input.numel():
         raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
     check_number("batch_norm", "eps", eps)

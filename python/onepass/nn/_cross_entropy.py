@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from onepass import _native
 from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
-from onepass.nn._derivative import is_plain
-from onepass.nn._kernels import statistics_dtype
+from onepass.nn._buffers import statistics_dtype
+from onepass.nn._dispatch import is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_integer, check_number, check_optional, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 from onepass.nn._loss_derivative import CrossEntropyFunction
@@ -71,7 +70,6 @@ def cross_entropy(
     """`functional.cross_entropy` behind the handling of torch's own arguments."""
     is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     _check_second(input, is_dense, target2, lam)
-    check_dense("cross_entropy", input=input, target=target, weight=weight, target2=target2)
     shape = target.shape if not is_dense else _rows_shape(input)
     target = _widened(target, input) if is_dense else target.to(torch.int64).contiguous()
     weight = None if weight is None else _widened(weight, input)
@@ -82,10 +80,10 @@ def cross_entropy(
     number = 1.0 if lam is None or lams is not None else float(lam)
     options = (weight, ignore_index, label_smoothing, z_loss, reduction)
     compiling = torch.compiler.is_compiling()
-    transformed = not compiling and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    transformed = not compiling and is_transformed()
     plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second)
     if lams is not None and plain:
-        plain = is_plain(lams, None)
+        plain = is_plain(lams)
         if lams.is_cpu and not ((lams >= 0) & (lams <= 1)).all():
             raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lams.tolist()}")
     if inplace_backward:
@@ -159,6 +157,7 @@ def _check(
     check_tensor("cross_entropy", "input", input)
     check_tensor("cross_entropy", "target", target)
     check_optional("cross_entropy", weight=weight)
+    check_dense("cross_entropy", input=input, target=target, weight=weight)
     check_integer("cross_entropy", "ignore_index", ignore_index)
     if isinstance(ignore_index, int) and not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"cross_entropy: ignore_index must be an int64, got {ignore_index}")
@@ -230,6 +229,7 @@ def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: fl
         return
     if is_dense:
         raise ValueError("cross_entropy: target2 must be None with a target of probabilities, got a tensor")
+    check_dense("cross_entropy", target2=target2)
     _check_labels("target2", input, target2)
     if target2.device != input.device:
         raise ValueError(f"cross_entropy: target2 must be on {input.device} like input, got {target2.device}")
@@ -238,6 +238,7 @@ def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: fl
         if not 0 <= lam <= 1:
             raise ValueError(f"cross_entropy: lam must be 0 to 1, got {lam}")
         return
+    check_dense("cross_entropy", lam=lam)
     samples = (input.shape[0],) if input.dim() > 1 else (1,)
     if lam.shape != samples or lam.device != input.device:
         raise ValueError(

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.autograd import forward_ad
 
 from onepass import _native
 from onepass.nn import _random
-from onepass.nn._derivative import is_batched
+from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_optional, check_probability, check_tensor
 
-__all__ = ["How", "dropout", "is_plain", "run"]
+__all__ = ["How", "differentiate", "dropout", "run", "walkable"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -60,14 +59,12 @@ def dropout(
         raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
     how = How(float(p), scaling, False, planes and input[0, 0].numel() > 1, shared)
     compiling = torch.compiler.is_compiling()
-    transformed = not compiling and torch._C._are_functorch_transforms_active()
-    if inplace and not compiling and not transformed:
+    if inplace and not compiling and not has_functorch():
         _check_inplace(function, input, residual)
-    if transformed or (not compiling and forward_ad._current_level >= 0):
+    if not compiling and is_transformed():
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
-    plain = not compiling and is_plain(input) and is_plain(residual)
-    if not plain:
+    if compiling or not is_plain(input, residual):
         drawn = _random.seed_for(function, input, generator, seed)
         output = cast(Tensor, torch.ops.onepass.dropout(input, residual, drawn, *how))
         return input.copy_(output) if inplace else output
@@ -85,17 +82,6 @@ def dropout(
         if direct and not input.is_inference():
             torch.autograd.graph.increment_version(input)
     return input.copy_(output) if inplace and not direct else output
-
-
-def is_plain(tensor: Tensor | None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say; see `_derivative.is_plain`."""
-    return tensor is None or (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and (tensor.is_cpu or tensor.is_cuda)
-        and not tensor.is_neg()
-        and torch._C._get_tracing_state() is None
-    )
 
 
 def run(

@@ -60,11 +60,11 @@ def dropout(
     Raises:
         ValueError: p is not in [0, 1]; scaling is unknown; seed and generator are both given; seed is out of
             range; residual has another shape.
-        TypeError: A dtype is not supported, or residual's is not x's.
+        TypeError: A dtype is not supported, or residual's is not x's; a tensor is sparse or nested.
         RuntimeError: inplace with a leaf that requires grad.
 
     Differs from torch: the mask is not torch's for the same seed. Dropped elements are 0 also where x is not
-    finite. Integer and complex tensors are refused.
+    finite. Integer, complex and nested tensors are refused.
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
     """

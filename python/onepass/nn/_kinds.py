@@ -73,8 +73,13 @@ def check_optional(function: str, **values: Any) -> None:
 def check_dense(function: str, **values: Tensor | None) -> None:
     """Raises TypeError unless each value is None or lies in memory by strides."""
     for argument, value in values.items():
-        if value is not None and value.layout != torch.strided:
+        if value is None:
+            continue
+        if value.layout != torch.strided:
             raise TypeError(f"{function}: {argument} must be dense, got layout {value.layout}")
+        # Has the layout torch.strided, and no shape.
+        if value.is_nested:
+            raise TypeError(f"{function}: {argument} must be dense, got a nested tensor")
 
 
 def check_generator(function: str, value: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onepass.nn import _loss_composed, _loss_kernels
-from onepass.nn._derivative import is_batched, is_plain
+from onepass.nn._dispatch import is_batched, is_plain
 
 __all__ = ["CrossEntropyFunction", "differentiate", "remember"]
 
@@ -62,7 +62,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
     if is_batched(grad):
         return _of_batched(grad, (input, saved, totals, *target_arguments)), dtarget
     arguments = (grad, input, saved, totals, *target_arguments)
-    if is_plain(input, weight) and is_plain(grad, None):
+    if is_plain(input, weight) and is_plain(grad):
         return cast(Any, _loss_kernels.backward)(*arguments, ctx.inplace), dtarget
     return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
 

@@ -6,14 +6,24 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn._kernels import scratch, statistics_dtype
+from onepass.nn._buffers import scratch, statistics_dtype
 
-__all__ = ["backward", "forward", "rows_of"]
+__all__ = ["backward", "forward", "new_results", "rows_of"]
 
 
 def rows_of(input: Tensor) -> int:
     """How many distributions over the classes the logits hold."""
     return 1 if input.dim() < 2 else input.numel() // input.shape[1]
+
+
+def new_results(input: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for what `forward` returns; the totals are 0, since kernels add to them."""
+    wide, rows, device = statistics_dtype(input), rows_of(input), input.device
+    return (
+        torch.empty(rows if reduction == "none" else (), dtype=wide, device=device),
+        torch.empty((3 if target.is_floating_point() else 2, rows), dtype=wide, device=device),
+        torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64, device=device),
+    )
 
 
 def forward(
@@ -48,11 +58,8 @@ def forward(
         The loss (of shape (rows,) without reduction), what backward needs of each row, and the totals.
     """
     core, threads = _native.core, torch.get_num_threads()
-    wide, device = statistics_dtype(input), input.device
-    rows, dense = rows_of(input), target.is_floating_point()
-    loss = torch.empty(rows if reduction == "none" else (), dtype=wide, device=device)
-    saved = torch.empty((3 if dense else 2, rows), dtype=wide, device=device)
-    totals = torch.zeros(core.cross_entropy_totals, dtype=torch.float64, device=device)
+    dense = target.is_floating_point()
+    loss, saved, totals = new_results(input, target, reduction)
     core.cross_entropy_forward(
         input,
         None if dense else target,
@@ -68,7 +75,7 @@ def forward(
         loss,
         saved,
         totals,
-        scratch(core.cross_entropy_workspace(input, statistics, threads), device),
+        scratch(core.cross_entropy_workspace(input, statistics, threads), input.device),
         threads,
     )
     return loss, saved, totals

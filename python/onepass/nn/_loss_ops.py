@@ -7,9 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass import _native
 from onepass.nn import _loss_kernels
-from onepass.nn._kernels import statistics_dtype
 from onepass.nn._loss_derivative import differentiate, remember
 
 __all__ = ["cross_entropy"]
@@ -37,12 +35,7 @@ def cross_entropy(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    wide, rows = statistics_dtype(input), _loss_kernels.rows_of(input)
-    return (
-        input.new_empty(rows if rest[-2] == "none" else (), dtype=wide),
-        input.new_empty((3 if target.is_floating_point() else 2, rows), dtype=wide),
-        input.new_empty(_native.core.cross_entropy_totals, dtype=torch.float64),
-    )
+    return _loss_kernels.new_results(input, target, rest[-2])
 
 
 def _fake_backward(grad: Tensor, input: Tensor, *_: Any) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 
+from onepass._seed import check_seed
 from onepass.nn._kinds import check_generator
 
 __all__ = ["Seed", "later", "seed_for"]
@@ -56,10 +57,7 @@ def seed_for(
                 f"on {seed.device}"
             )
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"{function}: seed must be an int or an int64 tensor, got {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"{function}: seed must be at least 0 and below 2**64, got {seed}")
+    check_seed(function, seed, "an int or an int64 tensor")
     # The same 64 bits; filled on the device, which a copy from the host would have to wait for.
     return torch.full((1,), seed - (seed >> 63 << 64), dtype=torch.int64, device=input.device)
 

@@ -87,7 +87,7 @@ def batch_norm(
             the running statistics without the other, or none of them when not training; dropout is not
             in [0, 1]; activation is unknown; seed and generator are both given, or one of them without dropout;
             a shape is wrong.
-        TypeError: A dtype is not supported.
+        TypeError: A dtype is not supported, or a tensor is sparse or nested.
 
     Differs from torch: statistics are as accurate with channels_last as without (torch sums them in float32
     there: a thousand times the error), and have the same bits for any number of threads. The running statistics'
@@ -196,7 +196,7 @@ def cross_entropy(
     Raises:
         ValueError: A shape, label_smoothing, lam, z_loss, reduction or ignore_index is wrong; weight requires a
             gradient; inplace_backward with a leaf or shared memory; target2 without lam, or beside probabilities.
-        TypeError: A dtype is not supported.
+        TypeError: A dtype is not supported, or a tensor is sparse or nested.
         IndexError: A label is none of the classes (on the CPU; a GPU stops the kernel, as torch's does).
         RuntimeError: inplace_backward or return_stats where only torch's own operations or compilers work.
 

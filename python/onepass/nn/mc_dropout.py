@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onepass._seed import check_seed
 from onepass.nn._kinds import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
@@ -269,10 +270,7 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
         return int(torch.empty(1, dtype=torch.int64, device=device).random_(generator=generator))
     if generator is not None:
         raise ValueError("mc_dropout: one of generator and seed must be None, got both")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"mc_dropout: seed must be an int, got {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"mc_dropout: seed must be at least 0 and below 2**64, got {seed}")
+    check_seed("mc_dropout", seed)
     return seed
 
 

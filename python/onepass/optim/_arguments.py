@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
@@ -51,7 +53,15 @@ def number_or_tensor(function: str, option: str, value: Any, on_device: bool = F
     return number(function, option, value)
 
 
-def check_number(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
+def check_pair(function: str, option: str, value: Any) -> None:
+    """Raises TypeError unless the value is a tuple or the like, ValueError unless it has two entries."""
+    if not isinstance(value, (Sequence, Tensor, np.ndarray)) or getattr(value, "ndim", 1) != 1:
+        raise TypeError(f"{function}: {option} must be two numbers, got {value!r}")
+    if len(value) != 2:
+        raise ValueError(f"{function}: {option} must be two numbers, got {value!r}")
+
+
+def check_range(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high, TypeError if it is no number.
 
     The value of a CUDA tensor is not looked at: that would wait for the device.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass._seed import check_seed
 from onepass.optim._layout import is_dense
 
 ROUNDINGS = ("nearest", "stochastic", "kahan")
@@ -25,7 +26,6 @@ ROUNDINGS = ("nearest", "stochastic", "kahan")
 # not know them.
 DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
-_SEEDS = 2**64
 
 
 def is_half(param: Tensor) -> bool:
@@ -64,12 +64,9 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
         )
     if seed is None:
         return
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise TypeError(f"{name}: seed must be an int or None, got {seed!r}")
+    check_seed(name, seed, "an int or None")
     if rounding != "stochastic":
         raise ValueError(f'{name}: seed must be None unless rounding="stochastic", got {seed}')
-    if not 0 <= seed < _SEEDS:
-        raise ValueError(f"{name}: seed must be at least 0 and below 2**64, got {seed}")
 
 
 def check_dtypes(name: str, group: dict[str, Any], params: list[Tensor]) -> None:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from onepass import _native
-from onepass.optim._arguments import check_number, number, number_or_tensor
+from onepass.optim._arguments import check_range, number, number_or_tensor
 from onepass.optim._layout import is_dense
 from onepass.optim._statistics import GroupStatistics
 
@@ -118,9 +118,9 @@ class TailedOptimizer(Optimizer):
     def _check_tail(self) -> None:
         name = type(self).__name__
         if self.max_grad_norm is not None and self.max_grad_norm != float("inf"):
-            check_number(name, "max_grad_norm", self.max_grad_norm, 0)
+            check_range(name, "max_grad_norm", self.max_grad_norm, 0)
         if self.ema_decay is not None:
-            check_number(name, "ema_decay", self.ema_decay, 0, 1)
+            check_range(name, "ema_decay", self.ema_decay, 0, 1)
         for option in ("skip_nonfinite", "telemetry"):
             if not isinstance(getattr(self, option), bool):
                 raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.optim import _ops, functional
-from onepass.optim._arguments import check_number, number, number_or_tensor
-from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
+from onepass.optim import _ops
+from onepass.optim._arguments import check_pair, check_range, number, number_or_tensor
+from onepass.optim._base import FusedOptimizer
+from onepass.optim._groups import ParamsT
+from onepass.optim._lists import run_adam
 from onepass.optim._precision import LOW_STATES, native_option, not_default, state_dtype_of
+from onepass.optim._states import count_on_device, step_count, with_gradient
 from onepass.optim._tail import Tail
 
 __all__ = ["Adam"]
@@ -82,6 +85,7 @@ class Adam(FusedOptimizer):
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _saved_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
 
     def __init__(
         self,
@@ -134,13 +138,14 @@ class Adam(FusedOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         name = type(self).__name__
-        check_number(name, "lr", group["lr"], 0)
-        if len(group["betas"]) != 2:
-            raise ValueError(f"{name}: betas must be two numbers, got {group['betas']}")
-        check_number(name, "betas[0]", group["betas"][0], 0, 1)
-        check_number(name, "betas[1]", group["betas"][1], 0, 1)
-        check_number(name, "eps", group["eps"], 0)
-        check_number(name, "weight_decay", group["weight_decay"], 0)
+        check_range(name, "lr", group["lr"], 0)
+        check_pair(name, "betas", group["betas"])
+        check_range(name, "betas[0]", group["betas"][0], 0, 1)
+        check_range(name, "betas[1]", group["betas"][1], 0, 1)
+        check_range(name, "eps", group["eps"], 0)
+        check_range(name, "weight_decay", group["weight_decay"], 0)
+        if group.get("step") is not None:  # apex counts in the group
+            number(name, "step", group["step"])
         if not group.get("bias_correction", True):
             raise ValueError(f"{name}: bias_correction must be True (apex can leave it out), got False")
 
@@ -200,7 +205,7 @@ class Adam(FusedOptimizer):
             beside = (self._lows(group, lists[0]), self._averages(group, lists[0], tail))
             options = self._options(group, first)
             groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group)))
-        functional.run_adam(type(self).__name__.lower(), groups, tail)
+        run_adam(type(self).__name__.lower(), groups, tail)
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.optim._base import ParamsT
+from onepass.optim._groups import ParamsT
 from onepass.optim.adam import Adam
 
 __all__ = ["AdamW"]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.optim import _ops
-from onepass.optim._arguments import Names, check_number
+from onepass.optim._arguments import Names, check_range
 from onepass.optim._layout import regular
 from onepass.optim._overlap import check_apart
-from onepass.optim.functional import bump_versions
+from onepass.optim._versions import bump_versions
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -66,7 +66,7 @@ def clip_grad_norm_(
     """
     name = "clip_grad_norm_"
     if max_norm != float("inf"):
-        check_number(name, "max_norm", max_norm, 0)
+        check_range(name, "max_norm", max_norm, 0)
     order = float(norm_type)
     tensors = _listed(parameters)
     grads = [p.grad for p in tensors if p.grad is not None]
@@ -108,7 +108,7 @@ def clip_grad_value_(
 
     Source: torch.nn.utils.clip_grad_value_.
     """
-    check_number("clip_grad_value_", "clip_value", clip_value, 0)
+    check_range("clip_grad_value_", "clip_value", clip_value, 0)
     tensors = _listed(parameters, warn=False)
     grads = [p.grad for p in tensors if p.grad is not None]
     if not grads:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.optim import _ops, functional
-from onepass.optim._arguments import check_number, number, number_or_tensor
-from onepass.optim._base import FusedOptimizer, ParamsT, count_on_device, step_count, with_gradient
+from onepass.optim import _ops
+from onepass.optim._arguments import check_range, number, number_or_tensor
+from onepass.optim._base import FusedOptimizer
+from onepass.optim._groups import ParamsT
+from onepass.optim._lists import run_sgd
 from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
+from onepass.optim._states import count_on_device, step_count, with_gradient
 from onepass.optim._tail import Tail
 
 __all__ = ["SGD"]
@@ -65,6 +68,7 @@ class SGD(FusedOptimizer):
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
+    _saved_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
 
     def __init__(
         self,
@@ -115,10 +119,10 @@ class SGD(FusedOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         name = type(self).__name__
-        check_number(name, "lr", group["lr"], 0)
-        check_number(name, "momentum", group["momentum"], 0)
-        check_number(name, "dampening", group["dampening"], -float("inf"))
-        check_number(name, "weight_decay", group["weight_decay"], 0)
+        check_range(name, "lr", group["lr"], 0)
+        check_range(name, "momentum", group["momentum"], 0)
+        check_range(name, "dampening", group["dampening"], -float("inf"))
+        check_range(name, "weight_decay", group["weight_decay"], 0)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(
                 f"{name}: nesterov must come with momentum > 0 and dampening 0, got momentum "
@@ -186,7 +190,7 @@ class SGD(FusedOptimizer):
             averages = self._averages(group, params, tail)
             options = self._options(group, position)
             groups.append((params, grads, buffers, first, *beside, averages, options, with_gradient(group)))
-        functional.run_sgd(type(self).__name__.lower(), groups, tail)
+        run_sgd(type(self).__name__.lower(), groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         for param, buffer in new:
             self.state[param]["momentum_buffer"] = buffer

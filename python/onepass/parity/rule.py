@@ -1,4 +1,4 @@
-"""The rule by which results are compared (D10), and the measures it is made of.
+"""The parity rule, by which results are compared, and the measures it is made of.
 
 A result may be twice as far from the float64 result as torch's is, plus one unit in the last place of the
 element: err(ours, float64) <= 2 * err(torch, float64) + 1 ulp. torch means its plain single-tensor loop.

@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _kernels
-from onepass.nn._derivative import differentiate, remember
+from onepass.nn import _batch_norm_kernels as kernels
+from onepass.nn._batch_norm_derivative import differentiate, remember
 
 __all__ = ["batch_norm"]
 
@@ -34,7 +34,7 @@ _library.define(
 
 
 def batch_norm(*arguments: Any) -> Tensor:
-    """The output; arguments are `_kernels.forward`'s, and the running statistics are changed as by it."""
+    """The output; arguments are `_batch_norm_kernels.forward`'s, which changes running statistics likewise."""
     output, _, _, _, *new = torch.ops.onepass.batch_norm(*arguments)
     running, training = arguments[4:6], arguments[8]
     if training and running[0] is not None:
@@ -59,12 +59,10 @@ def _forward(
         new = (running_mean, running_var)
     else:
         new = (nothing, torch.empty_like(nothing))
-    output, mean, spread, mask, _ = _kernels.forward(
+    output, mean, spread, mask, _ = kernels.forward(
         input, weight, bias, residual, running_mean, running_var, *rest
     )
-    # An operator's results cannot be None.
-    mask = input.new_empty(0, dtype=torch.uint8) if mask is None else mask
-    return (output, mean, spread, mask, *new)
+    return (output, mean, spread, _tensor(mask, input), *new)
 
 
 def _fake_forward(
@@ -82,27 +80,28 @@ def _fake_forward(
     activation: str | None,
     dropout: float,
 ) -> tuple[Tensor, ...]:
-    mean = input.new_empty(input.shape[1], dtype=_kernels.statistics_dtype(input))
-    bits = (input.numel() + 7) // 8 if residual is not None and activation is not None else 0
-    mask = input.new_empty(bits, dtype=torch.uint8)
+    mean = kernels.new_statistic(input)
+    mask = None if residual is None else kernels.new_mask(input, activation)
     if training and running_mean is not None and running_var is not None:
         new = (torch.empty_like(running_mean), torch.empty_like(running_var))
     else:
         new = (input.new_empty(0), input.new_empty(0))
-    return (torch.empty_like(input), mean, torch.empty_like(mean), mask, *new)
+    return (torch.empty_like(input), mean, torch.empty_like(mean), _tensor(mask, input), *new)
+
+
+def _tensor(mask: Tensor | None, input: Tensor) -> Tensor:
+    # An operator's results cannot be None.
+    return input.new_empty(0, dtype=torch.uint8) if mask is None else mask
 
 
 def _backward(grad: Tensor, input: Tensor, *rest: Any) -> list[Tensor]:
-    return [found for found in _kernels.backward(grad, input, *rest) if found is not None]
+    return [found for found in kernels.backward(grad, input, *rest) if found is not None]
 
 
 def _fake_backward(
     grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> list[Tensor]:
-    like = (input, weight, bias, input)
-    return [
-        torch.empty_like(one) for one, wanted in zip(like, rest[-1], strict=True) if wanted and one is not None
-    ]
+    return [found for found in kernels.new_gradients(input, weight, bias, rest[-1]) if found is not None]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,22 +1,29 @@
-"""Calls of the native kernels on plain dense tensors: what they write into is allocated here."""
+"""Calls of the batch norm kernels on plain dense tensors: what they write into is allocated here."""
 
 from __future__ import annotations
 
-import threading
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass.nn._buffers import scratch, statistics_dtype
 from onepass.nn._random import Seed
 
-__all__ = ["backward", "forward", "invstd_of", "scratch", "statistics_dtype"]
+__all__ = ["backward", "forward", "invstd_of", "new_gradients", "new_mask", "new_statistic"]
 
 
-def statistics_dtype(input: Tensor) -> torch.dtype:
-    """What mean and 1 / standard deviation are kept in, and what the arithmetic is in."""
-    return torch.float64 if input.dtype == torch.float64 else torch.float32
+def new_statistic(input: Tensor) -> Tensor:
+    """Memory for one number each channel, as mean and spread are."""
+    return torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
+
+
+def new_mask(input: Tensor, activation: str | None) -> Tensor | None:
+    """Memory for the bits of ReLU behind a residual, without which they are computed again."""
+    if activation is None:
+        return None
+    return torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
 
 
 def forward(
@@ -44,11 +51,9 @@ def forward(
     """
     core, threads = _native.core, torch.get_num_threads()
     output = torch.empty_like(input)
-    mask = None
-    if residual is not None and activation is not None:
-        mask = torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
+    mask = None if residual is None else new_mask(input, activation)
     if training:
-        mean = torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
+        mean = new_statistic(input)
         invstd = torch.empty_like(mean)
         # By position, in the order of the stub: names cost 1.7 us.
         drawn = core.batch_norm_forward(
@@ -103,6 +108,18 @@ def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
     return buffer.clone() if buffer.dtype == dtype else buffer.to(dtype)
 
 
+def new_gradients(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: list[bool]
+) -> tuple[Tensor | None, ...]:
+    """Memory for the gradients of input, weight, bias and residual that are wanted."""
+    return (
+        torch.empty_like(input) if wanted[0] else None,
+        torch.empty_like(weight) if wanted[1] and weight is not None else None,
+        torch.empty_like(bias) if wanted[2] and bias is not None else None,
+        torch.empty_like(input) if wanted[3] else None,
+    )
+
+
 def backward(
     grad: Tensor,
     input: Tensor,
@@ -120,10 +137,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Runs the kernel on plain tensors: the gradients of input, weight, bias and residual that are wanted."""
     core, threads = _native.core, torch.get_num_threads()
-    dx = torch.empty_like(input) if wanted[0] else None
-    dweight = torch.empty_like(weight) if wanted[1] and weight is not None else None
-    dbias = torch.empty_like(bias) if wanted[2] and bias is not None else None
-    dresidual = torch.empty_like(input) if wanted[3] else None
+    dx, dweight, dbias, dresidual = new_gradients(input, weight, bias, wanted)
     core.batch_norm_backward(
         grad,
         input,
@@ -144,27 +158,6 @@ def backward(
         threads,
     )
     return dx, dweight, dbias, dresidual
-
-
-# Doubles that are kept for small inputs, for which an allocation would be a tenth of the call.
-_SMALL = 4096
-
-
-class _Scratch(threading.local):
-    """One a thread: the kernels run without the interpreter's lock."""
-
-    def __init__(self) -> None:
-        self.doubles = torch.empty(_SMALL, dtype=torch.float64, device="cpu")
-
-
-_scratch = _Scratch()
-
-
-def scratch(size: int, device: torch.device) -> Tensor:
-    """At least `size` doubles for a kernel to work in."""
-    if device.type == "cpu" and size <= _SMALL:
-        return _scratch.doubles
-    return torch.empty(size, dtype=torch.float64, device=device)
 
 
 def _workspace(input: Tensor) -> Tensor:

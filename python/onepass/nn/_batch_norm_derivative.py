@@ -8,40 +8,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _composed, _kernels
+from onepass.nn import _batch_norm_composed as composed
+from onepass.nn import _batch_norm_kernels as kernels
+from onepass.nn._dispatch import is_batched, is_plain
 from onepass.nn._layout import in_layout_of
 
-__all__ = ["apply", "differentiate", "is_batched", "is_plain", "remember"]
+__all__ = ["apply", "differentiate", "remember"]
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-# What type(tensor) is of tensors whose memory the core may read; None where an optional one is missing.
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
-
-
-def is_plain(input: Tensor, weight: Tensor | None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say.
-
-    That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
-    negative bit (as of ``complex.conj().imag``), which operators of the dispatcher find resolved.
-    """
-    return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and type(input) in _PLAIN
-        and type(weight) in _PLAIN
-        and (input.is_cpu or input.is_cuda)
-        and not (input.is_neg() or (weight is not None and weight.is_neg()))
-        and torch._C._get_tracing_state() is None
-    )
-
-
-def is_batched(grad: Tensor) -> bool:
-    """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
-    functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """Eager calls on plain tensors: `_kernels.forward`, whose arguments behind the first four come as a tuple."""
+    """Eager calls on plain tensors: `_batch_norm_kernels.forward`, its arguments behind the first four a tuple."""
 
     @staticmethod
     def forward(
@@ -53,7 +31,7 @@ class BatchNormFunction(torch.autograd.Function):
         rest: tuple[Any, ...],
     ) -> Tensor:
         """Runs the kernel."""
-        output, mean, spread, mask, seed = _kernels.forward(input, weight, bias, residual, *rest)
+        output, mean, spread, mask, seed = kernels.forward(input, weight, bias, residual, *rest)
         remember(ctx, (input, weight, bias), rest, mean, spread, mask, seed)
         return output
 
@@ -83,8 +61,8 @@ def remember(
         ctx: Keeps it.
         vectors: Input, weight and bias.
         rest: running_mean, running_var, batches, seed, training, momentum, eps, activation, dropout.
-        mean: As `_kernels.forward` gives it.
-        spread: As `_kernels.forward` gives it.
+        mean: As `_batch_norm_kernels.forward` gives it.
+        spread: As `_batch_norm_kernels.forward` gives it.
         mask: The bits of ReLU, or None.
         seed: Of dropout, or None.
     """
@@ -115,7 +93,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
 
 def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
     if is_plain(grad, weight) and is_plain(input, rest[0]):
-        return _kernels.backward(grad, input, weight, *rest)
+        return kernels.backward(grad, input, weight, *rest)
     found = iter(torch.ops.onepass.batch_norm_backward(grad, input, weight, *rest))
     return tuple(next(found) if one else None for one in rest[-1])
 
@@ -124,10 +102,10 @@ def _differentiably(grad: Tensor, saved: tuple[Any, ...], wanted: list[bool]) ->
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
     input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout = saved
     with torch.no_grad():
-        invstd = spread if training else _kernels.invstd_of(spread, eps)
+        invstd = spread if training else kernels.invstd_of(spread, eps)
         gate = torch.ones((), dtype=mean.dtype, device=mean.device)
         if activation is not None and mask is None:
-            gate = _composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
+            gate = composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
             activation = None
         if activation is not None or dropout:
             # What a gradient of ones becomes before the addition of the residual.
@@ -136,7 +114,7 @@ def _differentiably(grad: Tensor, saved: tuple[Any, ...], wanted: list[bool]) ->
             passed = _backward(torch.ones_like(input), input, weight, bias, *rest, wanted_here)[3]
             scale = 0.0 if dropout == 1 else 1 / (1 - dropout)
             gate = gate * cast(Tensor, passed).ne(0).to(mean.dtype) * scale
-    dx, dweight, dbias, dz = _composed.gradients(
+    dx, dweight, dbias, dz = composed.gradients(
         grad, input, weight, mean, invstd, gate, training, eps, (wanted[0], wanted[1], wanted[2])
     )
     return (

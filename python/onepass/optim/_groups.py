@@ -1,0 +1,203 @@
+"""Param groups, their checks, and the exchange of checkpoints with torch.optim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from onepass.optim._arguments import number
+from onepass.optim._precision import DEFAULTS as PRECISION
+from onepass.optim._precision import (
+    LOW_STATES,
+    check_concerns,
+    check_dtypes,
+    check_precision,
+    drawn_seed,
+    loaded_state_dtype,
+    low_dtype,
+    low_name,
+    mode_of,
+    option,
+)
+from onepass.optim._states import StatefulOptimizer
+
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+# How torch names its implementations; ours is the fused one, whatever a loaded checkpoint says.
+IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
+
+
+class GroupedOptimizer(StatefulOptimizer):
+    """The param groups of an optimizer: given, added later, or from a checkpoint.
+
+    Subclasses say which options their groups have (`_check_group`).
+    """
+
+    # Options that groups of a checkpoint have, however old the torch is that made it.
+    _saved_options: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        check_concerns(type(self).__name__, self.param_groups)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises ValueError if an option of the group has no sense or is not supported."""
+        check_implementation(type(self).__name__, group)
+        check_precision(type(self).__name__, group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, for instance layers that are unfrozen later.
+
+        Args:
+            param_group: ``params`` and any options that differ from the defaults.
+
+        Raises:
+            ValueError: There are no ``params``, an option is out of range, or a parameter is already in a group.
+            TypeError: The group is no dict, or an option is of another kind than its default.
+        """
+        check_holds(type(self).__name__, "param_group", param_group, "params")
+        if param_group.get("rounding", "stochastic") != "stochastic":
+            param_group.setdefault("seed", None)  # the default one is for others
+        whole = {**self.defaults, **param_group}
+        self._check_group(whole)
+        params = param_group["params"]
+        if not isinstance(params, (Tensor, set)):  # torch takes the one, and refuses the other
+            params = param_group["params"] = list(params)
+        named = [params] if isinstance(params, Tensor) else params
+        own = [p[1] if isinstance(p, tuple) else p for p in named]
+        check_dtypes(type(self).__name__, whole, own)
+        # Defaults are for all groups together; what a group asks for itself must concern it.
+        if param_group.keys() & {"rounding", "master_weights"} and all(isinstance(p, Tensor) for p in own):
+            check_concerns(type(self).__name__, [{**whole, "params": own}])
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        if mode_of(added) == "stochastic" and option(added, "seed") is None:
+            added["seed"] = drawn_seed()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.update(IMPLEMENTATION_FLAGS)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state_dict of this class or of torch's class of the same name.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            ValueError: Something is missing, the groups do not match, or an option is out of range; nothing has
+                been changed.
+            TypeError: A part is of another kind than `state_dict` makes it; nothing has been changed.
+
+        The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
+        with others is converted (the parameters themselves are the model's to load, before the next step). The
+        seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted.
+
+        Differs from torch: float32 states of bfloat16 and float16 parameters stay float32 unless state_dtype says
+        otherwise, where torch rounds them to the parameter's dtype; the flags foreach, fused and differentiable
+        stay this optimizer's own.
+
+        Source: torch.optim.Optimizer.load_state_dict.
+        """
+        name = type(self).__name__
+        # Before torch's class copies it; what hooks leave of it is checked below.
+        check_holds(name, "state_dict", state_dict)
+        final: dict[str, Any] = {}
+        own = [{key: group[key] for key in PRECISION if key in group} for group in self.param_groups]
+
+        # Registered last, so that it sees what the user's own hooks made of the checkpoint.
+        def check(_: Optimizer, incoming: dict[str, Any]) -> None:
+            check_state_dict(name, incoming, self._saved_options)
+            for group, options in zip(incoming["param_groups"], own, strict=False):
+                given = {key: value for key, value in group.items() if key not in PRECISION}
+                if mode_of(options) == "stochastic" and "seed" in group:
+                    given["seed"] = group["seed"]
+                self._check_group({**self.defaults, **options, **given, **IMPLEMENTATION_FLAGS})
+            final.update(incoming)
+
+        handle = self.register_load_state_dict_pre_hook(cast(Any, check))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        for group, options in zip(self.param_groups, own, strict=True):
+            saved = {key: group.pop(key) for key in PRECISION if key in group}
+            group.update(options)
+            if mode_of(group) == "stochastic" and saved.get("seed") is not None:
+                group["seed"] = saved["seed"]
+        self._restore_dtypes(final)
+
+    def _restore_dtypes(self, saved: dict[str, Any]) -> None:
+        """Takes the states from the checkpoint anew whose dtype is not what torch made of it."""
+        for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
+            for index, param in zip(packed["params"], group["params"], strict=True):
+                entries = saved["state"].get(index, {})
+                wide = torch.float64 if param.dtype == torch.float64 else torch.float32
+                for name in (*self._state_names, "ema"):
+                    value = entries.get(name)
+                    if isinstance(value, Tensor):
+                        dtype = wide if name == "ema" else loaded_state_dtype(param, group, value.dtype)
+                        self._restore_state(param, name, value, dtype)
+                for name in LOW_STATES:
+                    value = entries.get(name)
+                    if not isinstance(value, Tensor):
+                        continue
+                    exact = low_dtype(param, name) == value.dtype or name == "kahan_comp"
+                    # torch's class makes the parameter's dtype of them: of no use any more.
+                    if low_name(param, group) is None or not exact:
+                        self.state.get(param, {}).pop(name, None)
+                    else:
+                        self._restore_state(param, name, value, value.dtype)
+
+    def _restore_state(self, param: Tensor, name: str, value: Tensor, dtype: torch.dtype) -> None:
+        if self.state[param][name].dtype != dtype:
+            self.state[param][name] = value.to(device=param.device, dtype=dtype)
+
+
+def check_holds(name: str, place: str, value: Any, *keys: str) -> None:
+    """Raises TypeError unless the value is a dict, ValueError unless it has these keys."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: {place} must be a dict, got {type(value).__name__}")
+    for key in keys:
+        if key not in value:
+            raise ValueError(f"{name}: {place} must hold {key!r}, got {list(value)}")
+
+
+def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
+    """Raises TypeError or ValueError unless the parts are there that `state_dict` makes, of its kinds."""
+    check_holds(name, "state_dict", saved, "state", "param_groups")
+    check_holds(name, "state_dict['state']", saved["state"])
+    _check_list(name, "state_dict['param_groups']", saved["param_groups"])
+    for i, group in enumerate(saved["param_groups"]):
+        place = f"state_dict['param_groups'][{i}]"
+        check_holds(name, place, group, "params", *options)
+        _check_list(name, f"{place}['params']", group["params"])
+        for index in group["params"]:
+            if index not in saved["state"]:
+                continue
+            place = f"state_dict['state'][{index!r}]"
+            check_holds(name, place, saved["state"][index])
+            # Older torch keeps a number, which is made a tensor.
+            count = saved["state"][index].get("step", 0)
+            if not isinstance(count, Tensor):
+                number(name, f"{place}['step']", count)
+
+
+def _check_list(name: str, place: str, value: Any) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name}: {place} must be a list, got {type(value).__name__}")
+
+
+def check_implementation(name: str, group: dict[str, Any]) -> None:
+    """Raises ValueError if the user asks for one of torch's other implementations."""
+    if group["foreach"]:
+        raise ValueError(f"{name}: foreach must be None or False (the update is one fused pass), got True")
+    if group["fused"] is not None and not group["fused"]:
+        raise ValueError(f"{name}: fused must be None or True (the update is one fused pass), got False")
+    if group["differentiable"]:
+        raise ValueError(f"{name}: differentiable must be False (there is no gradient of the update), got True")
