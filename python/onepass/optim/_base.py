@@ -24,6 +24,7 @@ from onepass.optim._precision import (
 )
 from onepass.optim._tail import Tail
 from onepass.optim._versions import bump_versions
+from onepass.optim._watched import entered_if_watched
 
 # Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
 _initialized: Callable[[], bool] = torch.cuda.is_initialized
@@ -40,6 +41,12 @@ class FusedOptimizer(GroupedOptimizer):
     _precision: list[tuple[Any, ...]] | None = None
     # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
     _plan: Any = None
+
+    def _patch_step_function(self) -> None:
+        super()._patch_step_function()
+        step: Any = type(self).step
+        if not hasattr(step, "enters_if_watched"):
+            type(self).step = entered_if_watched(step)  # type: ignore[method-assign]
 
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Updates every parameter that has a gradient.
