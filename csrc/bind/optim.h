@@ -8,6 +8,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ struct Scalar {
   void check_reaches(dlpack::DLDevice device, const char* function, const char* name) const;
 };
 Scalar scalar_of(pybind11::handle object, const char* function, const char* name, TensorReader& reader);
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Throws ShapeError unless low <= value < high (high excluded: infinity means finite).
 void check_range(const char* function, const char* name, double value, double low, double high);
