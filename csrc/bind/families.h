@@ -156,8 +156,7 @@ void run_family(Batch& batch, int threads, const Kernel& kernel) {
   pybind11::gil_scoped_release release;
   batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
     for (size_t i = 0; i < launches.size(); ++i) {
-      const dlpack::DLDevice known = batch.devices()[i];
-      if (known.device_type == device.device_type && known.device_id == device.device_id) {
+      if (same_device(batch.devices()[i], device)) {
         kernel(list, variant, uses_cuda_kernels(device), launches[i]);
       }
     }

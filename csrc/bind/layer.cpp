@@ -70,10 +70,8 @@ double* LayerCall::workspace(py::handle tensor, int64_t needed) {
 
 TensorView LayerCall::read(py::handle tensor, const ArgumentName& where, bool written) {
   const TensorView view = reader_.read(tensor.ptr(), where);
-  OP_CHECK(view.device.device_type == input_.device.device_type &&
-               view.device.device_id == input_.device.device_id,
-           ShapeError, to_string(where), " must be on ", device_name(input_.device), " like input, got ",
-           device_name(view.device));
+  OP_CHECK(same_device(view.device, input_.device), ShapeError, to_string(where), " must be on ",
+           device_name(input_.device), " like input, got ", device_name(view.device));
   OP_CHECK(!written || !view.read_only, ShapeError, to_string(where),
            " must be writable, got a read-only array");
   return view;

@@ -70,9 +70,8 @@ Scalar scalar_of(py::handle object, const char* function, const char* name, Tens
 
 void Scalar::check_reaches(dlpack::DLDevice device_of_params, const char* function, const char* name) const {
   if (!device.data) return;
-  const bool same =
-      where.device_type == device_of_params.device_type && where.device_id == device_of_params.device_id;
-  OP_CHECK(same && uses_cuda_kernels(where), ShapeError, function, ": ", name, " must be a number",
+  OP_CHECK(same_device(where, device_of_params) && uses_cuda_kernels(where), ShapeError, function, ": ", name,
+           " must be a number",
            uses_cuda_kernels(device_of_params) ? " or a tensor on " + device_name(device_of_params)
                                                : std::string(),
            " for parameters on ", device_name(device_of_params), ", got a tensor on ", device_name(where));
