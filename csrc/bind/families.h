@@ -149,8 +149,6 @@ template <class Kernel>
 void run_family(Batch& batch, int threads, const Kernel& kernel) {
   std::vector<Launch> launches;
   for (const dlpack::DLDevice device : batch.devices()) {
-    OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, batch.function(),
-             ": params must be on cpu or cuda, got ", device_name(device));
     launches.push_back(launch_on(device, threads, batch.reader()));
   }
   pybind11::gil_scoped_release release;

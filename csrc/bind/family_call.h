@@ -39,7 +39,13 @@ class FamilyCall {
                   pybind11::list& stepped);
   // Of the group opened last: explicit lists, see run_lists.
   void add_lists(const pybind11::tuple& group);
-  void check_overlap() { batch_.check_overlap(); }
+  // What is to be checked when all are added.
+  void check_all() {
+    for (const dlpack::DLDevice device : batch_.devices()) {
+      check_has_kernels(device, {batch_.function(), "params"});
+    }
+    batch_.check_overlap();
+  }
 
   // All must be checked by now. Returns as TailCall::run.
   int64_t run(int threads) {
@@ -184,7 +190,7 @@ pybind11::object run_state(Plan& plan, const pybind11::dict& state, const pybind
       call.open_group(group[1], g, groups.size());
       if (!call.add_params(group[0], cursor, grads, turn, stepped)) return false;
     }
-    call.check_overlap();
+    call.check_all();
     return true;
   });
   if (!regular) return pybind11::none();
@@ -205,7 +211,7 @@ int64_t run_lists(const std::string& function, const pybind11::list& groups, con
     call.open_group(group[group.size() - 2], g, groups.size());
     call.add_lists(group);
   }
-  call.check_overlap();
+  call.check_all();
   return call.run(threads);
 }
 

@@ -12,8 +12,7 @@ LayerCall::LayerCall(const char* function, py::handle input) : function_(functio
   const ArgumentName where = name("input");
   input_ = reader_.read(input.ptr(), where);
   dtype_ = float_dtype(input_, where);
-  OP_CHECK(input_.device.device_type == dlpack::kDLCPU || cuda(), ShapeError, to_string(where),
-           " must be on cpu or cuda, got ", device_name(input_.device));
+  check_has_kernels(input_.device, where);
 }
 
 bool LayerCall::cuda() const { return uses_cuda_kernels(input_.device); }

@@ -43,6 +43,16 @@ bool uses_cuda_kernels(dlpack::DLDevice device) {
 #endif
 }
 
+void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name) {
+  OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, to_string(name),
+           " must be on cpu or cuda, got ", device_name(device));
+#if !defined(ONEPASS_CUDA_VERSION) && !defined(ONEPASS_SIMT)
+  OP_CHECK(!uses_cuda_kernels(device), DeviceError, name.function,
+           ": this onepass was built without CUDA; install it where nvcc is found, or with "
+           "-C cmake.define.ONEPASS_CUDA=ON to see what is missing");
+#endif
+}
+
 Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader) {
   Launch launch;
   launch.threads = threads < 1 ? 1 : threads;

@@ -37,6 +37,8 @@ bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** va
 // Whether the "cuda" kernels run on a tensor of this device: on CUDA, and in the test-only build
 // (ONEPASS_SIMT) on the CPU.
 bool uses_cuda_kernels(dlpack::DLDevice device);
+// Throws unless this build has kernels for a tensor of this device.
+void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name);
 
 Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader);
 
