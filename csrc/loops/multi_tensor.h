@@ -152,16 +152,6 @@ ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const
   apply(rule, at[kParam], at[kGrad], at + kFirstState, end - begin);
 }
 
-// The last tensor that begins at or before element x of the list.
-inline int64_t tensor_at(const TensorList& list, int64_t x) {
-  int64_t low = 0, high = list.count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (list.items[middle].begin <= x ? low : high) = middle;
-  }
-  return low;
-}
-
 // A multiple of align, which divides kMinChunk.
 inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
   const int64_t even = numel / (threads * kChunksPerThread) / align * align;
@@ -189,7 +179,7 @@ struct MultiTensorWork {
   }
 
   void update_chunk(int64_t first, int64_t last) const {
-    int64_t i = tensor_at(list, first);
+    int64_t i = tensor_at(list.items, list.count, &TensorItem::begin, first);
     int64_t made = -1;
     auto rule = make_rule(list.items[i].rule);
     for (; i < list.count && list.items[i].begin < last; ++i) {
