@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/convert.h"
-#include "core/parallel.h"
 #include "loops/lanes.h"
 #include "loops/leaves.h"
 #include "loops/multi_tensor.h"
@@ -67,8 +66,6 @@ struct ReduceWork {
   const Norm norm;
   Leaf* leaves;
   std::vector<FirstLeaf> first;  // of each tensor, and of one that would follow
-  int64_t per_ticket;
-  int64_t next = 0;
 
   void reduce_leaves(int64_t leaf, int64_t last) const {
     int64_t i = tensor_at(first.data(), list.count, &FirstLeaf::number, leaf);
@@ -78,16 +75,6 @@ struct ReduceWork {
       const int64_t begin = (leaf - first[size_t(i)].number) * kLeaf;
       const int64_t end = begin + kLeaf < item.numel ? begin + kLeaf : item.numel;
       leaves[leaf] = reduce_leaf(norm, list.dtype[which], item.list[which], begin, end);
-    }
-  }
-
-  static void run(void* self) {
-    ReduceWork& work = *static_cast<ReduceWork*>(self);
-    const int64_t count = work.first.back().number;
-    while (true) {
-      const int64_t leaf = __atomic_fetch_add(&work.next, work.per_ticket, __ATOMIC_RELAXED);
-      if (leaf >= count) return;
-      work.reduce_leaves(leaf, leaf + work.per_ticket < count ? leaf + work.per_ticket : count);
     }
   }
 };
@@ -103,9 +90,11 @@ void reduce(const TensorList& list, int which, const Norm& norm, Leaf* leaves, i
   if (count == 0) return;
   const int64_t share = count / (threads * kChunksPerThread);
   const int64_t per_ticket = share < 1 ? 1 : share > kMaxLeavesPerTicket ? kMaxLeavesPerTicket : share;
-  ReduceWork<Norm> work{list, which, norm, leaves, std::move(first), per_ticket};
-  const int64_t tickets = (count + per_ticket - 1) / per_ticket;
-  parallel_run(threads < tickets ? threads : static_cast<int>(tickets), work.run, &work);
+  const ReduceWork<Norm> work{list, which, norm, leaves, std::move(first)};
+  for_each_unit(threads, (count + per_ticket - 1) / per_ticket, [&](int64_t i) {
+    const int64_t leaf = i * per_ticket;
+    work.reduce_leaves(leaf, leaf + per_ticket < count ? leaf + per_ticket : count);
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA
