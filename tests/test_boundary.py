@@ -16,6 +16,7 @@ import torch
 
 import onepass
 from conftest import apart
+from onepass import _native
 from onepass.optim import _versions, functional
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
@@ -156,6 +157,36 @@ def test_objects_that_are_no_tensors(name, which, backend):
     with pytest.raises(error, match=rf"^sgd: {where}\[1\].*{message}"):
         functional.sgd(lists["params"], lists["grads"], [], **SGD)
     assert all((value == 3).all() for value in good)
+
+
+def on_cuda():
+    """A tensor that says it lies on a GPU."""
+    return patched(8, ctypes.c_int32, 2)
+
+
+def clipped_sgd():
+    options = (0.5, 0.0, 0.0, 0.0, False, False, False, None)
+    clips = (1.0, False, False, *[None] * 6)
+    _native.core.sgd("sgd", [([on_cuda()], [on_cuda()], [], [False], None, None, None, options, None)], clips, 1)
+
+
+CALLS = [
+    ("sgd", lambda: functional.sgd([on_cuda()], [on_cuda()], [], **SGD)),
+    ("sgd", clipped_sgd),
+    ("adam", lambda: functional.adam(*[[on_cuda()] for _ in range(5)], [torch.tensor(3.0)], **ADAM)),
+    ("adamw", lambda: functional.adamw(*[[on_cuda()] for _ in range(5)], [torch.tensor(3.0)], **ADAM)),
+    ("clip_grad_value_", lambda: _native.core.grad_clamp("clip_grad_value_", [on_cuda()], 1.0, 1)),
+    ("batch_norm", lambda: _native.core.batch_norm_workspace(on_cuda())),
+    ("cross_entropy", lambda: _native.core.cross_entropy_workspace(on_cuda(), True, 1)),
+    ("exponential", lambda: _native.core.exponential(on_cuda(), on_cuda(), 1)),
+]
+
+
+@pytest.mark.skipif(_native.core.build_info()["cuda"] is not None, reason="onepass was built with CUDA")
+@pytest.mark.parametrize(("function", "call"), CALLS, ids=["sgd", "sgd-clipped", *[name for name, _ in CALLS[2:]]])
+def test_build_without_cuda_names_the_function(function, call):
+    with pytest.raises(RuntimeError, match=rf"^{function}: this onepass was built without CUDA; install it where"):
+        call()
 
 
 def test_read_only_memory_may_be_read():

@@ -53,9 +53,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
   item.begin = numel_;
   numel_ += param.numel;
   uniform_ = uniform_ && kind == kinds_.front();
-  const auto here = [&](dlpack::DLDevice d) {
-    return d.device_type == kind.device.device_type && d.device_id == kind.device.device_id;
-  };
+  const auto here = [&](dlpack::DLDevice d) { return same_device(d, kind.device); };
   if (std::none_of(devices_.begin(), devices_.end(), here)) devices_.push_back(kind.device);
 }
 
@@ -144,10 +142,8 @@ void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
 void Batch::check_against_param(const TensorView& view, const TensorView& param, int list,
                                 int64_t index) const {
   const ArgumentName where = name(list, index);
-  OP_CHECK(
-      view.device.device_type == param.device.device_type && view.device.device_id == param.device.device_id,
-      ShapeError, to_string(where), " must be on ", device_name(param.device), " like its parameter, got ",
-      device_name(view.device));
+  OP_CHECK(same_device(view.device, param.device), ShapeError, to_string(where), " must be on ",
+           device_name(param.device), " like its parameter, got ", device_name(view.device));
   OP_CHECK(same_shape(view, param), ShapeError, to_string(where), " must have shape ",
            shape_name(param.shape, param.ndim), " like its parameter, got ",
            shape_name(view.shape, view.ndim));

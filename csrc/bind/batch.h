@@ -72,8 +72,8 @@ class Batch {
     bool variant;
 
     bool operator==(const Kind& other) const {
-      return device.device_type == other.device.device_type && device.device_id == other.device.device_id &&
-             dtype == other.dtype && storage == other.storage && variant == other.variant;
+      return same_device(device, other.device) && dtype == other.dtype && storage == other.storage &&
+             variant == other.variant;
     }
   };
   void read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param, PlanRow* known);

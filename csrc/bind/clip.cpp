@@ -52,11 +52,9 @@ class Gradients {
     OP_CHECK(is_dense(view), ShapeError, to_string(name), " must fill one block of memory, got strides ",
              shape_name(view.strides, view.ndim), " for shape ", shape_name(view.shape, view.ndim));
     if (count_++ == 0) device_ = view.device;
-    OP_CHECK(view.device.device_type == device_.device_type && view.device.device_id == device_.device_id,
-             ShapeError, to_string(name), " must be on ", device_name(device_), " like the first, got ",
-             device_name(view.device));
-    OP_CHECK(device_.device_type == dlpack::kDLCPU || uses_cuda_kernels(device_), ShapeError, to_string(name),
-             " must be on cpu or cuda, got ", device_name(device_));
+    OP_CHECK(same_device(view.device, device_), ShapeError, to_string(name), " must be on ",
+             device_name(device_), " like the first, got ", device_name(view.device));
+    check_has_kernels(device_, name);
     OP_CHECK(!view.read_only, ShapeError, to_string(name), " must be writable, got a read-only array");
     overlap_.add(view, view.numel * size_of(dtype), true, name);
     Bucket& bucket = bucket_of(dtype);

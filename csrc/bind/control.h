@@ -26,9 +26,8 @@ Rows<Row> rows_of(pybind11::handle tensor, const ArgumentName& name, dlpack::DLD
   const DType dtype = float_dtype(view, name);
   OP_CHECK(dtype == DType::kFloat64 && is_dense(view) && !view.read_only, KindError, to_string(name),
            " must be a dense, writable torch.float64 tensor, got ", name_of(dtype));
-  OP_CHECK(view.device.device_type == device.device_type && view.device.device_id == device.device_id,
-           ShapeError, to_string(name), " must be on ", device_name(device), ", got ",
-           device_name(view.device));
+  OP_CHECK(same_device(view.device, device), ShapeError, to_string(name), " must be on ", device_name(device),
+           ", got ", device_name(view.device));
   return {reinterpret_cast<Row*>(view.data), view.numel / Rows<Row>::kDoubles};
 }
 

@@ -181,6 +181,7 @@ void exponential(const py::object& x, const py::object& y, int threads) {
            "exponential: x and y must be torch.float32 or torch.float64, got ", name_of(dtype));
   OP_CHECK(from.numel == to.numel && is_dense(from) && is_dense(to), ShapeError,
            "exponential: x and y must be dense and of one size, got ", from.numel, " and ", to.numel);
+  check_has_kernels(from.device, x_name);
   const Launch launch = launch_on(from.device, threads, reader);
   py::gil_scoped_release release;
   (uses_cuda_kernels(from.device) ? cuda::exponential : cpu::exponential)(dtype, from.data, to.data,

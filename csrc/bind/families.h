@@ -4,6 +4,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <atomic>
 #include <exception>
 #include <string>
@@ -87,15 +88,18 @@ class ArgumentLists {
   ArgumentLists(const std::string& function, const pybind11::tuple& group, int count,
                 const Batch::ListNames& names)
       : indices_(group[group.size() - 1]) {
-    for (int k = 0; k < count; ++k) {
-      OP_CHECK(PyList_Check(group[k].ptr()), KindError, function, ": ", names[k], " must be a list, got ",
-               Py_TYPE(group[k].ptr())->tp_name);
-      lists_.push_back(group[k]);
-      OP_CHECK(size_of(k) == size(), ShapeError, function, ": ", names[k], " must have ", size(),
-               " entries like params, got ", size_of(k));
-    }
+    for (int k = 0; k < count; ++k) also(function, names[size_t(k)], group[k]);
   }
-  int64_t size() const { return size_of(0); }
+  // One more list, the next of item().
+  void also(const std::string& function, const char* name, const pybind11::object& given) {
+    OP_CHECK(PyList_Check(given.ptr()), KindError, function, ": ", name, " must be a list, got ",
+             Py_TYPE(given.ptr())->tp_name);
+    lists_.push_back(given);
+    const int64_t own = PyList_GET_SIZE(given.ptr());
+    OP_CHECK(own == size(), ShapeError, function, ": ", name, " must have ", size(),
+             " entries like params, got ", own);
+  }
+  int64_t size() const { return PyList_GET_SIZE(lists_[0].ptr()); }
   int64_t index(int64_t i) const {
     return indices_.is_none() ? i : pybind11::cast<int64_t>(indices_[pybind11::int_(i)]);
   }
@@ -104,7 +108,6 @@ class ArgumentLists {
   }
 
  private:
-  int64_t size_of(int list) const { return int64_t(PyList_GET_SIZE(lists_[size_t(list)].ptr())); }
   std::vector<pybind11::object> lists_;
   pybind11::object indices_;
 };
@@ -129,10 +132,12 @@ class EntryList {
   pybind11::object list_;
 };
 
-// The key of the moving average in a parameter's state.
-inline PyObject* ema_name() {
-  static PyObject* const kName = PyUnicode_InternFromString("ema");
-  return kName;
+// Keys of a parameter's state, interned as the dicts hold them.
+template <size_t count>
+std::array<PyObject*, count> interned(const char* const (&names)[count]) {
+  std::array<PyObject*, count> keys;
+  for (size_t k = 0; k < count; ++k) keys[k] = PyUnicode_InternFromString(names[k]);
+  return keys;
 }
 
 // How messages number a group: not at all if it is the only one.
@@ -144,15 +149,12 @@ template <class Kernel>
 void run_family(Batch& batch, int threads, const Kernel& kernel) {
   std::vector<Launch> launches;
   for (const dlpack::DLDevice device : batch.devices()) {
-    OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, batch.function(),
-             ": params must be on cpu or cuda, got ", device_name(device));
     launches.push_back(launch_on(device, threads, batch.reader()));
   }
   pybind11::gil_scoped_release release;
   batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
     for (size_t i = 0; i < launches.size(); ++i) {
-      const dlpack::DLDevice known = batch.devices()[i];
-      if (known.device_type == device.device_type && known.device_id == device.device_id) {
+      if (same_device(batch.devices()[i], device)) {
         kernel(list, variant, uses_cuda_kernels(device), launches[i]);
       }
     }

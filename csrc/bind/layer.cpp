@@ -12,8 +12,7 @@ LayerCall::LayerCall(const char* function, py::handle input) : function_(functio
   const ArgumentName where = name("input");
   input_ = reader_.read(input.ptr(), where);
   dtype_ = float_dtype(input_, where);
-  OP_CHECK(input_.device.device_type == dlpack::kDLCPU || cuda(), ShapeError, to_string(where),
-           " must be on cpu or cuda, got ", device_name(input_.device));
+  check_has_kernels(input_.device, where);
 }
 
 bool LayerCall::cuda() const { return uses_cuda_kernels(input_.device); }
@@ -70,10 +69,8 @@ double* LayerCall::workspace(py::handle tensor, int64_t needed) {
 
 TensorView LayerCall::read(py::handle tensor, const ArgumentName& where, bool written) {
   const TensorView view = reader_.read(tensor.ptr(), where);
-  OP_CHECK(view.device.device_type == input_.device.device_type &&
-               view.device.device_id == input_.device.device_id,
-           ShapeError, to_string(where), " must be on ", device_name(input_.device), " like input, got ",
-           device_name(view.device));
+  OP_CHECK(same_device(view.device, input_.device), ShapeError, to_string(where), " must be on ",
+           device_name(input_.device), " like input, got ", device_name(view.device));
   OP_CHECK(!written || !view.read_only, ShapeError, to_string(where),
            " must be writable, got a read-only array");
   return view;

@@ -43,6 +43,16 @@ bool uses_cuda_kernels(dlpack::DLDevice device) {
 #endif
 }
 
+void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name) {
+  OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, to_string(name),
+           " must be on cpu or cuda, got ", device_name(device));
+#if !defined(ONEPASS_CUDA_VERSION) && !defined(ONEPASS_SIMT)
+  OP_CHECK(!uses_cuda_kernels(device), DeviceError, name.function,
+           ": this onepass was built without CUDA; install it where nvcc is found, or with "
+           "-C cmake.define.ONEPASS_CUDA=ON to see what is missing");
+#endif
+}
+
 Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader) {
   Launch launch;
   launch.threads = threads < 1 ? 1 : threads;
@@ -70,9 +80,8 @@ Scalar scalar_of(py::handle object, const char* function, const char* name, Tens
 
 void Scalar::check_reaches(dlpack::DLDevice device_of_params, const char* function, const char* name) const {
   if (!device.data) return;
-  const bool same =
-      where.device_type == device_of_params.device_type && where.device_id == device_of_params.device_id;
-  OP_CHECK(same && uses_cuda_kernels(where), ShapeError, function, ": ", name, " must be a number",
+  OP_CHECK(same_device(where, device_of_params) && uses_cuda_kernels(where), ShapeError, function, ": ", name,
+           " must be a number",
            uses_cuda_kernels(device_of_params) ? " or a tensor on " + device_name(device_of_params)
                                                : std::string(),
            " for parameters on ", device_name(device_of_params), ", got a tensor on ", device_name(where));

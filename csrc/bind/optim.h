@@ -8,6 +8,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** va
 // Whether the "cuda" kernels run on a tensor of this device: on CUDA, and in the test-only build
 // (ONEPASS_SIMT) on the CPU.
 bool uses_cuda_kernels(dlpack::DLDevice device);
+// Throws unless this build has kernels for a tensor of this device.
+void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name);
 
 Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader);
 
@@ -49,6 +52,8 @@ struct Scalar {
   void check_reaches(dlpack::DLDevice device, const char* function, const char* name) const;
 };
 Scalar scalar_of(pybind11::handle object, const char* function, const char* name, TensorReader& reader);
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Throws ShapeError unless low <= value < high (high excluded: infinity means finite).
 void check_range(const char* function, const char* name, double value, double low, double high);

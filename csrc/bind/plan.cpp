@@ -81,8 +81,7 @@ bool PlanRow::has_param(const TensorView& param) const {
   return !param.read_only && param.data == data_[kParam] && param.ndim == ndim_ &&
          has_strides == has_strides_ && param.stored.code == stored_.code &&
          param.stored.bits == stored_.bits && param.stored.lanes == stored_.lanes &&
-         param.device.device_type == device_[kParam].device_type &&
-         param.device.device_id == device_[kParam].device_id &&
+         same_device(param.device, device_[kParam]) &&
          std::equal(param.shape, param.shape + ndim_, shape_.begin()) &&
          (!has_strides || std::equal(param.strides, param.strides + ndim_, strides_.begin()));
 }

@@ -14,9 +14,8 @@ void check_device_count(const Batch& batch, DType dtype, bool capturable, const 
   OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(batch.name(kParam, name.index)),
            " must be on CUDA with ", capturable ? "capturable=True" : "its step count there", ", got ",
            device_name(device));
-  OP_CHECK(where.device_type == device.device_type && where.device_id == device.device_id, ShapeError,
-           to_string(name), " must be on ", device_name(device), " like its parameter, got ",
-           device_name(where));
+  OP_CHECK(same_device(where, device), ShapeError, to_string(name), " must be on ", device_name(device),
+           " like its parameter, got ", device_name(where));
   OP_CHECK(dtype == DType::kFloat32, KindError, to_string(name), " must be torch.float32 on a device, got ",
            name_of(dtype));
 }
@@ -50,7 +49,7 @@ void StepCounts::increment_on_devices(const StepControl* control, int threads, T
   std::vector<DeviceCount> left = on_devices_;
   while (!left.empty()) {
     const dlpack::DLDevice device = left.back().device;
-    const auto here = [&](const DeviceCount& s) { return s.device.device_id == device.device_id; };
+    const auto here = [&](const DeviceCount& s) { return same_device(s.device, device); };
     std::vector<float*> counts;
     for (const DeviceCount& s : left) {
       if (here(s)) counts.push_back(s.count);

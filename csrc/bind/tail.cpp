@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "core/check.h"
 
@@ -28,13 +27,12 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
   statistics_.ask(given[6]);
   control_tensor_ = given[7];
   workspace_ = given[8];
-  const double infinity = std::numeric_limits<double>::infinity();
   // Infinity clips nothing.
   OP_CHECK(!options.clips || options.max_norm >= 0, ShapeError, function,
            ": max_grad_norm must be at least 0, got ", options.max_norm);
   check_range(function, "ema_decay", ema_decay_, 0, 1);
   if (has_grad_scale_ && !grad_scale_.device.data) {
-    OP_CHECK(grad_scale_.value > 0 && grad_scale_.value < infinity, ShapeError, function,
+    OP_CHECK(grad_scale_.value > 0 && grad_scale_.value < kInfinity, ShapeError, function,
              ": grad_scale must be finite and above 0, got ", grad_scale_.value);
   }
   decision_.host_grad_scale = has_grad_scale_ ? grad_scale_.value : 1;

@@ -71,6 +71,9 @@ std::string shape_name(const int64_t* sizes, int32_t ndim);
 bool is_dense(const TensorView& view);
 // Whether the elements lie in memory with the dimensions in this order. Those of size 1 have no say.
 bool lies_in_order(const TensorView& view, const std::vector<int32_t>& order);
+inline bool same_device(dlpack::DLDevice a, dlpack::DLDevice b) {
+  return a.device_type == b.device_type && a.device_id == b.device_id;
+}
 bool same_shape(const TensorView& a, const TensorView& b);
 // True if equal indices lie at equal offsets. Dimensions of size 1 have no say.
 bool same_strides(const TensorView& a, const TensorView& b);

@@ -121,12 +121,8 @@ struct Update {
 // The last slot whose blocks begin at or before this one.
 template <class Table>
 __device__ __forceinline__ int slot_of_block(const Table& table, uint32_t block) {
-  int low = 0, high = table.count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (table.slot[middle].first_block <= block ? low : high) = middle;
-  }
-  return low;
+  using Slot = std::decay_t<decltype(table.slot[0])>;
+  return tensor_at(table.slot, table.count, &Slot::first_block, block);
 }
 
 template <class Rule, class Source>

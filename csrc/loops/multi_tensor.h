@@ -9,8 +9,8 @@
 #include <cstdint>
 
 #include "core/convert.h"
-#include "core/parallel.h"
 #include "loops/tensor_list.h"
+#include "loops/units.h"
 #include "math/draws.h"
 #include "math/rounding.h"
 
@@ -152,16 +152,6 @@ ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const
   apply(rule, at[kParam], at[kGrad], at + kFirstState, end - begin);
 }
 
-// The last tensor that begins at or before element x of the list.
-inline int64_t tensor_at(const TensorList& list, int64_t x) {
-  int64_t low = 0, high = list.count;
-  while (high - low > 1) {
-    const int64_t middle = (low + high) / 2;
-    (list.items[middle].begin <= x ? low : high) = middle;
-  }
-  return low;
-}
-
 // A multiple of align, which divides kMinChunk.
 inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
   const int64_t even = numel / (threads * kChunksPerThread) / align * align;
@@ -176,10 +166,7 @@ template <class T, class MakeRule>
 struct MultiTensorWork {
   const TensorList& list;
   const MakeRule& make_rule;
-  int64_t chunk;
   int64_t align;
-  const Order order;
-  int64_t next = 0;
 
   // Where a cut at element x of the list falls in a tensor: on a multiple of align, the same for both sides.
   int64_t cut(const TensorItem& item, int64_t x) const {
@@ -189,7 +176,7 @@ struct MultiTensorWork {
   }
 
   void update_chunk(int64_t first, int64_t last) const {
-    int64_t i = tensor_at(list, first);
+    int64_t i = tensor_at(list.items, list.count, &TensorItem::begin, first);
     int64_t made = -1;
     auto rule = make_rule(list.items[i].rule);
     for (; i < list.count && list.items[i].begin < last; ++i) {
@@ -197,18 +184,6 @@ struct MultiTensorWork {
       if (made != item.rule) rule = make_rule(made = item.rule);
       const int64_t begin = cut(item, first), end = cut(item, last);
       if (begin < end) update_range<T>(item, list.dtype, rule, begin, end);
-    }
-  }
-
-  static void run(void* self) {
-    MultiTensorWork& work = *static_cast<MultiTensorWork*>(self);
-    while (true) {
-      const int64_t ticket = __atomic_fetch_add(&work.next, work.chunk, __ATOMIC_RELAXED);
-      if (ticket >= work.list.numel) return;
-      const int64_t begin_of_last = (work.list.numel - 1) / work.chunk * work.chunk;
-      const int64_t first = work.order == Order::kForwards ? ticket : begin_of_last - ticket;
-      const int64_t last = first + work.chunk;
-      work.update_chunk(first, last < work.list.numel ? last : work.list.numel);
     }
   }
 };
@@ -219,9 +194,12 @@ void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule
                   Order order = Order::kForwards) {
   if (list.numel == 0) return;
   const int64_t chunk = chunk_size(list.numel, threads, align);
-  MultiTensorWork<T, MakeRule> work{list, make_rule, chunk, align, order};
-  const int64_t chunks = (list.numel + work.chunk - 1) / work.chunk;
-  parallel_run(threads < chunks ? threads : static_cast<int>(chunks), work.run, &work);
+  const int64_t chunks = (list.numel + chunk - 1) / chunk;
+  const MultiTensorWork<T, MakeRule> work{list, make_rule, align};
+  for_each_unit(threads, chunks, [&](int64_t i) {
+    const int64_t first = (order == Order::kForwards ? i : chunks - 1 - i) * chunk;
+    work.update_chunk(first, first + chunk < list.numel ? first + chunk : list.numel);
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -79,12 +79,8 @@ __device__ __forceinline__ void for_own_elements(const S* data, int64_t begin, i
 template <class Norm>
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_kernel(const __grid_constant__ LeafTable table, const Norm norm) {
-  int low = 0, high = table.count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    (table.slot[middle].first_block <= blockIdx.x ? low : high) = middle;
-  }
-  const LeafSlot& slot = table.slot[low];
+  const LeafSlot& slot =
+      table.slot[tensor_at(table.slot, table.count, &LeafSlot::first_block, uint32_t(blockIdx.x))];
   const int64_t begin = int64_t(blockIdx.x - slot.first_block) * kLeaf;
   const int64_t end = begin + kLeaf < slot.numel ? begin + kLeaf : slot.numel;
   double value = 0, nonfinite = 0;

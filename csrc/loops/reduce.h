@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/convert.h"
-#include "core/parallel.h"
 #include "loops/lanes.h"
 #include "loops/leaves.h"
 #include "loops/multi_tensor.h"
@@ -56,38 +55,26 @@ inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_
   return leaf;
 }
 
+struct FirstLeaf {
+  int64_t number;
+};
+
 template <class Norm>
 struct ReduceWork {
   const TensorList& list;
   int which;
   const Norm norm;
   Leaf* leaves;
-  std::vector<int64_t> first;  // of each tensor, and their number
-  int64_t per_ticket;
-  int64_t next = 0;
+  std::vector<FirstLeaf> first;  // of each tensor, and of one that would follow
 
   void reduce_leaves(int64_t leaf, int64_t last) const {
-    int64_t low = 0, high = list.count;
-    while (high - low > 1) {
-      const int64_t middle = (low + high) / 2;
-      (first[size_t(middle)] <= leaf ? low : high) = middle;
-    }
-    for (int64_t i = low; leaf < last; ++leaf) {
-      while (first[size_t(i + 1)] <= leaf) ++i;
+    int64_t i = tensor_at(first.data(), list.count, &FirstLeaf::number, leaf);
+    for (; leaf < last; ++leaf) {
+      while (first[size_t(i + 1)].number <= leaf) ++i;
       const TensorItem& item = list.items[i];
-      const int64_t begin = (leaf - first[size_t(i)]) * kLeaf;
+      const int64_t begin = (leaf - first[size_t(i)].number) * kLeaf;
       const int64_t end = begin + kLeaf < item.numel ? begin + kLeaf : item.numel;
       leaves[leaf] = reduce_leaf(norm, list.dtype[which], item.list[which], begin, end);
-    }
-  }
-
-  static void run(void* self) {
-    ReduceWork& work = *static_cast<ReduceWork*>(self);
-    const int64_t count = work.first.back();
-    while (true) {
-      const int64_t leaf = __atomic_fetch_add(&work.next, work.per_ticket, __ATOMIC_RELAXED);
-      if (leaf >= count) return;
-      work.reduce_leaves(leaf, leaf + work.per_ticket < count ? leaf + work.per_ticket : count);
     }
   }
 };
@@ -95,17 +82,19 @@ struct ReduceWork {
 // leaves[0 .. leaf_count(list)) of the list `which`.
 template <class Norm>
 void reduce(const TensorList& list, int which, const Norm& norm, Leaf* leaves, int threads) {
-  std::vector<int64_t> first(size_t(list.count) + 1, 0);
+  std::vector<FirstLeaf> first(size_t(list.count) + 1, FirstLeaf{0});
   for (int64_t i = 0; i < list.count; ++i) {
-    first[size_t(i + 1)] = first[size_t(i)] + leaves_of(list.items[i].numel);
+    first[size_t(i + 1)].number = first[size_t(i)].number + leaves_of(list.items[i].numel);
   }
-  const int64_t count = first.back();
+  const int64_t count = first.back().number;
   if (count == 0) return;
   const int64_t share = count / (threads * kChunksPerThread);
   const int64_t per_ticket = share < 1 ? 1 : share > kMaxLeavesPerTicket ? kMaxLeavesPerTicket : share;
-  ReduceWork<Norm> work{list, which, norm, leaves, std::move(first), per_ticket};
-  const int64_t tickets = (count + per_ticket - 1) / per_ticket;
-  parallel_run(threads < tickets ? threads : static_cast<int>(tickets), work.run, &work);
+  const ReduceWork<Norm> work{list, which, norm, leaves, std::move(first)};
+  for_each_unit(threads, (count + per_ticket - 1) / per_ticket, [&](int64_t i) {
+    const int64_t leaf = i * per_ticket;
+    work.reduce_leaves(leaf, leaf + per_ticket < count ? leaf + per_ticket : count);
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/compiler.h"
 #include "core/dtype.h"
 
 namespace onepass {
@@ -50,5 +51,18 @@ struct TensorList {
   DType dtype[kMaxLists];
   Storage storage = Storage::kNearest;
 };
+
+// Which of `count` tensors a piece of work belongs to: the last one that begins at or before it, and the
+// first one if none does. begin: the member of Tensor, or of its Base, that says where a tensor does. A
+// member, no function: nvcc then makes of it what it makes of the same loop written out in a kernel.
+template <class Tensor, class Base, class Index, class Place>
+ONEPASS_HD Index tensor_at(const Tensor* tensors, Index count, Place Base::* begin, Place place) {
+  Index low = 0, high = count;
+  while (high - low > 1) {
+    const Index middle = (low + high) / 2;
+    (tensors[middle].*begin <= place ? low : high) = middle;
+  }
+  return low;
+}
 
 }  // namespace onepass

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/parallel.h"
-#include "loops/channel_rows.h"
+#include "loops/streamed.h"
 
 namespace onepass::ONEPASS_ISA {
 
