@@ -3,9 +3,11 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
+#include "bind/beside.h"
 #include "bind/control.h"
 #include "bind/optim.h"
 #include "bind/overlap.h"
@@ -27,6 +29,10 @@ class Gradients {
   bool empty() const { return count_ == 0; }
   dlpack::DLDevice device() const { return device_; }
   TensorReader& reader() { return reader_; }
+
+  bool has(DType dtype) const {
+    return std::any_of(buckets_.begin(), buckets_.end(), [=](const Bucket& b) { return b.dtype == dtype; });
+  }
 
   // Calls visit(TensorList) for each dtype.
   template <class Visit>
@@ -85,11 +91,13 @@ void scale(const TensorList& list, const StepControl* decided, bool cuda, const 
 
 Launch launch_of(Gradients& grads, int threads) { return launch_on(grads.device(), threads, grads.reader()); }
 
-// Writes control: the norm of all gradients and the factor that clips it to max_norm; with `scales`
-// multiplies them by it, too. Returns how many doubles the workspace must have if it has too few (nothing is
-// done then), else 0.
-int64_t grad_norm(const std::string& function, const py::list& grads, double norm_type, double max_norm,
-                  bool scales, const py::object& control, const py::object& workspace, int threads) {
+// Writes control: the norm of all gradients and the factor that clips it to max_norm. written: None, or
+// gradients are multiplied by the factor, too, and it is called with them if they are written. Returns
+// whether one of them is float64, or, if the workspace has too few doubles (nothing is done then), how many
+// it must have.
+py::object grad_norm(const std::string& function, const py::list& grads, double norm_type, double max_norm,
+                     const py::object& written, const py::object& control, const py::object& workspace,
+                     int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
   OP_CHECK(!gradients.empty(), ShapeError, function, ": grads must not be empty");
@@ -98,22 +106,29 @@ int64_t grad_norm(const std::string& function, const py::list& grads, double nor
       rows_of<Leaf>(workspace, {function.c_str(), "workspace"}, gradients.device(), gradients.reader());
   int64_t leaves = 0;
   gradients.for_each([&](const TensorList& list) { leaves += leaf_count(list); });
-  if (rows.count < leaves) return leaves * Rows<Leaf>::kDoubles;
+  if (rows.count < leaves) return py::int_(leaves * Rows<Leaf>::kDoubles);
   Decision decision;
   decision.norm_type = norm_type;
   decision.options.clips = true;
   decision.options.max_norm = max_norm;
   const Launch launch = launch_of(gradients, threads);
   const bool cuda = uses_cuda_kernels(gradients.device());
-  py::gil_scoped_release release;
-  Leaf* at = rows.data;
-  gradients.for_each([&](const TensorList& list) {
-    (cuda ? cuda::norm : cpu::norm)(list, kGrad, norm_type, at, launch);
-    at += leaf_count(list);
-  });
-  (cuda ? cuda::decide : cpu::decide)(rows.data, leaves, decision, decided, launch);
-  if (scales) gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
-  return 0;
+  {
+    py::gil_scoped_release release;
+    Leaf* at = rows.data;
+    gradients.for_each([&](const TensorList& list) {
+      (cuda ? cuda::norm : cpu::norm)(list, kGrad, norm_type, at, launch);
+      at += leaf_count(list);
+    });
+    (cuda ? cuda::decide : cpu::decide)(rows.data, leaves, decision, decided, launch);
+  }
+  if (!written.is_none()) {
+    const auto kernels = [&] {
+      gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
+    };
+    run_beside(cuda, kernels, [&] { written(grads); });
+  }
+  return py::bool_(gradients.has(DType::kFloat64));
 }
 
 // grads *= the factor in control.
@@ -142,7 +157,7 @@ void grad_clamp(const std::string& function, const py::list& grads, double limit
 void register_clip(py::module_& module) {
   module.attr("control_size") = Rows<StepControl>::kDoubles;
   module.def("grad_norm", &grad_norm, py::arg("function"), py::arg("grads"), py::arg("norm_type"),
-             py::arg("max_norm"), py::arg("scales"), py::arg("control"), py::arg("workspace"),
+             py::arg("max_norm"), py::arg("written"), py::arg("control"), py::arg("workspace"),
              py::arg("threads"));
   module.def("grad_scale", &grad_scale, py::arg("function"), py::arg("grads"), py::arg("control"),
              py::arg("threads"));

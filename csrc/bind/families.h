@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bind/batch.h"
+#include "bind/beside.h"
 #include "bind/optim.h"
 #include "core/check.h"
 #include "core/parallel.h"
@@ -143,22 +144,26 @@ std::array<PyObject*, count> interned(const char* const (&names)[count]) {
 // How messages number a group: not at all if it is the only one.
 inline int64_t group_number(size_t groups, size_t group) { return groups > 1 ? int64_t(group) : -1; }
 
-// Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL. Streams are asked for first:
-// that needs the GIL.
-template <class Kernel>
-void run_family(Batch& batch, int threads, const Kernel& kernel) {
+// Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL, and python() beside. Streams
+// are asked for first: that needs the GIL.
+template <class Kernel, class Python>
+void run_family(Batch& batch, int threads, const Kernel& kernel, const Python& python) {
   std::vector<Launch> launches;
+  bool on_gpu = false;
   for (const dlpack::DLDevice device : batch.devices()) {
     launches.push_back(launch_on(device, threads, batch.reader()));
+    on_gpu = on_gpu || uses_cuda_kernels(device);
   }
-  pybind11::gil_scoped_release release;
-  batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
-    for (size_t i = 0; i < launches.size(); ++i) {
-      if (same_device(batch.devices()[i], device)) {
-        kernel(list, variant, uses_cuda_kernels(device), launches[i]);
+  const auto kernels = [&] {
+    batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
+      for (size_t i = 0; i < launches.size(); ++i) {
+        if (same_device(batch.devices()[i], device)) {
+          kernel(list, variant, uses_cuda_kernels(device), launches[i]);
+        }
       }
-    }
-  });
+    });
+  };
+  run_beside(on_gpu, kernels, python);
 }
 
 }  // namespace onepass

@@ -47,14 +47,10 @@ class FamilyCall {
     batch_.check_overlap();
   }
 
-  // All must be checked by now. Returns as TailCall::run.
-  int64_t run(int threads) {
-    return tail_.run(batch_, rules_, counts_, threads, [&] {
-      run_family(batch_, threads, [&](const TensorList& list, bool variant, bool cuda, const Launch& launch) {
-        (cuda ? Family::kCuda : Family::kCpu)(list, rules_.data(), variant, tail_.tail(), launch);
-      });
-    });
-  }
+  // All must be checked by now. Calls written() beside the kernels, or after a step that is not taken; it has
+  // the GIL. Returns as TailCall::run, and calls nothing then but with 0.
+  template <class Written>
+  int64_t run(int threads, const Written& written);
 
  private:
   static constexpr int kMostStates = int(std::size(Family::kStates));
@@ -95,6 +91,23 @@ void FamilyCall<Family>::open_group(const pybind11::tuple& options, size_t group
   group_.options.lr = lr_.value;
   variant_ = Family::read_options(options, function, group_.options);
   open_ = false;
+}
+
+template <class Family>
+template <class Written>
+int64_t FamilyCall<Family>::run(int threads, const Written& written) {
+  bool told = false;
+  const auto tell = [&] {
+    told = true;
+    written();
+  };
+  const auto kernel = [&](const TensorList& list, bool variant, bool cuda, const Launch& launch) {
+    (cuda ? Family::kCuda : Family::kCpu)(list, rules_.data(), variant, tail_.tail(), launch);
+  };
+  const int64_t missing =
+      tail_.run(batch_, rules_, counts_, threads, [&] { run_family(batch_, threads, kernel, tell); });
+  if (missing == 0 && !told) tell();
+  return missing;
 }
 
 // The states of a parameter that are asked for, borrowed, at their places in the row; false if one is
@@ -173,12 +186,12 @@ void FamilyCall<Family>::add_lists(const pybind11::tuple& group) {
   }
 }
 
-// groups: [(params, options)]; tail: see TailCall. Returns the tensors that were written (parameters, and
-// gradients if they are zeroed), or None if something is irregular, or how many doubles the workspace must
-// have.
+// groups: [(params, options)]; written: is called with the tensors that are written, parameters, and
+// gradients if they are zeroed; tail: see TailCall. Returns True, or False if something is irregular, or how
+// many doubles the workspace must have.
 template <class Family>
 pybind11::object run_state(Plan& plan, const pybind11::dict& state, const pybind11::list& groups,
-                           const pybind11::object& tail, int threads) {
+                           const pybind11::function& written, const pybind11::object& tail, int threads) {
   FamilyCall<Family> call(Family::kName, tail);
   Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
@@ -193,10 +206,10 @@ pybind11::object run_state(Plan& plan, const pybind11::dict& state, const pybind
     call.check_all();
     return true;
   });
-  if (!regular) return pybind11::none();
-  if (const int64_t missing = call.run(threads)) return pybind11::int_(missing);
+  if (!regular) return pybind11::bool_(false);
+  if (const int64_t missing = call.run(threads, [&] { written(stepped); })) return pybind11::int_(missing);
   turn.keep();
-  return stepped;
+  return pybind11::bool_(true);
 }
 
 // groups: [(the lists of the family ..., state_steps or None, lows or None, emas or None, options, indices)];
@@ -212,14 +225,15 @@ int64_t run_lists(const std::string& function, const pybind11::list& groups, con
     call.add_lists(group);
   }
   call.check_all();
-  return call.run(threads);
+  // The caller knows what it gave, and what of it were copies.
+  return call.run(threads, [] {});
 }
 
 template <class Family>
 void register_family(pybind11::module_& module) {
   using pybind11::arg;
   module.def((std::string(Family::kName) + "_step").c_str(), &run_state<Family>, arg("plan"), arg("state"),
-             arg("groups"), arg("tail"), arg("threads"));
+             arg("groups"), arg("written"), arg("tail"), arg("threads"));
   module.def(Family::kName, &run_lists<Family>, arg("function"), arg("groups"), arg("tail"), arg("threads"));
 }
 

@@ -24,7 +24,7 @@ uint64_t OverlapCheck::hash() const {
   // A sum: the order of the spans has no say, and their terms do not wait for each other.
   uint64_t sum = spans_.size();
   for (const Span& span : spans_) {
-    sum += mix(span.begin * 0x9e3779b97f4a7c15ull ^ (span.end << 1 | uint64_t(span.written)));
+    sum += mix(span.begin * 0x9e3779b97f4a7c15ull ^ (span.end() << 1 | span.written));
   }
   return mix(sum);
 }
@@ -34,18 +34,18 @@ void OverlapCheck::run() {
   const uint64_t key = hash();
   if (passed.count(key)) return;
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) {
-    return std::tie(a.begin, a.name.group, a.name.index) < std::tie(b.begin, b.name.group, b.name.index);
+    return std::tie(a.begin, a.group, a.index) < std::tie(b.begin, b.group, b.index);
   });
   const Span* last = nullptr;     // reaches furthest so far
   const Span* written = nullptr;  // of the written ones, reaches furthest so far
   for (const Span& span : spans_) {
     const Span* hit = span.written ? last : written;
-    if (hit && span.begin < hit->end) {
-      throw ShapeError(concat(to_string(hit->name), " and ", place_of(span.name),
+    if (hit && span.begin < hit->end()) {
+      throw ShapeError(concat(to_string(name_of(*hit)), " and ", place_of(name_of(span)),
                               " must not share memory, got overlapping storage"));
     }
-    if (!last || span.end > last->end) last = &span;
-    if (span.written && (!written || span.end > written->end)) written = &span;
+    if (!last || span.end() > last->end()) last = &span;
+    if (span.written && (!written || span.end() > written->end())) written = &span;
   }
   if (passed.size() >= kRemembered) passed.clear();
   passed.insert(key);

@@ -1,6 +1,7 @@
 #include "core/parallel.h"
 
 #include <string>
+#include <thread>
 
 #if defined(__linux__)
 #include <dlfcn.h>
@@ -60,14 +61,47 @@ const Runtime& runtime() {
   return found;
 }
 
-}  // namespace
+// Of this thread, not done yet.
+thread_local BesideParallel* beside = nullptr;
 
-void parallel_run(int threads, void (*body)(void*), void* context) {
+void run_on_threads(int threads, void (*body)(void*), void* context) {
   if (threads > 1 && runtime().parallel) {
     runtime().parallel(body, context, static_cast<unsigned>(threads), 0);
   } else {
     body(context);
   }
+}
+
+}  // namespace
+
+BesideParallel::BesideParallel(void (*work)(void*), void* context) : work_(work), context_(context) {
+  beside = this;
+}
+
+BesideParallel::~BesideParallel() {
+  if (beside == this) beside = nullptr;
+}
+
+void BesideParallel::run() {
+  done_ = true;
+  beside = nullptr;
+  work_(context_);
+}
+
+void parallel_run(int threads, void (*body)(void*), void* context) {
+  if (!beside) return run_on_threads(threads, body, context);
+  struct Both {
+    void (*body)(void*);
+    void* context;
+    BesideParallel* first;
+    std::thread::id caller = std::this_thread::get_id();
+  } both{body, context, beside};
+  const auto run = [](void* given) {
+    Both& all = *static_cast<Both*>(given);
+    if (std::this_thread::get_id() == all.caller) all.first->run();
+    all.body(all.context);
+  };
+  run_on_threads(threads, run, &both);
 }
 
 const char* openmp_path() { return runtime().parallel ? runtime().path.c_str() : nullptr; }

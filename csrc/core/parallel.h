@@ -11,6 +11,26 @@ namespace onepass {
 // one thread no region is opened, which keeps a forked DataLoader worker safe.
 void parallel_run(int threads, void (*body)(void*), void* context);
 
+// What the calling thread does first in its next parallel_run, while the other threads begin with that one's
+// work. One at a time.
+class BesideParallel {
+ public:
+  BesideParallel(void (*work)(void*), void* context);
+  ~BesideParallel();
+  BesideParallel(const BesideParallel&) = delete;
+  BesideParallel& operator=(const BesideParallel&) = delete;
+
+  bool is_done() const { return done_; }
+
+ private:
+  friend void parallel_run(int threads, void (*body)(void*), void* context);
+  void run();
+
+  void (*work_)(void*);
+  void* context_;
+  bool done_ = false;
+};
+
 // Path of the OpenMP runtime in use, or nullptr when there is none and everything runs on one thread.
 const char* openmp_path();
 

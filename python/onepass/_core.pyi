@@ -23,12 +23,14 @@ def sgd_step(
     plan: Plan,
     state: dict[torch.Tensor, Any],
     groups: list[tuple[list[torch.Tensor], SgdOptions]],
+    written: Callable[[list[torch.Tensor]], None],
     tail: tuple[Any, ...] | None,
     threads: int,
-) -> list[torch.Tensor] | int | None:
-    """One step from an optimizer's state. With nothing changed: None, if it needs the list function.
+) -> bool | int:
+    """One step from an optimizer's state; written is called with the tensors that are written, but for states.
 
-    Or an int, if the tail's workspace needs so many elements.
+    True; or, with nothing changed: False, if it needs the list function, or an int, if the tail's workspace needs
+    so many elements.
     """
 
 def sgd(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
@@ -44,9 +46,10 @@ def adam_step(
     plan: Plan,
     state: dict[torch.Tensor, Any],
     groups: list[tuple[list[torch.Tensor], AdamOptions]],
+    written: Callable[[list[torch.Tensor]], None],
     tail: tuple[Any, ...] | None,
     threads: int,
-) -> list[torch.Tensor] | int | None:
+) -> bool | int:
     """As sgd_step."""
 
 def adam(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
@@ -67,14 +70,15 @@ def grad_norm(
     grads: list[torch.Tensor],
     norm_type: float,
     max_norm: float,
-    scales: bool,
+    written: Callable[[list[torch.Tensor]], None] | None,
     control: torch.Tensor,
     workspace: torch.Tensor,
     threads: int,
-) -> int:
-    """The norm and the factor that clips it; scales: gradients are multiplied by it.
+) -> bool | int:
+    """The norm and the factor that clips it.
 
-    Returns 0, or, nothing done, the elements that workspace needs.
+    written: gradients are multiplied by the factor, and it is called with them if they are written. Returns
+    whether one of them is float64, or, nothing done, the elements that workspace needs.
     """
 
 def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, threads: int) -> None:

@@ -23,7 +23,6 @@ from onepass.optim._precision import (
     option,
 )
 from onepass.optim._tail import Tail
-from onepass.optim._versions import bump_versions
 from onepass.optim._watched import entered_if_watched
 
 # Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
@@ -93,17 +92,15 @@ class FusedOptimizer(GroupedOptimizer):
         groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
-        written = self._native_step(groups, tail)
-        if written is None:
-            if capturing:
-                raise RuntimeError(
-                    f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it "
-                    "makes the states, and a replay would make them again), got a capture with states missing "
-                    "or tensors whose layout is not their parameter's"
-                )
-            self._step_irregular(tail)
-        else:
-            bump_versions(written)
+        if self._native_step(groups, tail):
+            return
+        if capturing:
+            raise RuntimeError(
+                f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it makes "
+                "the states, and a replay would make them again), got a capture with states missing or tensors "
+                "whose layout is not their parameter's"
+            )
+        self._step_irregular(tail)
 
     def _settle_precision(self) -> None:
         """Checks the options of low precision, which may have been changed by hand; then fits states."""
@@ -156,8 +153,8 @@ class FusedOptimizer(GroupedOptimizer):
             if not own:
                 self.state.pop(param, None)
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
-        """Takes the step in the regular case; returns the tensors written, but for states, else None."""
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
+        """Takes the step in the regular case, else returns False."""
         raise NotImplementedError
 
     def _step_lists(self, tail: Tail) -> None:

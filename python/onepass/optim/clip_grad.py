@@ -69,7 +69,7 @@ def clip_grad_norm_(
         check_range(name, "max_norm", max_norm, 0)
     order = float(norm_type)
     tensors = _listed(parameters)
-    grads = [p.grad for p in tensors if p.grad is not None]
+    grads = _gradients(tensors)
     if not grads:
         return torch.tensor(0.0)
     if foreach is False or not order > 0:
@@ -110,7 +110,7 @@ def clip_grad_value_(
     """
     check_range("clip_grad_value_", "clip_value", clip_value, 0)
     tensors = _listed(parameters, warn=False)
-    grads = [p.grad for p in tensors if p.grad is not None]
+    grads = _gradients(tensors)
     if not grads:
         return
     if foreach is False:
@@ -141,36 +141,40 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
     shares = _by_device(grads)
     # Neither other devices nor an error have a say in the factor.
     at_once = len(shares) == 1 and not error_if_nonfinite
-    controls = [_norm_of(share, order, max_norm, at_once) for share in shares]
+    found = [_norm_of(share, order, max_norm, at_once) for share in shares]
+    controls = [control for control, _ in found]
     if len(shares) > 1:
         _combine(controls, order, max_norm)
-    wide = any(grad.dtype == torch.float64 for grad in grads)
+    wide = any(has_double for _, has_double in found)
     total = controls[0][_NORM].to(torch.float64 if wide else torch.float32)
     if error_if_nonfinite and not bool(controls[0][_NORM].isfinite()):
         raise _Nonfinite(
             f"{name}: the gradients' norm of order {order} must be finite with error_if_nonfinite=True, "
             f"got {total.item()}"
         )
-    if len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1:
-        return total  # no byte needs to be written
-    if not at_once:
-        for share, control in zip(shares, controls, strict=True):
-            _native.core.grad_scale(name, share, control, threads)
+    if at_once or (len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1):
+        return total  # they are scaled, or no byte needs to be written
+    for share, control in zip(shares, controls, strict=True):
+        _native.core.grad_scale(name, share, control, threads)
     bump_versions(grads)
     return total
 
 
-def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -> Tensor:
-    """The control tensor of gradients on one device, the factor and the norm; scales: they are scaled, too."""
+def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -> tuple[Tensor, bool]:
+    """Of gradients on one device the control tensor, the factor and the norm, and whether one is float64.
+
+    scales: they are scaled, too.
+    """
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
-    size = 2 * len(grads)
-    while size:
-        workspace = torch.empty(size, dtype=torch.float64, device=device)
-        size = _native.core.grad_norm(
-            "clip_grad_norm_", grads, order, max_norm, scales, control, workspace, torch.get_num_threads()
+    written = bump_versions if scales else None
+    found: bool | int = 2 * len(grads)
+    while type(found) is int:
+        workspace = torch.empty(found, dtype=torch.float64, device=device)
+        found = _native.core.grad_norm(
+            "clip_grad_norm_", grads, order, max_norm, written, control, workspace, torch.get_num_threads()
         )
-    return control
+    return control, bool(found)
 
 
 def _combine(controls: list[Tensor], order: float, max_norm: float) -> None:
@@ -211,6 +215,12 @@ def _through_copies(function: str, grads: list[Tensor], clip: Callable[[list[Ten
     for stand in stands:
         stand.tensor.copy_(stand.copy)
     return result
+
+
+def _gradients(tensors: list[Tensor]) -> list[Tensor]:
+    # Each asked for once: that makes a Python object of it, or finds it.
+    grads = [p.grad for p in tensors]
+    return [grad for grad in grads if grad is not None]
 
 
 def _listed(parameters: Tensor | Iterable[Tensor], warn: bool = True) -> list[Tensor]:

@@ -16,6 +16,7 @@ from onepass.optim._lists import run_sgd
 from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
 from onepass.optim._states import count_on_device, step_count, with_gradient
 from onepass.optim._tail import Tail
+from onepass.optim._versions import bump_versions
 
 __all__ = ["SGD"]
 
@@ -164,9 +165,8 @@ class SGD(FusedOptimizer):
                 "captured (the step count would be baked in), got False"
             )
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> list[Tensor] | None:
-        written: list[Tensor] | None = tail.run(_native.core.sgd_step, self._plan, self.state, groups)
-        return written
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
+        return bool(tail.run(_native.core.sgd_step, self._plan, self.state, groups, bump_versions))
 
     def _step_lists(self, tail: Tail) -> None:
         groups, new = [], []
