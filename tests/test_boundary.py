@@ -16,8 +16,8 @@ import torch
 
 import onepass
 from conftest import apart
-from onepass import _native
-from onepass.optim import _versions, functional
+from onepass import _native, _versions
+from onepass.optim import functional
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
 ADAM = {"lr": 0.5, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <variant>
 
 #include "bind/overlap.h"
@@ -31,6 +32,7 @@ class LayerCall {
                    bool in_place = false);
   // A dense tensor of numel elements of a dtype, by torch's name.
   void* part(const char* list, pybind11::handle tensor, const char* dtype, int64_t numel, bool written);
+  // Memory for `needed` doubles. On the CPU the tensor may be None: then it is the call's own.
   double* workspace(pybind11::handle tensor, int64_t needed);
 
   // Sets op.seed or op.device_seed, and returns the tensor, or None for a number. To be called when nothing
@@ -65,6 +67,7 @@ class LayerCall {
 
  private:
   OverlapCheck overlap_;
+  std::unique_ptr<double[]> own_workspace_;
   bool in_place_ = false;
 };
 

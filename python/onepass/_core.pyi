@@ -104,7 +104,7 @@ def batch_norm_forward(
     dropout: float,
     seed: int | torch.Tensor | Callable[[], torch.Tensor],
     mask: torch.Tensor | None,
-    workspace: torch.Tensor,
+    workspace: torch.Tensor | None,
     threads: int,
 ) -> torch.Tensor | None:
     """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches.
@@ -145,7 +145,7 @@ def batch_norm_backward(
     seed: int | torch.Tensor,
     mask: torch.Tensor | None,
     training: bool,
-    workspace: torch.Tensor,
+    workspace: torch.Tensor | None,
     threads: int,
 ) -> None:
     """Writes those gradients that are not None. training: mean and invstd are those of the batch."""
@@ -189,7 +189,7 @@ def cross_entropy_forward(
     loss: torch.Tensor,
     saved: torch.Tensor,
     totals: torch.Tensor,
-    workspace: torch.Tensor,
+    workspace: torch.Tensor | None,
     threads: int,
 ) -> None:
     """Writes loss, saved (two rows of one number each row of logits, or three with probabilities) and totals."""
@@ -209,7 +209,7 @@ def cross_entropy_backward(
     reduction: str,
     saved: torch.Tensor,
     totals: torch.Tensor,
-    workspace: torch.Tensor,
+    workspace: torch.Tensor | None,
     threads: int,
 ) -> None:
     """Writes dx, which may be x."""

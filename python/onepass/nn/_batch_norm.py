@@ -17,7 +17,7 @@ from onepass.nn import _batch_norm_kernels as kernels
 from onepass.nn import _batch_norm_ops as operators
 from onepass.nn import _random
 from onepass.nn._batch_norm_derivative import apply
-from onepass.nn._dispatch import is_plain, is_transformed
+from onepass.nn._dispatch import is_negative, is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_number, check_optional, check_probability, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
@@ -65,8 +65,7 @@ def batch_norm(
         # Asked only now: a call on a small tensor would notice.
         check_dense("batch_norm", input=input, residual=residual)
         raise
-    operator = compiling or not (is_plain(input, weight) and is_plain(input, bias))
-    operator = operator or _negative(residual, running_mean, running_var)
+    operator = compiling or not is_plain(input, weight, bias) or is_negative(residual, running_mean, running_var)
     drawn: _random.Seed | None = None
     if dropout and seed is None and not operator:
         drawn = _random.later("batch_norm", input, generator)
@@ -99,10 +98,6 @@ def _refuse_saved(**tensors: Tensor | None) -> None:
             raise RuntimeError(
                 f"batch_norm: {name} must not be an inference tensor where a gradient is wanted, got one"
             )
-
-
-def _negative(*tensors: Tensor | None) -> bool:
-    return any(tensor is not None and tensor.is_neg() for tensor in tensors)
 
 
 def _check(

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn._buffers import scratch, statistics_dtype
+from onepass._versions import bump_versions
+from onepass.nn._buffers import statistics_dtype, workspace
 from onepass.nn._random import Seed
 
 __all__ = ["backward", "forward", "invstd_of", "new_gradients", "new_mask", "new_statistic"]
@@ -73,12 +74,14 @@ def forward(
             dropout,
             0 if seed is None else seed,
             mask,
-            _workspace(input),
+            workspace(input, lambda: core.batch_norm_workspace(input)),
             threads,
         )
-        for running in (running_mean, running_var):
-            if running is not None and not running.is_inference():
-                torch.autograd.graph.increment_version(running)
+        if running_mean is not None and running_var is not None:
+            written = [running_mean, running_var]
+            if running_mean.is_inference() or running_var.is_inference():
+                written = [one for one in written if not one.is_inference()]  # those have no counter
+            bump_versions(written)
         return output, mean, invstd, mask, drawn
     drawn = core.batch_norm_inference(
         input,
@@ -154,14 +157,10 @@ def backward(
         0 if seed is None else seed,
         mask,
         training,
-        _workspace(input),
+        workspace(input, lambda: core.batch_norm_workspace(input)),
         threads,
     )
     return dx, dweight, dbias, dresidual
-
-
-def _workspace(input: Tensor) -> Tensor:
-    return scratch(_native.core.batch_norm_workspace(input), input.device)
 
 
 def invstd_of(var: Tensor, eps: float) -> Tensor:

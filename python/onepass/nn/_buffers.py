@@ -1,16 +1,13 @@
-"""What the layers' kernels work in beside their tensors: the dtype of statistics, and memory for doubles."""
+"""What the layers' kernels work in beside their tensors: the dtype of statistics, and memory on a GPU."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["scratch", "statistics_dtype"]
-
-# Doubles that are kept for small inputs, for which an allocation would be a tenth of the call.
-_SMALL = 4096
+__all__ = ["statistics_dtype", "workspace"]
 
 
 def statistics_dtype(input: Tensor) -> torch.dtype:
@@ -18,18 +15,6 @@ def statistics_dtype(input: Tensor) -> torch.dtype:
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
-class _Scratch(threading.local):
-    """One a thread: the kernels run without the interpreter's lock."""
-
-    def __init__(self) -> None:
-        self.doubles = torch.empty(_SMALL, dtype=torch.float64, device="cpu")
-
-
-_scratch = _Scratch()
-
-
-def scratch(size: int, device: torch.device) -> Tensor:
-    """At least `size` doubles for a kernel to work in."""
-    if device.type == "cpu" and size <= _SMALL:
-        return _scratch.doubles
-    return torch.empty(size, dtype=torch.float64, device=device)
+def workspace(input: Tensor, size: Callable[[], int]) -> Tensor | None:
+    """Memory for a kernel to work in, in doubles; None on the CPU, where the core has its own."""
+    return None if input.is_cpu else torch.empty(size(), dtype=torch.float64, device=input.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["has_functorch", "is_batched", "is_plain", "is_transformed"]
+__all__ = ["has_functorch", "is_batched", "is_negative", "is_plain", "is_transformed"]
 
 # True inside a transform of torch.func.
 has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -20,7 +20,7 @@ has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
-def is_plain(input: Tensor, other: Tensor | None = None) -> bool:
+def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
     """True if the core may be called, False if the dispatcher has a say.
 
     That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
@@ -28,15 +28,26 @@ def is_plain(input: Tensor, other: Tensor | None = None) -> bool:
 
     Args:
         input: Tells the device.
-        other: A tensor that is on the input's device, which is checked elsewhere; or None.
+        second: A tensor that is on the input's device, which is checked elsewhere; or None.
+        third: Another one.
     """
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and type(input) in _PLAIN
-        and type(other) in _PLAIN
+        and type(second) in _PLAIN
+        and type(third) in _PLAIN
         and (input.is_cpu or input.is_cuda)
-        and not (input.is_neg() or (other is not None and other.is_neg()))
+        and not is_negative(input, second, third)
         and torch._C._get_tracing_state() is None
+    )
+
+
+def is_negative(first: Tensor | None, second: Tensor | None, third: Tensor | None) -> bool:
+    """True if one of them has the negative bit."""
+    return (
+        (first is not None and first.is_neg())
+        or (second is not None and second.is_neg())
+        or (third is not None and third.is_neg())
     )
 
 

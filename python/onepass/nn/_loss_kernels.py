@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn._buffers import scratch, statistics_dtype
+from onepass.nn._buffers import statistics_dtype, workspace
 
 __all__ = ["backward", "forward", "new_results", "rows_of"]
 
@@ -75,7 +75,7 @@ def forward(
         loss,
         saved,
         totals,
-        scratch(core.cross_entropy_workspace(input, statistics, threads), input.device),
+        workspace(input, lambda: core.cross_entropy_workspace(input, statistics, threads)),
         threads,
     )
     return loss, saved, totals
@@ -116,7 +116,7 @@ def backward(
         reduction,
         saved,
         totals,
-        scratch(core.cross_entropy_workspace(input, False, threads), input.device),
+        workspace(input, lambda: core.cross_entropy_workspace(input, False, threads)),
         threads,
     )
     if inplace:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._arguments import check_pair, check_range, number, number_or_tensor
 from onepass.optim._base import FusedOptimizer
@@ -16,7 +17,6 @@ from onepass.optim._lists import run_adam
 from onepass.optim._precision import LOW_STATES, native_option, not_default, state_dtype_of
 from onepass.optim._states import count_on_device, step_count, with_gradient
 from onepass.optim._tail import Tail
-from onepass.optim._versions import bump_versions
 
 __all__ = ["Adam"]
 

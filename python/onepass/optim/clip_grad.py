@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._arguments import Names, check_range
 from onepass.optim._layout import regular
 from onepass.optim._overlap import check_apart
-from onepass.optim._versions import bump_versions
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
