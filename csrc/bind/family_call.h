@@ -97,9 +97,15 @@ template <class Family>
 template <class Written>
 int64_t FamilyCall<Family>::run(int threads, const Written& written) {
   bool told = false;
+  std::exception_ptr error;
+  // An error must not keep the step counts from being advanced.
   const auto tell = [&] {
     told = true;
-    written();
+    try {
+      written();
+    } catch (...) {
+      error = std::current_exception();
+    }
   };
   const auto kernel = [&](const TensorList& list, bool variant, bool cuda, const Launch& launch) {
     (cuda ? Family::kCuda : Family::kCpu)(list, rules_.data(), variant, tail_.tail(), launch);
@@ -107,6 +113,7 @@ int64_t FamilyCall<Family>::run(int threads, const Written& written) {
   const int64_t missing =
       tail_.run(batch_, rules_, counts_, threads, [&] { run_family(batch_, threads, kernel, tell); });
   if (missing == 0 && !told) tell();
+  if (error) std::rethrow_exception(error);
   return missing;
 }
 

@@ -28,7 +28,7 @@ void scale(const TensorList& list, const StepControl* control, const Launch& lau
   with_arithmetic(list, [&](auto zero) {
     using T = decltype(zero);
     const auto rule = [=](int64_t) { return math::Scale<T>{T(control->factor)}; };
-    multi_tensor<T>(list, launch.threads, rule, kChunkAlign, Order::kBackwards);
+    multi_tensor<T>(list, launch.threads, rule);
   });
 }
 

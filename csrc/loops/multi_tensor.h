@@ -158,9 +158,6 @@ inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
   return even < kMinChunk ? kMinChunk : even > kMaxChunk ? kMaxChunk : even;
 }
 
-// In which chunks are taken. Backwards after another walk: what that read last is still in the cache.
-enum class Order { kForwards, kBackwards };
-
 // What the threads of one call share. MakeRule: rule index -> Rule.
 template <class T, class MakeRule>
 struct MultiTensorWork {
@@ -190,14 +187,14 @@ struct MultiTensorWork {
 
 // align: chunks of a tensor begin at multiples of it.
 template <class T, class MakeRule>
-void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule, int64_t align = kChunkAlign,
-                  Order order = Order::kForwards) {
+void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule,
+                  int64_t align = kChunkAlign) {
   if (list.numel == 0) return;
   const int64_t chunk = chunk_size(list.numel, threads, align);
   const int64_t chunks = (list.numel + chunk - 1) / chunk;
   const MultiTensorWork<T, MakeRule> work{list, make_rule, align};
   for_each_unit(threads, chunks, [&](int64_t i) {
-    const int64_t first = (order == Order::kForwards ? i : chunks - 1 - i) * chunk;
+    const int64_t first = i * chunk;
     work.update_chunk(first, first + chunk < list.numel ? first + chunk : list.numel);
   });
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/convert.h"
+#include "loops/fetch.h"
 #include "loops/lanes.h"
 #include "loops/leaves.h"
 #include "loops/multi_tensor.h"
@@ -21,6 +22,7 @@ template <class Norm, class T>
 ONEPASS_WALK void add_row(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+    fetch_ahead(x + i, kLanes * int64_t(sizeof(T)));
     ONEPASS_INDEPENDENT
     for (int l = 0; l < kLanes; ++l) lane[l] = norm.add(lane[l], double(x[i + l]));
   }
