@@ -352,3 +352,26 @@ def test_a_group_without_parameters(backend):
     set_grads(params, 0)
     optimizer.step()
     assert optimizer.grad_norm.item() == pytest.approx(flat([p.grad for p in params]).norm().item())
+
+
+def test_options_are_read_anew_when_they_change():
+    """They are checked and converted once, and again when another object stands there, or if it is a tensor."""
+    param = torch.nn.Parameter(torch.zeros(4))
+    param.grad = torch.ones(4)
+    limit = torch.tensor(1.0)
+    optimizer = onepass.optim.SGD([param], lr=1.0, max_grad_norm=1e9)
+    lengths = []
+    for changed in (1e9, 1.0, limit, limit, None):
+        optimizer.max_grad_norm = changed
+        before = param.detach().clone()
+        optimizer.step()
+        lengths.append(float((param.detach() - before).norm()))
+        limit.fill_(0.5 * limit.item())
+    assert lengths == pytest.approx([2, 1, 0.25, 0.125, 2], rel=1e-5)
+    for option, wrong, error in (("max_grad_norm", -1.0, ValueError), ("telemetry", 1, TypeError)):
+        setattr(optimizer, option, wrong)
+        before = param.detach().clone()
+        with pytest.raises(error, match=f"SGD: {option} must be"):
+            optimizer.step()
+        assert torch.equal(param, before)
+        setattr(optimizer, option, False if option == "telemetry" else None)

@@ -41,6 +41,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
 
   const ArgumentName grad_name = name(kGrad, index);
   const TensorView grad = reader_.read(row[kGrad], grad_name);
+  if (known) known->note_places(row[kParam], row[kGrad], param, grad);
   check_against_param(grad, param, kGrad, index);
   if (writes_grads_) check_writable(grad, grad_name);
   put(kGrad, grad, float_dtype(grad, grad_name), index);

@@ -68,6 +68,17 @@ void PlanRow::note(int place, const TensorView& view, DType dtype) {
   }
 }
 
+void PlanRow::fetch() const {
+  constexpr int kLine = 64, kLinesBeside = 2;
+  for (size_t k = 0; k < 2; ++k) ONEPASS_PREFETCH(places_[k]);
+  for (size_t k = 2; k < places_.size(); ++k) {
+    const auto sizes = reinterpret_cast<uintptr_t>(places_[k]);
+    for (int line = -kLinesBeside; line <= kLinesBeside; ++line) {
+      ONEPASS_PREFETCH(reinterpret_cast<const void*>(sizes + uintptr_t(intptr_t(line * kLine))));
+    }
+  }
+}
+
 bool PlanRow::is_of(PyObject* const* objects) const {
   if (!complete_) return false;
   for (int k = 0; k < kRowSize; ++k) {
@@ -130,6 +141,7 @@ void Plan::clear() {
 }
 
 PlanRow* Plan::Turn::next() {
+  if (used_ + kAhead < memory_.rows.size()) memory_.rows[used_ + kAhead].fetch();
   if (used_ == memory_.rows.size()) memory_.rows.emplace_back();
   return &memory_.rows[used_++];
 }

@@ -41,6 +41,14 @@ class PlanRow {
   bool has(int place) const { return bool(object_[size_t(place)]); }
   DType dtype(int place) const { return dtype_[size_t(place)]; }
 
+  // Remembers where the parameter and its gradient lie: their objects, and their sizes, which are in the
+  // middle of what torch has of a tensor. Only to ask for that memory: none of it needs to be there any more.
+  void note_places(PyObject* param, PyObject* grad, const TensorView& param_view,
+                   const TensorView& grad_view) {
+    places_ = {param, grad, param_view.shape, grad_view.shape};
+  }
+  void fetch() const;
+
   int traverse(visitproc visit, void* argument) const;
   // Appends the states and the step count with their memory, if the row is complete.
   void watch(std::vector<std::pair<PyObject*, char*>>& watched) const;
@@ -48,6 +56,7 @@ class PlanRow {
  private:
   static constexpr int kDims = 6;  // with parameters of more dimensions all is read in full each time
 
+  std::array<const void*, 4> places_{};
   std::array<pybind11::object, kRowSize> object_;
   std::array<char*, kRowSize> data_{};
   std::array<DType, kRowSize> dtype_{};
@@ -97,6 +106,7 @@ class Plan::Turn {
 
  private:
   static constexpr size_t kLarge = 512;
+  static constexpr size_t kAhead = 8;  // rows between one that is asked for and one that is worked on
 
   Plan& plan_;
   Memory memory_;

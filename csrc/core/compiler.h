@@ -55,6 +55,13 @@
 #define ONEPASS_LANES ONEPASS_INDEPENDENT
 #endif
 
+// Asks for the cache line of an address, which need not be one of memory.
+#if defined(__GNUC__)
+#define ONEPASS_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define ONEPASS_PREFETCH(address) static_cast<void>(address)
+#endif
+
 // Before a loop of few iterations whose values should not wander between registers. nvcc unrolls such loops,
 // and its host compiler would complain of its pragma.
 #if defined(__CUDACC__)

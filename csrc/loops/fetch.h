@@ -11,11 +11,7 @@ constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // Asks for lines that are not worked on yet.
 ONEPASS_HD void fetch_lines(const void* from, int64_t bytes) {
-#if defined(__GNUC__)
-  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(static_cast<const char*>(from) + i);
-#else
-  (void)from, (void)bytes;
-#endif
+  for (int64_t i = 0; i < bytes; i += kLine) ONEPASS_PREFETCH(static_cast<const char*>(from) + i);
 }
 
 // The same well before a loop comes to them, for one whose arithmetic takes about as long as memory does: the

@@ -6,6 +6,7 @@ reads it there. On CUDA nothing waits for it: the skipped steps are counted on t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -104,6 +105,8 @@ class TailedOptimizer(Optimizer):
     telemetry: bool
     """Whether a step measures what `statistics` returns."""
     _tail: Tail | None = None
+    # The options when they were last checked, and what `_checked_numbers` gives.
+    _checked: tuple[tuple[Any, ...], tuple[float | None, float | None]] | None = None
     _averages_are_in = False
 
     def _set_tail(
@@ -150,16 +153,16 @@ class TailedOptimizer(Optimizer):
             if self._tail is not None:
                 self._tail.statistics = None  # of a step before this one
             return NO_TAIL
-        self._check_tail()
         if self._tail is None:
             self._tail = Tail()
         name = type(self).__name__.lower()
+        max_grad_norm, ema_decay = self._checked_numbers(name)
         grad_scale, found_inf = self._scaling()
         options = (
-            None if self.max_grad_norm is None else number(name, "max_grad_norm", self.max_grad_norm),
+            max_grad_norm,
             self.skip_nonfinite,
             bool(zero_grad),
-            None if self.ema_decay is None else number(name, "ema_decay", self.ema_decay),
+            ema_decay,
             None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
             None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
         )
@@ -169,6 +172,22 @@ class TailedOptimizer(Optimizer):
         if self._tail.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
             self._tail.statistics.zero_()  # no kernel will
         return self._tail
+
+    def _checked_numbers(self, name: str) -> tuple[float | None, float | None]:
+        """max_grad_norm and ema_decay as the core takes them; all options checked, if one is not as it was."""
+        options = (self.max_grad_norm, self.ema_decay, self.skip_nonfinite, self.telemetry)
+        checked = self._checked
+        if checked is None or any(map(operator.is_not, options, checked[0])):
+            self._check_tail()
+            norm, decay = self.max_grad_norm, self.ema_decay
+            numbers = (
+                None if norm is None else number(name, "max_grad_norm", norm),
+                None if decay is None else number(name, "ema_decay", decay),
+            )
+            checked = (options, numbers)
+            # A tensor may be another number next time.
+            self._checked = None if isinstance(norm, Tensor) or isinstance(decay, Tensor) else checked
+        return checked[1]
 
     def _reads_grads(self) -> bool:
         return self.max_grad_norm is not None or self.skip_nonfinite
