@@ -1,6 +1,7 @@
 """The command `onepass`, and the harnesses behind `onepass bench` and `onepass parity`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -133,19 +134,26 @@ def test_cuda_is_refused_at_once_by_what_is_missing(command, option, sees_gpu, b
         (("bench", "optim", "--case", "sgd-1000x1024", "--quick"), "output"),
         (("bench", "optim", "--case", "sgd-1000x1024", "--quick"), "plot"),
         (("parity", "dropout", "--steps", 1, "--dtype", "float32"), "json"),
-        (("schedule", "cosine(9)"), "output"),
+        (("schedule", "cosine(9)", "--plot", "PICTURE"), "output"),
+        (("schedule", "cosine(9)"), "plot"),
+        (("demo", "--epochs", 1), "output"),
+        (("lr-range", "--steps", 10), "output"),
     ],
-    ids=["bench-output", "bench-plot", "parity", "schedule"],
+    ids=["bench-output", "bench-plot", "parity", "schedule-output", "schedule-plot", "demo", "lr-range"],
 )
 def test_files_that_cannot_be_written_are_refused_before_the_work(arguments, option, tmp_path, monkeypatch):
-    for work in ("bench.measure", "parity.groupby", "schedule._draw"):
+    arguments = [tmp_path.parent / "drawn.png" if one == "PICTURE" else one for one in arguments]
+    for work in ("bench.measure", "parity.groupby", "schedule._draw", "demo._train", "lr_range._sweep"):
         monkeypatch.setattr(f"onepass.cli.{work}", lambda *_: pytest.fail("has begun to work"))
     status, output = run(*arguments, f"--{option}", "/dev/null/x.png")
     assert status == 2
     assert f"{option} must be a place that can be written, got /dev/null/x.png" in output
     # A root user may write everywhere.
-    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
-    status, output = run(*arguments, f"--{option}", tmp_path / "x.png")
+    folder = tmp_path / "x.png"
+    if arguments[0] in ("demo", "lr-range"):
+        folder.mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or path not in (tmp_path, folder))
+    status, output = run(*arguments, f"--{option}", folder)
     assert status == 2
     assert f"{option} must be a place that can be written" in output
     assert "no permission" in output
@@ -165,12 +173,14 @@ def test_a_disk_that_is_full_is_told_as_a_wrong_place(arguments, option):
     assert f"{option} must be a place that can be written, got /dev/full ([Errno 28]" in output
 
 
-def test_a_picture_of_unknown_kind_is_refused(tmp_path):
-    plot = tmp_path / "optim.xyz"
-    status, output = run("bench", "optim", "--case", "sgd-1000x1024", "--rounds", 1, "--quick", "--plot", plot)
+@pytest.mark.parametrize("command", [("bench", "optim", "--case", "sgd-1000x1024"), ("schedule", "cosine(9)")])
+def test_a_picture_of_unknown_kind_is_refused_before_the_work(command, tmp_path, monkeypatch):
+    for work in ("bench.measure", "schedule._draw"):
+        monkeypatch.setattr(f"onepass.cli.{work}", lambda *_: pytest.fail("has begun to work"))
+    status, output = run(*command, "--plot", tmp_path / "picture.xyz")
     assert status == 2
-    assert "plot must be a place that can be written, got" in output
-    assert "'xyz' is not supported" in output
+    assert "plot must end in one of" in output
+    assert "png" in output
 
 
 def test_bench_writes_figures_and_picture(tmp_path):

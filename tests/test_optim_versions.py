@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import onepass.optim
+from onepass.optim import clip_grad
 
 CLASSES = (onepass.optim.SGD, onepass.optim.AdamW)
 
@@ -59,9 +60,27 @@ def test_clipping_counts_only_what_it_writes(threads, backend):
     assert versions(params) == {0}
 
 
+@pytest.mark.parametrize("nonfinite", [False, True])
+def test_clipping_scales_once_where_counting_fails(threads, backend, monkeypatch, nonfinite):
+    params = made(backend.device)
+
+    def refuse(tensors):
+        raise RuntimeError(f"no counter for {len(tensors)} tensors")
+
+    monkeypatch.setattr(clip_grad, "bump_versions", refuse)
+    norm = 0.5 * (700 * 300) ** 0.5
+    with pytest.raises(RuntimeError, match="no counter for 700 tensors"):
+        onepass.optim.clip_grad_norm_(params, norm / 2, error_if_nonfinite=nonfinite)
+    for param in params:
+        torch.testing.assert_close(param.grad, torch.full_like(param, 0.25))
+    with pytest.raises(RuntimeError, match="no counter for 700 tensors"):
+        onepass.optim.clip_grad_value_(params, 0.125)
+    assert all(torch.equal(param.grad, torch.full_like(param, 0.125)) for param in params)
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_a_step_is_whole_where_counting_fails(cls, threads, backend, monkeypatch):
-    """An error of torch's own, as with inference tensors, is raised when the kernels are done."""
+    """An error, as older versions of torch raise it of inference tensors, is raised when the kernels are done."""
     params, twins = made(backend.device), made(backend.device)
     optimizer, twin = cls(params, lr=0.1), cls(twins, lr=0.1)
     for one in (optimizer, twin):

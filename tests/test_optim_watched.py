@@ -32,6 +32,16 @@ def test_a_profiler_finds_the_step_by_torchs_name(cls):
     assert ranges(profile) == [f"Optimizer.step#{cls.__name__}.step"]
 
 
+def test_a_profiler_of_all_threads_finds_it_too():
+    _, optimizer = made(onepass.optim.AdamW)
+    everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], experimental_config=everywhere
+    ) as profile:
+        optimizer.step()
+    assert ranges(profile) == ["Optimizer.step#AdamW.step"]
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_without_one_no_range_is_opened(cls, monkeypatch):
     param, optimizer = made(cls)
@@ -76,6 +86,21 @@ def test_a_pre_hook_may_change_the_arguments():
     assert not param.grad.any()
 
 
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_hook_that_a_closure_registers_runs_after_that_step(everywhere):
+    _, optimizer = made(onepass.optim.SGD)
+    seen, handles = [], []
+    register = register_optimizer_step_post_hook if everywhere else optimizer.register_step_post_hook
+
+    def closure():
+        handles.append(register(lambda watched, args, kwargs: seen.append(args == (watched, closure))))
+
+    optimizer.step(closure)
+    handles[0].remove()
+    optimizer.step()
+    assert seen == [True]
+
+
 class Counting(onepass.optim.AdamW):
     """A user's class with a step of its own."""
 
@@ -91,6 +116,18 @@ def test_a_subclass_with_its_own_step_is_watched_as_torchs():
         optimizer.step()
     assert optimizer.taken == 2
     assert "Optimizer.step#Counting.step" in ranges(profile)
+
+
+def test_a_class_may_keep_torch_from_wrapping_its_step():
+    class Alone(Counting):
+        def step(self, closure=None, **options):
+            return super().step(closure, **options)
+
+        step.hooked = True
+
+    param, optimizer = made(Alone)
+    optimizer.step()
+    assert (param < 1).all()
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])

@@ -1,4 +1,4 @@
-// families.h - the steps that every optimizer family's binding repeats: hold the gradients, walk the explicit
+// families.h - parts of an optimizer family's step (family_call.h): hold the gradients, walk the explicit
 // lists, run the buckets without the GIL.
 #pragma once
 

@@ -2,7 +2,7 @@
 //
 // A step comes in two ways. The `*_step` functions take the optimizer's own state dict and gather from it
 // what each parameter needs; they accept only the regular case (every state there, every layout that of its
-// parameter) and answer None to anything else, having changed nothing. The list functions take explicit
+// parameter) and answer False to anything else, having changed nothing. The list functions take explicit
 // lists, as torch's functional API, and say what is wrong. Both check every tensor before any is written.
 #pragma once
 

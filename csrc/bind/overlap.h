@@ -29,7 +29,7 @@ class OverlapCheck {
   void run();
 
  private:
-  // Small: a step over 1,000 parameters makes 7,000 of them, and reads them once.
+  // Small: a step over 1,000 parameters makes up to 7,000 of them, and reads them once.
   struct Span {
     uintptr_t begin;
     uint64_t bytes : 63, written : 1;

@@ -83,7 +83,6 @@ BesideParallel::~BesideParallel() {
 }
 
 void BesideParallel::run() {
-  done_ = true;
   beside = nullptr;
   work_(context_);
 }

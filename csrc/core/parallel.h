@@ -20,15 +20,12 @@ class BesideParallel {
   BesideParallel(const BesideParallel&) = delete;
   BesideParallel& operator=(const BesideParallel&) = delete;
 
-  bool is_done() const { return done_; }
-
  private:
   friend void parallel_run(int threads, void (*body)(void*), void* context);
   void run();
 
   void (*work_)(void*);
   void* context_;
-  bool done_ = false;
 };
 
 // Path of the OpenMP runtime in use, or nullptr when there is none and everything runs on one thread.

@@ -255,7 +255,8 @@ void walk(const Op& op, cudaStream_t stream) {
 template <class Op>
 bool keep(const Op& op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
   if (!gpu::keeps_channel(op.shape(), whole_bytes)) return false;
-  const dim3 grid(unsigned(op.shape().channels)), threads(gpu::kChannelThreads);
+  const dim3 grid(unsigned(op.shape().channels)),
+      threads(unsigned(gpu::ChannelCut(op.shape()).tiles() * gpu::kWarp));
   cuda_check(gpu::launch(gpu::whole_channel_kernel<Op>, grid, threads, 0, stream, op, parts), "batch_norm");
   return true;
 }

@@ -3,7 +3,8 @@
 //
 // An Op gives what is added: `Sums channel(c, rows)` makes the formula of a channel in a tile; `hold(sums,
 // index, n, held)` loads n of its elements that follow each other in memory, `add(sums, held, n, s1, s2)`
-// adds them to one lane each; `add_row(sums, index, s1, s2)` adds one element of each of V channels.
+// adds them to one lane each; `add_row(sums, index, lane, s1, s2)` adds one element of each of V channels, to
+// s1[v][lane].
 #pragma once
 
 #include "core/cuda_device.cuh"
@@ -38,11 +39,10 @@ __device__ __forceinline__ math::Pair merge_tile(T (&s1)[kChannelPack], T (&s2)[
   return {sum_warp(double(s1[0])), sum_warp(double(s2[0]))};
 }
 
-// Where pack i of the first `packs` of a tile begins in memory, channels first, and its elements; 0: there is
-// no such pack.
-__device__ __forceinline__ int first_elements(const ChannelShape& shape, const ChannelTile& tile, int packs,
-                                              int i, int64_t channel, int64_t& index) {
-  if (i >= packs) return 0;
+// Where pack i of a tile begins in memory, channels first, and its elements; 0: there is no such pack.
+__device__ __forceinline__ int first_elements(const ChannelShape& shape, const ChannelTile& tile, int i,
+                                              int64_t channel, int64_t& index) {
+  if (i >= tile.packs) return 0;
   const PackPlace place = tile.place(i);
   index = (place.plane * shape.channels + channel) * shape.positions + place.at;
   return place.n;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 #pragma unroll
     for (int k = 0; k < kHeldAtOnce; ++k) {
       int64_t index = 0;
-      n[k] = first_elements(shape, tile, tile.packs, i + k * kWarp, channel, index);
+      n[k] = first_elements(shape, tile, i + k * kWarp, channel, index);
       if (n[k] > 0) op.hold(sums, index, n[k], held[k]);
     }
 #pragma unroll

@@ -9,7 +9,7 @@
 //   lanes are put together pairwise: (v, t) and (v + 4, t), then v + 2, then v + 1, in T; then t + 16, t + 8,
 //   t + 4, t + 2, t + 1, in double
 //
-// Where the channels come first a warp adds a tile (v: elements of a 16-byte access, t: its threads).
+// Where the channels come first a warp adds a tile (v: elements of a pack, t: its threads).
 // Elsewhere a thread takes some lanes of some channels. The cut depends on the shape alone, never on the GPU.
 #pragma once
 

@@ -1,11 +1,12 @@
 // channels.cuh - statistics of each channel, then a formula made of them for each element, on the GPU. CPU:
 // channels.h.
 //
-// The first walk cuts every channel in tiles, a warp or more each, so that three channels of a large batch
-// fill a GPU as well as three hundred do; a second kernel puts the tiles together in their order
-// (channel_reduce.cuh). The second walk is linear in memory and begins at its end, which the first one has
-// left in the cache. Channels first and short: a block takes a whole channel, keeps it in registers between
-// the two walks, and memory is read once, in one launch. All ways add in the same order (channel_tiles.cuh).
+// The first walk cuts every channel in tiles, a warp each or a block for some channels, so that three
+// channels of a large batch fill a GPU as well as three hundred do; a second kernel puts the tiles together
+// in their order (channel_reduce.cuh). The second walk is linear in memory and begins at its end, which the
+// first one has left in the cache. Channels first and short: a block takes a whole channel, keeps it in
+// registers between the two walks, and memory is read once, in one launch. All ways add in the same order
+// (channel_tiles.cuh).
 #pragma once
 
 #include "loops/channel_reduce.cuh"
@@ -23,8 +24,8 @@ inline bool keeps_channel(const ChannelShape& shape, bool whole_bytes) {
   return ChannelCut(shape).tiles() <= kChannelWarps;
 }
 
-// Both walks of a channel, which stays in registers meanwhile. Op: as for the sums, and as for the second
-// walk.
+// Both walks of a channel, which stays in registers meanwhile: a block of a warp for each tile. Op: as for
+// the sums, and as for the second walk.
 template <class Op>
 __global__ void __launch_bounds__(kChannelThreads)
     whole_channel_kernel(const __grid_constant__ Op op, math::Pair* parts) {
@@ -33,9 +34,8 @@ __global__ void __launch_bounds__(kChannelThreads)
   const ChannelShape& shape = op.shape();
   const ChannelCut cut(shape);
   const int64_t channel = blockIdx.x, tiles = cut.tiles(), number = int(threadIdx.x) / kWarp;
-  // A warp without one has none of its packs, either.
-  const ChannelTile tile = cut.tile(number < tiles ? number : 0);
-  const int thread = int(threadIdx.x) % kWarp, packs = number < tiles ? tile.packs : 0;
+  const ChannelTile tile = cut.tile(number);
+  const int thread = int(threadIdx.x) % kWarp;
   typename Op::Held held[kTileSteps];
   {
     const RowRange rows = tile.rows();
@@ -44,13 +44,13 @@ __global__ void __launch_bounds__(kChannelThreads)
 #pragma unroll
     for (int k = 0; k < kTileSteps; ++k) {
       int64_t index = 0;
-      const int n = first_elements(shape, tile, packs, thread + k * kWarp, channel, index);
+      const int n = first_elements(shape, tile, thread + k * kWarp, channel, index);
       if (n == 0) continue;
       op.hold(sums, index, n, held[k]);
       op.add(sums, held[k], n, s1, s2);
     }
     const math::Pair all = merge_tile(s1, s2);
-    if (thread == 0 && number < tiles) {
+    if (thread == 0) {
       parts[channel * tiles + number] = sums.part(double(rows.end - rows.begin), all.first, all.second);
     }
   }
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 #pragma unroll
   for (int k = 0; k < kTileSteps; ++k) {
     int64_t index = 0;
-    const int n = first_elements(shape, tile, packs, thread + k * kWarp, channel, index);
+    const int n = first_elements(shape, tile, thread + k * kWarp, channel, index);
     if (n > 0) op.run(params, held[k], index, n);
   }
 }

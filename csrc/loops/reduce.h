@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "core/convert.h"
@@ -18,39 +19,44 @@ namespace onepass::ONEPASS_ISA {
 constexpr int kLanes = 32;
 constexpr int64_t kMaxLeavesPerTicket = 16;
 
-template <class Norm, class T>
+// kStored: x is memory, and not a row in the cache.
+template <bool kStored, class Norm, class T>
 ONEPASS_WALK void add_row(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    fetch_ahead(x + i, kLanes * int64_t(sizeof(T)));
+    if (kStored) fetch_ahead(x + i, kLanes * int64_t(sizeof(T)));
     ONEPASS_INDEPENDENT
     for (int l = 0; l < kLanes; ++l) lane[l] = norm.add(lane[l], double(x[i + l]));
   }
   for (int l = 0; i < n; ++i, ++l) lane[l] = norm.add(lane[l], double(x[i]));
 }
 
-// Calls row(values, n) for the rows of stored[begin .. end): float or double values, kRow of them or the
-// rest.
+// Calls row(values, n, stored) for the rows of stored[begin .. end): float or double values where they lie,
+// all at once, or kRow of them or the rest in the cache.
 template <class Row>
 inline void for_each_row(DType dtype, const void* stored, int64_t begin, int64_t end, const Row& row) {
-  if (dtype == DType::kFloat32) return row(static_cast<const float*>(stored) + begin, end - begin);
-  if (dtype == DType::kFloat64) return row(static_cast<const double*>(stored) + begin, end - begin);
+  const std::true_type in_place;
+  if (dtype == DType::kFloat32) return row(static_cast<const float*>(stored) + begin, end - begin, in_place);
+  if (dtype == DType::kFloat64) return row(static_cast<const double*>(stored) + begin, end - begin, in_place);
   alignas(64) float values[kRow];
   for (int64_t start = begin; start < end; start += kRow) {
     const int64_t n = end - start < kRow ? end - start : kRow;
+    fetch_ahead(static_cast<const char*>(stored) + start * size_of(dtype), n * size_of(dtype));
     load_row(dtype, stored, start, values, n);
-    row(values, n);
+    row(values, n, std::false_type{});
   }
 }
 
 template <class Norm>
 inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_t begin, int64_t end) {
   alignas(64) double lane[kLanes] = {};
-  for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) { add_row(norm, lane, x, n); });
+  for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n, auto stored_there) {
+    add_row<decltype(stored_there)::value>(norm, lane, x, n);
+  });
   Leaf leaf{merge_lanes<kLanes>(lane, [&](double a, double b) { return norm.merge(a, b); }), 0};
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
   if (leaf.value - leaf.value != 0) {
-    for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n) {
+    for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
       for (int64_t i = 0; i < n; ++i) leaf.nonfinite += x[i] - x[i] != 0 ? 1 : 0;
     });
   }

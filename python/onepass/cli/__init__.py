@@ -55,20 +55,39 @@ def device_of(argument: str, name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_folder(argument: str, path: Path) -> None:
-    """Makes the folder of a file, and refuses one that cannot be written: now, not after minutes of measuring."""
-    with writing(argument, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+def check_place(argument: str, path: Path) -> None:
+    """Refuses a file or folder that cannot be written or made: now, not after minutes of work."""
+    with _telling(argument, path):
+        there = next(place for place in (path, *path.parents) if place.exists())
+        if there != path and not there.is_dir():
+            raise NotADirectoryError(f"{there} is no folder")
+        if not os.access(there, os.W_OK):
             raise PermissionError("no permission")
+
+
+def check_picture(argument: str, path: Path) -> None:
+    """As `check_place`, and refuses a suffix that no picture has."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in known:
+        raise typer.BadParameter(f"{argument} must end in one of {', '.join(known)}, got {path}")
+    check_place(argument, path)
 
 
 @contextmanager
 def writing(argument: str, path: Path) -> Iterator[None]:
-    """Tells of a file or folder that cannot be written, or a picture's unknown suffix, as of a wrong argument."""
+    """Makes the folder that `path` is in, and tells of what cannot be written as of a wrong argument."""
+    with _telling(argument, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+@contextmanager
+def _telling(argument: str, path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise typer.BadParameter(f"{argument} must be a place that can be written, got {path} ({error})") from None
 
 

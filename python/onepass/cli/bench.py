@@ -16,7 +16,7 @@ from rich.console import Console
 
 from onepass.bench import OPS, machine, report
 from onepass.bench.harness import Result, choose, measure
-from onepass.cli import device_of, make_folder, one_of, torch_threads, writing
+from onepass.cli import check_picture, check_place, device_of, one_of, torch_threads, writing
 
 _QUICK_ROUNDS = 3
 # With these glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
@@ -60,9 +60,10 @@ def bench(
         raise typer.BadParameter(str(error)) from None
     if plot is not None and all(one.bytes_moved is None for one in cases):
         raise typer.BadParameter("plot must have a case with a bandwidth, got overhead cases alone")
-    for name, path in (("output", output), ("plot", plot)):
-        if path is not None:
-            make_folder(name, path)
+    if output is not None:
+        check_place("output", output)
+    if plot is not None:
+        check_picture("plot", plot)
     if reexec and not quick:
         _start_again(console)
     results = []

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from onepass.bench import machine
-from onepass.cli import device_of, finite, lacks_cuda, one_of, torch_threads, writing
+from onepass.cli import check_place, device_of, finite, lacks_cuda, one_of, torch_threads, writing
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
 from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
@@ -105,8 +105,7 @@ def demo(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
         )
     # Now, not after a minute of training.
-    with writing("output", output):
-        output.mkdir(parents=True, exist_ok=True)
+    check_place("output", output)
     with torch_threads(threads):
         facts = machine.record(torch.get_num_threads())
         runs = _train(console, data, plan, optimizer, lr)
@@ -130,7 +129,7 @@ def demo(
         "label_smoothing": label_smoothing,
     }
     figures, picture = output / "demo.json", output / "demo.png"
-    with writing("output", output):
+    with writing("output", figures):
         figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
         report.plot(shown, _caption(facts, optimizer, where), picture)
     console.print(f"Wrote {picture} and {figures}.")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onepass.optim
 from onepass.bench import machine
-from onepass.cli import one_of, torch_threads, writing
+from onepass.cli import check_place, one_of, torch_threads, writing
 from onepass.cli.demo import images
 from onepass.demo.data import Data
 from onepass.demo.model import network
@@ -51,6 +51,8 @@ def lr_range(
     """Look for the learning rate of the demo's network: train a little with a growing rate, a few times."""
     console = Console()
     data = images()
+    # Now, not after a minute of training.
+    check_place("output", output)
     with torch_threads(threads):
         facts = machine.record(torch.get_num_threads())
         try:
@@ -69,8 +71,7 @@ def lr_range(
     settings: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch_size, "suggestion": suggestion}
     if grid:
         settings |= {"epochs": epochs, "grid": [{"lr": lr, "accuracy": a} for lr, a in compared.items()]}
-    with writing("output", output):
-        output.mkdir(parents=True, exist_ok=True)
+    with writing("output", figures):
         figures.write_text(json.dumps({**facts, **settings, **result.to_json()}, indent=1) + "\n")
         result.plot(picture)
     console.print(f"Wrote {picture} and {figures}.")

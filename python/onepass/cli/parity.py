@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onepass.bench import machine
-from onepass.cli import device_of, make_folder, one_of, writing
+from onepass.cli import check_place, device_of, one_of, writing
 from onepass.parity import OPS
 from onepass.parity.harness import Row
 from onepass.parity.rule import FACTOR
@@ -38,7 +38,7 @@ def parity(
     """
     where = device_of("backend", backend)
     if json_file is not None:
-        make_folder("json", json_file)
+        check_place("json", json_file)
     module = importlib.import_module(OPS[op])
     known = {str(one).removeprefix("torch."): one for one in module.DTYPES}
     dtypes = [known[one_of("dtype", known)(name)] for name in dtype or known]

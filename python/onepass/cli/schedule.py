@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from onepass.cli import finite, make_folder, writing
+from onepass.cli import check_picture, check_place, finite, writing
 from onepass.optim.schedules import Schedule, parse
 
 # Of a schedule without an end so many steps are shown.
@@ -51,6 +51,10 @@ def schedule(
         factors = [shown(step) for step in places]
     except OverflowError as error:
         raise typer.BadParameter(f"text must have factors that a number can hold, got {shown} ({error})") from None
+    if plot is not None:
+        check_picture("plot", plot)
+    if output is not None:
+        check_place("output", output)
     console = Console()
     console.print(f"{shown}, {'no end' if shown.length is None else f'{shown.length:g} steps'}", markup=False)
     table = Table("step", "learning rate", "factor")
@@ -60,13 +64,11 @@ def schedule(
         table.add_row(str(step), f"{rates[step]:.6g}", f"{factor:.6g}")
     console.print(table)
     if plot is not None:
-        make_folder("plot", plot)
         with writing("plot", plot):
             _draw(shown, rates, plot)
         console.print(f"Wrote {plot}.")
     if output is not None:
         written = {"schedule": repr(shown), "lr": lr, "length": shown.length, "rates": rates}
-        make_folder("output", output)
         with writing("output", output):
             output.write_text(json.dumps(written, indent=1) + "\n")
         console.print(f"Wrote {output}.")

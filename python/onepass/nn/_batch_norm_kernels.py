@@ -80,7 +80,9 @@ def forward(
         if running_mean is not None and running_var is not None:
             written = [running_mean, running_var]
             if running_mean.is_inference() or running_var.is_inference():
-                written = [one for one in written if not one.is_inference()]  # those have no counter
+                written = [
+                    one for one in written if not one.is_inference()
+                ]  # those have no counter, and older torch raises
             bump_versions(written)
         return output, mean, invstd, mask, drawn
     drawn = core.batch_norm_inference(

@@ -44,7 +44,8 @@ class FusedOptimizer(GroupedOptimizer):
     def _patch_step_function(self) -> None:
         super()._patch_step_function()
         step: Any = type(self).step
-        if not hasattr(step, "enters_if_watched"):
+        # A class may have marked its step as one that torch is to leave alone.
+        if hasattr(step, "__wrapped__") and not hasattr(step, "enters_if_watched"):
             type(self).step = entered_if_watched(step)  # type: ignore[method-assign]
 
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
@@ -62,6 +63,9 @@ class FusedOptimizer(GroupedOptimizer):
             ValueError: A gradient, state or hyper-parameter does not fit; nothing has been changed.
             RuntimeError: The moving averages are in the parameters (`ema_parameters`).
             TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
+
+        Differs from torch: the range ``Optimizer.step#...`` is opened where one of torch's profilers or a hook is
+        there; an observer of another kind does not see it.
         """
         loss = None
         if closure is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
@@ -178,14 +178,14 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
         check_holds(name, place, group, "params", *options)
         _check_list(name, f"{place}['params']", group["params"])
         for index in group["params"]:
+            if not isinstance(index, Hashable):
+                raise TypeError(f"{name}: {place}['params'] must hold numbers, got {index!r}")
             if index not in saved["state"]:
                 continue
-            place = f"state_dict['state'][{index!r}]"
-            check_holds(name, place, saved["state"][index])
+            own = f"state_dict['state'][{index!r}]"
+            check_holds(name, own, saved["state"][index])
             # Older torch keeps a number, which is made a tensor.
-            count = saved["state"][index].get("step", 0)
-            if not isinstance(count, Tensor):
-                number(name, f"{place}['step']", count)
+            number(name, f"{own}['step']", saved["state"][index].get("step", 0))
 
 
 def _check_list(name: str, place: str, value: Any) -> None:

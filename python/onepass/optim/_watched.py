@@ -12,6 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 __all__ = ["entered_if_watched"]
 
+# A profiler of this thread; one of all threads tells torch.autograd.profiler alone.
 _profiles: Callable[[], bool] = torch._C._autograd._profiler_enabled
 
 
@@ -27,7 +28,11 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if _is_watched(self):
             return wrapped(self, *args, **kwargs)
-        return direct(self, *args, **kwargs)
+        result = direct(self, *args, **kwargs)
+        # Those that the step itself, a closure of it, has registered.
+        for hook in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+            hook(self, (self, *args), kwargs)
+        return result
 
     # torch.optim.Optimizer asks whether it has wrapped the class already.
     step.hooked = True  # type: ignore[attr-defined]
@@ -39,6 +44,7 @@ def _is_watched(optimizer: Optimizer) -> bool:
     return bool(
         torch.compiler.is_compiling()
         or _profiles()
+        or torch.autograd.profiler._is_profiler_enabled
         or optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
         or _global_optimizer_pre_hooks

@@ -78,7 +78,7 @@ def clip_grad_norm_(
         return _ops.clip_grad_norm_(grads, float(max_norm), order)
     try:
         return _clip_norm(grads, float(max_norm), order, error_if_nonfinite)
-    except _Nonfinite as error:
+    except (_Nonfinite, _Uncounted) as error:
         raise RuntimeError(str(error)) from None
     except _REFUSALS:
         if not all(_is_ours(grad) for grad in grads):
@@ -124,11 +124,25 @@ def clip_grad_value_(
 def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, foreach: bool | None) -> None:
     try:
         _clamp(grads, clip_value)
+    except _Uncounted as error:
+        raise RuntimeError(str(error)) from None
     except _REFUSALS:
         if all(_is_ours(grad) for grad in grads):
             _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
             torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
+
+
+class _Uncounted(Exception):
+    """Gradients are written, and their version counters cannot be told."""
+
+
+def _count(grads: list[Tensor]) -> None:
+    try:
+        bump_versions(grads)
+    except RuntimeError as error:
+        # Not to be taken for a refusal, after which they would be scaled once more.
+        raise _Uncounted(str(error)) from error
 
 
 class _Nonfinite(Exception):
@@ -156,7 +170,7 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
         return total  # they are scaled, or no byte needs to be written
     for share, control in zip(shares, controls, strict=True):
         _native.core.grad_scale(name, share, control, threads)
-    bump_versions(grads)
+    _count(grads)
     return total
 
 
@@ -167,7 +181,7 @@ def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -
     """
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
-    written = bump_versions if scales else None
+    written = _count if scales else None
     found: bool | int = 2 * len(grads)
     while type(found) is int:
         workspace = torch.empty(found, dtype=torch.float64, device=device)
@@ -190,7 +204,7 @@ def _combine(controls: list[Tensor], order: float, max_norm: float) -> None:
 def _clamp(grads: list[Tensor], limit: float) -> None:
     for share in _by_device(grads):
         _native.core.grad_clamp("clip_grad_value_", share, limit, torch.get_num_threads())
-    bump_versions(grads)
+    _count(grads)
 
 
 def _by_device(grads: list[Tensor]) -> list[list[Tensor]]:
