@@ -289,3 +289,29 @@ def test_buffers_of_the_functional_form_are_written_in_place(layout, backend):
     assert buffers[0] is lies
     assert torch.equal(lies, buffer)
     assert_guards(lies)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW"])
+def test_a_gradient_that_is_negated_when_it_is_read(rule, shape, backend):
+    """Autograd makes such of complex parts: with one element it looks dense, and its memory has the other sign."""
+    steps = []
+    for module in (onepass.optim, torch.optim):
+        param = torch.nn.Parameter(torch.ones(shape, device=backend.device))
+        optimizer = getattr(module, rule)([param], lr=0.1)
+        for _ in range(3):
+            param.grad = torch.complex(torch.zeros(shape), torch.full(shape, -2.0)).to(backend.device).conj().imag
+            assert param.grad.is_neg()
+            optimizer.step()
+        steps.append(param.detach())
+    torch.testing.assert_close(*steps)
+    assert steps[0].item() < 1
+
+
+def test_a_parameter_that_is_negated_when_it_is_read(backend):
+    memory = torch.complex(torch.zeros(1), torch.ones(1)).to(backend.device)
+    param = memory.conj().imag
+    options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
+    functional.sgd([param], [torch.ones(1, device=backend.device)], [], lr=0.1, **options)
+    torch.testing.assert_close(param, torch.full((1,), -1.1, device=backend.device))
+    torch.testing.assert_close(memory.imag, torch.full((1,), 1.1, device=backend.device))

@@ -135,3 +135,40 @@ def test_no_group(group, error, message):
     with pytest.raises(error, match=f"^SGD: param_group {message}$"):
         optimizer.add_param_group(group)
     assert snapshot(optimizer) == before
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("indices", [[1, 1], [1, True]])
+def test_a_parameter_that_stands_twice_is_refused(rule, indices):
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones(2)
+    optimizer = getattr(onepass.optim, rule)(params, lr=0.1)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    saved = copy.deepcopy(before)
+    saved["param_groups"][0].update(params=indices, lr=0.5)
+    with pytest.raises(
+        ValueError, match=rf"{rule}: state_dict\['param_groups'\]\[0\]\['params'\] must hold each parameter"
+    ):
+        optimizer.load_state_dict(saved)
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_the_users_hook_has_the_last_word():
+    """Also where states have another dtype than torch's class makes of them."""
+    param = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    param.grad = torch.ones_like(param)
+    optimizer = onepass.optim.Adam([param], lr=0.1, state_dtype=torch.float32)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    seen = []
+
+    def hook(loaded):
+        seen.append(loaded.state[param]["exp_avg"].dtype)
+        loaded.state[param]["exp_avg"].zero_()
+
+    optimizer.register_load_state_dict_post_hook(hook)
+    optimizer.load_state_dict(saved)
+    assert seen == [torch.float32]
+    assert not optimizer.state[param]["exp_avg"].any()

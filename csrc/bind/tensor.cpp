@@ -50,6 +50,15 @@ const dlpack::DLPackExchangeAPI* exchange_api_of(py::handle type) {
   return api->version.major == 1 ? api : nullptr;
 }
 
+// Torch negates some views only when they are read: the imaginary part of what is conjugated, whose elements
+// lie apart in memory, and which is a dense tensor only if it has one.
+bool is_negated(PyObject* object) {
+  static PyObject* const kIsNeg = PyUnicode_InternFromString("is_neg");
+  const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, kIsNeg));
+  if (!answer) PyErr_Clear();
+  return answer.ptr() == Py_True;
+}
+
 int64_t stride_of(const TensorView& view, int32_t d) {
   if (view.strides) return view.strides[d];
   int64_t stride = 1;
@@ -96,6 +105,8 @@ TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {
       throw KindError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
     }
     fill(view, tensor);
+    OP_CHECK(view.numel != 1 || !is_negated(object), KindError, to_string(name),
+             " must hold its values as they are, got a view that negates its element (as of x.conj().imag)");
   } else {
     read_capsule(object, name, view);
   }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,21 +11,22 @@ __all__ = ["bump_versions"]
 
 
 def _increments_lists() -> bool:
+    """False for torch 2.4, which takes one tensor at a time."""
     try:
-        torch.autograd.graph.increment_version([torch.empty(0)])
-    except RuntimeError:
+        torch._C._increment_version([torch.empty(0)])
+    except (RuntimeError, TypeError):
         return False
     return True
 
 
-# torch 2.4 takes one tensor at a time.
-_INCREMENTS_LISTS = _increments_lists()
-
-
-def bump_versions(tensors: list[Tensor]) -> None:
-    """Tells autograd that these tensors were written in place, as torch's own in-place operations do."""
-    if _INCREMENTS_LISTS:
-        torch.autograd.graph.increment_version(tensors)
-        return
+def _bump_one_by_one(tensors: list[Tensor]) -> None:
     for tensor in tensors:
-        torch.autograd.graph.increment_version(tensor)
+        if not tensor.is_inference():  # has no counter, and raises here
+            torch.autograd.graph.increment_version(tensor)
+
+
+# Tells autograd that these tensors were written in place, as torch's own in-place operations do. torch's function
+# itself, with no Python around it in which the handler of a signal could raise instead.
+bump_versions: Callable[[list[Tensor]], None] = (
+    torch._C._increment_version if _increments_lists() else _bump_one_by_one
+)

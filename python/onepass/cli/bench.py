@@ -33,7 +33,9 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Rounds of each case, instead of its own number.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads, instead of torch's number.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads, instead of torch's number.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write all figures to this JSON file.")
     ] = None,

@@ -83,7 +83,9 @@ def demo(
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-demo"
     ),
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads, instead of torch's number.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads, instead of torch's number.")
+    ] = None,
 ) -> None:
     """Train a small network on real images twice from one seed, with torch.optim and with onepass.optim.
 

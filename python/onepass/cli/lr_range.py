@@ -36,8 +36,10 @@ def lr_range(
     ] = "adamw",
     min_lr: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
     max_lr: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=10, help="Updates of a sweep.")] = 100,
-    seeds: Annotated[int, typer.Option(min=1, help="Sweeps, each with another order of the images.")] = 3,
+    steps: Annotated[int, typer.Option(min=10, max=1_000_000, help="Updates of a sweep.")] = 100,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Sweeps, each with another order of the images.")
+    ] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
     grid: Annotated[
         int, typer.Option(min=0, help="Also train with so many rates from 1e-5 to 1, and with the suggestion.")
@@ -46,7 +48,9 @@ def lr_range(
     output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
         "onepass-lr-range"
     ),
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads, instead of torch's number.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads, instead of torch's number.")
+    ] = None,
 ) -> None:
     """Look for the learning rate of the demo's network: train a little with a growing rate, a few times."""
     console = Console()

@@ -32,7 +32,7 @@ def schedule(
     steps: Annotated[
         int | None, typer.Option(min=1, help=f"Steps to show, instead of all (or {_STEPS} where there is no end).")
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Lines of the table.")] = 21,
+    rows: Annotated[int, typer.Option(min=2, max=100_000, help="Lines of the table.")] = 21,
     plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the rates into this file.")] = None,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write all rates to this JSON file.")] = None,
 ) -> None:

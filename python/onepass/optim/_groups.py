@@ -120,17 +120,24 @@ class GroupedOptimizer(StatefulOptimizer):
                 self._check_group({**self.defaults, **options, **given, **IMPLEMENTATION_FLAGS})
             final.update(incoming)
 
-        handle = self.register_load_state_dict_pre_hook(cast(Any, check))
+        # Before the user's own hooks, which have the last word.
+        def settle(_: Optimizer) -> None:
+            for group, options in zip(self.param_groups, own, strict=True):
+                saved = {key: group.pop(key) for key in PRECISION if key in group}
+                group.update(options)
+                if mode_of(group) == "stochastic" and saved.get("seed") is not None:
+                    group["seed"] = saved["seed"]
+            self._restore_dtypes(final)
+
+        handles = (
+            self.register_load_state_dict_pre_hook(cast(Any, check)),
+            self.register_load_state_dict_post_hook(settle, prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        for group, options in zip(self.param_groups, own, strict=True):
-            saved = {key: group.pop(key) for key in PRECISION if key in group}
-            group.update(options)
-            if mode_of(group) == "stochastic" and saved.get("seed") is not None:
-                group["seed"] = saved["seed"]
-        self._restore_dtypes(final)
+            for handle in handles:
+                handle.remove()
 
     def _restore_dtypes(self, saved: dict[str, Any]) -> None:
         """Takes the states from the checkpoint anew whose dtype is not what torch made of it."""
@@ -173,6 +180,7 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
     check_holds(name, "state_dict", saved, "state", "param_groups")
     check_holds(name, "state_dict['state']", saved["state"])
     _check_list(name, "state_dict['param_groups']", saved["param_groups"])
+    seen: set[Hashable] = set()
     for i, group in enumerate(saved["param_groups"]):
         place = f"state_dict['param_groups'][{i}]"
         check_holds(name, place, group, "params", *options)
@@ -180,6 +188,9 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
         for index in group["params"]:
             if not isinstance(index, Hashable):
                 raise TypeError(f"{name}: {place}['params'] must hold numbers, got {index!r}")
+            if index in seen:
+                raise ValueError(f"{name}: {place}['params'] must hold each parameter once, got {index!r} again")
+            seen.add(index)
             if index not in saved["state"]:
                 continue
             own = f"state_dict['state'][{index!r}]"

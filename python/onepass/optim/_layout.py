@@ -94,7 +94,9 @@ def regular(
 
 
 def _is_irregular(entry: Any, param: Any, layout: Any) -> bool:
-    return _plain(param) and _plain(entry) and entry.shape == param.shape and not same_layout(entry, layout)
+    if not (_plain(param) and _plain(entry) and entry.shape == param.shape):
+        return False
+    return not same_layout(entry, layout) or entry.is_neg()
 
 
 def _plain(tensor: Any) -> bool:

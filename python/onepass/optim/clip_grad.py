@@ -76,11 +76,14 @@ def clip_grad_norm_(
         return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     if torch.compiler.is_compiling() and not error_if_nonfinite:
         return _ops.clip_grad_norm_(grads, float(max_norm), order)
+    version = _version_of(grads)
     try:
         return _clip_norm(grads, float(max_norm), order, error_if_nonfinite)
-    except (_Nonfinite, _Uncounted) as error:
+    except _Nonfinite as error:
         raise RuntimeError(str(error)) from None
     except _REFUSALS:
+        if _version_of(grads) != version:
+            raise  # what a signal's handler raised: they are scaled
         if not all(_is_ours(grad) for grad in grads):
             return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     # Strided views among them: they are scaled as copies. Whatever else was refused is refused again.
@@ -108,7 +111,8 @@ def clip_grad_value_(
 
     Source: torch.nn.utils.clip_grad_value_.
     """
-    check_range("clip_grad_value_", "clip_value", clip_value, 0)
+    if clip_value != float("inf"):
+        check_range("clip_grad_value_", "clip_value", clip_value, 0)
     tensors = _listed(parameters, warn=False)
     grads = _gradients(tensors)
     if not grads:
@@ -122,27 +126,16 @@ def clip_grad_value_(
 
 
 def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, foreach: bool | None) -> None:
+    version = _version_of(grads)
     try:
         _clamp(grads, clip_value)
-    except _Uncounted as error:
-        raise RuntimeError(str(error)) from None
     except _REFUSALS:
+        if _version_of(grads) != version:
+            raise
         if all(_is_ours(grad) for grad in grads):
             _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
             torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
-
-
-class _Uncounted(Exception):
-    """Gradients are written, and their version counters cannot be told."""
-
-
-def _count(grads: list[Tensor]) -> None:
-    try:
-        bump_versions(grads)
-    except RuntimeError as error:
-        # Not to be taken for a refusal, after which they would be scaled once more.
-        raise _Uncounted(str(error)) from error
 
 
 class _Nonfinite(Exception):
@@ -168,9 +161,10 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
         )
     if at_once or (len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1):
         return total  # they are scaled, or no byte needs to be written
+    # First, so that it tells in whatever place a signal comes.
+    bump_versions(grads)
     for share, control in zip(shares, controls, strict=True):
         _native.core.grad_scale(name, share, control, threads)
-    _count(grads)
     return total
 
 
@@ -181,7 +175,7 @@ def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -
     """
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
-    written = _count if scales else None
+    written = bump_versions if scales else None
     found: bool | int = 2 * len(grads)
     while type(found) is int:
         workspace = torch.empty(found, dtype=torch.float64, device=device)
@@ -204,7 +198,12 @@ def _combine(controls: list[Tensor], order: float, max_norm: float) -> None:
 def _clamp(grads: list[Tensor], limit: float) -> None:
     for share in _by_device(grads):
         _native.core.grad_clamp("clip_grad_value_", share, limit, torch.get_num_threads())
-    _count(grads)
+    bump_versions(grads)
+
+
+def _version_of(grads: list[Tensor]) -> int:
+    first = grads[0]
+    return -1 if first.is_inference() else int(first._version)
 
 
 def _by_device(grads: list[Tensor]) -> list[list[Tensor]]:
