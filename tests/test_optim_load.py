@@ -172,3 +172,16 @@ def test_the_users_hook_has_the_last_word():
     optimizer.load_state_dict(saved)
     assert seen == [torch.float32]
     assert not optimizer.state[param]["exp_avg"].any()
+
+
+@pytest.mark.parametrize("rule", ["Adam", "AdamW"])
+def test_a_step_count_has_one_element(rule):
+    param = torch.nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2)
+    optimizer = getattr(onepass.optim, rule)([param], lr=0.1)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"] = torch.ones(3)
+    with pytest.raises(ValueError, match=rf"{rule}: state_dict\['state'\]\[0\]\['step'\] must have one element"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.state[param]["step"].item() == 1

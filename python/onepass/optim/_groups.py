@@ -195,8 +195,12 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
                 continue
             own = f"state_dict['state'][{index!r}]"
             check_holds(name, own, saved["state"][index])
-            # Older torch keeps a number, which is made a tensor.
-            number(name, f"{own}['step']", saved["state"][index].get("step", 0))
+            # Older torch keeps a number, which is made a tensor. The number of a tensor may be on a GPU.
+            count = saved["state"][index].get("step", 0)
+            if not isinstance(count, Tensor):
+                number(name, f"{own}['step']", count)
+            elif count.numel() != 1:
+                raise ValueError(f"{name}: {own}['step'] must have one element, got shape {tuple(count.shape)}")
 
 
 def _check_list(name: str, place: str, value: Any) -> None:
