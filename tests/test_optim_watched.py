@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -119,14 +120,23 @@ def test_a_subclass_with_its_own_step_is_watched_as_torchs():
 
 
 def test_a_class_may_keep_torch_from_wrapping_its_step():
+    def noted(function):
+        @functools.wraps(function)
+        def step(self, *arguments, **options):
+            self.noted = True
+            return function(self, *arguments, **options)
+
+        step.hooked = True
+        return step
+
     class Alone(Counting):
+        @noted
         def step(self, closure=None, **options):
             return super().step(closure, **options)
 
-        step.hooked = True
-
     param, optimizer = made(Alone)
     optimizer.step()
+    assert optimizer.noted
     assert (param < 1).all()
 
 

@@ -42,11 +42,11 @@ class FusedOptimizer(GroupedOptimizer):
     _plan: Any = None
 
     def _patch_step_function(self) -> None:
+        before: Any = type(self).step
         super()._patch_step_function()
-        step: Any = type(self).step
-        # A class may have marked its step as one that torch is to leave alone.
-        if hasattr(step, "__wrapped__") and not hasattr(step, "enters_if_watched"):
-            type(self).step = entered_if_watched(step)  # type: ignore[method-assign]
+        # Not so if the class is known already, or has marked its step as one to leave alone.
+        if type(self).step is not before:
+            type(self).step = entered_if_watched(type(self).step)  # type: ignore[method-assign]
 
     def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
         """Updates every parameter that has a gradient.

@@ -36,7 +36,6 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
 
     # torch.optim.Optimizer asks whether it has wrapped the class already.
     step.hooked = True  # type: ignore[attr-defined]
-    step.enters_if_watched = True  # type: ignore[attr-defined]
     return step
 
 
