@@ -44,7 +44,8 @@ class FusedOptimizer(GroupedOptimizer):
     def _patch_step_function(self) -> None:
         before: Any = type(self).step
         super()._patch_step_function()
-        # Not so if the class is known already, or has marked its step as one to leave alone.
+        # Not so if the class is known already, or has marked its step as one to leave alone. As torch does it, the
+        # class is changed, which mypy takes for a mistake.
         if type(self).step is not before:
             type(self).step = entered_if_watched(type(self).step)  # type: ignore[method-assign]
 

@@ -34,7 +34,7 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
             hook(self, (self, *args), kwargs)
         return result
 
-    # torch.optim.Optimizer asks whether it has wrapped the class already.
+    # torch.optim.Optimizer asks for this mark, which no type knows, and then leaves the class alone.
     step.hooked = True  # type: ignore[attr-defined]
     return step
 
