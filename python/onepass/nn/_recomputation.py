@@ -6,6 +6,7 @@ torch's batch norm moves its running statistics both times. Ours counts the firs
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ __all__ = ["count_of_pass", "is_recomputed", "throwaway"]
 
 _graph_task = torch._C._current_graph_task_id
 _is_compiling = torch.compiler.is_compiling
+# Older versions of torch cannot tell.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 # Runs the backward method of each autograd.Function that is written in Python.
 _NODE = cast(Any, BackwardCFunction.apply).__code__
 # Starts a backward pass.
@@ -65,9 +68,11 @@ def count_of_pass(like: Tensor) -> int | Tensor:
     """By how much compiled code moves a count of batches that the running statistics depend on: 0 or 1.
 
     An operator, since the recomputation of a compiled layer runs the code of its first pass. It takes 5 us, which
-    is why a count that is read by nobody is moved by 1 without asking.
+    is why a count that is read by nobody is moved by 1 without asking. An exported program has torch's addition.
     """
-    return cast(Tensor, torch.ops.onepass.count_of_pass(like)) if _is_compiling() else 1
+    if _is_compiling() and not _is_exporting():
+        return cast(Tensor, torch.ops.onepass.count_of_pass(like))
+    return 1
 
 
 def _count_of_pass(like: Tensor) -> Tensor:
