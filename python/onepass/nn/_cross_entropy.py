@@ -107,7 +107,8 @@ def cross_entropy(
         loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
     else:
         loss, _, totals = _loss_kernels.forward(input, target, *rest)
-    if reduction == "none":
+    if reduction == "none" and loss.shape != shape:
+        # Only then: a view does not take a sparse gradient.
         loss = loss.view(shape)
     return (loss, _statistics(totals)) if return_stats else loss
 

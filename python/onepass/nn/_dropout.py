@@ -16,7 +16,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from onepass import _native
 from onepass.nn import _random
-from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed
+from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed, with_memory
 from onepass.nn._kinds import check_dense, check_optional, check_probability, check_tensor
 
 __all__ = ["How", "differentiate", "dropout", "run", "walkable"]
@@ -52,8 +52,13 @@ def dropout(
     shared: bool = False,
 ) -> Tensor:
     """What all functions and modules have in common; scaling may be ``"alpha"``."""
-    _check(function, input, p, residual)
-    if not training or p == 0 or input.numel() == 0:
+    _check_kind(function, input, p, residual)
+    idle = not training or p == 0
+    if idle and residual is None and (scaling != "test_time" or p == 0):
+        # Whatever it is, a tensor of integers or a nested one: torch gives it back, too.
+        return input
+    _check(function, input, residual)
+    if idle or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     if shared and input.dim() == 0:
         raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
@@ -171,6 +176,7 @@ _apply: Callable[..., Tensor] = DropoutFunction.apply
 
 def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     """The gradient of the input, itself differentiable where that is asked for."""
+    grad = with_memory(grad)
     if not torch.compiler.is_compiling() and is_batched(grad):
         return _composed(grad, None, how, seed)
     if is_plain(grad) and not torch.compiler.is_compiling():
@@ -182,10 +188,13 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
 
 
-def _check(function: str, input: Tensor, p: float, residual: Tensor | None) -> None:
+def _check_kind(function: str, input: Tensor, p: float, residual: Tensor | None) -> None:
     check_tensor(function, "input", input)
     check_optional(function, residual=residual)
     check_probability(function, "p", p)
+
+
+def _check(function: str, input: Tensor, residual: Tensor | None) -> None:
     check_dense(function, input=input, residual=residual)
     if input.dtype not in _DTYPES:
         names = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"

@@ -64,7 +64,8 @@ def dropout(
         RuntimeError: inplace with a leaf that requires grad.
 
     Differs from torch: the mask is not torch's for the same seed. Dropped elements are 0 also where x is not
-    finite. Integer, complex and nested tensors are refused.
+    finite. Integer, complex, sparse and nested tensors are refused where something is to be computed (with p = 1,
+    too); else they come back, as with torch.
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
     """

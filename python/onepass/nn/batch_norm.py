@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from onepass.nn._batch_norm import batch_norm
 from onepass.nn._dropout import dropout
 from onepass.nn._kinds import check_probability
+from onepass.nn._recomputation import count_of_pass, is_recomputed, throwaway
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -70,14 +71,18 @@ class FusedBatchNorm(_BatchNorm):
         if training:
             if self.track_running_stats:
                 count = _own(self, buffers, "num_batches_tracked")
+                if is_recomputed(self):
+                    mean, var, count = throwaway(mean, var, count)
             else:
                 mean = var = None
+        step: int | Tensor = 1
         if momentum is None:
             if count is None:
                 momentum = 0.0
             else:
                 # torch reads the count back to the host; here the kernel divides by it.
                 batches = count + 1
+                step = count_of_pass(count)
         output = batch_norm(
             input,
             mean,
@@ -94,7 +99,7 @@ class FusedBatchNorm(_BatchNorm):
         )
         if count is not None:
             # After all checks: a rejected batch is not counted.
-            count.add_(1)
+            count.add_(step)
         if self._thinned is not None:
             return dropout(
                 "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True
