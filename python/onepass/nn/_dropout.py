@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from onepass import _native
-from onepass.nn import _random
+from onepass.nn import _by_torch, _random
 from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed, with_memory
 from onepass.nn._kinds import check_dense, check_optional, check_probability, check_tensor
 
@@ -54,10 +54,14 @@ def dropout(
     """What all functions and modules have in common; scaling may be ``"alpha"``."""
     _check_kind(function, input, p, residual)
     idle = not training or p == 0
-    if idle and residual is None and (scaling != "test_time" or p == 0):
+    exporting = _by_torch.asked._is_exporting_flag
+    # In evaluation, too: who moves the graph to training must find an operator.
+    if idle and not exporting and residual is None and (scaling != "test_time" or p == 0):
         # Whatever it is, a tensor of integers or a nested one: torch gives it back, too.
         return input
     _check(function, input, residual)
+    if exporting:
+        return _export(function, input, p, training, inplace, scaling, residual, planes, generator, seed, shared)
     if idle or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     if shared and input.dim() == 0:
@@ -70,6 +74,10 @@ def dropout(
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     if compiling or not is_plain(input, residual):
+        if not compiling and _by_torch.is_asked():
+            return _export(
+                function, input, p, training, inplace, scaling, residual, planes, generator, seed, shared
+            )
         drawn = _random.seed_for(function, input, generator, seed)
         output = cast(Tensor, torch.ops.onepass.dropout(input, residual, drawn, *how))
         return input.copy_(output) if inplace else output
@@ -87,6 +95,26 @@ def dropout(
         if direct and not input.is_inference():
             torch.autograd.graph.increment_version(input)
     return input.copy_(output) if inplace and not direct else output
+
+
+def _export(
+    function: str,
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None,
+    planes: bool,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+    shared: bool,
+) -> Tensor:
+    if training and p > 0:
+        _by_torch.refuse_seed(function, generator, seed)
+        if shared:
+            _by_torch.refuse(function, "shared", "False", shared)
+    return _by_torch.dropout(input, p, training, inplace, scaling, residual, planes)
 
 
 def run(

@@ -237,7 +237,6 @@ def _options(
     scaling: str,
     shared: bool,
 ) -> dict[str, Any]:
-    check_optional(function, residual=residual)
     check_scaling(function, scaling)
     return {
         "residual": residual,
@@ -267,6 +266,7 @@ def _channels(
     function: str, input: Tensor, batched: int, p: float, training: bool, inplace: bool, options: dict[str, Any]
 ) -> Tensor:
     """One draw a channel; an input of fewer dimensions than `batched` is one example."""
+    check_optional(function, residual=options["residual"])
     if input.dim() >= batched:
         return _dropout(function, input, p, training, inplace, planes=True, **options)
     if options["residual"] is not None:

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from onepass.nn import _by_torch as by_torch
 from onepass.nn._batch_norm import batch_norm
+from onepass.nn._by_torch import asked, is_scripting
 from onepass.nn._dropout import dropout
 from onepass.nn._kinds import check_probability
 from onepass.nn._recomputation import count_of_pass, is_recomputed, throwaway
+from onepass.nn._tracing import node_for
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -20,6 +23,8 @@ __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"
 class FusedBatchNorm(_BatchNorm):
     """What the three modules have in common; each is also torch's class of its name."""
 
+    # What TorchScript takes as constants, also where they are the class's.
+    __constants__ = [*_BatchNorm.__constants__, "activation", "dropout"]  # noqa: RUF012 (no ClassVar in torch)
     activation: str | None = None
     dropout: float = 0.0
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
@@ -53,6 +58,11 @@ class FusedBatchNorm(_BatchNorm):
         """What copies and pickles get: not the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
+    def __prepare_scriptable__(self) -> FusedBatchNorm:
+        """Refuses what TorchScript cannot have, before it compiles anything."""
+        by_torch.refuse_sampled(self)
+        return self
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
@@ -63,6 +73,46 @@ class FusedBatchNorm(_BatchNorm):
         Returns:
             y, of x's shape, dtype and layout.
         """
+        if not is_scripting():
+            # Not for the regular call, whose tensors are plain.
+            if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
+                node = node_for(self, input, residual=residual)
+                if node is not None:
+                    return cast(Tensor, node)
+            if not asked._is_exporting_flag:
+                return self._run(input, residual)
+        return self._composed(input, residual)
+
+    def _composed(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
+        if not is_scripting():
+            by_torch.refuse_sampled(self)
+            if self.training and self.track_running_stats and self.momentum is None:
+                by_torch.refuse("batch_norm", "momentum", "a number in training", None)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        training, momentum = self.training, 0.0 if self.momentum is None else self.momentum
+        if training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        kept = not training or self.track_running_stats
+        return by_torch.batch_norm(
+            input,
+            self.running_mean if kept else None,
+            self.running_var if kept else None,
+            self.weight,
+            self.bias,
+            residual,
+            training or (self.running_mean is None and self.running_var is None),
+            momentum,
+            self.eps,
+            self.activation,
+            self.dropout,
+            training,
+        )
+
+    def _run(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        """`forward` on the kernels."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         training, momentum = self.training, self.momentum
         parameters, buffers = self._parameters, self._buffers
