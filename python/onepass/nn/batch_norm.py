@@ -52,12 +52,15 @@ class FusedBatchNorm(_BatchNorm):
         """What copies and pickles get: not the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None
+    ) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:
             input: x, of the dimensions that torch's class takes.
             residual: r, of x's shape and dtype, or None for 0.
+            activation: ``"relu"`` to apply it in this call; None for what the module has been made with.
 
         Returns:
             y, of x's shape, dtype and layout.
@@ -89,7 +92,7 @@ class FusedBatchNorm(_BatchNorm):
             training or (mean is None and var is None),
             momentum,
             self.eps,
-            self.activation,
+            self.activation if activation is None else activation,
             self.dropout if training else 0.0,
         )
         if count is not None:
