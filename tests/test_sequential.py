@@ -62,7 +62,9 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 def test_one_pass_gives_the_bits_of_two(relus, dims, dtype, inplace, training):
     """Also of values that are not finite, of gradients and statistics."""
     torch.manual_seed(0)
-    norm = getattr(onepass.nn, f"BatchNorm{dims}d")(5).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    norm = getattr(onepass.nn, f"BatchNorm{dims}d")(5).to(
+        torch.float64 if dtype == torch.float64 else torch.float32
+    )
     with torch.no_grad():
         norm.weight.uniform_(-2, 2)
         norm.bias.uniform_(-1, 1)

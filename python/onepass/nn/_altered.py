@@ -1,4 +1,4 @@
-"""What others have done to a module: hooks, forwards of its own, computed weights. One question for all who ask."""
+"""What others have done to a module: hooks, forwards of its own, computed weights; asked by all who rebuild it."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ class FusedBatchNorm(_BatchNorm):
         """What copies and pickles get: not the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
-    def forward(
-        self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None
-    ) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torchs
 
@@ -85,13 +83,15 @@ def _empty(kind: type[nn.Sequential]) -> nn.Sequential:
     return made.__new__(made)
 
 
-@cache
+_MADE: dict[type[nn.Sequential], type[Sequential]] = {nn.Sequential: Sequential}
+
+
 def sequential_class(kind: type[nn.Sequential]) -> type[Sequential]:
-    """`Sequential`, or for a subclass of torch's a class of its name that is also ours."""
-    if kind is nn.Sequential:
-        return Sequential
-    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (Sequential, kind), {**names, "_stands_for": kind})
+    """`Sequential`, or for a subclass of torch's the one class of its name that is also ours."""
+    if kind not in _MADE:
+        names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _MADE.setdefault(kind, type(kind.__name__, (Sequential, kind), {**names, "_stands_for": kind}))
+    return _MADE[kind]
 
 
 def runs_in_turn(module: nn.Module) -> bool:
