@@ -199,6 +199,21 @@ class Module(nn.Module):
         return self.dropout(x)
 
 
+class OnlyAsks(Module):
+    """As MONAI's SegResNet: the number tells whether the module is to be called."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout_prob = 0.5
+
+    def forward(self, x):
+        if self.dropout_prob is not None:
+            x = self.dropout(x)
+        if self.dropout_prob:
+            x = x + 1
+        return x if self.dropout_prob > 0 else -x
+
+
 def with_number(module: nn.Module, p: object) -> nn.Module:
     module.dropout = p
     return module
@@ -218,6 +233,7 @@ def with_number(module: nn.Module, p: object) -> nn.Module:
         DropPath(),
         DenseLayer(0),
         Module(),
+        OnlyAsks(),
         nn.LSTM(4, 4),
         nn.GRU(4, 4, 2),
         nn.MultiheadAttention(4, 2),

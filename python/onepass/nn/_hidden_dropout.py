@@ -88,15 +88,27 @@ def _look(module: nn.Module, code: CodeType, reads: set[str], calls: set[str], s
 
 
 def _read_of_self(code: CodeType) -> Iterator[str]:
-    """Attributes that the code takes from ``self``."""
+    """Attributes that the code takes from ``self``, but for those that it only tests."""
+    instructions = [
+        one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "NOP", "EXTENDED_ARG")
+    ]
     before: Any = None
-    for instruction in dis.get_instructions(code):
+    for index, instruction in enumerate(instructions):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and before == "self":
-            yield instruction.argval
-        # Some versions load two variables by one instruction.
-        loads = instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
+            following = [one.opname for one in instructions[index + 1 : index + 3]]
+            if not _is_test(following):
+                yield instruction.argval
+        # Python 3.13 has instructions for two variables, of which the second lies on top.
+        loads = "LOAD_FAST" in instruction.opname or "LOAD_DEREF" in instruction.opname
         before = instruction.argval if loads else None
         before = before[-1] if isinstance(before, tuple) else before
+
+
+def _is_test(following: list[str]) -> bool:
+    """True of what follows the load in ``if self.p:``, ``if self.p is not None:`` and ``if self.p > 0:``."""
+    if following[:1] and (following[0].startswith("POP_JUMP") or following[0] == "TO_BOOL"):
+        return True
+    return following[:1] in (["LOAD_CONST"], ["LOAD_SMALL_INT"]) and following[1:] in (["IS_OP"], ["COMPARE_OP"])
 
 
 def _methods(cls: type[nn.Module], name: str, parents: bool) -> Iterator[Callable[..., Any] | property]:

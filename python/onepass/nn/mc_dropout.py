@@ -298,7 +298,8 @@ def _dropouts_of(model: nn.Module) -> list[nn.Module]:
     if foreign:
         raise ValueError(
             f"mc_dropout: model must have no other dropouts than onepass's, got {', '.join(foreign)}; "
-            "onepass.nn.convert(model) replaces torch's, but not those inside of other layers"
+            "onepass.nn.convert(model) replaces torch's, but not those inside of other layers; "
+            "a number that drops nothing may be set to 0"
         )
     if not ours:
         raise ValueError("mc_dropout: model must have a dropout with p > 0, got none")
