@@ -199,25 +199,36 @@ def test_fuse():
 @pytest.mark.parametrize("training", [True, False])
 def test_quantisation_by_graphs(training):
     """fuse_fx, prepare_fx, prepare_qat_fx and convert_fx keep our layers as they are, in float."""
+    from torch.ao import quantization
     from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping, quantize_fx
 
-    model, x = converted().eval(), torch.randn(64, 3, 8, 8)
-    torch.testing.assert_close(quantize_fx.fuse_fx(model)(x), model(x))
-    if training:
-        mapping = get_default_qat_qconfig_mapping("x86")
-        prepared = quantize_fx.prepare_qat_fx(copy.deepcopy(model).train(), mapping, (x,))
-        before = prepared.get_submodule("1").running_mean.clone()
+    def quantised(model):
+        """The squared error of the quantised model relative to the outputs of the one in float."""
+        x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(quantize_fx.fuse_fx(model)(x), model(x))
+        if training:
+            mapping = get_default_qat_qconfig_mapping("x86")
+            prepared = quantize_fx.prepare_qat_fx(copy.deepcopy(model).train(), mapping, (x,))
+            prepared(x)
+            prepared.eval()
+            in_float = copy.deepcopy(prepared)
+            in_float.apply(quantization.disable_fake_quant)
+            in_float.apply(quantization.disable_observer)
+        else:
+            in_float = copy.deepcopy(model)
+            prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("x86"), (x,))
+        wanted = in_float(x)
         prepared(x)
-        assert not torch.equal(prepared.get_submodule("1").running_mean, before)
-        model[1], model[4] = prepared.get_submodule("1"), prepared.get_submodule("4")
-        prepared.eval()
-        model.eval()
-    else:
-        prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping("x86"), (x,))
-    wanted = model(x)
-    prepared(x)
-    found = quantize_fx.convert_fx(prepared)(x)
-    assert (found - wanted).square().mean() < 0.002 * wanted.square().mean()
+        return prepared, (quantize_fx.convert_fx(prepared)(x) - wanted).square().mean() / wanted.square().mean()
+
+    model = converted().eval()
+    before = model[1].running_mean.clone()
+    prepared, error = quantised(model)
+    moved = not torch.equal(prepared.get_submodule("1").running_mean, before)
+    assert moved == training
+    # torch's modules are one module with the convolution: there are two roundings to 8 bits less, in float.
+    _, theirs = quantised(onepass.nn.revert(converted().eval()))
+    assert error < 3 * theirs
 
 
 @pytest.mark.parametrize("training", [True, False])

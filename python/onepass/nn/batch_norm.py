@@ -63,12 +63,13 @@ class FusedBatchNorm(_BatchNorm):
         by_torch.refuse_sampled(self)
         return self
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:
             input: x, of the dimensions that torch's class takes.
             residual: r, of x's shape and dtype, or None for 0.
+            activation: ``"relu"`` to apply it in this call; None for what the module has been made with.
 
         Returns:
             y, of x's shape, dtype and layout.
@@ -76,14 +77,14 @@ class FusedBatchNorm(_BatchNorm):
         if not is_scripting():
             # Not for the regular call, whose tensors are plain.
             if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
-                node = node_for(self, input, residual=residual)
+                node = node_for(self, input, residual=residual, activation=activation)
                 if node is not None:
                     return cast(Tensor, node)
             if not asked._is_exporting_flag:
-                return self._run(input, residual)
-        return self._composed(input, residual)
+                return self._run(input, residual, activation)
+        return self._composed(input, residual, activation)
 
-    def _composed(self, input: Tensor, residual: Tensor | None) -> Tensor:
+    def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
         if not is_scripting():
             by_torch.refuse_sampled(self)
@@ -106,12 +107,12 @@ class FusedBatchNorm(_BatchNorm):
             training or (self.running_mean is None and self.running_var is None),
             momentum,
             self.eps,
-            self.activation,
+            self.activation if activation is None else activation,
             self.dropout,
             training,
         )
 
-    def _run(self, input: Tensor, residual: Tensor | None) -> Tensor:
+    def _run(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         """`forward` on the kernels."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         training, momentum = self.training, self.momentum
@@ -144,7 +145,7 @@ class FusedBatchNorm(_BatchNorm):
             training or (mean is None and var is None),
             momentum,
             self.eps,
-            self.activation,
+            self.activation if activation is None else activation,
             self.dropout if training else 0.0,
         )
         if count is not None:
