@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from onepass import _native
-from onepass.optim._arguments import check_range, number, number_or_tensor
+from onepass.optim._arguments import check_range, limit_number, number, number_or_tensor
 from onepass.optim._layout import is_dense
 from onepass.optim._statistics import GroupStatistics
 
@@ -88,9 +88,6 @@ NO_TAIL = Tail()
 class TailedOptimizer(Optimizer):
     """The options of the tail, their state, and what is read from it."""
 
-    # torch.amp.GradScaler then sets grad_scale and found_inf instead of unscaling the gradients itself.
-    _step_supports_amp_scaling = True
-
     max_grad_norm: float | None
     """Largest norm of all gradients together that a step takes as it is, or None."""
     skip_nonfinite: bool
@@ -120,8 +117,8 @@ class TailedOptimizer(Optimizer):
 
     def _check_tail(self) -> None:
         name = type(self).__name__
-        if self.max_grad_norm is not None and self.max_grad_norm != float("inf"):
-            check_range(name, "max_grad_norm", self.max_grad_norm, 0)
+        if self.max_grad_norm is not None:
+            limit_number(name, "max_grad_norm", self.max_grad_norm)
         if self.ema_decay is not None:
             check_range(name, "ema_decay", self.ema_decay, 0, 1)
         for option in ("skip_nonfinite", "telemetry"):
@@ -135,7 +132,8 @@ class TailedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fills in what pickles of older versions lack."""
-        super().__setstate__(state)
+        # Not torch's class of the same name, which takes some of our states for its own.
+        Optimizer.__setstate__(self, state)
         self.__dict__.setdefault("telemetry", False)
 
     def _has_tail(self, zero_grad: bool) -> bool:
