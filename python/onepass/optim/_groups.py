@@ -142,6 +142,7 @@ class GroupedOptimizer(StatefulOptimizer):
             ValueError: Something is missing, the groups do not match, or an option is out of range; nothing has
                 been changed.
             TypeError: A part is of another kind than `state_dict` makes it; nothing has been changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
 
         The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
         with others is converted (the parameters themselves are the model's to load, before the next step). The
@@ -153,6 +154,7 @@ class GroupedOptimizer(StatefulOptimizer):
         Source: torch.optim.Optimizer.load_state_dict.
         """
         name = type(self).__name__
+        self._check_no_averages_in("load_state_dict cannot be called", "what is loaded belongs to the weights")
         # Before torch's class copies it; what hooks leave of it is checked below.
         check_holds(name, "state_dict", state_dict)
         final: dict[str, Any] = {}

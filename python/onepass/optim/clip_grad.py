@@ -23,6 +23,10 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 _REFUSALS = (TypeError, ValueError, BufferError, RuntimeError)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _Result = TypeVar("_Result")
+# torch's own, held: users put ours in their place, and ours would call itself without end. From the module, whose
+# names are rarely replaced, and not from torch.nn.utils.
+_torch_clip_grad_norm_: Callable[..., Tensor] = torch.nn.utils.clip_grad.clip_grad_norm_
+_torch_clip_grad_value_: Callable[..., None] = torch.nn.utils.clip_grad.clip_grad_value_
 # Places in the control tensor (csrc/math/clip.h, StepControl).
 _FACTOR, _NORM = 0, 2
 
@@ -72,7 +76,7 @@ def clip_grad_norm_(
     if not grads:
         return torch.tensor(0.0)
     if foreach is False or not order > 0:
-        return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
+        return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     if torch.compiler.is_compiling() and not error_if_nonfinite:
         return _ops.clip_grad_norm_(grads, limit, order)
     version = _version_of(grads)
@@ -84,7 +88,7 @@ def clip_grad_norm_(
         if _version_of(grads) != version:
             raise  # what a signal's handler raised: they are scaled
         if not all(_is_ours(grad) for grad in grads):
-            return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
+            return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     # Strided views among them: they are scaled as copies. Whatever else was refused is refused again.
     return _through_copies(name, grads, lambda dense: _clip_norm(dense, limit, order, error_if_nonfinite))
 
@@ -114,7 +118,7 @@ def clip_grad_value_(
     if not grads:
         return
     if foreach is False:
-        torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
+        _torch_clip_grad_value_(tensors, clip_value, foreach)
     elif torch.compiler.is_compiling():
         _ops.clip_grad_value_(grads, limit)
     else:
@@ -131,7 +135,7 @@ def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, f
         if all(_is_ours(grad) for grad in grads):
             _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
-            torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
+            _torch_clip_grad_value_(tensors, clip_value, foreach)
 
 
 class _Nonfinite(Exception):
