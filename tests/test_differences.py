@@ -123,12 +123,41 @@ def test_parameters_that_share_memory():
             assert torch.equal(whole, torch.ones(4))
 
 
+# Clipping
+
+
+def gradients(dtype=torch.float32) -> list[nn.Parameter]:
+    parameters = [parameter(dtype=dtype), parameter((3.0,), dtype=dtype)]
+    for p in parameters:
+        p.grad = p.detach().clone()
+    return parameters
+
+
+def test_senseless_norms():
+    for norm in (-1.0, float("nan")):
+        nn.utils.clip_grad_norm_(gradients(), norm)
+        raises(lambda n=norm: onepass.optim.clip_grad_norm_(gradients(), n), ValueError)
+        nn.utils.clip_grad_value_(gradients(), norm)
+        raises(lambda n=norm: onepass.optim.clip_grad_value_(gradients(), n), ValueError)
+
+
+def test_norm_of_half_precision_gradients():
+    for module, dtype in ((nn.utils, torch.bfloat16), (onepass.optim, torch.float32)):
+        assert module.clip_grad_norm_(gradients(torch.bfloat16), 1.0).dtype == dtype
+
+
 # Schedulers
 
 
 def test_senseless_schedules():
     optimizer = torch.optim.SGD([parameter()], lr=0.1)
-    for name, options in (("StepLR", {"step_size": 0}), ("CosineAnnealingLR", {"T_max": -1})):
+    senseless = (
+        ("StepLR", {"step_size": 0}),
+        ("CosineAnnealingLR", {"T_max": -1}),
+        ("ReduceLROnPlateau", {"patience": -1}),
+        ("ReduceLROnPlateau", {"factor": -1.0}),
+    )
+    for name, options in senseless:
         getattr(torchs_schedulers, name)(optimizer, **options)
         raises(lambda n=name, o=options: getattr(lr_scheduler, n)(optimizer, **o), ValueError)
 
