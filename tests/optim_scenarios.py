@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 import warnings
 from collections.abc import Callable
@@ -51,6 +52,28 @@ def outcome(function) -> tuple[Any, ...]:
                 kind.__name__ for kind in (KeyError, ValueError, TypeError, Exception) if isinstance(error, kind)
             )
     return "returns", result, [w.category.__name__ for w in caught]
+
+
+def same(mine: Any, theirs: Any, what: str = "", path: str = "") -> None:
+    """Asserts equality of nested values; tensors are close, kinds the same."""
+    where = f"{what}{path}: {mine!r} instead of {theirs!r}"
+    if isinstance(theirs, torch.Tensor):
+        assert isinstance(mine, torch.Tensor), where
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+    elif isinstance(theirs, (list, tuple)):
+        assert type(mine) is type(theirs), where
+        assert len(mine) == len(theirs), where
+        for k, pair in enumerate(zip(mine, theirs, strict=True)):
+            same(*pair, what, f"{path}[{k}]")
+    elif isinstance(theirs, dict):
+        assert list(mine) == list(theirs), where
+        for key in theirs:
+            same(mine[key], theirs[key], what, f"{path}[{key!r}]")
+    elif isinstance(theirs, float):
+        assert math.isclose(mine, theirs, rel_tol=1e-9), where
+    else:
+        assert type(mine) is type(theirs), where
+        assert mine == theirs, where
 
 
 def parameter() -> nn.Parameter:

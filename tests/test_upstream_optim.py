@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import onepass.optim
-from optim_scenarios import outcome
+from optim_scenarios import outcome, same
 from optim_scenarios_groups import SCENARIOS
 
 pytest.importorskip("expecttest", reason="torch's testing package needs it")
@@ -112,28 +110,6 @@ def test_schedulers(rule):
                 rates.append([group["lr"] for group in optimizer.param_groups])
             found.append((rates, [p.detach() for p in owned]))
         same(found[1], found[0])
-
-
-def same(mine: Any, theirs: Any, what: str = "", path: str = "") -> None:
-    """Asserts equality of nested values; tensors are close, kinds the same."""
-    where = f"{what}{path}: {mine!r} instead of {theirs!r}"
-    if isinstance(theirs, torch.Tensor):
-        assert isinstance(mine, torch.Tensor), where
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
-    elif isinstance(theirs, (list, tuple)):
-        assert type(mine) is type(theirs), where
-        assert len(mine) == len(theirs), where
-        for k, pair in enumerate(zip(mine, theirs, strict=True)):
-            same(*pair, what, f"{path}[{k}]")
-    elif isinstance(theirs, dict):
-        assert list(mine) == list(theirs), where
-        for key in theirs:
-            same(mine[key], theirs[key], what, f"{path}[{key!r}]")
-    elif isinstance(theirs, float):
-        assert math.isclose(mine, theirs, rel_tol=1e-9), where
-    else:
-        assert type(mine) is type(theirs), where
-        assert mine == theirs, where
 
 
 @rules
