@@ -160,6 +160,11 @@ class Skips(nn.Sequential):
         return self[0](input)
 
 
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed(self._modules.values())
+
+
 class Subclassed(nn.Sequential):
     """Runs its children in turn, as nn.Sequential does: torchvision's ConvNormActivation is such a one."""
 
@@ -170,11 +175,12 @@ class Subclassed(nn.Sequential):
         (hooked(0), "no ReLU: it has hooks"),
         (hooked(1), "no ReLU: its ReLU has hooks"),
         (Skips(nn.BatchNorm1d(2), nn.ReLU()), ""),
+        (Reversed(nn.BatchNorm1d(2), nn.ReLU()), ""),
         (nn.ModuleList([nn.BatchNorm1d(2), nn.ReLU()]), ""),
         (nn.Sequential(nn.BatchNorm1d(2), nn.Identity(), nn.ReLU()), ""),
         (nn.Sequential(nn.BatchNorm1d(2), nn.ReLU6()), ""),
     ],
-    ids=["hook", "hook-of-relu", "own-forward", "list", "between", "relu6"],
+    ids=["hook", "hook-of-relu", "own-forward", "own-order", "list", "between", "relu6"],
 )
 def test_relu_stays_where_the_modules_do_not_prove_it(model, note):
     result = convert(model, fuse_relu=True)

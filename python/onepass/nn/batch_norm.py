@@ -142,7 +142,8 @@ class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
 
     Differs from torch: see `onepass.nn.functional.batch_norm`. ``state_dict`` is torch's, both ways: activation
     and dropout are options, not state. What torch makes of a batch norm by reading its weights (SyncBatchNorm's
-    conversion, fusion into convolutions) knows nothing of them.
+    conversion, fusion into convolutions) knows nothing of them; in front of an nn.ReLU in a `Sequential` of ours
+    the batch norm needs no activation.
 
     Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm2d.
     """
