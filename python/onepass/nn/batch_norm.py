@@ -70,7 +70,7 @@ class FusedBatchNorm(_BatchNorm):
                 lost = f"dropout={self.dropout}" if self.activation is None else f"activation={self.activation!r}"
                 raise RuntimeError(
                     f"{reader}: a {type(self).__name__} must not have {lost} to be rebuilt of its weights, which "
-                    "know nothing of it; write onepass.nn.Sequential with the batch norm and torch's module behind it"
+                    "know nothing of it; write onepass.nn.Sequential of a batch norm and torch's module behind it"
                 )
         return super().__getattr__(name)
 
