@@ -83,6 +83,17 @@ def class_changed(model: nn.Module) -> nn.Module:
     return model
 
 
+def class_derived(model: nn.Module) -> nn.Module:
+    """A ReLU that does more than torch's."""
+
+    class Shifted(nn.ReLU):
+        def forward(self, input):
+            return super().forward(input) + 1
+
+    model.relu1.__class__ = Shifted
+    return model
+
+
 def without_norm(model: nn.Module) -> nn.Module:
     model.norm1 = nn.Identity()
     return model
@@ -139,6 +150,7 @@ TOOLS = [
     weight_norm,
     other_activation,
     class_changed,
+    class_derived,
     without_norm,
     group_norm,
     cut,
