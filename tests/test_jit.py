@@ -13,7 +13,7 @@ import onepass.nn
 
 pytestmark = [
     # TorchScript itself is deprecated, and traced checks of arguments are told to be constants.
-    pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is deprecated"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
 LABELS = torch.tensor([1, 0, -100, 2])
