@@ -332,6 +332,15 @@ def test_a_range_test_in_between():
     assert_same_runs(run, twin)
 
 
+def test_an_optimizer_that_never_has_states():
+    """Asked in mid-training: telemetry, too, stays the last step's."""
+    run, twin = (build("sgd", telemetry=True) for _ in "ab")
+    for one in (run, twin):
+        train(one, 0)
+    get_optimizer_state_dict(*run)
+    assert_same_runs(run, twin)
+
+
 class Wrapper(torch.optim.Optimizer):
     """An optimizer around another, as trainers have them."""
 

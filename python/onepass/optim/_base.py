@@ -88,7 +88,7 @@ class FusedOptimizer(GroupedOptimizer):
         self._step_eager(zero_grad)
 
     def _step_eager(self, zero_grad: bool) -> None:
-        if not self.state and are_asked_for():
+        if not self.state and self._is_asked_for_states():
             self._make_placeholders()
             return
         if self._placeholders is not None:
@@ -112,6 +112,11 @@ class FusedOptimizer(GroupedOptimizer):
                 "whose layout is not their parameter's"
             )
         self._step_irregular(tail)
+
+    def _is_asked_for_states(self) -> bool:
+        # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
+        lr = self.param_groups[0]["lr"]
+        return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
 
     def _make_placeholders(self) -> None:
         try:

@@ -8,6 +8,7 @@ which states were made for that: until something was written into them the optim
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from onepass.optim._precision import LOW_STATES
 
-# Module and function; the second is torch.distributed's optimizer with names.
+# Function and module; the second is torch.distributed's optimizer with names.
 _ASKING = {
-    "torch.distributed.checkpoint.state_dict": "_init_optim_state",
-    "torch.distributed.optim.named_optimizer": "init_state",
+    "_init_optim_state": "torch.distributed.checkpoint.state_dict",
+    "init_state": "torch.distributed.optim.named_optimizer",
 }
 # So far above a step it stands at most: wrappers of hooks, schedulers and trainers lie between.
 _FRAMES = 24
@@ -30,15 +31,12 @@ _BEGIN_LATER = ("momentum_buffer", "ema", *LOW_STATES)
 
 def are_asked_for(frames: int = _FRAMES) -> bool:
     """Whether the step that is being taken is the one by which torch.distributed asks for states."""
-    if not any(module in sys.modules for module in _ASKING):
-        return False
-    frame = sys._getframe(1)
-    for _ in range(frames):
-        if _ASKING.get(frame.f_globals.get("__name__", "")) == frame.f_code.co_name:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frames:
+        name = frame.f_code.co_name
+        if name in _ASKING and frame.f_globals.get("__name__") == _ASKING[name]:
             return True
-        if frame.f_back is None:
-            return False
-        frame = frame.f_back
+        frame, frames = frame.f_back, frames - 1
     return False
 
 
