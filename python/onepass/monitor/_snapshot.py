@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onepass.optim._states import StatefulOptimizer
 from onepass.optim.lr_scheduler._updates import Updates
 
 Restore = Callable[[], Any]
@@ -120,6 +121,8 @@ class Snapshot:
         return parts + [_attribute(param, "grad") for param in model.parameters()]
 
     def _optimizer(self, optimizer: Optimizer) -> list[Restore]:
+        if isinstance(optimizer, StatefulOptimizer):
+            optimizer._drop_placeholders()  # what is put back would not be known as such
         groups = optimizer.param_groups
         grads = [_attribute(param, "grad") for group in groups for param in group["params"]]
         state, options = self._hold(optimizer.state), self._hold(groups)

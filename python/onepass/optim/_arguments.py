@@ -77,7 +77,7 @@ def rate_of(function: str, group: dict[str, Any]) -> float | Tensor:
     """The group's learning rate: as `group_number`, but a tensor itself where the kernel can read it."""
     value = group["lr"]
     if isinstance(value, Tensor):
-        return number_or_tensor(function, "lr", value, on_device=group["capturable"])
+        return number_or_tensor(function, "lr", value, on_device=bool(group.get("capturable")))
     return group_number(function, group, "lr")
 
 

@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 
 from onepass import _native
 from onepass.optim._groups import GroupedOptimizer
+from onepass.optim._placeholders import Placeholders, are_asked_for
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
@@ -22,7 +23,7 @@ from onepass.optim._precision import (
     mode_of,
     option,
 )
-from onepass.optim._tail import Tail
+from onepass.optim._tail import Tail, wide_copy
 from onepass.optim._watched import entered_if_watched
 
 # Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
@@ -89,6 +90,11 @@ class FusedOptimizer(GroupedOptimizer):
         self._step_eager(zero_grad)
 
     def _step_eager(self, zero_grad: bool) -> None:
+        if not self.state and self._is_asked_for_states():
+            self._make_placeholders()
+            return
+        if self._placeholders is not None:
+            self._drop_placeholders()
         tail = self._prepare_tail(zero_grad)
         capturing = _initialized() and torch.cuda.is_current_stream_capturing()
         if capturing:
@@ -118,6 +124,37 @@ class FusedOptimizer(GroupedOptimizer):
         name, text = type(self).__name__.lower(), str(error)
         if name != self._formula and text.startswith(f"{self._formula}: "):
             raise type(error)(name + text[len(self._formula) :]) from None
+
+    def _is_asked_for_states(self) -> bool:
+        # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
+        lr = self.param_groups[0]["lr"]
+        return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
+
+    def _make_placeholders(self) -> None:
+        try:
+            # Such as can be written later, wherever they are asked for.
+            with torch.inference_mode(False), torch.no_grad():
+                for group in self.param_groups:
+                    self._make_placeholders_of(group, [p for p in group["params"] if p.grad is not None])
+        except BaseException:
+            self.state.clear()
+            raise
+        self._placeholders = Placeholders(self.state)
+
+    def _make_placeholders_of(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._begin_states(group, params)
+        self._lows(group, params)
+        for param in params:
+            own = self.state.get(param, {})
+            for name in own.keys() & set(self._state_names):
+                # Float32 ones of a checkpoint must not be rounded; `load_state_dict` narrows the others.
+                own[name] = own[name].to(loaded_state_dtype(param, group, torch.float32))
+            if self.ema_decay is not None:
+                self.state[param]["ema"] = wide_copy(param.detach(), param)
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Makes the states with which the parameters' first step begins, but for those of tail and precision."""
+        raise NotImplementedError
 
     def _settle_precision(self) -> None:
         """Checks the options of low precision, which may have been changed by hand; then fits states."""

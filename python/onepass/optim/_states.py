@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
+from onepass.optim._placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
 from onepass.optim._precision import is_half, low_name, make_low, mode_of
 from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
 
@@ -18,9 +19,35 @@ class StatefulOptimizer(TailedOptimizer):
 
     # Names of the state tensors that have their parameter's shape.
     _state_names: ClassVar[tuple[str, ...]] = ()
+    # Set while states are there that no step has made, and perhaps nothing was loaded into.
+    _placeholders: Placeholders | None = None
+
+    def _drop_placeholders(self) -> None:
+        """Leaves no state that is only a placeholder: the next step is then the first one."""
+        placeholders = self._placeholders
+        if placeholders is None:
+            return
+        self._placeholders = None
+        for param in list(self.state):
+            left = placeholders.without(param, self.state[param])
+            if left:
+                self.state[param] = left
+            else:
+                del self.state[param]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without placeholders: a copy or pickle would not know them as such."""
+        self._drop_placeholders()
+        return super().__getstate__()
 
     def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Appends the group's parameters that have a gradient, and the gradients."""
+        self._drop_placeholders()  # a compiled step comes here first
+        if not self.state and are_asked_for(COMPILED_FRAMES):
+            raise RuntimeError(
+                f"{type(self).__name__}: step must not be compiled where torch.distributed.checkpoint makes the "
+                "first states, got a compiled one; compile it afterwards"
+            )
         for param in group["params"]:
             grad = param.grad
             if grad is None:

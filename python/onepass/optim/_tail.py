@@ -141,18 +141,6 @@ class TailedOptimizer(Optimizer):
         Optimizer.__setstate__(self, state)
         self.__dict__.setdefault("telemetry", False)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, as torch's class of the same name gives and takes it.
-
-        Raises:
-            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint with them as
-                the model's weights and this state would go on from the averages, and nobody would notice.
-
-        Source: torch.optim.Optimizer.state_dict.
-        """
-        self._check_no_averages_in("state_dict cannot be taken", "save the model alone there, or both outside")
-        return super().state_dict()
-
     def _check_no_averages_in(self, refused: str, advice: str) -> None:
         if self._averages_are_in:
             raise RuntimeError(f"{type(self).__name__}: {refused} inside ema_parameters(); {advice}")

@@ -91,6 +91,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _numbers: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
     _pairs: ClassVar[tuple[str, ...]] = ("betas",)
+    _told_options: ClassVar[tuple[str, ...]] = ("amsgrad", "maximize", "decoupled_weight_decay")
 
     def __init__(
         self,
@@ -246,14 +247,9 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         The name and form are torch's: torch.compile runs this function instead of tracing it.
         """
         self._gradients(group, params, grads)
+        self._begin_states(group, params)
         for param in params:
             own = self.state[param]
-            if not own.keys() - {"ema", *LOW_STATES}:
-                own["step"] = step_count(param, group["capturable"], 0.0)
-                for name in self._state_names[: 3 if group["amsgrad"] else 2]:
-                    own[name] = torch.zeros_like(
-                        param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
-                    )
             if group["amsgrad"] and "max_exp_avg_sq" not in own:
                 raise ValueError(
                     f"{self._where(group, 'params', param)} must have the state max_exp_avg_sq with "
@@ -265,3 +261,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 max_exp_avg_sqs.append(self._relaid_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
             state_steps.append(self._state_of(group, param, "step", "state_steps"))
         return False
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for param in params:
+            own = self.state[param]
+            if own.keys() - {"ema", *LOW_STATES}:
+                continue
+            own["step"] = step_count(param, group["capturable"], 0.0)
+            for name in self._state_names[: 3 if group["amsgrad"] else 2]:
+                own[name] = torch.zeros_like(
+                    param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,9 @@ class AdamW(Adam, torch.optim.AdamW):
 
     Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.AdamW.
     """
+
+    # Of the decoupled decay nothing is to be told: it is what makes the class.
+    _told_options: ClassVar[tuple[str, ...]] = ("amsgrad", "maximize")
 
     def __init__(
         self,

@@ -14,9 +14,10 @@ from onepass.optim._arguments import check_range, group_number, rate_of
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_sgd
+from onepass.optim._placeholders import unbegun
 from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
 from onepass.optim._states import count_on_device, step_count, with_gradient
-from onepass.optim._tail import Tail
+from onepass.optim._tail import NO_TAIL, Tail
 
 __all__ = ["SGD"]
 
@@ -73,6 +74,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
     _numbers: ClassVar[tuple[str, ...]] = _saved_options
+    _told_options: ClassVar[tuple[str, ...]] = ("nesterov", "maximize")
 
     def __init__(
         self,
@@ -107,8 +109,9 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             "foreach": foreach,
             "differentiable": differentiable,
             "fused": fused,
-            "capturable": capturable,
         }
+        if capturable:  # torch's groups, and so its flattened checkpoints, have no such key
+            defaults["capturable"] = True
         precision = {
             "state_dtype": state_dtype,
             "rounding": rounding,
@@ -137,7 +140,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                 f"{name}: state_dtype must be None with momentum=0 (there is no state), got "
                 f"{option(group, 'state_dtype')}"
             )
-        if group["capturable"] and group["dampening"] != 0:
+        if group.get("capturable") and group["dampening"] != 0:
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,7 +149,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         for group in self.param_groups:
             group.setdefault("nesterov", False)
             group.setdefault("maximize", False)
-            group.setdefault("capturable", False)
+            if not group.get("capturable", True):
+                del group["capturable"]
 
     def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
@@ -157,12 +161,12 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             group_number(name, group, "weight_decay"),
             bool(group["nesterov"]),
             bool(group["maximize"]),
-            bool(group["capturable"]),
+            bool(group.get("capturable")),
             native_option(group, first),
         )
 
     def _check_capture(self) -> None:
-        if any(mode_of(group) == "stochastic" and not group["capturable"] for group in self.param_groups):
+        if any(mode_of(group) == "stochastic" and not group.get("capturable") for group in self.param_groups):
             raise RuntimeError(
                 "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
                 "captured (the step count would be baked in), got False"
@@ -186,7 +190,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                         buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
                         continue
                     # On a GPU only the kernel will know whether this step is taken.
-                    first[i] = not (group["capturable"] or (tail.may_skip and param.is_cuda))
+                    first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
                     new.append((param, buffers[-1]))
             beside = (self._counts(group, params, tail), self._lows(group, params))
@@ -204,11 +208,16 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             return None
         for param in params:
             if "step" not in self.state[param]:
-                self.state[param]["step"] = step_count(param, group["capturable"], 0.0)
+                self.state[param]["step"] = step_count(param, bool(group.get("capturable")), 0.0)
         counts = [self.state[param]["step"] for param in params]
         if tail.may_skip:
             count_on_device(self.state, params, counts)
         return counts
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._counts(group, params, NO_TAIL)
+        for param in params if group["momentum"] != 0 else ():
+            self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
         """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""
