@@ -13,6 +13,9 @@ from torch import Tensor
 
 from onepass.optim._kinds import is_fake
 
+# Well within the range of floats.
+_LARGE = 2**53
+
 
 class Names(NamedTuple):
     """Names the entries of a step's lists, as the core does."""
@@ -69,10 +72,13 @@ def _is_number(value: Any) -> bool:
 def group_number(function: str, group: dict[str, Any], option: str) -> float:
     """`number` of an option of a param group, which then holds a plain number: a checkpoint must be readable."""
     value = group[option]
-    if type(value) is float:
-        return value
+    kind = type(value)
+    if kind is float:
+        return cast(float, value)
+    if kind is int and -_LARGE < value < _LARGE:
+        return float(value)
     result = number(function, option, value)
-    if type(value) not in (int, bool) and not isinstance(value, Tensor):
+    if kind not in (int, bool) and not isinstance(value, Tensor):
         group[option] = result
     return result
 

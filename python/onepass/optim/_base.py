@@ -27,6 +27,9 @@ from onepass.optim._watched import entered_if_watched
 
 # Options that are checked when they are not what they were at the last step.
 _SETTLED = (*PRECISION, "differentiable")
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+# The mode with which make_fx traces, if it does.
+_dispatch_mode: Callable[[Any], Any] = torch._C._get_dispatch_mode
 # Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
 _initialized: Callable[[], bool] = torch.cuda.is_initialized
 
@@ -79,7 +82,10 @@ class FusedOptimizer(PartlyFused):
                 loss = closure()
         with torch.no_grad():
             if not torch.compiler.is_compiling():
-                self._step_eager(zero_grad)
+                if _dispatch_mode(_PROXY) is None:
+                    self._step_eager(zero_grad)
+                else:
+                    self._step_traced(zero_grad)
             elif (
                 self._has_tail(zero_grad)
                 or any(mode_of(group) for group in self.param_groups)
@@ -94,6 +100,15 @@ class FusedOptimizer(PartlyFused):
     @_disable_dynamo
     def _step_between_graphs(self, zero_grad: bool) -> None:
         self._step_eager(zero_grad)
+
+    def _step_traced(self, zero_grad: bool) -> None:
+        """The step as operators, which make_fx sees: kernels that it did not would be missing from its graph."""
+        if self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups) or self._needs_loop():
+            raise RuntimeError(
+                f"{type(self).__name__}: a step that make_fx traces must have no tail, no option of low precision "
+                "and no parameters that torch's loop updates"
+            )
+        self._step_compiled()
 
     def _step_eager(self, zero_grad: bool) -> None:
         tail = self._prepare_tail(zero_grad)

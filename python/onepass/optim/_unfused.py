@@ -187,7 +187,8 @@ class PartlyFused(GroupedOptimizer):
         skip = found_inf is not None and float(found_inf) != 0
         factor, norm = 1 / scale, math.nan
         if max_norm is not None or skip_nonfinite:
-            norm = math.hypot(*(_norm(value) for value in values)) / scale
+            norms = [_norm(value) for value in values]
+            norm = math.nan if any(map(math.isnan, norms)) else math.hypot(*norms) / scale
             skip = skip or (skip_nonfinite and not all(bool(value.isfinite().all()) for value in values))
         if max_norm is not None and max_norm != math.inf:
             share = max_norm / (norm + 1e-6)
