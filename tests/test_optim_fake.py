@@ -162,6 +162,26 @@ def test_wrapper_subclasses(rule, options, tail):
     assert not runs[1][1].unfused_parameters()
 
 
+@each_rule
+def test_functional_tensors(rule, options):
+    """Within torch.func.functionalize, whose tensors have no memory either."""
+    seen = []
+
+    def two_steps(value, grad, package=onepass.optim):
+        param = value.clone()
+        param.grad = grad.clone()
+        optimizer = getattr(package, rule)([param], lr=0.1, **options)
+        optimizer.step()
+        optimizer.step()
+        seen.append([one.why for one in optimizer.unfused_parameters()] if package is onepass.optim else None)
+        return param
+
+    given = torch.linspace(-1, 1, 5), torch.linspace(2, 3, 5)
+    stepped = torch.func.functionalize(two_steps)(*given)
+    assert torch.equal(stepped, two_steps(*given, torch.optim))
+    assert seen == [["tensor of torch.func"], None]
+
+
 DTENSOR = """
 import warnings
 warnings.simplefilter("ignore")

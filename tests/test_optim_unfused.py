@@ -328,6 +328,60 @@ def test_spoilt_states_of_complex_parameters(rule, name, spoil):
     assert snapshot(optimizer) == before
 
 
+def put_grad(param, grad):
+    param.grad_dtype, param.grad = None, None
+    param.grad = grad
+
+
+LOOP_FAULTS = {
+    "real-grad": (lambda p, o: put_grad(p, torch.ones(2, 3)), TypeError, "gradient of its dtype torch.complex64"),
+    "cut-grad": (
+        lambda p, o: setattr(p.grad, "data", p.grad.data[:1]),
+        ValueError,
+        r"gradient of its shape \(2, 3\)",
+    ),
+    "negative-lr": (
+        lambda p, o: o.param_groups[0].update(lr=-1.0),
+        ValueError,
+        "lr must be finite and at least 0",
+    ),
+    "nan-decay": (
+        lambda p, o: o.param_groups[0].update(weight_decay=float("nan")),
+        ValueError,
+        "weight_decay must",
+    ),
+}
+ADAM_FAULTS = {
+    "late-amsgrad": (
+        lambda p, o: o.param_groups[0].update(amsgrad=True),
+        ValueError,
+        "have the state max_exp_avg_sq",
+    ),
+    "no-exp_avg": (lambda p, o: o.state[p].pop("exp_avg"), ValueError, "must be in its parameter's state"),
+    "long-step": (lambda p, o: o.state[p].update(step=torch.ones(2)), ValueError, "step of one number, got 2 of"),
+}
+FAULTS = [
+    pytest.param(rule, *table[name], id=f"{rule}-{name}")
+    for rule, table in (("SGD", LOOP_FAULTS), ("Adam", LOOP_FAULTS | ADAM_FAULTS), ("AdamW", ADAM_FAULTS))
+    for name in table
+]
+
+
+@pytest.mark.parametrize(("rule", "fault", "error", "message"), FAULTS)
+def test_what_torchs_loop_would_trip_over(rule, fault, error, message):
+    """Found before the kernels take their share: of the real parameters, too, none has moved."""
+    params, optimizer = make(onepass.optim, rule, {"momentum": 0.9} if rule == "SGD" else {})
+    params = [params[1], *params]
+    train(params[1:], optimizer, range(2))
+    give(params[1:], 2)
+    fault(params[0], optimizer)
+    before = snapshot(optimizer)
+    for _ in range(2):
+        with pytest.raises(error, match=rf"(?i)^{rule}: .*{message}"):
+            optimizer.step()
+        assert snapshot(optimizer) == before
+
+
 @pytest.mark.parametrize("rule", ["Adam", "AdamW"])
 def test_capturable_needs_a_gpu(rule):
     params, optimizer = make(onepass.optim, rule, {"capturable": True})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-__all__ = ["hides_memory", "is_fake", "is_sharded"]
+__all__ = ["hides_memory", "is_fake", "is_plain", "is_sharded"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -16,6 +16,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 def is_fake(value: Any) -> bool:
     """True for a tensor of FakeTensorMode, which has shape, dtype and device, and no memory."""
     return isinstance(value, FakeTensor)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """True for torch's own class, and for a parameter."""
+    return type(tensor) in _PLAIN
 
 
 def is_sharded(value: Any) -> bool:

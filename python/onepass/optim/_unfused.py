@@ -14,7 +14,7 @@ from torch import Tensor
 
 from onepass._versions import bump_versions
 from onepass.optim._groups import GroupedOptimizer
-from onepass.optim._kinds import hides_memory, is_fake, is_sharded
+from onepass.optim._kinds import hides_memory, is_fake, is_plain, is_sharded
 from onepass.optim._precision import mode_of, option
 from onepass.optim._tail import NO_TAIL, Tail, average_dtype
 
@@ -31,7 +31,7 @@ class UnfusedParameter(NamedTuple):
     param: Tensor
     """The parameter itself."""
     why: str
-    """What the kernels do not do: "complex parameter", "sparse gradient", "differentiable", or a class's name."""
+    """As "complex parameter", "sparse gradient", "differentiable", "tensor of class MaskedTensor"."""
 
 
 class _Decision(NamedTuple):
@@ -80,7 +80,9 @@ class PartlyFused(GroupedOptimizer):
         if self._takes_sparse and dense and grad is not None and grad.layout == torch.sparse_coo:
             return "sparse gradient"
         hidden = [one for one in (param, grad) if one is not None and not is_fake(one) and hides_memory(one)]
-        return f"tensor of class {type(hidden[0]).__name__}" if hidden else None
+        if not hidden:
+            return None
+        return "tensor of torch.func" if is_plain(hidden[0]) else f"tensor of class {type(hidden[0]).__name__}"
 
     def _needs_loop(self) -> bool:
         """Whether torch's loop has a part in the next step. torch.compile runs this untraced."""
@@ -115,7 +117,9 @@ class PartlyFused(GroupedOptimizer):
         return any(fake)
 
     def _check_unfused(self, tail: Tail, apart: list[UnfusedParameter]) -> None:
-        """Raises ValueError or TypeError if torch's loop would not do what the options say."""
+        """Raises ValueError or TypeError if torch's loop would not do what is asked, or stop within its step."""
+        for number in {found.group: None for found in apart}:
+            self._check_group(self.param_groups[number])
         for found in apart:
             group, param = self.param_groups[found.group], found.param
             where, what = self._where(group, "params", param), f"{found.why}, which torch's loop updates"
@@ -123,7 +127,7 @@ class PartlyFused(GroupedOptimizer):
             if asked:
                 name, value = next(iter(asked.items()))
                 raise ValueError(f"{where} must not come with {name} ({what}), got {name}={value!r}")
-            self._check_loop_states(group, param, where)
+            self._check_loop_tensors(group, param, where)
             self._check_loop(group, found, where)
 
     def _fused_only(self, tail: Tail, group: dict[str, Any]) -> dict[str, Any]:
@@ -139,20 +143,21 @@ class PartlyFused(GroupedOptimizer):
                 asked[name] = value is not None and value is not False and str(value)
         return asked
 
-    def _check_loop_states(self, group: dict[str, Any], param: Tensor, where: str) -> None:
+    def _check_loop_tensors(self, group: dict[str, Any], param: Tensor, where: str) -> None:
         own = self.state.get(param, {})
-        for name in self._state_names:
-            value = own.get(name)
-            if value is None:
-                continue
+        states = {f"state {name}": own[name] for name in self._state_names if own.get(name) is not None}
+        for name, value in {"gradient": param.grad, **states}.items():
             if not isinstance(value, Tensor) or value.shape != param.shape:
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{where} must have a state {name} of its shape {tuple(param.shape)}, got {got}")
+                raise ValueError(f"{where} must have a {name} of its shape {tuple(param.shape)}, got {got}")
             if value.is_complex() != param.is_complex():
-                raise TypeError(f"{where} must have a state {name} of its dtype {param.dtype}, got {value.dtype}")
+                raise TypeError(f"{where} must have a {name} of its dtype {param.dtype}, got {value.dtype}")
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         """Raises ValueError if an option of this class does not go with the parameter."""
+
+    def _begin_states(self, group: dict[str, Any], param: Tensor) -> None:
+        """Makes the states with which torch's loop begins; raises ValueError if some are there and others not."""
 
     def _step_divided(self, tail: Tail, apart: list[UnfusedParameter]) -> bool:
         """A step of which torch's loop takes a part; returns whether it was taken. Waits for a GPU with a tail."""
@@ -162,6 +167,8 @@ class PartlyFused(GroupedOptimizer):
         if not decided.skip:
             rest = self._rest_of(tail)
             averages = self._begin_averages(apart, tail)
+            for found in apart:
+                self._begin_states(self.param_groups[found.group], found.param)
             groups = self._make_lists(rest, {id(found.param) for found in apart})
             for group in groups if decided.factor != 1 else ():
                 group[1][:] = [_scaled(grad, decided.factor) for grad in group[1]]

@@ -240,6 +240,12 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
         if found.param.grad is not None and found.param.grad.layout != torch.strided:
             raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
+        count = self.state.get(found.param, {}).get("step", 0.0)
+        if isinstance(count, Tensor) and not (count.numel() == 1 and count.is_floating_point()):
+            raise ValueError(f"{where} must have a state step of one number, got {count.numel()} of {count.dtype}")
+
+    def _begin_states(self, group: dict[str, Any], param: Tensor) -> None:
+        self._add_states(group, [param], [], [], [], [], [])
 
     def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         lists: _Lists = (params, grads, [], [], [], [])
