@@ -132,9 +132,10 @@ def test_everything_is_as_it_was(kind, trained, fails):
     assert scheduler.last_epoch == 4 * (1 + trained)
 
 
-def test_dropped_updates_are_tried_again():
+@pytest.mark.parametrize("fused", [None, True], ids=["scaler-drops", "step-drops"])
+def test_dropped_updates_are_tried_again(fused):
     model, loader = model_of(), loader_of()
-    optimizer = onepass.optim.SGD(model.parameters(), 0.1)
+    optimizer = onepass.optim.SGD(model.parameters(), 0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
     calls = []
     model[0].weight.register_hook(

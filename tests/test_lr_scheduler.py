@@ -215,6 +215,7 @@ OPTIMIZERS = {
     "torch-fused": lambda: optimizer_of([1.0], kind="AdamW", fused=True),
     "onepass": lambda: optimizer_of([1.0], onepass.optim),
     "onepass-adamw": lambda: optimizer_of([1.0], onepass.optim, "AdamW"),
+    "onepass-fused": lambda: optimizer_of([1.0], onepass.optim, "AdamW", fused=True),
 }
 
 

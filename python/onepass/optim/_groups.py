@@ -29,6 +29,7 @@ from onepass.optim._precision import (
     state_dtype_of,
 )
 from onepass.optim._states import StatefulOptimizer
+from onepass.optim._tail import average_dtype
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -268,11 +269,11 @@ class GroupedOptimizer(StatefulOptimizer):
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             for index, param in zip(packed["params"], group["params"], strict=True):
                 entries = saved["state"].get(index, {})
-                wide = torch.float64 if param.dtype == torch.float64 else torch.float32
                 for name in (*self._state_names, "ema"):
                     value = entries.get(name)
                     if isinstance(value, Tensor):
-                        dtype = wide if name == "ema" else loaded_state_dtype(param, group, value.dtype)
+                        own = loaded_state_dtype(param, group, value.dtype)
+                        dtype = average_dtype(param) if name == "ema" else own
                         self._restore_state(param, name, value, dtype)
                 for name in LOW_STATES:
                     value = entries.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import torch
@@ -40,8 +41,10 @@ class StatefulOptimizer(TailedOptimizer):
         self._drop_placeholders()
         return super().__getstate__()
 
-    def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        """Appends the group's parameters that have a gradient, and the gradients."""
+    def _gradients(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], left_out: Set[int] = frozenset()
+    ) -> None:
+        """Appends the group's parameters that have a gradient, and the gradients, without those of these ids."""
         self._drop_placeholders()  # a compiled step comes here first
         if not self.state and are_asked_for(COMPILED_FRAMES):
             raise RuntimeError(
@@ -50,7 +53,7 @@ class StatefulOptimizer(TailedOptimizer):
             )
         for param in group["params"]:
             grad = param.grad
-            if grad is None:
+            if grad is None or id(param) in left_out:
                 continue
             if grad.layout != torch.strided:
                 where = self._where(group, "grads", param)
@@ -92,6 +95,9 @@ class StatefulOptimizer(TailedOptimizer):
         if not isinstance(value, Tensor):
             where = self._where(group, listed, param)
             raise TypeError(f"{where} must be a torch.Tensor, got {type(value).__name__}")
+        if value.layout != torch.strided or (value.is_meta and not param.is_meta):
+            where, kind = self._where(group, listed, param), "meta" if value.is_meta else value.layout
+            raise TypeError(f"{where} must be a dense tensor with memory: got one of {kind}")
         if value.shape == param.shape and not same_layout(value, param) and is_dense(param):
             value = self.state[param][name] = laid_out_like(value, param)
         return value
@@ -124,6 +130,6 @@ def count_on_device(state: dict[Tensor, Any], params: list[Tensor], state_steps:
             state_steps[i] = state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
 
-def with_gradient(group: dict[str, Any]) -> list[int]:
-    """Where in the group the parameters stand that have a gradient."""
-    return [i for i, param in enumerate(group["params"]) if param.grad is not None]
+def with_gradient(group: dict[str, Any], left_out: Set[int] = frozenset()) -> list[int]:
+    """Where in the group the parameters stand that have a gradient, without those of these ids."""
+    return [i for i, p in enumerate(group["params"]) if p.grad is not None and id(p) not in left_out]

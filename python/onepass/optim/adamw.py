@@ -33,7 +33,7 @@ class AdamW(Adam, torch.optim.AdamW):
         maximize: Ascend instead of descend.
         foreach: As for `Adam`.
         capturable: As for `Adam`.
-        differentiable: False; the update has no gradient.
+        differentiable: As for `Adam`.
         fused: As for `Adam`.
         max_grad_norm: As for `Adam`.
         skip_nonfinite: As for `Adam`.
@@ -45,7 +45,8 @@ class AdamW(Adam, torch.optim.AdamW):
         seed: As for `Adam`.
 
     Raises:
-        ValueError: An option is out of range or asks for another implementation.
+        ValueError: An option is out of range.
+        RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
     Differs from torch: as `Adam` does.
