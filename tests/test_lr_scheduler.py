@@ -15,6 +15,8 @@ from onepass.optim import lr_scheduler as ls
 from onepass.optim import schedules as s
 
 STEPS = 40
+# One cycle of 30 steps is run beyond its end, which warns (test_lr_chain.py).
+pytestmark = pytest.mark.filterwarnings("ignore:OneCycleLR. step")
 
 
 def optimizer_of(lrs=(0.1, 0.5), package=torch.optim, kind="SGD", **options):
