@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from onepass.monitor._result import Curve, LRRangeResult
 from onepass.monitor._snapshot import Snapshot
 from onepass.optim.lr_scheduler._track import put
-from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim.lr_scheduler._updates import Updates, counted
 
 _NAME = "lr_range_test"
 # GradScaler begins at 2^16 and halves: so many drops in a row are no search for a scale any more.
@@ -180,6 +180,7 @@ def lr_range_test(
     rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
+    counted(_NAME, optimizer)
     plan = _Sweep(
         model,
         optimizer,

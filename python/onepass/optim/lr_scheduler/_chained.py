@@ -92,6 +92,10 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
         ]
         self._write(self.last_epoch)
 
+    def _begin_parts(self) -> None:
+        for part in self._schedulers:
+            part._initial_step()
+
     def _step_parts(self, place: int) -> None:
         for part in self._schedulers:
             part.step()

@@ -85,10 +85,17 @@ class Combined(FunctionLR):
         raise NotImplementedError
 
     def _initial_step(self) -> None:
-        # torch's SequentialLR sets the steps of the parts back, not that of the whole.
+        # torch's SequentialLR has set the steps of the parts back, not that of the whole.
         self._step_count = 1
         self.last_epoch = 0
-        self._first_write()
+        if self._stepped is None:
+            self._restart(0)
+        else:
+            self._begin_parts()
+
+    def _begin_parts(self) -> None:
+        """Lets parts take their first steps again, as torch's class does."""
+        raise NotImplementedError
 
     def _write(self, step: int) -> None:
         if self._stepped is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch.optim import Optimizer
 
@@ -11,21 +11,24 @@ from onepass.optim.lr_scheduler._wrapped import stepping
 
 if TYPE_CHECKING:
     from onepass.optim.lr_scheduler._base import FunctionLR
+    from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
 
-_SCHEDULERS: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[FunctionLR]] = weakref.WeakKeyDictionary()
+    Scheduler: TypeAlias = FunctionLR | ReduceLROnPlateau
+
+_SCHEDULERS: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Scheduler]] = weakref.WeakKeyDictionary()
 
 
-def _of(scheduler: FunctionLR) -> weakref.WeakSet[FunctionLR]:
+def _of(scheduler: Scheduler) -> weakref.WeakSet[Scheduler]:
     optimizer = scheduler.optimizer
     return _SCHEDULERS.setdefault(stepping(optimizer) or optimizer, weakref.WeakSet())
 
 
-def join(scheduler: FunctionLR) -> None:
+def join(scheduler: Scheduler) -> None:
     """Makes a scheduler known to the others of its optimizer."""
     _of(scheduler).add(scheduler)
 
 
-def leave(scheduler: FunctionLR) -> None:
+def leave(scheduler: Scheduler) -> None:
     """Takes out one that does not write by itself any more."""
     _of(scheduler).discard(scheduler)
 
@@ -41,13 +44,13 @@ def resumed(scheduler: FunctionLR) -> tuple[bool, bool]:
     return not all(again), any(again)
 
 
-def _is_again(scheduler: FunctionLR, other: FunctionLR) -> bool:
+def _is_again(scheduler: FunctionLR, other: Scheduler) -> bool:
     """Whether the same scheduler was made once more, as in a cell of a notebook that is run again."""
     same = type(other) is type(scheduler) and other.base_lrs == scheduler.base_lrs
     return same and all(getattr(other, name) == getattr(scheduler, name) for name in scheduler._settings)
 
 
-def scale_zeros(scheduler: FunctionLR, field: str, i: int, ratio: float) -> None:
+def scale_zeros(scheduler: Scheduler, field: str, i: int, ratio: float) -> None:
     """Tells a factor to those that hold group i at 0: it cannot be seen in the value, which is to come back."""
     for other in _of(scheduler):
         memory = other._memories.get(field)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any, SupportsFloat
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import as_list
 from onepass.optim.lr_scheduler._base import FOLLOWS
 from onepass.optim.lr_scheduler._memory import Memory
+from onepass.optim.lr_scheduler._neighbours import join
 from onepass.optim.lr_scheduler._restore import are_the_same
 from onepass.optim.lr_scheduler._track import Track, initial_rates, own_tensor, put
 from onepass.optim.lr_scheduler._undo import undone_on_error
@@ -59,6 +61,7 @@ class ReduceLROnPlateau(TorchPlateau):
     """
 
     _updates: Updates | None = None
+    _step_count = 0
     base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
 
     def __init__(
@@ -116,6 +119,7 @@ class ReduceLROnPlateau(TorchPlateau):
             self._updates = Updates(name, optimizer, 0)
         self._warm_up()
         self._left = self.get_last_lr()
+        join(self)
 
     def _rates_from(self, known: int) -> list[float]:
         groups = self.optimizer.param_groups
@@ -157,9 +161,16 @@ class ReduceLROnPlateau(TorchPlateau):
             self._memory.grow(self.base_lrs)
         factor = self._warmup(self._place)
         self._reached_end = not self.warming_up
-        track = Track("lr", self._warmup, self.base_lrs)
-        track.memory = self._memory
-        track.write(groups, factor)
+        self._all_tracks()[0].write(groups, factor)
+
+    def _all_tracks(self) -> list[Track]:
+        track = Track("lr", self._warmup or schedules.constant(), self.base_lrs)
+        track.memory, track.owner = self._memory, weakref.ref(self)
+        return [track]
+
+    @property
+    def _memories(self) -> dict[str, Memory]:
+        return {"lr": self._memory}
 
     def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """Judges a metric; without one moves the warm-up.

@@ -28,12 +28,17 @@ def written(scheduler: FunctionLR) -> dict[str, Any]:
     """
     fields = {}
     groups = scheduler.optimizer.param_groups
-    for track in scheduler._all_tracks():
+    for track in scheduler._all_tracks() if _has_begun(scheduler) else ():
         now = [get(group, track.field) for group in groups]
         if not _is_alone(track, now, scheduler.last_epoch):
             memory = None if track.memory is None else track.memory.state()
             fields[track.field] = {"values": [float(value) for value in now], "memory": memory}
     return {"last_epoch": scheduler.last_epoch, "fields": fields}
+
+
+def _has_begun(scheduler: FunctionLR) -> bool:
+    """Whether it is no part of torch's sequence whose turn has not come, which is at -1."""
+    return scheduler.last_epoch >= 0
 
 
 def _is_alone(track: Track, now: list[Any], step: int) -> bool:
@@ -48,6 +53,8 @@ def _is_alone(track: Track, now: list[Any], step: int) -> bool:
 
 def is_untouched(scheduler: FunctionLR) -> bool:
     """Whether the groups still hold the rates that the scheduler wrote."""
+    if not _has_begun(scheduler):
+        return False
     track = scheduler._all_tracks()[0]
     now = [get(group, track.field) for group in scheduler.optimizer.param_groups]
     if track.memory is not None:
@@ -72,6 +79,8 @@ def restore(scheduler: FunctionLR, state: dict[str, Any], untouched: bool) -> No
         untouched: Whether the groups held what the scheduler wrote, before it took the state over.
     """
     kept = state.get("_written", {})
+    if not _has_begun(scheduler):
+        return
     if kept.get("last_epoch") == scheduler.last_epoch:
         scheduler._restart(scheduler.last_epoch)
         for track in scheduler._all_tracks():

@@ -84,6 +84,9 @@ class SequentialLR(Combined, theirs.SequentialLR):
             put(group, "lr", float(group["initial_lr"]))
         for part in self._schedulers:
             _undo_first_step(part)
+        self._begin_parts()
+
+    def _begin_parts(self) -> None:
         self._turn(0)[1]._initial_step()
 
     def _step_parts(self, place: int) -> None:

@@ -8,6 +8,7 @@ from types import CodeType
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from onepass.optim._tail import TailedOptimizer
 from onepass.optim.lr_scheduler._wrapped import stepping
@@ -38,12 +39,7 @@ class Updates:
     """
 
     def __init__(self, owner: str, optimizer: Any, before: int) -> None:
-        inner = stepping(optimizer)
-        if inner is None:
-            raise ValueError(
-                f"{owner}: optimizer must call step hooks, or wrap one optimizer that does, for its updates to be "
-                f"counted, got {type(optimizer).__name__}"
-            )
+        inner = counted(owner, optimizer)
         self._optimizer = weakref.ref(inner)
         self.reset(before)
         handle = inner.register_step_post_hook(Hook(self))
@@ -83,6 +79,21 @@ class Updates:
     def close(self) -> None:
         """Stops counting."""
         self._stop()
+
+
+def counted(owner: str, optimizer: Any) -> Optimizer:
+    """The optimizer whose updates are counted: this one or one that it wraps.
+
+    Raises:
+        ValueError: The updates cannot be seen.
+    """
+    inner = stepping(optimizer)
+    if inner is None:
+        raise ValueError(
+            f"{owner}: optimizer must call step hooks, or wrap one optimizer that does, for its updates to be "
+            f"counted, got {type(optimizer).__name__}"
+        )
+    return inner
 
 
 class Hook:
