@@ -185,6 +185,39 @@ def test_pairs_go_into_torchs_classes_and_back(first, direction, order):
         assert_same(values, wanted[at:], (names, at))
 
 
+@pytest.mark.parametrize("kind", ["many", "one rate", "integers", "float32"])
+def test_pairs_of_many_groups_and_of_tensors(kind):
+    """The core writes many groups; a tensor of float32 rounds, and is no change by another."""
+    lrs = {
+        "many": [0.1 + 0.01 * i for i in range(30)],
+        "one rate": [0.1] * 30,
+        "integers": [1, 2],
+        "float32": [torch.tensor(0.3), torch.tensor(0.7)],
+    }[kind]
+    for names in [
+        ("CosineAnnealingLR", "StepLR"),
+        ("ExponentialLR", "ReduceLROnPlateau"),
+        ("LinearLR", "OneCycleLR"),
+    ]:
+        values = []
+        for package in (ours, theirs):
+            own = [lr.clone() if kind == "float32" else lr for lr in lrs]
+            values.append(run(names, [package, package], (0, 1), own))
+        if kind == "float32":
+            torch.testing.assert_close(torch.tensor(values[0]), torch.tensor(values[1]), rtol=1e-5, atol=1e-7)
+        else:
+            assert_same(*values, names)
+
+
+@pytest.mark.parametrize("name", ["ExponentialLR", "CosineAnnealingLR"])
+def test_a_scheduler_alone_does_not_drift_in_a_tensor(name):
+    optimizer = optimizer_of([torch.tensor(0.3), torch.tensor(0.7)])
+    (scheduler,) = made([name], [ours], optimizer)
+    for step in range(STEPS):
+        step_all([scheduler], [0], step)
+        assert read(optimizer)[::2] == [float(torch.tensor(lr)) for lr in scheduler.lr_at(step + 1)]
+
+
 def test_copies_of_a_pair_go_on():
     names = ("StepLR", "ExponentialLR")
     wanted = run(names, [ours, ours], (0, 1))

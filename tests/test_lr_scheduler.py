@@ -340,6 +340,24 @@ def test_rates_of_many_groups_are_rounded_as_one_is(starts):
         assert [group["lr"] for group in groups] == wanted
 
 
+def test_rates_of_many_groups_are_compared_before_they_are_written():
+    """A group that holds something else stops the core, and it puts back what it has written."""
+    values = [0.25, 0.5, 0.75]
+    groups, lasts = [{"lr": value} for value in values], list(values)
+    assert _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.5, None, lasts)
+    assert [group["lr"] for group in groups] == lasts == [0.5, 1.0, 1.0]
+    assert groups[1]["lr"] is groups[2]["lr"] is lasts[2]
+    for foreign in (0.9, torch.tensor(1.0), None, 1):
+        groups[2]["lr"] = foreign
+        assert not _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, lasts)
+        assert [groups[0]["lr"], groups[1]["lr"]] == lasts[:2] == [0.5, 1.0]
+        assert groups[2]["lr"] is foreign
+    del groups[2]["lr"]
+    assert not _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, lasts)
+    with pytest.raises(ValueError, match="ends, starts and lasts must have 3 entries like groups, got 1"):
+        _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, [1.0])
+
+
 @pytest.mark.parametrize("bad", [([{}], [1.0, 2.0]), ([{}], ["a"]), ([1], [1.0])], ids=["count", "number", "dict"])
 def test_rates_for_what_is_no_group(bad):
     with pytest.raises((TypeError, ValueError), match=r"must be|must have"):
