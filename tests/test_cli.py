@@ -89,13 +89,14 @@ def test_info_shows_every_fact():
         (("parity", "nope"), "op must be one of optim, tail, batch_norm, dropout, cross_entropy, got nope"),
         (("bench", "optim", "--case", "nope"), "case must be part of one of sgd-4x16M, "),
         (("bench", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),
-        (("parity", "optim", "--backend", "tpu"), "backend must be one of cpu, cuda, got tpu"),
+        (("parity", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),
+        (("parity", "optim", "--backend", "tpu"), "device must be one of cpu, cuda, got tpu"),
         (
             ("parity", "optim", "--dtype", "float64"),
             "dtype must be one of float32, bfloat16, float16, got float64",
         ),
     ],
-    ids=["bench-op", "parity-op", "case", "device", "backend", "dtype"],
+    ids=["bench-op", "parity-op", "case", "device", "parity-device", "backend", "dtype"],
 )
 def test_wrong_arguments_name_what_was_wanted(arguments, message):
     status, output = run(*arguments)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch._functorch.config
 import torch._inductor.config
 import torch.nn.functional as F
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 import onepass.nn
 from onepass.nn.functional import cross_entropy
@@ -122,7 +125,7 @@ def test_fake_meta_and_export():
         cross_entropy(y, torch.empty(2, dtype=torch.int64)).backward()
     exported = torch.export.export(onepass.nn.CrossEntropyLoss(), (torch.randn(4, 5), TARGET))
     x = torch.randn(4, 5)
-    assert torch.equal(exported.module()(x, TARGET), cross_entropy(x, TARGET))
+    assert torch.equal(exported.module()(x, TARGET), F.cross_entropy(x, TARGET))  # torch's operator
 
 
 def test_torch_func_is_as_with_torch():
@@ -240,3 +243,26 @@ def test_probabilities_and_logits_may_be_made_of_one_tensor(tied, twice):
         for function in (cross_entropy, torch.nn.functional.cross_entropy)
     )
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("return_stats", [False, True], ids=["", "stats"])
+@pytest.mark.parametrize("inplace", [False, True], ids=["", "inplace"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_loss_inside_of_a_checkpoint(reentrant, inplace, return_stats):
+    """With the layer before it: the gradient is written over the recomputed logits."""
+    torch.manual_seed(0)
+    layer, first = torch.nn.Linear(5, 5), torch.randn(4, 5)
+
+    def loss(x):
+        return cross_entropy(layer(x), TARGET, inplace_backward=inplace, return_stats=return_stats)
+
+    found = []
+    for run in (loss, partial(checkpoint, loss, use_reentrant=reentrant)):
+        layer.zero_grad()
+        x = first.clone().requires_grad_()
+        result = run(x)
+        value = result[0] if return_stats else result
+        value.backward()
+        statistics = [v.nan_to_num() for v in result[1]] if return_stats else []
+        found.append([value, x.grad, layer.weight.grad, *statistics])
+    assert all(map(torch.equal, *found))

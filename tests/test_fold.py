@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import onepass.nn
 from onepass.nn import fold
@@ -119,3 +120,78 @@ def test_frozen_stays_frozen():
 def test_what_cannot_be_folded(layer, norm, error, message):
     with pytest.raises(error, match=f"fold: .*{message}"):
         fold(layer, norm)
+
+
+def own_forward(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda input: forward(input) + 1
+
+
+def other_weight(module: nn.Module) -> None:
+    """As hypernetworks give it."""
+    weight = module.weight.detach() * 2
+    del module.weight
+    module.weight = weight
+
+
+def hook_of(name: str):
+    return lambda module: getattr(module, name)(lambda *args: None)
+
+
+ALTERATIONS = {
+    "forward hooks": hook_of("register_forward_hook"),
+    "forward pre-hooks": hook_of("register_forward_pre_hook"),
+    "backward hooks": hook_of("register_full_backward_hook"),
+    "backward pre-hooks": hook_of("register_full_backward_pre_hook"),
+    "a forward of its own": own_forward,
+    "a weight that is not its own parameter": other_weight,
+    "parametrizations of weight": lambda module: parametrizations.weight_norm(module, dim=None),
+    "parametrizations of bias": lambda module: nn.utils.parametrize.register_parametrization(
+        module, "bias", nn.Identity()
+    ),
+    "weight_norm": lambda module: weight_norm(module, dim=None),
+    "pruning": lambda module: prune.random_unstructured(module, "weight", amount=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("which", ["layer", "batch_norm"])
+@pytest.mark.parametrize("altered", ALTERATIONS)
+def test_what_computes_something_else_is_refused(altered, which):
+    """By name, for each layer and batch norm, torch's and ours, and nothing has been changed."""
+    for _, make, kind, _ in LAYERS:
+        for norm in (evaluated(kind), evaluated(getattr(onepass.nn, kind.__name__))):
+            layer = make()
+            module = layer if which == "layer" else norm
+            if altered.endswith("bias") and module.bias is None:
+                continue
+            ALTERATIONS[altered](module)
+            before = copy.deepcopy(module.state_dict())
+            with pytest.raises(ValueError, match=f"fold: {which} must compute what .* with {altered}"):
+                fold(layer, norm)
+            assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_spectral_norms_are_refused():
+    for normed, words in (
+        (spectral_norm(nn.Conv2d(4, 6, 3)), "spectral_norm"),
+        (parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)), "parametrizations of weight"),
+        (parametrizations.orthogonal(nn.Linear(6, 6)), "parametrizations of weight"),
+    ):
+        kind = nn.BatchNorm1d if isinstance(normed, nn.Linear) else nn.BatchNorm2d
+        with pytest.raises(ValueError, match=f"fold: layer must compute what .* with {words}"):
+            fold(normed, evaluated(kind))
+
+
+def test_a_pruned_layer_can_be_folded_once_it_is_plain_again():
+    layer, norm = nn.Linear(4, 6), evaluated(nn.BatchNorm1d)
+    prune.remove(prune.l1_unstructured(layer, "weight", amount=5), "weight")
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(fold(layer, norm)(x), norm(layer(x)))
+
+
+def test_within_monte_carlo_dropout():
+    norm = evaluated(onepass.nn.BatchNorm1d, dropout=0.5)
+    with onepass.nn.mc_dropout(norm), pytest.raises(RuntimeError, match="fold: batch_norm must not be within"):
+        fold(nn.Linear(4, 6), norm)

@@ -129,9 +129,9 @@ def test_no_dense_share_of_two_labels():
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 @pytest.mark.parametrize("name", ["BatchNorm1d", "Dropout", "CrossEntropyLoss"])
 def test_modules_take_no_nested_tensor(name, layout):
-    """Not in evaluation either, where dropout has nothing to do."""
+    """Not in evaluation either; dropout, which then has nothing to do, gives it back (test_layer_kinds.py)."""
     make = getattr(onepass.nn, name)
-    module = (make(10) if name == "BatchNorm1d" else make()).eval()
+    module = (make(10) if name == "BatchNorm1d" else make()).train(name == "Dropout")
     with pytest.raises(
         TypeError, match=r"^[a-z_]+: input must be dense, got (a nested tensor|layout torch.jagged)$"
     ):

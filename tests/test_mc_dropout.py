@@ -256,14 +256,3 @@ def test_empty_batches_and_scalars():
     assert mc_predict(model, torch.ones(0, 3), 2, batch_size=4).mean.shape == (0, 2)
     with pytest.raises(ValueError, match="mc_predict: batch_size must be None with an input without a batch"):
         mc_predict(model, torch.tensor(1.0), 2, batch_size=4)
-
-
-@pytest.mark.parametrize("p", [1, np.float32(0.5), np.float64(0.5)])
-def test_foreign_dropouts_of_any_number(p):
-    model = nn.Sequential(onepass.nn.Dropout(), nn.Identity())
-    model[1].dropout = p
-    with pytest.raises(ValueError, match=r"got 1 \(Identity\)"), mc_dropout(model):
-        pass
-    model[1].dropout = True
-    with mc_dropout(model):
-        pass

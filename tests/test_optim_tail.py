@@ -138,7 +138,7 @@ def test_grad_scaler(rule, unscaled):
     """torch's protocol on the CPU: the same steps and scales as with torch's optimizer, overflow included."""
     backend = Backend("cpu", torch.device("cpu"))
     ours, theirs = params_of(backend), params_of(backend)
-    mine, other = make(rule, ours), make(rule, theirs, torch.optim, foreach=False)
+    mine, other = make(rule, ours, fused=True), make(rule, theirs, torch.optim, foreach=False)
     scalers = [torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2) for _ in range(2)]
     for step in range(6):
         for params, optimizer, scaler in ((ours, mine, scalers[0]), (theirs, other, scalers[1])):

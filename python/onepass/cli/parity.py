@@ -26,8 +26,16 @@ def parity(
         list[str] | None, typer.Option(help="float32, bfloat16 or float16, instead of all. May be repeated.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each run.")] = 20,
-    backend: Annotated[
-        str, typer.Option(parser=one_of("backend", ("cpu", "cuda")), help="cpu or cuda.", metavar="BACKEND")
+    device: Annotated[
+        str,
+        # The second is what it was called, as in commands of recorded results.
+        typer.Option(
+            "--device",
+            "--backend",
+            parser=one_of("device", ("cpu", "cuda")),
+            help="cpu or cuda.",
+            metavar="DEVICE",
+        ),
     ] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the table here.")] = None,
 ) -> None:
@@ -36,7 +44,7 @@ def parity(
     The rule: our error against float64 is at most twice torch's plus one unit in the last place (ulp). Shown
     are the largest errors after any step, and the step in which ours came nearest to its limit.
     """
-    where = device_of("backend", backend)
+    where = device_of("device", device)
     if json_file is not None:
         check_place("json", json_file)
     module = importlib.import_module(OPS[op])
@@ -56,7 +64,7 @@ def parity(
         written = {
             **machine.record(torch.get_num_threads()),
             "op": op,
-            "backend": backend,
+            "device": device,
             "steps": steps,
             "rows": [row.to_json() for row in rows],
         }

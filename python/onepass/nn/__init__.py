@@ -7,6 +7,8 @@ from onepass.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Drop
 from onepass.nn.fold import fold
 from onepass.nn.loss import CrossEntropyLoss, LossStatistics
 from onepass.nn.mc_dropout import Prediction, mc_dropout, mc_predict
+from onepass.nn.revert import revert
+from onepass.nn.sequential import Sequential
 
 __all__ = [
     "AlphaDropout",
@@ -22,9 +24,11 @@ __all__ = [
     "FeatureAlphaDropout",
     "LossStatistics",
     "Prediction",
+    "Sequential",
     "convert",
     "fold",
     "functional",
     "mc_dropout",
     "mc_predict",
+    "revert",
 ]

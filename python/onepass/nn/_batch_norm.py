@@ -15,7 +15,7 @@ from torch import Tensor
 from onepass.nn import _batch_norm_composed as composed
 from onepass.nn import _batch_norm_kernels as kernels
 from onepass.nn import _batch_norm_ops as operators
-from onepass.nn import _random
+from onepass.nn import _by_torch, _random
 from onepass.nn._batch_norm_derivative import apply
 from onepass.nn._dispatch import is_negative, is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_number, check_optional, check_probability, check_tensor
@@ -66,6 +66,12 @@ def batch_norm(
         check_dense("batch_norm", input=input, residual=residual)
         raise
     operator = compiling or not is_plain(input, weight, bias) or is_negative(residual, running_mean, running_var)
+    if operator and _by_torch.is_asked():
+        if dropout:
+            _by_torch.refuse_seed("batch_norm", generator, seed)
+        factor = 1 / float(cast(Tensor, batches)) if momentum is None else momentum
+        how = (training, factor, eps, activation, dropout, bool(dropout))
+        return _by_torch.batch_norm(input, running_mean, running_var, weight, bias, residual, *how)
     drawn: _random.Seed | None = None
     if dropout and seed is None and not operator:
         drawn = _random.later("batch_norm", input, generator)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass.nn import _batch_norm_composed as composed
 from onepass.nn import _batch_norm_kernels as kernels
-from onepass.nn._dispatch import is_batched, is_plain
+from onepass.nn._dispatch import is_batched, is_plain, with_memory
 from onepass.nn._layout import in_layout_of
 
 __all__ = ["apply", "differentiate", "remember"]
@@ -76,6 +76,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
     """Gradients of input, weight, bias and residual, those that are wanted."""
     if grad is None:
         return None, None, None, None
+    grad = with_memory(grad)
     input, weight, bias, mean, spread, mask, seed = ctx.saved_tensors
     training, eps, activation, dropout = ctx.options
     wanted = list(ctx.needs_input_grad[:4])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onepass.nn import _batch_norm_kernels as kernels
 from onepass.nn._batch_norm_derivative import differentiate, remember
+from onepass.nn._recomputation import is_recomputed
 
 __all__ = ["batch_norm"]
 
@@ -57,6 +58,8 @@ def _forward(
     if training and running_mean is not None and running_var is not None:
         running_mean, running_var = running_mean.clone(), running_var.clone()
         new = (running_mean, running_var)
+        if is_recomputed():
+            running_mean = running_var = None
     else:
         new = (nothing, torch.empty_like(nothing))
     output, mean, spread, mask, _ = kernels.forward(

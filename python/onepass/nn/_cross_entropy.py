@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn import _loss_composed, _loss_kernels, _loss_ops
+from onepass.nn import _by_torch, _loss_composed, _loss_kernels, _loss_ops
 from onepass.nn._buffers import statistics_dtype
 from onepass.nn._dispatch import is_plain, is_transformed
 from onepass.nn._kinds import check_dense, check_integer, check_number, check_optional, check_tensor
@@ -71,9 +71,9 @@ def cross_entropy(
     is_dense = _check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
     _check_second(input, is_dense, target2, lam)
     shape = target.shape if not is_dense else _rows_shape(input)
-    target = _widened(target, input) if is_dense else target.to(torch.int64).contiguous()
+    target = _widened(target, input) if is_dense else _labels(target)
     weight = None if weight is None else _widened(weight, input)
-    second = None if target2 is None else target2.to(torch.int64).contiguous()
+    second = None if target2 is None else _labels(target2)
     lams = None
     if isinstance(lam, Tensor):
         lams = lam.to(statistics_dtype(input)).contiguous()
@@ -99,6 +99,9 @@ def cross_entropy(
     weight = None if weight is None else weight.contiguous()
     rest = (second, lams, number, weight, *options[1:], return_stats)
     if not plain:
+        if _by_torch.is_asked():
+            loss = _by_torch.exported_cross_entropy(input, target, *rest)
+            return loss.view(shape) if reduction == "none" and loss.dim() != len(shape) else loss
         loss, totals = _loss_ops.cross_entropy(input, target, *rest)
     elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
         if inplace_backward:
@@ -107,7 +110,8 @@ def cross_entropy(
         loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
     else:
         loss, _, totals = _loss_kernels.forward(input, target, *rest)
-    if reduction == "none":
+    if reduction == "none" and loss.shape != shape:
+        # Only then: a view does not take a sparse gradient.
         loss = loss.view(shape)
     return (loss, _statistics(totals)) if return_stats else loss
 
@@ -123,6 +127,11 @@ def _read_as(dtype: torch.dtype, input: Tensor) -> torch.dtype | None:
 def _widened(values: Tensor, input: Tensor) -> Tensor:
     dtype = _read_as(values.dtype, input)
     return values if dtype == values.dtype else values.to(dtype)
+
+
+def _labels(values: Tensor) -> Tensor:
+    # Without `to` where it does nothing: an exported graph would show it.
+    return (values if values.dtype == torch.int64 else values.to(torch.int64)).contiguous()
 
 
 def _rows_shape(input: Tensor) -> torch.Size:
@@ -255,8 +264,8 @@ def _check_second(input: Tensor, is_dense: bool, target2: Tensor | None, lam: fl
 def _check_inplace(input: Tensor, plain: bool) -> None:
     if not plain:
         raise RuntimeError(
-            "cross_entropy: inplace_backward must be False under torch.compile, torch.func, torch.jit.trace, "
-            "dispatch modes and with tensor subclasses or a negative bit, got True"
+            "cross_entropy: inplace_backward must be False under torch.compile, torch.export, torch.func, "
+            "torch.jit.trace, dispatch modes and with tensor subclasses or a negative bit, got True"
         )
     base = input if input._base is None else input._base
     if input.requires_grad and base.is_leaf and base.requires_grad:

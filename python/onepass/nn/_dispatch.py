@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["has_functorch", "is_batched", "is_negative", "is_plain", "is_transformed"]
+__all__ = ["has_functorch", "is_batched", "is_negative", "is_plain", "is_transformed", "with_memory"]
 
 # True inside a transform of torch.func.
 has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -55,6 +55,17 @@ def is_batched(grad: Tensor) -> bool:
     """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
+
+
+def with_memory(grad: Tensor) -> Tensor:
+    """An upstream gradient that a kernel can read.
+
+    A sparse one, as of an embedding of what a layer gave, becomes dense; zeros that forward mode gives without
+    memory get some.
+    """
+    if grad.layout is not torch.strided:
+        return grad.to_dense()
+    return grad.clone() if grad._is_zerotensor() else grad
 
 
 def is_transformed() -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from onepass import _native
-from onepass.nn import _random
-from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed
+from onepass.nn import _by_torch, _random
+from onepass.nn._dispatch import has_functorch, is_batched, is_plain, is_transformed, with_memory
 from onepass.nn._kinds import check_dense, check_optional, check_probability, check_tensor
 
 __all__ = ["How", "differentiate", "dropout", "run", "walkable"]
@@ -52,8 +52,17 @@ def dropout(
     shared: bool = False,
 ) -> Tensor:
     """What all functions and modules have in common; scaling may be ``"alpha"``."""
-    _check(function, input, p, residual)
-    if not training or p == 0 or input.numel() == 0:
+    _check_kind(function, input, p, residual)
+    idle = not training or p == 0
+    exporting = _by_torch.asked._is_exporting_flag
+    # In evaluation, too: who moves the graph to training must find an operator.
+    if idle and not exporting and residual is None and (scaling != "test_time" or p == 0):
+        # Whatever it is, a tensor of integers or a nested one: torch gives it back, too.
+        return input
+    _check(function, input, residual)
+    if exporting:
+        return _export(function, input, p, training, inplace, scaling, residual, planes, generator, seed, shared)
+    if idle or input.numel() == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     if shared and input.dim() == 0:
         raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
@@ -65,6 +74,10 @@ def dropout(
         output = _composed(input, residual, how, _random.seed_for(function, input, generator, seed))
         return input.copy_(output) if inplace else output
     if compiling or not is_plain(input, residual):
+        if not compiling and _by_torch.is_asked():
+            return _export(
+                function, input, p, training, inplace, scaling, residual, planes, generator, seed, shared
+            )
         drawn = _random.seed_for(function, input, generator, seed)
         output = cast(Tensor, torch.ops.onepass.dropout(input, residual, drawn, *how))
         return input.copy_(output) if inplace else output
@@ -82,6 +95,26 @@ def dropout(
         if direct and not input.is_inference():
             torch.autograd.graph.increment_version(input)
     return input.copy_(output) if inplace and not direct else output
+
+
+def _export(
+    function: str,
+    input: Tensor,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None,
+    planes: bool,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+    shared: bool,
+) -> Tensor:
+    if training and p > 0:
+        _by_torch.refuse_seed(function, generator, seed)
+        if shared:
+            _by_torch.refuse(function, "shared", "False", shared)
+    return _by_torch.dropout(input, p, training, inplace, scaling, residual, planes)
 
 
 def run(
@@ -171,6 +204,7 @@ _apply: Callable[..., Tensor] = DropoutFunction.apply
 
 def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     """The gradient of the input, itself differentiable where that is asked for."""
+    grad = with_memory(grad)
     if not torch.compiler.is_compiling() and is_batched(grad):
         return _composed(grad, None, how, seed)
     if is_plain(grad) and not torch.compiler.is_compiling():
@@ -182,10 +216,13 @@ def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
     return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
 
 
-def _check(function: str, input: Tensor, p: float, residual: Tensor | None) -> None:
+def _check_kind(function: str, input: Tensor, p: float, residual: Tensor | None) -> None:
     check_tensor(function, "input", input)
     check_optional(function, residual=residual)
     check_probability(function, "p", p)
+
+
+def _check(function: str, input: Tensor, residual: Tensor | None) -> None:
     check_dense(function, input=input, residual=residual)
     if input.dtype not in _DTYPES:
         names = "torch.float32, torch.float64, torch.bfloat16 or torch.float16"

@@ -64,7 +64,8 @@ def dropout(
         RuntimeError: inplace with a leaf that requires grad.
 
     Differs from torch: the mask is not torch's for the same seed. Dropped elements are 0 also where x is not
-    finite. Integer, complex and nested tensors are refused.
+    finite. Integer, complex, sparse and nested tensors are refused where something is to be computed (with p = 1,
+    too); else they come back, as with torch.
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
     """
@@ -236,7 +237,6 @@ def _options(
     scaling: str,
     shared: bool,
 ) -> dict[str, Any]:
-    check_optional(function, residual=residual)
     check_scaling(function, scaling)
     return {
         "residual": residual,
@@ -266,6 +266,7 @@ def _channels(
     function: str, input: Tensor, batched: int, p: float, training: bool, inplace: bool, options: dict[str, Any]
 ) -> Tensor:
     """One draw a channel; an input of fewer dimensions than `batched` is one example."""
+    check_optional(function, residual=options["residual"])
     if input.dim() >= batched:
         return _dropout(function, input, p, training, inplace, planes=True, **options)
     if options["residual"] is not None:

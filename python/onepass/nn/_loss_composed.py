@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["forward"]
+
+# What torch.nn.functional.cross_entropy calls. That function itself may be ours, or another's, by now: users put
+# such ones in its place, before or after this import, and ours would call itself without end.
+_cross_entropy: Callable[..., Tensor] = torch._C._nn.cross_entropy_loss
+_REDUCTION_NONE = 0
 
 
 def forward(
@@ -33,9 +39,7 @@ def forward(
         x = torch.where(ignored.view(1) if x.dim() == 1 else ignored.unsqueeze(1), 0, x)
 
     def rows_of(labels: Tensor) -> Tensor:
-        return F.cross_entropy(
-            x, labels, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
-        )
+        return _cross_entropy(x, labels, weight, _REDUCTION_NONE, ignore_index, label_smoothing)
 
     def weights_of(labels: Tensor) -> Tensor:
         ignored = labels == ignore_index

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onepass.nn import _loss_composed, _loss_kernels
-from onepass.nn._dispatch import is_batched, is_plain
+from onepass.nn._dispatch import is_batched, is_plain, with_memory
 
 __all__ = ["CrossEntropyFunction", "differentiate", "remember"]
 
@@ -50,6 +50,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
     """Gradients of input and target (if that holds probabilities), those that are wanted."""
     if grad is None:
         return None, None
+    grad = with_memory(grad)
     input, target, target2, lams, weight, saved, totals = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:2]
     target_arguments = (target, target2, lams, ctx.lam, weight, *ctx.options)

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from onepass.nn import _by_torch as by_torch
 from onepass.nn._batch_norm import batch_norm
+from onepass.nn._by_torch import asked, is_scripting
 from onepass.nn._dropout import dropout
 from onepass.nn._kinds import check_probability
+from onepass.nn._recomputation import count_of_pass, is_recomputed, throwaway
+from onepass.nn._tracing import node_for
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -19,6 +23,8 @@ __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"
 class FusedBatchNorm(_BatchNorm):
     """What the three modules have in common; each is also torch's class of its name."""
 
+    # What TorchScript takes as constants, also where they are the class's.
+    __constants__ = [*_BatchNorm.__constants__, "activation", "dropout"]  # noqa: RUF012 (no ClassVar in torch)
     activation: str | None = None
     dropout: float = 0.0
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
@@ -52,16 +58,62 @@ class FusedBatchNorm(_BatchNorm):
         """What copies and pickles get: not the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def __prepare_scriptable__(self) -> FusedBatchNorm:
+        """Refuses what TorchScript cannot have, before it compiles anything."""
+        by_torch.refuse_sampled(self)
+        return self
+
+    def forward(self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:
             input: x, of the dimensions that torch's class takes.
             residual: r, of x's shape and dtype, or None for 0.
+            activation: ``"relu"`` to apply it in this call; None for what the module has been made with.
 
         Returns:
             y, of x's shape, dtype and layout.
         """
+        if not is_scripting():
+            # Not for the regular call, whose tensors are plain.
+            if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
+                node = node_for(self, input, residual=residual, activation=activation)
+                if node is not None:
+                    return cast(Tensor, node)
+            if not asked._is_exporting_flag:
+                return self._run(input, residual, activation)
+        return self._composed(input, residual, activation)
+
+    def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
+        if not is_scripting():
+            by_torch.refuse_sampled(self)
+            if self.training and self.track_running_stats and self.momentum is None:
+                by_torch.refuse("batch_norm", "momentum", "a number in training", None)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        training, momentum = self.training, 0.0 if self.momentum is None else self.momentum
+        if training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        kept = not training or self.track_running_stats
+        return by_torch.batch_norm(
+            input,
+            self.running_mean if kept else None,
+            self.running_var if kept else None,
+            self.weight,
+            self.bias,
+            residual,
+            training or (self.running_mean is None and self.running_var is None),
+            momentum,
+            self.eps,
+            self.activation if activation is None else activation,
+            self.dropout,
+            training,
+        )
+
+    def _run(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        """`forward` on the kernels."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         training, momentum = self.training, self.momentum
         parameters, buffers = self._parameters, self._buffers
@@ -70,14 +122,18 @@ class FusedBatchNorm(_BatchNorm):
         if training:
             if self.track_running_stats:
                 count = _own(self, buffers, "num_batches_tracked")
+                if is_recomputed(self):
+                    mean, var, count = throwaway(mean, var, count)
             else:
                 mean = var = None
+        step: int | Tensor = 1
         if momentum is None:
             if count is None:
                 momentum = 0.0
             else:
                 # torch reads the count back to the host; here the kernel divides by it.
                 batches = count + 1
+                step = count_of_pass(count)
         output = batch_norm(
             input,
             mean,
@@ -89,12 +145,12 @@ class FusedBatchNorm(_BatchNorm):
             training or (mean is None and var is None),
             momentum,
             self.eps,
-            self.activation,
+            self.activation if activation is None else activation,
             self.dropout if training else 0.0,
         )
         if count is not None:
             # After all checks: a rejected batch is not counted.
-            count.add_(1)
+            count.add_(step)
         if self._thinned is not None:
             return dropout(
                 "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True

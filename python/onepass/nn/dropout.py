@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from onepass.nn import _by_torch
 from onepass.nn import _dropout_functional as functional
+from onepass.nn._by_torch import is_scripting
 from onepass.nn._kinds import check_probability, check_scaling
+from onepass.nn._tracing import node_for
 
 __all__ = [
     "OURS",
@@ -26,15 +29,44 @@ __all__ = [
 class DropoutModule(torch.nn.Module):
     """What all our dropouts have in common; each is also torch's class of its name."""
 
+    # What TorchScript takes as constants, also where they are the class's.
+    __constants__: ClassVar[list[str]] = ["p", "inplace", "scaling", "planes", "batched"]
     function: ClassVar[Callable[..., Tensor]]
     p: float
     inplace: bool
+    scaling: str
+    # Whether channels are dropped, and how many dimensions an input with a batch has, where that is not all.
+    planes: bool = False
+    batched: int = 0
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """What copies and pickles get: not the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
+
+    def __prepare_scriptable__(self) -> DropoutModule:
+        """Refuses what TorchScript cannot have, before it compiles anything."""
+        _by_torch.refuse_sampled(self)
+        return self
+
+    def _composed(
+        self, input: Tensor, residual: Tensor | None, generator: torch.Generator | None, seed: int | Tensor | None
+    ) -> Tensor:
+        """`forward` by torch's operators, for TorchScript, which compiles it."""
+        if self.training and (generator is not None or seed is not None):
+            raise ValueError("dropout: generator and seed must be None in TorchScript, got one")
+        alone = input.dim() < self.batched
+        output = _by_torch.dropout(
+            input.unsqueeze(0) if alone else input,
+            self.p,
+            self.training,
+            self.inplace,
+            self.scaling,
+            residual.unsqueeze(0) if residual is not None and alone else residual,
+            self.planes,
+        )
+        return output.squeeze(0) if alone else output
 
     def _apply_dropout(self, input: Tensor, **options: object) -> Tensor:
         cls = type(self)
@@ -60,7 +92,6 @@ class _Scaled(DropoutModule):
         self,
         input: Tensor,
         residual: Tensor | None = None,
-        *,
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Tensor:
@@ -75,7 +106,16 @@ class _Scaled(DropoutModule):
         Returns:
             y, of x's shape and dtype.
         """
-        return self._apply_dropout(input, residual=residual, generator=generator, seed=seed, scaling=self.scaling)
+        if not is_scripting():
+            # Not for the regular call, whose tensors are plain.
+            if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
+                node = node_for(self, input, residual=residual, generator=generator, seed=seed)
+                if node is not None:
+                    return cast(Tensor, node)
+            return self._apply_dropout(
+                input, residual=residual, generator=generator, seed=seed, scaling=self.scaling
+            )
+        return self._composed(input, residual, generator, seed)
 
     def extra_repr(self) -> str:
         """What print shows."""
@@ -86,6 +126,8 @@ class _Scaled(DropoutModule):
 class _Alpha(DropoutModule):
     """The dropouts that keep mean 0 and variance 1."""
 
+    scaling = "alpha"
+
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         check_probability(type(self).__name__, "p", p)
         super().__init__(p, inplace)
@@ -93,7 +135,6 @@ class _Alpha(DropoutModule):
     def forward(
         self,
         input: Tensor,
-        *,
         generator: torch.Generator | None = None,
         seed: int | Tensor | None = None,
     ) -> Tensor:
@@ -107,7 +148,13 @@ class _Alpha(DropoutModule):
         Returns:
             y, of x's shape and dtype.
         """
-        return self._apply_dropout(input, generator=generator, seed=seed)
+        if not is_scripting():
+            if type(input) is not Tensor:
+                node = node_for(self, input, generator=generator, seed=seed)
+                if node is not None:
+                    return cast(Tensor, node)
+            return self._apply_dropout(input, generator=generator, seed=seed)
+        return self._composed(input, None, generator, seed)
 
 
 class Dropout(_Scaled, torch.nn.Dropout):
@@ -134,18 +181,21 @@ class Dropout1d(_Scaled, torch.nn.Dropout1d):
     """Sets channels of (N, C, L) or (C, L) to 0 with probability p; arguments as `Dropout`."""
 
     function = functional.dropout1d
+    planes, batched = True, 3
 
 
 class Dropout2d(_Scaled, torch.nn.Dropout2d):
     """Sets channels of (N, C, H, W) or (N, C, L) to 0 with probability p; arguments as `Dropout`."""
 
     function = functional.dropout2d
+    planes, batched = True, 3
 
 
 class Dropout3d(_Scaled, torch.nn.Dropout3d):
     """Sets channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability p; arguments as `Dropout`."""
 
     function = functional.dropout3d
+    planes, batched = True, 5
 
 
 class AlphaDropout(_Alpha, torch.nn.AlphaDropout):
@@ -168,6 +218,7 @@ class FeatureAlphaDropout(_Alpha, torch.nn.FeatureAlphaDropout):
     """`AlphaDropout` of whole channels of (N, C, ...); arguments as there."""
 
     function = functional.feature_alpha_dropout
+    planes = True
 
 
 # torch's classes and ours.

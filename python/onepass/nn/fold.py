@@ -8,7 +8,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import type_before_parametrizations
 
+from onepass.nn._altered import why_altered
 from onepass.nn.batch_norm import OURS, FusedBatchNorm
 
 __all__ = ["fold"]
@@ -47,7 +49,10 @@ def fold(layer: _Layer, batch_norm: nn.Module) -> _Layer | nn.Sequential:
     Raises:
         TypeError: The two are not of these classes, or do not go together.
         ValueError: The batch norm is in training mode, has no running statistics, or has another number of
-            channels than the layer's output.
+            channels than the layer's output; one of the two has a forward of its own, hooks on what it computes,
+            or weights that are computed in each call (parametrizations; weight_norm, spectral_norm and pruning,
+            old and new), by name.
+        RuntimeError: The batch norm is within an `mc_dropout` block.
 
     Source: torch.nn.utils.fusion.fuse_conv_bn_eval has this for convolutions, in the layer's dtype.
     """
@@ -85,12 +90,22 @@ def _per_output(scale: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _check(layer: nn.Module, batch_norm: nn.Module) -> None:
-    kind = _TORCHS.get(type(batch_norm), type(batch_norm))
+    kind = type_before_parametrizations(batch_norm)
+    kind = _TORCHS.get(kind, kind)
     if kind not in _LAYERS:
         raise TypeError(f"fold: batch_norm must be torch's BatchNorm1d, 2d or 3d, or ours, got {kind.__name__}")
-    if type(layer) not in _LAYERS[kind]:
+    if type_before_parametrizations(layer) not in _LAYERS[kind]:
         names = ", ".join(one.__name__ for one in _LAYERS[kind])
         raise TypeError(f"fold: layer must be one of {names} before {kind.__name__}, got {type(layer).__name__}")
+    if getattr(batch_norm, "_thinned", None) is not None:
+        raise RuntimeError("fold: batch_norm must not be within an mc_dropout block, got one that is")
+    for which, module in (("layer", layer), ("batch_norm", batch_norm)):
+        altered = why_altered(module)
+        if altered:
+            raise ValueError(
+                f"fold: {which} must compute what its class and its own tensors tell, got {type(module).__name__} "
+                f"with {altered}"
+            )
     if batch_norm.training:
         raise ValueError("fold: batch_norm must be in evaluation mode, got training mode")
     if batch_norm.running_mean is None or batch_norm.running_var is None:

@@ -19,6 +19,7 @@ from onepass.nn._dropout_functional import (
     feature_alpha_dropout,
 )
 from onepass.nn._kinds import check_number
+from onepass.nn._recomputation import is_recomputed, throwaway
 
 __all__ = [
     "alpha_dropout",
@@ -90,10 +91,11 @@ def batch_norm(
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
 
     Differs from torch: statistics are as accurate with channels_last as without (torch sums them in float32
-    there: a thousand times the error), and have the same bits for any number of threads. The running statistics'
-    version counters count. x that is channels last beyond 4-D and 5-D, such as a transposed (N, L, C), gives y
-    of the same layout. A wrong size of a vector raises ValueError, and a rejected call has changed nothing.
-    Under torch.func and forward-mode differentiation it is composed of torch's own functions.
+    there: a thousand times the error), and have the same bits for any number of threads. The running
+    statistics' version counters count, and the recomputation of activation checkpointing does not move them. x
+    that is channels last beyond 4-D and 5-D, such as a transposed (N, L, C), gives y of the same layout. A
+    wrong size of a vector raises ValueError, and a rejected call has changed nothing. Under torch.func and
+    forward-mode differentiation it is composed of torch's own functions.
 
     Source: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm; Srivastava et al. 2014.
     """
@@ -122,6 +124,8 @@ def batch_norm(
     if dropout == 0 and (generator is not None or seed is not None):
         given = "seed" if generator is None else "generator"
         raise ValueError(f"batch_norm: {given} must be None with dropout=0, got one")
+    if training and running_mean is not None and is_recomputed():
+        running_mean, running_var = throwaway(running_mean, running_var)
     return _batch_norm.batch_norm(
         input,
         running_mean,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
-from onepass.nn import functional
+from onepass.nn import _by_torch, functional
+from onepass.nn._by_torch import is_scripting
 from onepass.nn._cross_entropy import LossStatistics
+from onepass.nn._tracing import node_for
 
 __all__ = ["CrossEntropyLoss", "LossStatistics"]
 
@@ -50,15 +54,20 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.inplace_backward = inplace_backward
         self.return_stats = return_stats
 
-    # Two results where statistics are wanted; torch's has one.
-    def forward(  # type: ignore[override]
+    def __prepare_scriptable__(self) -> CrossEntropyLoss:
+        """Refuses what TorchScript cannot have, before it compiles anything."""
+        for option in ("z_loss", "inplace_backward", "return_stats"):
+            if value := getattr(self, option):
+                _by_torch.refuse("CrossEntropyLoss", option, f"{type(value)()}", value)
+        return self
+
+    def forward(
         self,
         input: Tensor,
         target: Tensor,
-        *,
         target2: Tensor | None = None,
         lam: float | Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, LossStatistics]:
+    ) -> Tensor:
         """Computes the loss.
 
         Args:
@@ -68,18 +77,30 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
             lam: Weight of the first label, a number or of shape (N,).
 
         Returns:
-            The loss; with return_stats the loss and `LossStatistics`.
+            The loss; with return_stats the pair of the loss and `LossStatistics`, which the annotation leaves out:
+            TorchScript, which has none, takes it for the type.
         """
-        return functional.cross_entropy(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            target2=target2,
-            lam=lam,
-            z_loss=self.z_loss,
-            inplace_backward=self.inplace_backward,
-            return_stats=self.return_stats,
+        if not is_scripting():
+            # Not for the regular call, whose tensors are plain.
+            if type(input) is not Tensor or type(target) is not Tensor or target2 is not None:
+                node = node_for(self, input, target, target2=target2, lam=lam)
+                if node is not None:
+                    return cast(Tensor, node)
+            return functional.cross_entropy(  # type: ignore[return-value]
+                input,
+                target,
+                self.weight,
+                ignore_index=self.ignore_index,
+                reduction=self.reduction,
+                label_smoothing=self.label_smoothing,
+                target2=target2,
+                lam=lam,
+                z_loss=self.z_loss,
+                inplace_backward=self.inplace_backward,
+                return_stats=self.return_stats,
+            )
+        if target2 is not None or lam is not None:
+            raise ValueError("cross_entropy: target2 and lam must be None in TorchScript, got one")
+        return _by_torch.cross_entropy(
+            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing
         )

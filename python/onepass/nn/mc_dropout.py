@@ -6,13 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from onepass._seed import check_seed
+from onepass.nn._hidden_dropout import hidden_dropout
 from onepass.nn._kinds import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
@@ -99,8 +99,11 @@ def mc_dropout(
 
     The first dimension of what dropouts get is the batch. Dropouts are onepass's (`convert` makes torch's such),
     and batch norms with ``dropout=``; within the block none works in place. Training flags are put back at the
-    end. What a module's own code drops by calling functions is not seen. A copy of the model made within the block
-    is an evaluating model of its own.
+    end. What a module's own code drops by calling functions cannot be made active. It is seen by the numbers that
+    ``forward`` and the methods which it calls read of the module: those above 0 with "dropout" in their name,
+    and with "drop" where that code calls a dropout. A number that the constructor alone uses is none; a constant
+    in the code, or a number in another object, is not seen. A copy of the model made within the block is an
+    evaluating model of its own.
 
     Args:
         model: Any module.
@@ -112,8 +115,8 @@ def mc_dropout(
 
     Raises:
         ValueError: The model has no dropout with p > 0; it has dropouts that this cannot make active (torch's,
-            also those inside of attention and recurrent layers), by name; seed and generator are both given; seed
-            is out of range.
+            also those inside of attention and recurrent layers, those in a module's own code, ours with a forward
+            of their own), by name; seed and generator are both given; seed is out of range.
         TypeError: seed is not an int.
         RuntimeError: The model is within another `mc_dropout` block.
 
@@ -274,30 +277,29 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
     return seed
 
 
-def _is_positive(p: object) -> bool:
-    return isinstance(p, Real) and not isinstance(p, bool) and float(p) > 0
-
-
 def _dropouts_of(model: nn.Module) -> list[nn.Module]:
     """The model's dropouts, in its order; raises for those that cannot be made active."""
     ours: list[nn.Module] = []
     foreign = []
     for name, module in model.named_modules():
-        if isinstance(module, DropoutModule):
-            if module.p > 0:
-                ours.append(module)
-        elif isinstance(module, FusedBatchNorm):
-            if module.dropout > 0:
-                ours.append(module)
+        which = f"{name or 'the model itself'} ({type(module).__name__}"
+        if isinstance(module, (DropoutModule, FusedBatchNorm)):
+            if not (module.p if isinstance(module, DropoutModule) else module.dropout) > 0:
+                continue
+            ours.append(module)
+            if "forward" in module.__dict__:
+                foreign.append(f"{which} with a forward of its own)")
         elif isinstance(module, nn.modules.dropout._DropoutNd):
             if module.p > 0:
-                foreign.append(f"{name} ({type(module).__name__})")
-        elif _is_positive(getattr(module, "dropout", None)):
-            foreign.append(f"{name} ({type(module).__name__})")
+                foreign.append(f"{which})")
+        elif hidden := hidden_dropout(module):
+            inside = isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
+            foreign.append(f"{which})" if inside else f"{which}, whose code reads {hidden})")
     if foreign:
         raise ValueError(
             f"mc_dropout: model must have no other dropouts than onepass's, got {', '.join(foreign)}; "
-            "onepass.nn.convert(model) replaces torch's, but not those inside of other layers"
+            "onepass.nn.convert(model) replaces torch's, but not those inside of other layers; "
+            "a number that drops nothing may be set to 0"
         )
     if not ours:
         raise ValueError("mc_dropout: model must have a dropout with p > 0, got none")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from torch import Tensor
@@ -32,18 +33,71 @@ class Names(NamedTuple):
 
 
 def number(function: str, option: str, value: Any) -> float:
-    """The value of a real number or of a one-element tensor, as a float.
+    """The value of a real number, of whatever class, or of a one-element tensor, as a float.
 
     Raises:
         TypeError: The value is neither.
-        ValueError: The tensor has another number of elements.
+        ValueError: The tensor has another number of elements, or the number is beyond the range of floats.
     """
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{function}: {option} must have one element, got shape {tuple(value.shape)}")
-    elif not isinstance(value, Real):
+        value = value.detach() if value.requires_grad else value
+    elif not _is_number(value):
         raise TypeError(f"{function}: {option} must be a number or a one-element tensor, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{function}: {option} must be within the range of floats, got a number of class "
+            f"{type(value).__name__} beyond 1.8e308"
+        ) from None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray):  # numpy's own functions give arrays without dimensions
+        return value.ndim == 0 and isinstance(value.item(), Real)
+    return isinstance(value, (Real, Decimal))
+
+
+def group_number(function: str, group: dict[str, Any], option: str) -> float:
+    """`number` of an option of a param group, which then holds a plain number: a checkpoint must be readable."""
+    value = group[option]
+    if type(value) is float:
+        return value
+    result = number(function, option, value)
+    if type(value) not in (int, bool) and not isinstance(value, Tensor):
+        group[option] = result
+    return result
+
+
+def rate_of(function: str, group: dict[str, Any]) -> float | Tensor:
+    """The group's learning rate: as `group_number`, but a tensor itself where the kernel can read it."""
+    value = group["lr"]
+    if isinstance(value, Tensor):
+        return number_or_tensor(function, "lr", value, on_device=group["capturable"])
+    return group_number(function, group, "lr")
+
+
+def plain_number(function: str, option: str, value: Any) -> Any:
+    """The number as Python's own float, int or bool, which torch.load takes with weights_only; a tensor itself."""
+    if type(value) in (float, int, bool) or isinstance(value, Tensor):
+        return value
+    return number(function, option, value)
+
+
+def plain_pair(function: str, option: str, value: Any) -> tuple[Any, Any]:
+    """Two numbers from any sequence as a tuple of plain ones.
+
+    Raises:
+        TypeError, ValueError: As `check_pair` and `number`.
+    """
+    check_pair(function, option, value)
+    entries = value.tolist() if isinstance(value, Tensor) else value
+    plain = (plain_number(function, f"{option}[{i}]", entry) for i, entry in enumerate(entries))
+    return cast("tuple[Any, Any]", tuple(plain))
 
 
 def number_or_tensor(function: str, option: str, value: Any, on_device: bool = False) -> float | Tensor:
@@ -59,6 +113,19 @@ def check_pair(function: str, option: str, value: Any) -> None:
         raise TypeError(f"{function}: {option} must be two numbers, got {value!r}")
     if len(value) != 2:
         raise ValueError(f"{function}: {option} must be two numbers, got {value!r}")
+
+
+def limit_number(function: str, option: str, value: Any) -> float:
+    """A largest norm or magnitude as a float: at least 0, or infinity, which limits nothing.
+
+    Raises:
+        TypeError: The value is no number.
+        ValueError: It is negative, nan, or a tensor of several elements.
+    """
+    limit = number(function, option, value)
+    if limit != math.inf:
+        check_range(function, option, limit, 0)
+    return limit
 
 
 def check_range(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:

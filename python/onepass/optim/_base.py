@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class FusedOptimizer(GroupedOptimizer):
 
     # The options of low precision of each group at the last step.
     _precision: list[tuple[Any, ...]] | None = None
+    # What the core calls the update.
+    _formula: ClassVar[str]
     # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
     _plan: Any = None
 
@@ -97,8 +99,12 @@ class FusedOptimizer(GroupedOptimizer):
         groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
-        if self._native_step(groups, tail):
-            return
+        try:
+            if self._native_step(groups, tail):
+                return
+        except (TypeError, ValueError, RuntimeError) as error:
+            self._raise_by_own_name(error)
+            raise
         if capturing:
             raise RuntimeError(
                 f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it makes "
@@ -106,6 +112,12 @@ class FusedOptimizer(GroupedOptimizer):
                 "whose layout is not their parameter's"
             )
         self._step_irregular(tail)
+
+    def _raise_by_own_name(self, error: Exception) -> None:
+        """Raises the core's error by the name of this class: there a step is called by its formula's name."""
+        name, text = type(self).__name__.lower(), str(error)
+        if name != self._formula and text.startswith(f"{self._formula}: "):
+            raise type(error)(name + text[len(self._formula) :]) from None
 
     def _settle_precision(self) -> None:
         """Checks the options of low precision, which may have been changed by hand; then fits states."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onepass.optim._arguments import number
+from onepass.optim._arguments import number, plain_number, plain_pair
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
@@ -27,7 +28,8 @@ from onepass.optim._states import StatefulOptimizer
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
-# How torch names its implementations; ours is the fused one, whatever a loaded checkpoint says.
+# Which of torch's implementations is wanted. They are kept as torch keeps them, for checkpoints and for what looks
+# at them; all of them are our one pass, but for differentiable.
 IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
 
 
@@ -39,13 +41,55 @@ class GroupedOptimizer(StatefulOptimizer):
 
     # Options that groups of a checkpoint have, however old the torch is that made it.
     _saved_options: ClassVar[tuple[str, ...]] = ()
+    # Options that are numbers, and those that are pairs of them.
+    _numbers: ClassVar[tuple[str, ...]] = ()
+    _pairs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
+        self._make_plain(defaults)
+        # Not torch's class of the same name, which comes next: it would check and set its own options.
+        Optimizer.__init__(self, params, defaults)
         check_concerns(type(self).__name__, self.param_groups)
+        self._tell_grad_scaler()
+
+    def _tell_grad_scaler(self) -> None:
+        """Has torch.amp.GradScaler set grad_scale and found_inf instead of unscaling the gradients, as torch does.
+
+        Only where fused=True was asked for: what clips or looks at gradients between backward() and the step
+        (Lightning, accelerate) takes the attribute for a sign that nobody else may.
+        """
+        if self.defaults.get("fused"):
+            self._step_supports_amp_scaling = True
+
+    def _make_plain(self, group: dict[str, Any]) -> None:
+        """Makes the group's numbers Python's own, whatever classes they came in: numpy's, OmegaConf's lists."""
+        where = type(self).__name__
+        for name in group.keys() & {*self._numbers}:
+            group[name] = plain_number(where, name, group[name])
+        for name in group.keys() & {*self._pairs}:
+            group[name] = plain_pair(where, name, group[name])
+        for name, value in group.items():
+            if isinstance(value, np.bool_):
+                group[name] = bool(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; numbers that were put into the groups by hand become plain ones before.
+
+        Raises:
+            TypeError, ValueError: An option that was set by hand is none.
+        """
+        for group in self.param_groups:
+            self._make_plain(group)
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies, which hold plain numbers as checkpoints do."""
+        for group in self.param_groups:
+            self._make_plain(group)
+        return super().__getstate__()
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises ValueError if an option of the group has no sense or is not supported."""
+        """Raises ValueError or RuntimeError if an option of the group has no sense or is not supported."""
         check_implementation(type(self).__name__, group)
         check_precision(type(self).__name__, group)
 
@@ -70,6 +114,7 @@ class GroupedOptimizer(StatefulOptimizer):
         named = [params] if isinstance(params, Tensor) else params
         own = [p[1] if isinstance(p, tuple) else p for p in named]
         check_dtypes(type(self).__name__, whole, own)
+        self._make_plain(param_group)
         # Defaults are for all groups together; what a group asks for itself must concern it.
         if param_group.keys() & {"rounding", "master_weights"} and all(isinstance(p, Tensor) for p in own):
             check_concerns(type(self).__name__, [{**whole, "params": own}])
@@ -81,7 +126,11 @@ class GroupedOptimizer(StatefulOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group.update(IMPLEMENTATION_FLAGS)
+            for flag, value in IMPLEMENTATION_FLAGS.items():
+                group.setdefault(flag, value)
+            self._make_plain(group)
+        if "defaults" in state:  # a copy or a pickle; a checkpoint has no say
+            self._tell_grad_scaler()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
@@ -93,18 +142,19 @@ class GroupedOptimizer(StatefulOptimizer):
             ValueError: Something is missing, the groups do not match, or an option is out of range; nothing has
                 been changed.
             TypeError: A part is of another kind than `state_dict` makes it; nothing has been changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
 
         The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
         with others is converted (the parameters themselves are the model's to load, before the next step). The
         seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted.
 
         Differs from torch: float32 states of bfloat16 and float16 parameters stay float32 unless state_dtype says
-        otherwise, where torch rounds them to the parameter's dtype; the flags foreach, fused and differentiable
-        stay this optimizer's own.
+        otherwise, where torch rounds them to the parameter's dtype.
 
         Source: torch.optim.Optimizer.load_state_dict.
         """
         name = type(self).__name__
+        self._check_no_averages_in("load_state_dict cannot be called", "what is loaded belongs to the weights")
         # Before torch's class copies it; what hooks leave of it is checked below.
         check_holds(name, "state_dict", state_dict)
         final: dict[str, Any] = {}
@@ -117,7 +167,7 @@ class GroupedOptimizer(StatefulOptimizer):
                 given = {key: value for key, value in group.items() if key not in PRECISION}
                 if mode_of(options) == "stochastic" and "seed" in group:
                     given["seed"] = group["seed"]
-                self._check_group({**self.defaults, **options, **given, **IMPLEMENTATION_FLAGS})
+                self._check_group({**self.defaults, **IMPLEMENTATION_FLAGS, **options, **given})
             final.update(incoming)
 
         # Before the user's own hooks, which have the last word.
@@ -209,10 +259,7 @@ def _check_list(name: str, place: str, value: Any) -> None:
 
 
 def check_implementation(name: str, group: dict[str, Any]) -> None:
-    """Raises ValueError if the user asks for one of torch's other implementations."""
-    if group["foreach"]:
-        raise ValueError(f"{name}: foreach must be None or False (the update is one fused pass), got True")
-    if group["fused"] is not None and not group["fused"]:
-        raise ValueError(f"{name}: fused must be None or True (the update is one fused pass), got False")
-    if group["differentiable"]:
-        raise ValueError(f"{name}: differentiable must be False (there is no gradient of the update), got True")
+    """Raises RuntimeError, as torch does, if the flags contradict each other."""
+    for flag in ("foreach", "differentiable"):
+        if group["fused"] and group[flag]:
+            raise RuntimeError(f"{name}: fused and {flag} must not both be True, got fused=True and {flag}=True")

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from onepass import _native
-from onepass.optim._arguments import check_range, number, number_or_tensor
+from onepass.optim._arguments import check_range, limit_number, number, number_or_tensor
 from onepass.optim._layout import is_dense
 from onepass.optim._statistics import GroupStatistics
 
@@ -88,9 +88,6 @@ NO_TAIL = Tail()
 class TailedOptimizer(Optimizer):
     """The options of the tail, their state, and what is read from it."""
 
-    # torch.amp.GradScaler then sets grad_scale and found_inf instead of unscaling the gradients itself.
-    _step_supports_amp_scaling = True
-
     max_grad_norm: float | None
     """Largest norm of all gradients together that a step takes as it is, or None."""
     skip_nonfinite: bool
@@ -120,8 +117,8 @@ class TailedOptimizer(Optimizer):
 
     def _check_tail(self) -> None:
         name = type(self).__name__
-        if self.max_grad_norm is not None and self.max_grad_norm != float("inf"):
-            check_range(name, "max_grad_norm", self.max_grad_norm, 0)
+        if self.max_grad_norm is not None:
+            limit_number(name, "max_grad_norm", self.max_grad_norm)
         if self.ema_decay is not None:
             check_range(name, "ema_decay", self.ema_decay, 0, 1)
         for option in ("skip_nonfinite", "telemetry"):
@@ -129,14 +126,36 @@ class TailedOptimizer(Optimizer):
                 raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the options of the tail, which torch's own leaves out; pickle and copy then keep them."""
+        """With the options of the tail, which torch's own leaves out; pickle and copy then keep them.
+
+        Raises:
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
+        """
+        self._check_no_averages_in("it can be neither pickled nor copied", "the parameters hold the averages")
         options = ("max_grad_norm", "skip_nonfinite", "ema_decay", "telemetry")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in options}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fills in what pickles of older versions lack."""
-        super().__setstate__(state)
+        # Not torch's class of the same name, which takes some of our states for its own.
+        Optimizer.__setstate__(self, state)
         self.__dict__.setdefault("telemetry", False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, as torch's class of the same name gives and takes it.
+
+        Raises:
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint with them as
+                the model's weights and this state would go on from the averages, and nobody would notice.
+
+        Source: torch.optim.Optimizer.state_dict.
+        """
+        self._check_no_averages_in("state_dict cannot be taken", "save the model alone there, or both outside")
+        return super().state_dict()
+
+    def _check_no_averages_in(self, refused: str, advice: str) -> None:
+        if self._averages_are_in:
+            raise RuntimeError(f"{type(self).__name__}: {refused} inside ema_parameters(); {advice}")
 
     def _has_tail(self, zero_grad: bool) -> bool:
         wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
@@ -147,8 +166,7 @@ class TailedOptimizer(Optimizer):
         return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
 
     def _prepare_tail(self, zero_grad: bool) -> Tail:
-        if self._averages_are_in:
-            raise RuntimeError(f"{type(self).__name__}: no step can be taken inside ema_parameters()")
+        self._check_no_averages_in("no step can be taken", "the parameters hold the averages")
         if not self._has_tail(zero_grad):
             if self._tail is not None:
                 self._tail.statistics = None  # of a step before this one
@@ -231,8 +249,13 @@ class TailedOptimizer(Optimizer):
 
         Parameters that have no average yet stay as they are. Bits of the parameters are the same afterwards.
 
+        Inside it save the model alone: what belongs to the weights (`step`, `state_dict`, `load_state_dict`,
+        `import_ema`, copies and pickles of the optimizer) is refused.
+
         Raises:
             RuntimeError: No averages are kept (`ema_decay` is None and none were loaded), or they are in already.
+                On leaving: parameters were written inside (a checkpoint was loaded, for instance); they are what
+                they were before all the same. Not raised on top of another error.
         """
         name = type(self).__name__
         averaged = [
@@ -249,14 +272,26 @@ class TailedOptimizer(Optimizer):
             kept = [param.clone() for param, _ in averaged]
             for param, average in averaged:
                 param.copy_(average)
+        shown = [_version_of(param) for param, _ in averaged]
         self._averages_are_in = True
         try:
             yield
         finally:
             self._averages_are_in = False
             with torch.no_grad():
-                for (param, _), value in zip(averaged, kept, strict=True):
-                    param.copy_(value)
+                written = 0
+                for (param, average), value, version in zip(averaged, kept, shown, strict=True):
+                    converted = param.dtype != value.dtype
+                    written += converted or (_version_of(param) != version and not _is_copy(param, average))
+                    if converted:
+                        param.data = value
+                    else:
+                        param.copy_(value)
+        if written:
+            raise RuntimeError(
+                f"{name}: parameters must not be written or converted inside ema_parameters(), got {written} that "
+                "were (was a checkpoint loaded there?); all are what they were before it"
+            )
 
     def import_ema(self, averages: AveragedModel | Iterable[Tensor], params: Iterable[Tensor]) -> None:
         """Takes over moving averages that were kept elsewhere.
@@ -268,8 +303,10 @@ class TailedOptimizer(Optimizer):
         Raises:
             ValueError: A parameter is not one of this optimizer's, or number or shapes differ; nothing has been
                 changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
         """
         name = type(self).__name__
+        self._check_no_averages_in("import_ema cannot be called", "other averages are in the parameters")
         if isinstance(averages, AveragedModel):
             averages = averages.module.parameters()
         theirs, ours = list(averages), list(params)
@@ -286,6 +323,15 @@ class TailedOptimizer(Optimizer):
                 )
         for average, param in zip(theirs, ours, strict=True):
             self.state[param]["ema"] = wide_copy(average.detach(), param)
+
+
+def _version_of(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def _is_copy(param: Tensor, average: Tensor) -> bool:
+    """Whether the parameter holds the average, whoever wrote it; a nan is equal to itself."""
+    return torch.allclose(param, average.to(param.device, param.dtype), rtol=0, atol=0, equal_nan=True)
 
 
 def wide_copy(value: Tensor, param: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import check_pair, check_range, number, number_or_tensor
+from onepass.optim._arguments import check_pair, check_range, group_number, number, plain_pair, rate_of
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_adam
@@ -23,7 +23,7 @@ __all__ = ["Adam"]
 _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
-class Adam(FusedOptimizer):
+class Adam(FusedOptimizer, torch.optim.Adam):
     r"""Adam, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
 
     .. math::
@@ -45,12 +45,13 @@ class Adam(FusedOptimizer):
         eps: Added to the denominator against division by zero, at least 0.
         weight_decay: L2 penalty (lambda), at least 0.
         amsgrad: Divide by the largest second moment so far; one more state, 36 bytes a parameter.
-        foreach: None or False; there is one implementation.
+        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
         maximize: Ascend instead of descend.
         capturable: Keep the step count on the GPU, so that a CUDA graph of the step can be captured. Needs CUDA
             parameters.
         differentiable: False; the update has no gradient.
-        fused: None or True; there is one implementation.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
+            passed over as foreach.
         decoupled_weight_decay: Decay as AdamW does.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
@@ -85,8 +86,11 @@ class Adam(FusedOptimizer):
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018, algorithm 2; torch.optim.Adam.
     """
 
+    _formula: ClassVar[str] = "adam"
     _state_names: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
+    _numbers: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
+    _pairs: ClassVar[tuple[str, ...]] = ("betas",)
 
     def __init__(
         self,
@@ -170,13 +174,16 @@ class Adam(FusedOptimizer):
 
     def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
-        beta1, beta2 = group["betas"]
+        betas = group["betas"]
+        if type(betas) is not tuple or [*map(type, betas)] != [float, float]:
+            group["betas"] = betas = plain_pair(name, "betas", betas)
+        beta1, beta2 = betas
         return (
-            number_or_tensor(name, "lr", group["lr"], on_device=group["capturable"]),
+            rate_of(name, group),
             number(name, "betas[0]", beta1),
             number(name, "betas[1]", beta2),
-            number(name, "eps", group["eps"]),
-            number(name, "weight_decay", group["weight_decay"]),
+            group_number(name, group, "eps"),
+            group_number(name, group, "weight_decay"),
             bool(group["amsgrad"]),
             bool(group["maximize"]),
             bool(group["decoupled_weight_decay"]),

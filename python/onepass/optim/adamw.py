@@ -13,7 +13,7 @@ from onepass.optim.adam import Adam
 __all__ = ["AdamW"]
 
 
-class AdamW(Adam):
+class AdamW(Adam, torch.optim.AdamW):
     r"""AdamW, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
 
     .. math::
@@ -31,10 +31,10 @@ class AdamW(Adam):
         weight_decay: Decoupled decay (lambda), at least 0: each step scales a parameter by 1 - lr * weight_decay.
         amsgrad: As for `Adam`.
         maximize: Ascend instead of descend.
-        foreach: None or False; there is one implementation.
+        foreach: As for `Adam`.
         capturable: As for `Adam`.
         differentiable: False; the update has no gradient.
-        fused: None or True; there is one implementation.
+        fused: As for `Adam`.
         max_grad_norm: As for `Adam`.
         skip_nonfinite: As for `Adam`.
         ema_decay: As for `Adam`.

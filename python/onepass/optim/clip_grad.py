@@ -13,7 +13,7 @@ from torch import Tensor
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import Names, check_range
+from onepass.optim._arguments import Names, limit_number, number
 from onepass.optim._layout import regular
 from onepass.optim._overlap import check_apart
 
@@ -23,6 +23,10 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 _REFUSALS = (TypeError, ValueError, BufferError, RuntimeError)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _Result = TypeVar("_Result")
+# torch's own, held: users put ours in their place, and ours would call itself without end. From the module, whose
+# names are rarely replaced, and not from torch.nn.utils.
+_torch_clip_grad_norm_: Callable[..., Tensor] = torch.nn.utils.clip_grad.clip_grad_norm_
+_torch_clip_grad_value_: Callable[..., None] = torch.nn.utils.clip_grad.clip_grad_value_
 # Places in the control tensor (csrc/math/clip.h, StepControl).
 _FACTOR, _NORM = 0, 2
 
@@ -65,31 +69,28 @@ def clip_grad_norm_(
     Source: Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_.
     """
     name = "clip_grad_norm_"
-    if max_norm != float("inf"):
-        check_range(name, "max_norm", max_norm, 0)
-    order = float(norm_type)
+    limit = limit_number(name, "max_norm", max_norm)
+    order = float(norm_type) if isinstance(norm_type, str) else number(name, "norm_type", norm_type)
     tensors = _listed(parameters)
     grads = _gradients(tensors)
     if not grads:
         return torch.tensor(0.0)
     if foreach is False or not order > 0:
-        return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
+        return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     if torch.compiler.is_compiling() and not error_if_nonfinite:
-        return _ops.clip_grad_norm_(grads, float(max_norm), order)
+        return _ops.clip_grad_norm_(grads, limit, order)
     version = _version_of(grads)
     try:
-        return _clip_norm(grads, float(max_norm), order, error_if_nonfinite)
+        return _clip_norm(grads, limit, order, error_if_nonfinite)
     except _Nonfinite as error:
         raise RuntimeError(str(error)) from None
     except _REFUSALS:
         if _version_of(grads) != version:
             raise  # what a signal's handler raised: they are scaled
         if not all(_is_ours(grad) for grad in grads):
-            return torch.nn.utils.clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
+            return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     # Strided views among them: they are scaled as copies. Whatever else was refused is refused again.
-    return _through_copies(
-        name, grads, lambda dense: _clip_norm(dense, float(max_norm), order, error_if_nonfinite)
-    )
+    return _through_copies(name, grads, lambda dense: _clip_norm(dense, limit, order, error_if_nonfinite))
 
 
 @torch.no_grad()
@@ -111,18 +112,17 @@ def clip_grad_value_(
 
     Source: torch.nn.utils.clip_grad_value_.
     """
-    if clip_value != float("inf"):
-        check_range("clip_grad_value_", "clip_value", clip_value, 0)
+    limit = limit_number("clip_grad_value_", "clip_value", clip_value)
     tensors = _listed(parameters, warn=False)
     grads = _gradients(tensors)
     if not grads:
         return
     if foreach is False:
-        torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
+        _torch_clip_grad_value_(tensors, clip_value, foreach)
     elif torch.compiler.is_compiling():
-        _ops.clip_grad_value_(grads, float(clip_value))
+        _ops.clip_grad_value_(grads, limit)
     else:
-        _clip_value(tensors, grads, float(clip_value), foreach)
+        _clip_value(tensors, grads, limit, foreach)
 
 
 def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, foreach: bool | None) -> None:
@@ -135,7 +135,7 @@ def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, f
         if all(_is_ours(grad) for grad in grads):
             _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
-            torch.nn.utils.clip_grad_value_(tensors, clip_value, foreach)
+            _torch_clip_grad_value_(tensors, clip_value, foreach)
 
 
 class _Nonfinite(Exception):

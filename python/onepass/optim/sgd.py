@@ -10,7 +10,7 @@ from torch import Tensor
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import check_range, number, number_or_tensor
+from onepass.optim._arguments import check_range, group_number, rate_of
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_sgd
@@ -21,7 +21,7 @@ from onepass.optim._tail import Tail
 __all__ = ["SGD"]
 
 
-class SGD(FusedOptimizer):
+class SGD(FusedOptimizer, torch.optim.SGD):
     r"""SGD, all parameters updated in one pass: 20 bytes per float32 parameter with momentum, 12 without.
 
     .. math::
@@ -41,9 +41,10 @@ class SGD(FusedOptimizer):
         weight_decay: L2 penalty (lambda), at least 0.
         nesterov: Use Nesterov's momentum; needs momentum > 0 and dampening 0.
         maximize: Ascend instead of descend.
-        foreach: None or False; there is one implementation.
+        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
         differentiable: False; the update has no gradient.
-        fused: None or True; there is one implementation.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
+            passed over as foreach.
         capturable: Begin momentum buffers with zeros, so that a first step that the GPU skips leaves none without
             a value; dampening must be 0.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
@@ -68,8 +69,10 @@ class SGD(FusedOptimizer):
     Source: Sutskever et al. 2013; torch.optim.SGD.
     """
 
+    _formula: ClassVar[str] = "sgd"
     _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
+    _numbers: ClassVar[tuple[str, ...]] = _saved_options
 
     def __init__(
         self,
@@ -148,10 +151,10 @@ class SGD(FusedOptimizer):
     def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
         return (
-            number_or_tensor(name, "lr", group["lr"], on_device=group["capturable"]),
-            number(name, "momentum", group["momentum"]),
-            number(name, "dampening", group["dampening"]),
-            number(name, "weight_decay", group["weight_decay"]),
+            rate_of(name, group),
+            group_number(name, group, "momentum"),
+            group_number(name, group, "dampening"),
+            group_number(name, group, "weight_decay"),
             bool(group["nesterov"]),
             bool(group["maximize"]),
             bool(group["capturable"]),
