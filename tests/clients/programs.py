@@ -179,10 +179,14 @@ def assert_same(
         if low is not None:
             limit += moved * LOW_SHARE[low]
         difference = float((our - their).abs().max())
-        assert difference <= limit, f"parameter {i}: {difference:.3g} apart, allowed {limit:.3g}, moved {moved:.3g}"
+        assert difference <= limit, (
+            f"parameter {i}: {difference:.3g} apart, allowed {limit:.3g}, moved {moved:.3g}"
+        )
 
 
-def differs(ours: Sequence[Tensor], others: Sequence[Tensor], start: Sequence[Tensor], steps: int, low: Any) -> bool:
+def differs(
+    ours: Sequence[Tensor], others: Sequence[Tensor], start: Sequence[Tensor], steps: int, low: Any
+) -> bool:
     """True if `assert_same` would notice."""
     try:
         assert_same(ours, others, start, steps, low)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from clients.programs import (
     PACKAGES,
     assert_same,
@@ -16,7 +18,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch.nn.functional import cross_entropy
 
 accelerate = client("accelerate")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clients.programs import client, data, model
 from torch import nn
 
 import onepass
+from clients.programs import client, data, model
 
 backpack = client("backpack")
 extensions = client("backpack.extensions")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clients.programs import client, image_model, images
 from torch import nn
 
 import onepass
+from clients.programs import client, image_model, images
 
 attr = client("captum.attr")
 
@@ -62,7 +62,7 @@ def test_attributions(method, fuse):
     try:
         found = run(trained(fuse), images().requires_grad_())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        assert fuse  # noqa: PT017  # right or loud, where the ReLU that the method looks for is taken over
+        assert fuse  # right or loud, where the ReLU that the method looks for is taken over
         assert "revert" in str(error)  # noqa: PT017
         return
     scale = float(expected.abs().max())

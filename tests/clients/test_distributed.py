@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from clients.programs import PACKAGES, RULES, assert_same, client, image_model, loader, model, weights
-from clients.workers import STEPS, together
 from torch.nn.functional import cross_entropy
 
-
+from clients.programs import PACKAGES, RULES, assert_same, client, image_model, loader, model, weights
+from clients.workers import STEPS, together
 
 STRATEGIES = ["FULL_SHARD", "SHARD_GRAD_OP"]
 DEEPSPEED = [(stage, precision) for stage in (0, 1, 2) for precision in ("float32", "bf16")]

@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from clients.programs import PACKAGES, RULES, assert_same, client, data, each_rule, model, weights
 from torch.nn.functional import cross_entropy
+
+from clients.programs import PACKAGES, RULES, assert_same, client, data, each_rule, model, weights
 
 learner = client("fastai.learner")
 core = client("fastai.data.core")
@@ -27,7 +28,9 @@ def wrapped(package, rule, **more):
 
 def batches():
     samples = list(zip(*data(), strict=True))
-    return core.DataLoaders(load.DataLoader(samples, bs=8, device="cpu"), load.DataLoader(samples, bs=8, device="cpu"))
+    return core.DataLoaders(
+        load.DataLoader(samples, bs=8, device="cpu"), load.DataLoader(samples, bs=8, device="cpu")
+    )
 
 
 def learn(folder, package, rule, splitter=None, cbs=(), **more):
@@ -103,7 +106,9 @@ def test_clips_and_accumulates(rule, tmp_path, watch):
 @each_rule
 def test_saves_and_loads(rule, tmp_path, watch):
     """Bit for bit; and torch's file goes into ours and back."""
-    whole = quietly(learn(tmp_path, "onepass", rule), lambda run: (run.fit(1, 0.02), run.fit(1, 0.02, reset_opt=False)))
+    whole = quietly(
+        learn(tmp_path, "onepass", rule), lambda run: (run.fit(1, 0.02), run.fit(1, 0.02, reset_opt=False))
+    )
     for package in PACKAGES:
         half = learn(tmp_path, package, rule)
         quietly(half, lambda run: run.fit(1, 0.02))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clients.programs import PACKAGES, assert_same, client, data, model, weights
 from torch.nn.functional import cross_entropy
 
 import onepass
+from clients.programs import PACKAGES, assert_same, client, data, model, weights
 
 hydra = client("hydra.utils")
 omegaconf = client("omegaconf")
@@ -86,7 +86,9 @@ def test_groups_of_a_configuration(watch):
     for package in ("torch", "onepass"):
         net, made = model(), config(package)
         layers = (net[0], net[2])
-        groups = [{"params": layer.parameters(), **group} for layer, group in zip(layers, made.groups, strict=True)]
+        groups = [
+            {"params": layer.parameters(), **group} for layer, group in zip(layers, made.groups, strict=True)
+        ]
         made.optimizer._partial_ = True  # else hydra makes configurations of the groups
         opt = hydra.instantiate(made.optimizer)(groups)
         train(opt, hydra.instantiate(made.scheduler, optimizer=opt), net)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from clients.programs import (
     PACKAGES,
     assert_same,
@@ -16,7 +18,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch.nn.functional import cross_entropy
 
 engine = client("ignite.engine")
 handlers = client("ignite.handlers")
@@ -27,9 +28,7 @@ STEPS = 12
 
 def rated(trainer, opt):
     rates = []
-    trainer.add_event_handler(
-        engine.Events.ITERATION_STARTED, lambda _: rates.append(opt.param_groups[0]["lr"])
-    )
+    trainer.add_event_handler(engine.Events.ITERATION_STARTED, lambda _: rates.append(opt.param_groups[0]["lr"]))
     return rates
 
 
@@ -40,9 +39,7 @@ def test_trains_as_with_torch(rule, accumulate, watch):
     for package in PACKAGES:
         net = model()
         opt = optimizer(package, rule, net.parameters())
-        trainer = engine.create_supervised_trainer(
-            net, opt, cross_entropy, gradient_accumulation_steps=accumulate
-        )
+        trainer = engine.create_supervised_trainer(net, opt, cross_entropy, gradient_accumulation_steps=accumulate)
         trainer.run(loader(), max_epochs=EPOCHS)
         watch.assert_steps(package, STEPS // accumulate)
         ends[package] = weights(net)

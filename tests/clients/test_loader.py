@@ -6,10 +6,10 @@ import multiprocessing
 
 import pytest
 import torch
-from clients.programs import assert_same, data, each_rule, loader, model, optimizer, weights
 from torch.nn.functional import cross_entropy
 
 import onepass
+from clients.programs import assert_same, data, each_rule, loader, model, optimizer, weights
 
 EPOCHS = 2
 STEPS = 12
@@ -87,7 +87,9 @@ def test_inside_workers():
 
 def child(kept, queue):
     """Uses what the parent made: the optimizer with its states and what it remembers of them."""
-    torch.set_num_threads(1)  # as in loaders' workers: torch itself waits forever for threads that a fork left behind
+    torch.set_num_threads(
+        1
+    )  # as in loaders' workers: torch itself waits forever for threads that a fork left behind
     net, opt = kept
     inputs, labels = data()
     opt.zero_grad()

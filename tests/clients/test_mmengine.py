@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from clients.programs import (
     PACKAGES,
     RULES,
@@ -19,7 +21,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch.nn.functional import cross_entropy
 
 mmengine = client("mmengine")
 optim = client("mmengine.optim")
@@ -132,7 +133,9 @@ def test_resumes(rule, tmp_path, watch, monkeypatch):
     for package, source in (("onepass", "onepass"), ("onepass", "torch"), ("torch", "onepass")):
         watch.quick = 0
         saved = str(tmp_path / source / "epoch_1.pth")
-        end = weights(fit(tmp_path / f"{package}-{source}", package, rule, schedulers=schedulers, resume=saved).model)
+        end = weights(
+            fit(tmp_path / f"{package}-{source}", package, rule, schedulers=schedulers, resume=saved).model
+        )
         assert watch.quick == (6 if package == "onepass" else 0)
         assert_same(end, whole, weights(model()), STEPS)
         if package == source:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import onepass
 from clients.programs import (
     PACKAGES,
     assert_same,
@@ -17,10 +21,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-import onepass
 
 opacus = client("opacus")
 validators = client("opacus.validators")
@@ -58,7 +58,9 @@ def private(package, rule, schedule=None, noise=1.0, epochs=1, **options):
 
 @each_rule
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-@pytest.mark.parametrize("options", [{}, {"clipping": "per_layer", "max_grad_norm": [0.1] * 4}, {"grad_sample_mode": "ew"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clipping": "per_layer", "max_grad_norm": [0.1] * 4}, {"grad_sample_mode": "ew"}]
+)
 def test_trains_as_with_torch(rule, noise, options, watch):
     ends = {}
     for package in PACKAGES:
@@ -131,7 +133,9 @@ def normed(package, kind="BatchNorm1d"):
 def test_refuses_our_batch_norm(mode):
     """It mixes samples, whoever computes it. make_private says so of ours in other words than of torch's."""
     net = normed(onepass.nn)
-    with pytest.raises((NotImplementedError, RuntimeError), match=r"trainable layer with buffers|Expanded Weights"):
+    with pytest.raises(
+        (NotImplementedError, RuntimeError), match=r"trainable layer with buffers|Expanded Weights"
+    ):
         net, opt, batches = opacus.PrivacyEngine().make_private(
             module=net,
             optimizer=optimizer("onepass", "sgd", net.parameters()),
@@ -179,7 +183,12 @@ def test_dropout_and_loss_in_private_training(watch):
     net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), onepass.nn.Dropout(0.2), nn.Linear(16, 3))
     opt = optimizer("onepass", "sgd", net.parameters())
     net, opt, batches = opacus.PrivacyEngine().make_private(
-        module=net, optimizer=opt, data_loader=loader(), noise_multiplier=0.0, max_grad_norm=1.0, poisson_sampling=False
+        module=net,
+        optimizer=opt,
+        data_loader=loader(),
+        noise_multiplier=0.0,
+        max_grad_norm=1.0,
+        poisson_sampling=False,
     )
     loss = onepass.nn.CrossEntropyLoss()
     for inputs, labels in batches:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clients.programs import assert_same, data, differs, each_rule, each_schedule, model, optimizer, scheduler, weights
 from torch.nn.functional import cross_entropy
+
+from clients.programs import (
+    assert_same,
+    data,
+    differs,
+    each_rule,
+    each_schedule,
+    model,
+    optimizer,
+    scheduler,
+    weights,
+)
 
 STEPS = 12
 

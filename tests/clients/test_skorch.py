@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+import onepass
 from clients.programs import (
     CLASSES,
     PACKAGES,
@@ -17,8 +19,6 @@ from clients.programs import (
     model,
     weights,
 )
-
-import onepass
 
 skorch = client("skorch")
 callbacks = client("skorch.callbacks")
@@ -68,7 +68,9 @@ def test_our_schedulers_as_policy(schedule, every):
     rates, ends = {}, {}
     for package, module in PACKAGES.items():
         name, options = SCHEDULES[schedule]
-        policy = callbacks.LRScheduler(getattr(module.lr_scheduler, name), step_every=every, event_name="rate", **options)
+        policy = callbacks.LRScheduler(
+            getattr(module.lr_scheduler, name), step_every=every, event_name="rate", **options
+        )
         run = fit(package, "sgd", [("lr", policy)])
         batches = [batch for epoch in run.history for batch in epoch["batches"]]
         rates[package] = [row["rate"] for row in (batches if every == "batch" else run.history)]

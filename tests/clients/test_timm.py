@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
+import onepass
 from clients.programs import (
     PACKAGES,
     RULES,
@@ -21,9 +24,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch.nn.functional import cross_entropy
-
-import onepass
 
 timm = client("timm")
 timm_optim = client("timm.optim")
@@ -238,7 +238,9 @@ def test_its_averages(average):
         held = kept.ema if average == "ModelEma" else kept.module
         ends[package] = weights(held)
         if package == "onepass":
-            assert type(next(m for m in held.modules() if "BatchNorm" in type(m).__name__)) is onepass.nn.BatchNorm2d
+            assert (
+                type(next(m for m in held.modules() if "BatchNorm" in type(m).__name__)) is onepass.nn.BatchNorm2d
+            )
             if average != "ModelEmaV3":  # which begins with a copy, and not an average, at its first update
                 with opt.ema_parameters():
                     assert_same(weights(net), ends[package], weights(image_model()), STEPS)

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from clients.programs import PACKAGES, client, prepare_torchvision
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass
+from clients.programs import PACKAGES, client, prepare_torchvision
 
 prepare_torchvision()
 torchvision = client("torchvision")
@@ -138,7 +138,10 @@ def reference_training(package, amp, dtype=torch.float32):
     opt = module.SGD(groups, lr=0.02, momentum=0.9, nesterov=True)
     scheduler = lrs.SequentialLR(
         opt,
-        [lrs.LinearLR(opt, start_factor=0.01, total_iters=3), lrs.CosineAnnealingLR(opt, T_max=REFERENCE_STEPS - 3)],
+        [
+            lrs.LinearLR(opt, start_factor=0.01, total_iters=3),
+            lrs.CosineAnnealingLR(opt, T_max=REFERENCE_STEPS - 3),
+        ],
         milestones=[3],
     )
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)

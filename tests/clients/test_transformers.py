@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+
 from clients.programs import (
     PACKAGES,
     RULES,
@@ -17,7 +19,6 @@ from clients.programs import (
     scheduler,
     weights,
 )
-from torch.nn.functional import cross_entropy
 
 transformers = client("transformers")
 
@@ -101,7 +102,10 @@ def test_its_factory(rule, tmp_path, watch):
             net,
             arguments(tmp_path, weight_decay=0.1, lr_scheduler_type="cosine", warmup_steps=3),
             train_dataset=EXAMPLES,
-            optimizer_cls_and_kwargs=(getattr(module, name), {k: v for k, v in options.items() if k != "weight_decay"}),
+            optimizer_cls_and_kwargs=(
+                getattr(module, name),
+                {k: v for k, v in options.items() if k != "weight_decay"},
+            ),
         )
         trainer.train()
         assert len(trainer.optimizer.param_groups) == 2
@@ -131,6 +135,7 @@ def test_its_method_overridden(tmp_path, watch):
 @each_rule
 def test_resumes_from_its_checkpoint(rule, tmp_path, watch):
     """Bit for bit, schedule and all; and across the packages."""
+
     # A step limit is a part of a schedule for the Trainer: the same in both, but it is stopped at the first save.
     class Stop(transformers.TrainerCallback):
         def on_save(self, args, state, control, **_):
@@ -161,7 +166,9 @@ def test_resumes_from_its_checkpoint(rule, tmp_path, watch):
         assert_same(weights(resumed.model), weights(whole.model), weights(Classifier()), STEPS)
 
 
-@pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "cosine", "constant_with_warmup", "inverse_sqrt", "cosine_with_restarts"]
+)
 def test_its_schedules_on_our_optimizer(kind, tmp_path):
     """transformers.get_scheduler makes torch's LambdaLR; on ours as on torch's."""
     seen = {}

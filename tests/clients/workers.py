@@ -10,6 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import onepass
 from clients.programs import (
     PACKAGES,
     RULES,
@@ -22,11 +27,6 @@ from clients.programs import (
     watched,
     weights,
 )
-from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
-
-import onepass
 
 RANKS = 2
 EPOCHS = 3
@@ -219,7 +219,8 @@ def post_local() -> dict[str, Any]:
     def one(package: str, rule: str) -> dict[str, Any]:
         net = model()
         opt = PostLocalSGDOptimizer(
-            optim=optimizer(package, rule, net.parameters()), averager=PeriodicModelAverager(period=3, warmup_steps=2)
+            optim=optimizer(package, rule, net.parameters()),
+            averager=PeriodicModelAverager(period=3, warmup_steps=2),
         )
         rates = epochs(net, opt, scheduler(package, "exponential", opt))
         return {"weights": weights(net), "rates": rates}
