@@ -1,4 +1,4 @@
-"""What the tests of clients share: a toy model, its data, the rules and schedules to try, and what "the same" means."""
+"""What the tests of clients share: a toy model and its data, rules and schedules, and what "the same" means."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_dropped_step_is_seen(rule, clip, watch):
 
 @each_rule
 def test_a_dropped_step_with_fused(rule):
-    """With fused=True the step itself drops, which accelerate does not see, as with torch's: its scheduler moves."""
+    """With fused=True the step drops by itself, which accelerate does not see, as with torch's."""
     theirs = train("torch", rule, spoiled=2, scaled=True, options={"fused": True})
     ours = train("onepass", rule, spoiled=2, scaled=True, options={"fused": True})
     assert ours.skipped == theirs.skipped

@@ -54,7 +54,7 @@ def test_our_loss(extension):
 
 
 def test_our_layers():
-    """Unknown to it, for it looks the exact class up: second order raises, first order warns and leaves them out."""
+    """It looks the exact class up: with ours, second order raises, first order warns and leaves them out."""
     run(with_layers(nn), nn.CrossEntropyLoss(), "diag_ggn_exact")
     with pytest.raises(NotImplementedError, match=r"Dropout|BatchNorm1d"):
         run(with_layers(onepass.nn), nn.CrossEntropyLoss(), "diag_ggn_exact")

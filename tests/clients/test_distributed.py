@@ -1,4 +1,4 @@
-"""torch.distributed on two processes: DDP, ZeroRedundancyOptimizer, FSDP1, FSDP2's refusal; and DeepSpeed's ZeRO."""
+"""torch.distributed on two processes: DDP, ZeroRedundancyOptimizer, FSDP1 and 2; and DeepSpeed's ZeRO."""
 
 from __future__ import annotations
 

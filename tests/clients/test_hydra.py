@@ -1,4 +1,4 @@
-"""hydra and OmegaConf: optimizers, schedulers and layers from a configuration, and checkpoints that hold none of it."""
+"""hydra and OmegaConf: optimizers, schedulers, layers from a configuration, of which checkpoints hold nothing."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_constructor_with_own_rates(rule, tmp_path, watch):
 
 @each_rule
 def test_resumes(rule, tmp_path, watch, monkeypatch):
-    """Bit for bit, and across the packages. mmengine 0.10 saves objects of its own, which torch 2.6 refuses to load."""
+    """Bit for bit, and across the packages. It saves objects of its own, which torch.load refuses since 2.6."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     schedulers = [{"type": "ExponentialLR", "gamma": 0.8, "by_epoch": False}]
     ends = {p: weights(fit(tmp_path / p, p, rule, schedulers=schedulers).model) for p in PACKAGES}

@@ -81,7 +81,7 @@ def test_our_schedulers(schedule):
 
 @pytest.mark.parametrize("follow", ["calls", "optimizer"])
 def test_a_scheduler_on_the_wrapper(follow):
-    """Its DPOptimizer skips steps for large virtual batches; a rate that stands still is refused at construction."""
+    """Made on its DPOptimizer, which is no subclass with hooks: it works, or is refused at construction."""
     net, opt, _ = private("onepass", "sgd")
     try:
         lrs = scheduler("onepass", "exponential", opt, follow=follow)
@@ -132,24 +132,24 @@ def normed(package, kind="BatchNorm1d"):
 @pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])
 def test_refuses_our_batch_norm(mode):
     """It mixes samples, whoever computes it. make_private says so of ours in other words than of torch's."""
-    net = normed(onepass.nn)
-    with pytest.raises(
-        (NotImplementedError, RuntimeError), match=r"trainable layer with buffers|Expanded Weights"
-    ):
-        net, opt, batches = opacus.PrivacyEngine().make_private(
-            module=net,
-            optimizer=optimizer("onepass", "sgd", net.parameters()),
-            data_loader=loader(),
-            noise_multiplier=1.0,
-            max_grad_norm=0.5,
-            grad_sample_mode=mode,
+
+    def train():
+        net = normed(onepass.nn)
+        opt = optimizer("onepass", "sgd", net.parameters())
+        options = {"noise_multiplier": 1.0, "max_grad_norm": 0.5, "grad_sample_mode": mode}
+        net, _, batches = opacus.PrivacyEngine().make_private(
+            module=net, optimizer=opt, data_loader=loader(), **options
         )
-        cross_entropy(net(next(iter(loader()))[0]), torch.zeros(8, dtype=torch.long)).backward()
+        inputs, labels = next(iter(batches))
+        cross_entropy(net(inputs), labels).backward()
+
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"trainable layer with buffers|Expanded Weight"):
+        train()
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"])
 def test_validator_asks_for_the_exact_class(kind):
-    """It looks `type(module)` up, and so passes every subclass: ours are refused once they are registered, or back."""
+    """It looks `type(module)` up and so passes every subclass; ours are refused once registered, or reverted."""
     net = normed(onepass.nn, kind)
     ours = getattr(onepass.nn, kind)
     assert validators.ModuleValidator.validate(normed(nn, kind))

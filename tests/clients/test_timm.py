@@ -1,4 +1,4 @@
-"""timm: its optimizer factory, Lookahead, averages of weights, its schedulers and ours, loss scaling and clipping."""
+"""timm: its optimizer factory, Lookahead, averages of weights, schedulers, loss scaling and clipping, models."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_lookahead(rule, watch):
 
 @pytest.fixture(params=["optimizer", "model"])
 def zeroed_by(request, monkeypatch):
-    """Lookahead leaves out torch's constructor; then its `zero_grad` is what makes `step` call hooks, if anybody does."""
+    """Lookahead leaves out torch's constructor: its `step` calls hooks after its first `zero_grad`."""
     step = timm_optim.Lookahead.step
     monkeypatch.setattr(timm_optim.Lookahead, "step", getattr(step, "__wrapped__", step))
     return request.param

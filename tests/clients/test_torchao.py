@@ -112,7 +112,7 @@ def test_float8_training(rule, watch):
 
 @each_rule
 def test_subclass_parameters(rule):
-    """int8 weights that are trained: wrapper tensors without memory. A step works as torch's, or names what it got."""
+    """Trained int8 weights, wrapper tensors without memory: a step works as torch's, or says what it got."""
     training = client("torchao.prototype.quantized_training")
     kinds = {}
     for package in PACKAGES:

@@ -120,7 +120,7 @@ REFERENCE_STEPS = 8
 
 
 def reference_training(package, amp, dtype=torch.float32):
-    """As torchvision's reference script: groups without decay, warm-up then cosine, smoothing, averages, clipping."""
+    """As its reference script: groups without decay, warm-up and cosine, smoothing, averages, clipping."""
     net = build("resnet18").to(dtype)
     if package == "onepass":
         onepass.nn.convert(net, fuse_relu=True)
