@@ -21,7 +21,7 @@ from test_cli import run
 )
 @pytest.mark.parametrize(
     ("command", "option"),
-    [(("bench", "optim", "--quick"), "device"), (("parity", "optim"), "backend"), (("demo",), "device")],
+    [(("bench", "optim", "--quick"), "device"), (("parity", "optim"), "device"), (("demo",), "device")],
     ids=["bench", "parity", "demo"],
 )
 def test_cuda_is_refused_at_once_by_what_is_missing(command, option, sees_gpu, built, lacks, monkeypatch):
