@@ -1,4 +1,4 @@
-"""torchao: weights quantized beside our layers, training quantized and in float8, export with its pt2e tools."""
+"""torchao: weights quantized beside our layers, training quantized and in float8, its optimizers and ours."""
 
 from __future__ import annotations
 
@@ -151,23 +151,3 @@ def test_its_low_bit_optimizer_and_ours():
             losses.append(float(loss.detach()))
             opt.step()
     assert losses[-1] < losses[STEPS] < losses[0]
-
-
-@pytest.mark.parametrize("fuse", [False, True])
-def test_exported_training_moves_to_evaluation(fuse):
-    """move_exported_model_to_eval on a model that was exported in training: no batch statistics, no dropping."""
-    utils = client("torchao.quantization.pt2e.export_utils")
-    results = []
-    for net in (plain(), converted(fuse)):
-        exported = torch.export.export(net.train(), (images(),), strict=True).module()
-        assert not torch.equal(exported(images()), exported(images()))  # it drops
-        exported = torch.export.export(net.train(), (images(),), strict=True).module()
-        net.eval()
-        utils.model_is_exported(exported)
-        client("torchao.quantization.pt2e").move_exported_model_to_eval(exported)
-        with torch.no_grad():
-            found = exported(images())
-            assert torch.equal(found, exported(images()))
-            torch.testing.assert_close(found, net(images()), rtol=1e-4, atol=1e-5)
-        results.append(found)
-    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
