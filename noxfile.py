@@ -15,6 +15,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def clients(session: nox.Session) -> None:
+    """Training programs of other packages with ours in them; docs/clients.md lists them."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.run("bash", ".ci/clients", *session.posargs, external=True)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types."""
     session.install(TORCH)
