@@ -18,7 +18,9 @@ namespace {
 namespace py = pybind11;
 
 double number(const py::list& list, Py_ssize_t i) {
-  const double value = PyFloat_AsDouble(PyList_GET_ITEM(list.ptr(), i));
+  PyObject* entry = PyList_GET_ITEM(list.ptr(), i);
+  if (PyFloat_CheckExact(entry)) return PyFloat_AS_DOUBLE(entry);
+  const double value = PyFloat_AsDouble(entry);
   if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
   return value;
 }
@@ -87,6 +89,7 @@ bool write_scaled(const py::list& groups, const py::str& field, const py::list& 
     }
     const double end = number(ends, i);
     const double scaled_end = has_starts ? scaled(number(first, i), end, factor) : end * factor;
+    if (has_lasts && scaled_end == before[i]) continue;  // most steps of a decay in stairs
     // Groups in a row that get the same rate share one object, as they would in Python.
     if (!value || scaled_end != PyFloat_AS_DOUBLE(value.ptr())) value = number(scaled_end);
     write(i, value);

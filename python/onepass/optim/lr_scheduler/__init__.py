@@ -3,7 +3,7 @@
 `LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over the past with no closed form,
 are torch's own. Everything else is ours, because torch's step is recursive: it multiplies the last rate, so
 rounding adds up and a resumed run, a chain or a sequence can go wrong (docs/schedules.md names the issues). Ours
-computes the rate of a step from the step.
+computes the rate of a step from the step, and applies torch's step where another scheduler or a hand changed it.
 """
 
 from torch.optim.lr_scheduler import LRScheduler, MultiplicativeLR

@@ -157,13 +157,25 @@ class FunctionLR(LRScheduler):
         track.write(groups, f if type(f) is float else number(f, step))
 
     def _write_all(self, tracks: list[Track], step: int) -> None:
-        """Writes several fields."""
-        groups, found = self.optimizer.param_groups, _factors_at(tracks, step)
-        for track, f in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
+        """Writes several fields: all factors are known before the first is written, for one may be refused."""
+        factor, f = None, 0.0
+        found: list[Any] = []
+        for track in tracks:
             if track.factor is None:
-                track.write_each(groups, f)
+                found.append(track.at(step))
+                continue
+            if track.factor is not factor:  # rate and momentum may have one in common
+                factor = track.factor
+                f = factor(step)
+                if type(f) is not float:
+                    f = number(f, step)
+            found.append(f)
+        groups = self.optimizer.param_groups
+        for track, values in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
+            if track.factor is None:
+                track.write_each(groups, values)
             else:
-                track.write(groups, f)
+                track.write(groups, values)
 
     def _restart(self, step: int) -> None:
         """Writes the values of a step whatever the groups hold; what others have changed is forgotten."""
@@ -171,8 +183,9 @@ class FunctionLR(LRScheduler):
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
         tracks = self._all_tracks()
-        for track, f in zip(tracks, _factors_at(tracks, step), strict=True):
-            track.restart(groups, f)
+        found = [track.at(step) for track in tracks]
+        for track, factors in zip(tracks, found, strict=True):
+            track.restart(groups, factors)
 
     def _write_others(self, step: int, restart: bool) -> None:
         """Writes all fields but the rate."""
@@ -367,20 +380,3 @@ class FunctionLR(LRScheduler):
         self.__dict__.update(state)
         if self.follow == "optimizer":
             self._updates = Updates(type(self).__name__, self.optimizer, self.last_epoch)
-
-
-def _factors_at(tracks: list[Track], step: int) -> list[Any]:
-    """All factors of a step: they are known before the first is written, for one may be refused."""
-    factor, f = None, 0.0
-    found: list[Any] = []
-    for track in tracks:
-        if track.factor is None:
-            found.append(track.at(step))
-            continue
-        if track.factor is not factor:  # rate and momentum may have one in common
-            factor = track.factor
-            f = factor(step)
-            if type(f) is not float:
-                f = number(f, step)
-        found.append(f)
-    return found
