@@ -63,12 +63,16 @@ def test_fake_steps(rule, options, extra):
         if "differentiable" in extra:
             params = [params[0].detach().clone()]
             optimizer = getattr(onepass.optim, rule)(params, lr=0.1, **options)
+        counted = None
         for _ in range(2):
             for param in params:
                 param.grad = torch.ones_like(param)
             versions = [param._version for param in params]
             optimizer.step(zero_grad=zero_grad)
             assert all(param._version > before for param, before in zip(params, versions, strict=True))
+            counts = [own["step"]._version for own in optimizer.state.values() if "step" in own]
+            assert all(count > before for count, before in zip(counts, counted or [-1] * len(counts), strict=True))
+            counted = counts
         optimizer.zero_grad()
         assert optimizer.skipped_steps == 0
         assert isinstance(optimizer.grad_norm, torch.Tensor)
