@@ -176,6 +176,11 @@ def test_converted():
     )
     model[1](torch.randn(3, 4))
     model[1].scaling = "test_time"
+    with pytest.raises(
+        ValueError, match=r"revert: scaling of 1 \(Dropout\) must be 'inverted', .* got 'test_time'"
+    ):
+        result.revert()
+    model[1].scaling = "inverted"
     result.revert()
     assert [type(module) for module in model[1:4]] == [nn.Dropout, nn.Dropout2d, nn.AlphaDropout]
     assert "scaling" not in vars(model[1])

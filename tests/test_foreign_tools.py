@@ -227,3 +227,13 @@ def test_by_hand_nothing_is_lost_silently(options):
     assert not hasattr(norm, "running")
     plain = onepass.nn.BatchNorm2d(4, track_running_stats=False, **options)
     assert plain.running_mean is None
+
+
+def test_compiled_code_reads_statistics():
+    """In one graph, also of a batch norm that refuses who rebuilds it."""
+    norm = onepass.nn.BatchNorm2d(2, activation="relu").eval()
+
+    def read(x):
+        return norm(x).sum() + norm.running_mean.sum() + norm.running_var.sum() + norm.weight.sum()
+
+    torch.testing.assert_close(torch.compile(read, fullgraph=True, backend="aot_eager")(X), read(X))

@@ -74,7 +74,8 @@ class FusedBatchNorm(_BatchNorm):
         Raises:
             RuntimeError: One of those that rebuild a batch norm of its weights reads its statistics.
         """
-        if name == "running_mean" and (self.activation is not None or self.dropout):
+        fused = name == "running_mean" and (self.activation is not None or self.dropout)
+        if fused and not torch.compiler.is_compiling():
             reader = sys._getframe(1).f_code.co_name
             # What is fused into a layer evaluates: dropout does nothing there.
             if reader in _REBUILDERS and (self.activation is not None or reader.startswith("convert")):
