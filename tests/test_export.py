@@ -226,7 +226,7 @@ def test_compile_keeps_our_operators():
 
 @STRICT
 def test_as_with_a_torch_that_has_no_flag_of_exports(strict, monkeypatch):
-    """Before 2.7: who is tracing is asked instead; torch.compile keeps our operators there, too."""
+    """Older ones have none: who is tracing is asked instead. torch.compile keeps our operators there, too."""
     monkeypatch.setattr(_by_torch, "asked", _by_torch._Asked())
     monkeypatch.setattr(onepass.nn.batch_norm, "asked", _by_torch.asked)
     torch.compiler.reset()

@@ -18,7 +18,7 @@ from onepass.nn import _batch_norm_ops as operators
 from onepass.nn import _by_torch, _random
 from onepass.nn._batch_norm_derivative import apply
 from onepass.nn._dispatch import is_negative, is_plain, is_transformed
-from onepass.nn._kinds import check_dense, check_number, check_optional, check_probability, check_tensor
+from onepass.nn._kinds import OPTIONAL, check_dense, check_number, check_optional, check_probability, check_tensor
 from onepass.nn._layout import dense, in_layout_of
 
 __all__ = ["batch_norm"]
@@ -45,7 +45,9 @@ def batch_norm(
     The running statistics are then the mean over all batches: batches is their count with this one, an int64
     tensor of one element on the input's device.
     """
-    check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
+    # The types first: a call on a small tensor would notice the loop.
+    if type(weight) not in OPTIONAL or type(bias) not in OPTIONAL or type(residual) not in OPTIONAL:
+        check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     _check(input, running_mean, running_var, training, eps, activation, dropout)
     if input.numel() == 0:
         return composed.empty(input, weight, bias, residual, activation)
@@ -124,7 +126,8 @@ def _check(
     check_number("batch_norm", "eps", eps)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
-    check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
+    if type(running_mean) not in OPTIONAL or type(running_var) not in OPTIONAL:
+        check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
     # Without a loop, which a call on a small tensor would notice.
     if (
         running_mean is not None

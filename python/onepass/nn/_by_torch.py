@@ -38,7 +38,7 @@ _dropout, _alpha_dropout, _feature_alpha_dropout = F.dropout, F.alpha_dropout, F
 
 
 def _exports() -> bool:
-    """True inside torch.export of torch before 2.7, which has no flag for it."""
+    """True inside torch.export, where torch has no flag for that."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     try:

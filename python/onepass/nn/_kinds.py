@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "OPTIONAL",
     "check_dense",
     "check_generator",
     "check_integer",
@@ -61,6 +62,10 @@ def check_tensor(function: str, argument: str, value: Any) -> None:
     """Raises TypeError unless the value is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {argument} must be a tensor, got {value!r}")
+
+
+# What type(value) is of optional tensors that need no further look.
+OPTIONAL = (torch.Tensor, torch.nn.Parameter, type(None))
 
 
 def check_optional(function: str, **values: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules import module as _module
@@ -30,6 +31,8 @@ def node_for(module: nn.Module, *inputs: Any, **options: Any) -> Any:
         RuntimeError: A node could not compute what the module does: the tracer does not know the module as a part
             of another one, it has hooks (traced already, they would run again), or a forward of its own.
     """
+    if torch.compiler.is_compiling():
+        return None
     options = {name: value for name, value in options.items() if value is not None}
     proxy = next((value for value in (*inputs, *options.values()) if isinstance(value, Proxy)), None)
     if proxy is None:
