@@ -176,6 +176,20 @@ def test_step_with_an_epoch():
     assert found[1] == (pytest.approx(0.01), 0)
 
 
+def test_groups_added_later():
+    rates = []
+    for module in (torchs_schedulers, lr_scheduler):
+        optimizer = torch.optim.SGD([parameter()], lr=1.0)
+        scheduler = module.ExponentialLR(optimizer, 0.5)
+        for step in range(3):
+            if step == 2:
+                optimizer.add_param_group({"params": [parameter()], "lr": 1.0})
+            optimizer.step()
+            scheduler.step()
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert rates == [[0.125, 0.5], [0.125, 0.125]]
+
+
 # Batch normalisation
 
 
