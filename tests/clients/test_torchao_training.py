@@ -30,15 +30,14 @@ STEPS = 6
 
 
 def assert_close(ours, theirs, start):
-    """Against what was moved, of which a lost step is a sixth.
+    """In norm, against what was moved, of which a lost step is a sixth.
 
     A weight that differs in its last place is rounded to another of 255 or fewer levels now and then, and Adam
-    divides the difference by gradients that are small themselves.
+    divides the difference by gradients that are small themselves: single elements may be further apart.
     """
-    moved = max(float((t - s).abs().max()) for t, s in zip(theirs, start, strict=True))
-    assert moved > 1e-3
-    for our, their in zip(ours, theirs, strict=True):
-        assert float((our - their).abs().max()) < moved / 10
+    ours, theirs, start = (torch.cat([one.flatten() for one in all_]) for all_ in (ours, theirs, start))
+    assert float((theirs - start).norm()) > 1e-3
+    assert float((ours - theirs).norm()) < float((theirs - start).norm()) / 20
 
 
 def converted(fuse=True):
