@@ -160,21 +160,40 @@ class Skips(nn.Sequential):
         return self[0](input)
 
 
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed(self._modules.values())
+
+
 class Subclassed(nn.Sequential):
     """Runs its children in turn, as nn.Sequential does: torchvision's ConvNormActivation is such a one."""
+
+
+class Final(nn.Sequential):
+    def __init_subclass__(cls, **kwargs):
+        raise TypeError("it must not be")
 
 
 @pytest.mark.parametrize(
     ("model", "note"),
     [
+        (
+            Final(nn.BatchNorm1d(2), nn.ReLU()),
+            "no ReLU: no class can be derived from its container's Final (it must not be)",
+        ),
+        (
+            torch.ao.nn.intrinsic.BNReLU2d(nn.BatchNorm2d(2), nn.ReLU()),
+            "no ReLU: its container is a BNReLU2d of torch's own",
+        ),
         (hooked(0), "no ReLU: it has hooks"),
         (hooked(1), "no ReLU: its ReLU has hooks"),
         (Skips(nn.BatchNorm1d(2), nn.ReLU()), ""),
+        (Reversed(nn.BatchNorm1d(2), nn.ReLU()), ""),
         (nn.ModuleList([nn.BatchNorm1d(2), nn.ReLU()]), ""),
         (nn.Sequential(nn.BatchNorm1d(2), nn.Identity(), nn.ReLU()), ""),
         (nn.Sequential(nn.BatchNorm1d(2), nn.ReLU6()), ""),
     ],
-    ids=["hook", "hook-of-relu", "own-forward", "list", "between", "relu6"],
+    ids=["final", "torchs", "hook", "hook-of-relu", "own-forward", "own-order", "list", "between", "relu6"],
 )
 def test_relu_stays_where_the_modules_do_not_prove_it(model, note):
     result = convert(model, fuse_relu=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import onepass.nn
-from onepass.nn import functional
+from onepass.nn import _by_torch, functional
 
 STRICT = pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -222,3 +222,21 @@ def test_compile_keeps_our_operators():
         assert "onepass.dropout" in graphs[0]
         for strict in (True, False):
             assert "onepass" not in str(torch.export.export(copy.deepcopy(model), (x,), strict=strict).graph)
+
+
+@STRICT
+def test_as_with_a_torch_that_has_no_flag_of_exports(strict, monkeypatch):
+    """Before 2.7: who is tracing is asked instead; torch.compile keeps our operators there, too."""
+    monkeypatch.setattr(_by_torch, "asked", _by_torch._Asked())
+    monkeypatch.setattr(onepass.nn.batch_norm, "asked", _by_torch.asked)
+    torch.compiler.reset()
+    model, x = Network().eval(), torch.randn(4, 3, 5, 5)
+    exported = torch.export.export(model, (x,), strict=strict)
+    assert "onepass" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(x), model(x))
+    graphs = []
+    torch.compile(
+        model.train(), backend=lambda graph, _: graphs.append(str(graph.graph)) or graph, fullgraph=True
+    )(x)
+    assert "onepass.batch_norm" in graphs[0]
+    assert "onepass.dropout" in graphs[0]

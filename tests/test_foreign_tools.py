@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrizations, prune
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils.checkpoint import checkpoint_sequential
 
 import onepass.nn
@@ -83,6 +83,17 @@ def class_changed(model: nn.Module) -> nn.Module:
     return model
 
 
+def class_derived(model: nn.Module) -> nn.Module:
+    """A ReLU that does more than torch's."""
+
+    class Shifted(nn.ReLU):
+        def forward(self, input):
+            return super().forward(input) + 1
+
+    model.relu1.__class__ = Shifted
+    return model
+
+
 def without_norm(model: nn.Module) -> nn.Module:
     model.norm1 = nn.Identity()
     return model
@@ -139,6 +150,7 @@ TOOLS = [
     weight_norm,
     other_activation,
     class_changed,
+    class_derived,
     without_norm,
     group_norm,
     cut,
@@ -189,3 +201,29 @@ def test_relus_are_found_by_type():
     model = network()
     convert(model, fuse_relu=True)
     assert [name for name, module in model.named_modules() if type(module) is nn.ReLU] == ["relu1", "inner.2"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"activation": "relu"}, {"dropout": 0.5}], ids=lambda options: next(iter(options))
+)
+def test_by_hand_nothing_is_lost_silently(options):
+    """No nn.ReLU is in the tree that could stay: who rebuilds the batch norm is refused, who reads it is not."""
+    norm = onepass.nn.BatchNorm2d(4, **options).eval()
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.Linear(5, 4), onepass.nn.BatchNorm1d(4, **options)).eval()
+    wanted = r"must not have (activation='relu'|dropout=0\.5) to be rebuilt"
+    with pytest.raises(RuntimeError, match=f"^convert_sync_batchnorm: a BatchNorm2d {wanted}"):
+        sync(model)
+    assert model[1] is norm
+    if "activation" in options:
+        with pytest.raises(RuntimeError, match=f"^fuse_conv_bn_eval: a BatchNorm2d {wanted}"):
+            fuse_conv_bn_eval(model[0], model[1])
+        with pytest.raises(RuntimeError, match=f"^fuse_linear_bn_eval: a BatchNorm1d {wanted}"):
+            fuse_linear_bn_eval(model[2], model[3])
+    else:
+        # In evaluation dropout does nothing.
+        x = torch.randn(3, 5)
+        torch.testing.assert_close(fuse_linear_bn_eval(model[2], model[3])(x), model[3](model[2](x)))
+    assert norm.running_mean.shape == (4,)
+    assert not hasattr(norm, "running")
+    plain = onepass.nn.BatchNorm2d(4, track_running_stats=False, **options)
+    assert plain.running_mean is None

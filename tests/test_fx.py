@@ -181,7 +181,7 @@ def converted() -> nn.Sequential:
 
 
 # torch.utils.mkldnn, which torch's pass imports, is written in TorchScript.
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is deprecated")
 def test_fuse():
     """torch's own pass looks for its exact classes: what it does not know it leaves, and the result is right."""
     from torch.fx.experimental import optimization

@@ -132,9 +132,10 @@ def test_everything_is_as_it_was(kind, trained, fails):
     assert scheduler.last_epoch == 4 * (1 + trained)
 
 
-def test_dropped_updates_are_tried_again():
+@pytest.mark.parametrize("fused", [None, True], ids=["scaler-drops", "step-drops"])
+def test_dropped_updates_are_tried_again(fused):
     model, loader = model_of(), loader_of()
-    optimizer = onepass.optim.SGD(model.parameters(), 0.1)
+    optimizer = onepass.optim.SGD(model.parameters(), 0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
     calls = []
     model[0].weight.register_hook(
@@ -339,3 +340,36 @@ def test_evaluation_mode_is_refused():
     model = model_of().eval()
     with pytest.raises(ValueError, match="model must be in training mode, got one in evaluation mode"):
         lr_range_test(model, onepass.optim.SGD(model.parameters(), 0.1), torch.nn.functional.cross_entropy, [])
+
+
+def rates_in_a_test(optimizer):
+    """The rates of the groups in the first updates of a range test."""
+    seen = []
+    optimizer.register_step_pre_hook(
+        lambda opt, *_: seen.append([float(group["lr"]) for group in opt.param_groups])
+    )
+    inputs, targets = torch.ones(4, 2), torch.zeros(4, 1)
+    model = torch.nn.Linear(2, 1)
+    loss_fn = torch.nn.functional.mse_loss
+    lr_range_test(model, optimizer, loss_fn, [(inputs, targets)], min_lr=1.0, max_lr=2.0, steps=10, seeds=1)
+    return seen[0]
+
+
+@pytest.mark.parametrize("held", ["warm-up", "one group", "no scheduler"])
+def test_rates_of_zero(held):
+    """A warm-up holds the rates at 0: the ratios became 1. A group that is frozen stays so."""
+    lrs = [0.1, 0.4, 0.0] if held != "no scheduler" else [0.0, 0.2, 0.4]
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs])
+    if held == "warm-up":
+        lr_scheduler.ScheduleLR(optimizer, "warmup(5)")
+    elif held == "one group":
+        lr_scheduler.ScheduleLR(optimizer, ["warmup(5)", "warmup(5, 0.5)", "cosine(5)"])
+    before = [group["lr"] for group in optimizer.param_groups]
+    wanted = [1.0, 4.0, 0.0] if held != "no scheduler" else [0.0, 1.0, 2.0]
+    assert rates_in_a_test(optimizer) == pytest.approx(wanted)
+    assert [group["lr"] for group in optimizer.param_groups] == before
+
+
+def test_all_rates_of_zero_are_one_rate():
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=0.0)
+    assert rates_in_a_test(optimizer) == [1.0, 1.0]

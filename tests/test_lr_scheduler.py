@@ -15,6 +15,8 @@ from onepass.optim import lr_scheduler as ls
 from onepass.optim import schedules as s
 
 STEPS = 40
+# One cycle of 30 steps is run beyond its end, which warns (test_lr_chain.py).
+pytestmark = pytest.mark.filterwarnings("ignore:OneCycleLR. step")
 
 
 def optimizer_of(lrs=(0.1, 0.5), package=torch.optim, kind="SGD", **options):
@@ -215,6 +217,7 @@ OPTIMIZERS = {
     "torch-fused": lambda: optimizer_of([1.0], kind="AdamW", fused=True),
     "onepass": lambda: optimizer_of([1.0], onepass.optim),
     "onepass-adamw": lambda: optimizer_of([1.0], onepass.optim, "AdamW"),
+    "onepass-fused": lambda: optimizer_of([1.0], onepass.optim, "AdamW", fused=True),
 }
 
 
@@ -336,6 +339,24 @@ def test_rates_of_many_groups_are_rounded_as_one_is(starts):
         _native.core.write_scaled(groups, "lr", ends, factor, starts)
         wanted = [s + (e - s) * factor for s, e in zip(starts or [0.0] * 3, ends, strict=True)]
         assert [group["lr"] for group in groups] == wanted
+
+
+def test_rates_of_many_groups_are_compared_before_they_are_written():
+    """A group that holds something else stops the core, and it puts back what it has written."""
+    values = [0.25, 0.5, 0.75]
+    groups, lasts = [{"lr": value} for value in values], list(values)
+    assert _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.5, None, lasts)
+    assert [group["lr"] for group in groups] == lasts == [0.5, 1.0, 1.0]
+    assert groups[1]["lr"] is groups[2]["lr"] is lasts[2]
+    for foreign in (0.9, torch.tensor(1.0), None, 1):
+        groups[2]["lr"] = foreign
+        assert not _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, lasts)
+        assert [groups[0]["lr"], groups[1]["lr"]] == lasts[:2] == [0.5, 1.0]
+        assert groups[2]["lr"] is foreign
+    del groups[2]["lr"]
+    assert not _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, lasts)
+    with pytest.raises(ValueError, match="ends, starts and lasts must have 3 entries like groups, got 1"):
+        _native.core.write_scaled(groups, "lr", [1.0, 2.0, 2.0], 0.25, None, [1.0])
 
 
 @pytest.mark.parametrize("bad", [([{}], [1.0, 2.0]), ([{}], ["a"]), ([1], [1.0])], ids=["count", "number", "dict"])

@@ -58,7 +58,7 @@ BAD = {
         lambda o: ls.CyclicLR(o, 0.1, 1.0, scale_mode="up"),
         "scale_mode must be cycle or iterations, got 'up'",
     ),
-    "none": (lambda o: ls.SequentialLR(o, [], []), "SequentialLR: schedulers must be at least one, got none"),
+    "no parts": (lambda o: ls.SequentialLR(o, [], []), "SequentialLR: schedulers must be at least one, got none"),
     "milestones": (
         lambda o: ls.SequentialLR(o, [ls.StepLR(o, 3)], [3]),
         "milestones must be one fewer than schedulers, got 1 for 1",
@@ -71,9 +71,13 @@ BAD = {
         lambda o: ls.SequentialLR(o, [ls.StepLR(o, 3), ls.ReduceLROnPlateau(o)], [3]),
         r"schedulers\[1\] must be a function of the step, got ReduceLROnPlateau; its argument warmup",
     ),
+    "none": (
+        lambda o: ls.ChainedScheduler([o]),
+        r"schedulers\[0\] must be a torch.optim.lr_scheduler.LRScheduler, got torch.optim.sgd.SGD",
+    ),
     "torchs": (
-        lambda o: ls.ChainedScheduler([torch.optim.lr_scheduler.StepLR(o, 3)]),
-        r"schedulers\[0\] must be one of onepass.optim.lr_scheduler .*, got torch.optim.lr_scheduler.StepLR",
+        lambda o: ls.SequentialLR(o, [torch.optim.lr_scheduler.StepLR(o, 3)], [], last_epoch=3),
+        r"last_epoch=3 needs schedulers of onepass.optim.lr_scheduler, which have closed forms, got torch.* at 0",
     ),
     "another": (
         lambda o: ls.SequentialLR(o, [ls.StepLR(OTHER, 3)], []),

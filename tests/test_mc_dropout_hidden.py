@@ -131,6 +131,22 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(x, x, x, dropout_p=p)
 
 
+class Config:
+    def __init__(self, **numbers):
+        vars(self).update(numbers)
+
+
+class Configured(nn.Module):
+    """As many of transformers' modules."""
+
+    def __init__(self, p=0.1):
+        super().__init__()
+        self.config = Config(hidden_dropout=p)
+
+    def forward(self, x):
+        return F.dropout(x, p=self.config.hidden_dropout, training=self.training)
+
+
 class DenseLayer(nn.Module):
     """As torchvision's DenseNet has it."""
 
@@ -156,6 +172,7 @@ HIDDEN = [
     (patched(), "dropout"),
     (Attention(), "attention_dropout"),
     (DenseLayer(), "drop_rate"),
+    (Configured(), "config.hidden_dropout"),
     *((Direct(p), "dropout") for p in (1, np.float32(0.5), np.float64(0.5))),
 ]
 
@@ -232,6 +249,7 @@ def with_number(module: nn.Module, p: object) -> nn.Module:
         OtherParent(),
         DropPath(),
         DenseLayer(0),
+        Configured(0.0),
         Module(),
         OnlyAsks(),
         nn.LSTM(4, 4),
@@ -267,3 +285,35 @@ def test_a_dropout_with_a_forward_of_its_own_is_refused():
         del module.forward
         with mc_dropout(model):
             pass
+
+
+class OneFunction(nn.Module):
+    """As timm's and GPT-2's attention: its dropout is a module, or a number where it runs as one function."""
+
+    def __init__(self, fused, p=0.5):
+        super().__init__()
+        self.fused = fused
+        self.attn_drop = onepass.nn.Dropout(p)
+
+    def forward(self, x):
+        if self.fused:
+            p = self.attn_drop.p if self.training else 0.0
+            return F.scaled_dot_product_attention(x, x, x, dropout_p=p)
+        return self.attn_drop((x @ x.mT).softmax(-1)) @ x
+
+
+def test_a_dropout_that_is_only_a_number_is_refused():
+    """At the end of the model's call, which shows what it does."""
+    x = torch.randn(2, 5, 4)
+    for model in (nn.Sequential(onepass.nn.Dropout(), OneFunction(True)), OneFunction(True)):
+        name = r"1 \(One" if len(model._modules) == 2 else r"the model itself \(One"
+        with (
+            mc_dropout(model),
+            pytest.raises(ValueError, match=rf"got {name}.*, whose code reads attn_drop\.p\); "),
+        ):
+            model(x)
+        assert not model._forward_hooks
+        with pytest.raises(ValueError, match="mc_dropout: model must drop by calling its dropouts"):
+            mc_predict(model, x, 2)
+    assert (mc_predict(OneFunction(False), x, 9, seed=1).variance > 0).all()
+    assert (mc_predict(nn.Sequential(onepass.nn.Dropout(), OneFunction(True, 0.0)), x, 9).variance > 0).any()

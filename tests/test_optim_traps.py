@@ -105,12 +105,13 @@ def test_strided_view_parameter_writes_inside_its_view(rule, options, backend):
         assert (theirs[1::2] != 5).any()
 
 
+@pytest.mark.parametrize("fused", [None, True], ids=["scaler-skips", "step-skips"])
 @pytest.mark.parametrize(("rule", "options"), RULES)
-def test_overflow_in_the_first_step_leaves_no_garbage(rule, options, backend):
+def test_overflow_in_the_first_step_leaves_no_garbage(rule, options, fused, backend):
     """torch 2.13's fused SGD keeps a momentum_buffer that was never written when GradScaler finds an overflow in
     the first step; its garbage reached the parameters (LibreYOLO#771 bans fused SGD for it)."""
     param = torch.nn.Parameter(one_to_8(backend.device))
-    optimizer = getattr(onepass.optim, rule)([param], **options)
+    optimizer = getattr(onepass.optim, rule)([param], fused=fused, **options)
     scaler = torch.amp.GradScaler(backend.device.type, init_scale=4.0)
     scaler.scale(param.sum()).backward()
     param.grad[3] = torch.inf

@@ -221,9 +221,17 @@ def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
     """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
 
 def write_scaled(
-    groups: list[dict[str, Any]], field: str, ends: list[float], factor: float, starts: list[float] | None
-) -> None:
-    """Sets groups[i][field] = starts[i] + (ends[i] - starts[i]) factor, or ends[i] factor."""
+    groups: list[dict[str, Any]],
+    field: str,
+    ends: list[float],
+    factor: float,
+    starts: list[float] | None,
+    lasts: list[Any] | None = None,
+) -> bool:
+    """Sets groups[i][field] = starts[i] + (ends[i] - starts[i]) factor, or ends[i] factor.
+
+    With lasts only if each group holds lasts[i], which become the new values; else False, and nothing is written.
+    """
 
 def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""

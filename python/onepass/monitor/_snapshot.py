@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim._states import StatefulOptimizer
+from onepass.optim.lr_scheduler._updates import Hook
+from onepass.optim.lr_scheduler._wrapped import stepping
 
 Restore = Callable[[], Any]
 
@@ -120,18 +122,26 @@ class Snapshot:
         return parts + [_attribute(param, "grad") for param in model.parameters()]
 
     def _optimizer(self, optimizer: Optimizer) -> list[Restore]:
+        inner = stepping(optimizer)
+        owners = [optimizer] if inner is None or inner is optimizer else [optimizer, inner]
+        for owner in owners:
+            if isinstance(owner, StatefulOptimizer):
+                owner._drop_placeholders()  # what is put back would not be known as such
         groups = optimizer.param_groups
         grads = [_attribute(param, "grad") for group in groups for param in group["params"]]
         state, options = self._hold(optimizer.state), self._hold(groups)
         # What a step of ours remembers is made anew; its tail counts skipped steps and must not go on counting.
-        kept = {name: value for name, value in optimizer.__dict__.items() if name != "_plan"}
-        hooks = optimizer._optimizer_step_post_hooks.values()
-        counters = [owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), Updates)]
-        counts = [self._hold(counter.__dict__) for counter in counters]
+        kept = [
+            (owner, {name: value for name, value in owner.__dict__.items() if name != "_plan"}) for owner in owners
+        ]
+        hooks = [] if inner is None else inner._optimizer_step_post_hooks.values()
+        counters = [hook.updates() for hook in hooks if isinstance(hook, Hook)]
+        counts = [self._hold(counter.__dict__) for counter in counters if counter is not None]
 
         def restore() -> None:
-            optimizer.__dict__.clear()
-            optimizer.__dict__.update(kept)
+            for owner, attributes in kept:
+                owner.__dict__.clear()
+                owner.__dict__.update(attributes)
 
         return [restore, state, options, *grads, *counts]
 
@@ -161,8 +171,9 @@ def _put_aside(model: nn.Module, optimizer: Optimizer) -> None:
     """Begins without gradients, and without what a step of ours remembers."""
     for param in (*model.parameters(), *(p for group in optimizer.param_groups for p in group["params"])):
         param.grad = None
-    for name in ("_plan", "_tail"):
-        optimizer.__dict__.pop(name, None)
+    for owner in (optimizer, stepping(optimizer)):
+        for name in ("_plan", "_tail"):
+            getattr(owner, "__dict__", {}).pop(name, None)
 
 
 def _fill(value: Tensor, contents: Tensor) -> None:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from onepass.monitor._result import Curve, LRRangeResult
 from onepass.monitor._snapshot import Snapshot
 from onepass.optim.lr_scheduler._track import put
-from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim.lr_scheduler._updates import Updates, counted
 
 _NAME = "lr_range_test"
 # GradScaler begins at 2^16 and halves: so many drops in a row are no search for a scale any more.
@@ -34,7 +34,7 @@ class _Sweep:
     loss_fn: Callable[[Any, Any], Tensor]
     loader: Iterable[Any]
     ratios: list[float]
-    """Each group's rate over that of the first."""
+    """Each group's rate over that of the first group that has one."""
     rates: list[float]
     accumulate: int
     scaler: Any
@@ -45,7 +45,7 @@ class _Sweep:
 
     def run(self, seed: int) -> Curve:
         """One sweep over the rates."""
-        batches, updates = self._batches(), Updates(self.optimizer, 0)
+        batches, updates = self._batches(), Updates(_NAME, self.optimizer, 0)
         lrs: list[float] = []
         losses: list[float] = []
         smoothed: list[float] = []
@@ -140,7 +140,9 @@ def lr_range_test(
 
     Args:
         model: In training mode; batches go to the device of its first parameter.
-        optimizer: Of any class; the rates of its groups keep their ratios to the first group's.
+        optimizer: Of any class whose updates can be seen, also one that wraps another. The rates of its groups
+            keep their ratios to the first group's. Where a rate is 0, as at the beginning of a warm-up, those of
+            ``initial_lr`` count; a group whose initial rate is 0, too, stays at 0.
         loss_fn: Called as ``loss_fn(model(input), target)``; returns a tensor of one element.
         loader: Gives pairs (input, target); is begun anew when it ends. It must not be an iterator, which could
             not be put back.
@@ -160,7 +162,8 @@ def lr_range_test(
         The curves, and the rates that they suggest.
 
     Raises:
-        ValueError: An argument is out of range, or the model is not in training mode.
+        ValueError: An argument is out of range, the model is not in training mode, or the optimizer's updates
+            cannot be seen.
         TypeError: An argument is of the wrong kind.
         RuntimeError: The scaler drops every update, or a tensor cannot be put back; all else has been then.
 
@@ -177,13 +180,13 @@ def lr_range_test(
     rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
-    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    counted(_NAME, optimizer)
     plan = _Sweep(
         model,
         optimizer,
         loss_fn,
         loader,
-        ratios=[lr / lrs[0] if lrs[0] else 1.0 for lr in lrs],
+        ratios=_ratios(optimizer.param_groups),
         rates=[float(rate) for rate in rates],
         accumulate=accumulate,
         scaler=scaler,
@@ -215,6 +218,15 @@ def lr_range_test(
         "scaler": scaler is not None,
     }
     return LRRangeResult(curves, options)
+
+
+def _ratios(groups: list[dict[str, Any]]) -> list[float]:
+    """Each group's share of the rate: a warm-up may hold groups at 0, a frozen group is meant to stay there."""
+    lrs = [float(group["lr"]) for group in groups]
+    if 0 in lrs:
+        lrs = [float(group.get("initial_lr", group["lr"])) for group in groups]
+    first = next((lr for lr in lrs if lr), None)
+    return [1.0 if first is None else lr / first for lr in lrs]
 
 
 def _check_numbers(

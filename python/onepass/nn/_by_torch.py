@@ -33,7 +33,7 @@ __all__ = [
 is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-defined]
 
 # torch's own, also where a program has put functions of ours in their place.
-_batch_norm, _cross_entropy = F.batch_norm, F.cross_entropy
+_batch_norm, _relu, _cross_entropy = F.batch_norm, F.relu, F.cross_entropy
 _dropout, _alpha_dropout, _feature_alpha_dropout = F.dropout, F.alpha_dropout, F.feature_alpha_dropout
 
 
@@ -72,7 +72,15 @@ def is_asked() -> bool:
         return True
     if torch.compiler.is_compiling():
         return False
-    return torch._C._get_tracing_state() is not None and torch.onnx.is_in_onnx_export()
+    return torch._C._get_tracing_state() is not None and _is_onnx()
+
+
+def _is_onnx() -> bool:
+    """True inside torch.onnx.export."""
+    return torch.onnx.is_in_onnx_export()
+
+
+_is_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 _LOSSES = ("cross_entropy", "CrossEntropyLoss")
@@ -134,9 +142,9 @@ def batch_norm(
         check_residual("batch_norm", input, residual)
         output = output + residual
     if activation is not None:
-        output = torch.relu(output)
+        output = _relu(output)
     if dropout > 0:
-        output = torch.dropout(output, dropout, training)
+        output = _dropout(output, dropout, training)
     return output
 
 
@@ -216,7 +224,38 @@ def exported_cross_entropy(
     """`_loss_kernels.forward`'s arguments: torch's operator where it is enough, else composed of several."""
     if return_stats:
         refuse("cross_entropy", "return_stats", "False", return_stats)
-    if target2 is None and not z_loss:
+    mixed = target2 is not None or z_loss != 0
+    if (label_smoothing or target.is_floating_point()) and _is_onnx():
+        # ONNX's loss has labels alone, and torch's newer exporter drops the smoothing without a word.
+        if mixed:
+            refuse("cross_entropy", "label_smoothing", "0 with target2 or z_loss", label_smoothing)
+        return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing)
+    if not mixed:
         return cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     rest = (weight, ignore_index, label_smoothing, z_loss, reduction)
     return _loss_composed.forward(input, target, target2, lams, lam, *rest)
+
+
+def _smoothed(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, smoothing: float
+) -> Tensor:
+    """`cross_entropy` composed of the log-softmax: what is smoothed, or has probabilities."""
+    x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+    dim = min(1, x.dim() - 1)
+    logs = torch.log_softmax(x, dim)
+    if weight is not None:
+        logs = logs * weight.to(x.dtype).view([-1] + [1] * (x.dim() - 1 - dim))
+    spread = -smoothing / x.shape[dim] * logs.sum(dim)
+    if target.is_floating_point():
+        rows = (smoothing - 1) * (logs * target.to(x.dtype)).sum(dim) + spread
+        return rows if reduction == "none" else rows.mean() if reduction == "mean" else rows.sum()
+    spread = torch.where(target == ignore_index, 0, spread.view(target.shape))
+    label = cross_entropy(input, target, weight, ignore_index, reduction, 0.0)
+    if reduction == "none":
+        return (1 - smoothing) * label + spread
+    total = spread.sum()
+    if reduction == "mean":
+        ones = torch.ones_like(spread)
+        counts = ones if weight is None else weight.to(x.dtype)[torch.where(target == ignore_index, 0, target)]
+        total = total / torch.where(target == ignore_index, 0, counts).sum()
+    return (1 - smoothing) * label + total

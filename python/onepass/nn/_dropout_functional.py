@@ -216,7 +216,7 @@ def feature_alpha_dropout(
     """`alpha_dropout` of whole channels of (N, C, ...); arguments as there.
 
     Raises:
-        ValueError: x has fewer than 2 dimensions; what `dropout` raises.
+        ValueError: x has fewer than 2 dimensions where something is dropped; what `dropout` raises.
 
     Source: torch.nn.functional.feature_alpha_dropout.
     """
@@ -224,7 +224,7 @@ def feature_alpha_dropout(
     if has_torch_function_variadic(input):
         return _handled(feature_alpha_dropout, input, p, training, inplace, options)
     check_tensor("feature_alpha_dropout", "input", input)
-    if input.dim() < 2:
+    if input.dim() < 2 and training and p != 0:
         raise ValueError(f"feature_alpha_dropout: input must have at least 2 dimensions, got {input.dim()}")
     return _dropout("feature_alpha_dropout", input, p, training, inplace, "alpha", planes=True, **options)
 

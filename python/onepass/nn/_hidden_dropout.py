@@ -5,13 +5,14 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from numbers import Real
 from types import CodeType
 from typing import Any
 
 from torch import nn
 
-__all__ = ["hidden_dropout", "is_positive"]
+__all__ = ["dropouts_by_number", "hidden_dropout"]
 
 # A number of such a name is a dropout's probability where the code that reads it also calls one of these.
 _FUNCTIONS = {
@@ -28,7 +29,7 @@ _FUNCTIONS = {
 }
 
 
-def is_positive(p: object) -> bool:
+def _is_positive(p: object) -> bool:
     """True for a number above 0 of any type, but no bool."""
     return isinstance(p, Real) and not isinstance(p, bool) and float(p) > 0
 
@@ -42,7 +43,42 @@ def hidden_dropout(module: nn.Module) -> str:
     """
     if isinstance(module, nn.RNNBase):
         # Between layers alone.
-        return "dropout" if module.num_layers > 1 and is_positive(module.dropout) else ""
+        return "dropout" if module.num_layers > 1 and _is_positive(module.dropout) else ""
+    reads, calls = _reads(module)
+    for name in sorted(reads):
+        last = name.rpartition(".")[2].lower()
+        named = "dropout" in last or ("drop" in last and calls & _FUNCTIONS)
+        if named and _is_positive(_value(module, name)):
+            return name
+    return ""
+
+
+def dropouts_by_number(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Dropouts of a module whose p its own code reads, as ``dropout_p=self.drop.p if self.training else 0``.
+
+    Attention that may run as one function does that; whether it also calls the dropout, a run of it shows.
+    """
+    for name in sorted(_reads(module)[0]):
+        owner, _, last = name.rpartition(".")
+        dropout = module._modules.get(owner) if last == "p" else None
+        if dropout is not None and _is_positive(getattr(dropout, "p", None)):
+            yield name, dropout
+
+
+def _value(module: nn.Module, name: str) -> object:
+    """What a name stands for, or a dotted name of an object of the module such as its config.
+
+    No property of the module is run for that.
+    """
+    owner, _, last = name.rpartition(".")
+    if not owner:
+        return inspect.getattr_static(module, last, None)
+    holder = inspect.getattr_static(module, owner, None)
+    return None if isinstance(holder, (property, nn.Module)) else getattr(holder, last, None)
+
+
+def _reads(module: nn.Module) -> tuple[set[str], set[str]]:
+    """What the code that forward runs takes from the module, and all names that it uses."""
     reads: set[str] = set()
     calls: set[str] = set()
     seen: set[CodeType] = set()
@@ -51,11 +87,7 @@ def hidden_dropout(module: nn.Module) -> str:
             reads.add("dropout")
         else:
             _look(module, code, reads, calls, seen)
-    for name in sorted(reads):
-        named = "dropout" in name.lower() or ("drop" in name.lower() and calls & _FUNCTIONS)
-        if named and is_positive(inspect.getattr_static(module, name, None)):
-            return name
-    return ""
+    return reads, calls
 
 
 def _codes(module: nn.Module, function: Any) -> Iterator[CodeType | None]:
@@ -72,7 +104,7 @@ def _look(module: nn.Module, code: CodeType, reads: set[str], calls: set[str], s
         return
     seen.add(code)
     calls.update(code.co_names)
-    own = set(_read_of_self(code))
+    own = _read_of_self(code)
     reads.update(own)
     # getattr(self, "dropout") has the name as a constant.
     reads.update(one for one in code.co_consts if isinstance(one, str) and one.isidentifier())
@@ -87,21 +119,25 @@ def _look(module: nn.Module, code: CodeType, reads: set[str], calls: set[str], s
             _look(module, inner, reads, calls, seen)
 
 
-def _read_of_self(code: CodeType) -> Iterator[str]:
-    """Attributes that the code takes from ``self``, but for those that it only tests."""
-    instructions = [
-        one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "NOP", "EXTENDED_ARG")
-    ]
-    before: Any = None
+@lru_cache(4096)
+def _read_of_self(code: CodeType) -> frozenset[str]:
+    """Attributes that the code takes from ``self``, or from one of them (dotted), but for those it only tests."""
+    empty = ("CACHE", "NOP", "EXTENDED_ARG")
+    instructions = [one for one in dis.get_instructions(code) if one.opname not in empty]
+    found = set()
+    before, path = "", ""
     for index, instruction in enumerate(instructions):
-        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and before == "self":
-            following = [one.opname for one in instructions[index + 1 : index + 3]]
-            if not _is_test(following):
-                yield instruction.argval
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and (before == "self" or path):
+            path = f"{path}.{instruction.argval}" if path else instruction.argval
+            if not _is_test([one.opname for one in instructions[index + 1 : index + 3]]):
+                found.add(path)
+            before = ""
+            continue
         # Python 3.13 has instructions for two variables, of which the second lies on top.
         loads = "LOAD_FAST" in instruction.opname or "LOAD_DEREF" in instruction.opname
-        before = instruction.argval if loads else None
-        before = before[-1] if isinstance(before, tuple) else before
+        name = instruction.argval if loads else ""
+        before, path = name[-1] if isinstance(name, tuple) else name, ""
+    return frozenset(found)
 
 
 def _is_test(following: list[str]) -> bool:

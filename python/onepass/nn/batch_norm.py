@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -18,6 +19,10 @@ from onepass.nn._recomputation import count_of_pass, is_recomputed, throwaway
 from onepass.nn._tracing import node_for
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
+
+
+# Functions of torch, timm and apex that make something else of a batch norm's weights and statistics.
+_REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_eval", "fuse_linear_bn_eval")
 
 
 class FusedBatchNorm(_BatchNorm):
@@ -62,6 +67,23 @@ class FusedBatchNorm(_BatchNorm):
         """Refuses what TorchScript cannot have, before it compiles anything."""
         by_torch.refuse_sampled(self)
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuses a function that would lose the activation or dropout: what it reads is all that tells.
+
+        Raises:
+            RuntimeError: One of those that rebuild a batch norm of its weights reads its statistics.
+        """
+        if name == "running_mean" and (self.activation is not None or self.dropout):
+            reader = sys._getframe(1).f_code.co_name
+            # What is fused into a layer evaluates: dropout does nothing there.
+            if reader in _REBUILDERS and (self.activation is not None or reader.startswith("convert")):
+                lost = f"dropout={self.dropout}" if self.activation is None else f"activation={self.activation!r}"
+                raise RuntimeError(
+                    f"{reader}: a {type(self).__name__} must not have {lost} to be rebuilt of its weights, which "
+                    "know nothing of it; write onepass.nn.Sequential of a batch norm and torch's module behind it"
+                )
+        return super().__getattr__(name)
 
     def forward(self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
@@ -197,7 +219,8 @@ class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
 
     Differs from torch: see `onepass.nn.functional.batch_norm`. ``state_dict`` is torch's, both ways: activation
     and dropout are options, not state. What torch makes of a batch norm by reading its weights (SyncBatchNorm's
-    conversion, fusion into convolutions) knows nothing of them.
+    conversion, fusion into convolutions) knows nothing of them, and is refused where torch's own functions do it;
+    in front of an nn.ReLU in a `Sequential` of ours the batch norm needs no activation.
 
     Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm2d.
     """

@@ -100,26 +100,45 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
                 result._modules.append((name, module))
                 module.__class__ = cast(Any, _OURS[type(module)])
     for name, module in named if fuse_relu else ():
-        if not isinstance(module, nn.Sequential) or not runs_in_turn(module):
-            continue
-        pairs = False
-        for (first, second), reason in neighbours_of(module):
-            norm, relu = id(module._modules[first]), id(module._modules[second])
-            outcome, note = outcomes[norm]
-            if reason:
-                outcomes[norm] = outcome, note or reason
-                continue
-            pairs = True
-            outcomes[norm] = f"{outcome.partition(',')[0]}, with ReLU", note
-            outcomes[relu] = "taken over", ""
-        if pairs and not is_ours(module):
-            outcomes[id(module)] = ("replaced", "")
+        if isinstance(module, nn.Sequential) and runs_in_turn(module) and _fuse(module, outcomes):
             result._modules.append((name, module))
-            module.__class__ = cast(Any, sequential_class(type(module)))
     result.table += [
         Entry(name, kinds[id(module)], *outcomes[id(module)]) for name, module in named if id(module) in outcomes
     ]
     return result
+
+
+def _fuse(container: nn.Sequential, outcomes: dict[int, tuple[str, str]]) -> bool:
+    """Makes a container ours that holds a batch norm and a ReLU to run in one pass; True if its class changed."""
+    pairs = list(neighbours_of(container))
+    kind: type[nn.Sequential] | None = None
+    failed = ""
+    if not is_ours(container) and any(not reason for _, reason in pairs):
+        kind, failed = _fusing(type(container))
+    for (first, second), reason in pairs:
+        norm, relu = id(container._modules[first]), id(container._modules[second])
+        outcome, note = outcomes[norm]
+        if reason or failed:
+            outcomes[norm] = outcome, note or reason or failed
+        else:
+            outcomes[norm] = f"{outcome.partition(',')[0]}, with ReLU", note
+            outcomes[relu] = "taken over", ""
+    if kind is None:
+        return False
+    outcomes[id(container)] = "replaced", ""
+    container.__class__ = cast(Any, kind)
+    return True
+
+
+def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]:
+    """The class of a container that fuses, or None and why there is none."""
+    if kind is not nn.Sequential and kind.__module__.startswith("torch."):
+        # Such as torch.ao's ConvBnReLU2d, for which torch's tools have tables.
+        return None, f"no ReLU: its container is a {kind.__name__} of torch's own"
+    try:
+        return sequential_class(kind), ""
+    except Exception as error:  # whatever an __init_subclass__ or a metaclass raises
+        return None, f"no ReLU: no class can be derived from its container's {kind.__name__} ({error})"
 
 
 def _why_left(module: nn.Module) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onepass._seed import check_seed
-from onepass.nn._hidden_dropout import hidden_dropout
+from onepass.nn._hidden_dropout import dropouts_by_number, hidden_dropout
 from onepass.nn._kinds import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
@@ -38,8 +38,10 @@ class Draws:
     Each call of the model is another network, counted from 0; `set_draw` chooses one.
     """
 
-    def __init__(self, key: int, modules: list[nn.Module]) -> None:
+    def __init__(self, key: int, modules: list[nn.Module], read: dict[int, str] | None = None) -> None:
         self._key = key
+        # Which code reads the p of a module, by the module's id: it may drop by a function instead.
+        self._read = read or {}
         self._numbers = {id(module): number for number, module in enumerate(modules)}
         self._next = 0
         self._draw = 0
@@ -64,6 +66,19 @@ class Draws:
         self._next += 1
         self._calls.clear()
 
+    def end(self) -> None:
+        """The model has been called.
+
+        Raises:
+            ValueError: A dropout was not called whose p the model's code reads.
+        """
+        missed = [reader for one, reader in self._read.items() if not self._calls[self._numbers[one]]]
+        if missed:
+            raise ValueError(
+                "mc_dropout: model must drop by calling its dropouts, not by functions of their p, got "
+                f"{', '.join(missed)}; attention does so where it runs as one function, and p = 0 does without it"
+            )
+
     def seed(self, module: nn.Module) -> int:
         """The seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
         number = self._numbers[id(module)]
@@ -73,18 +88,18 @@ class Draws:
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-class _Begin:
-    """The hook that tells draws of a model's calls; in a copy of the model it does nothing."""
+class _Hook:
+    """Tells draws that a model's call begins or ends; in a copy of the model it does nothing."""
 
-    def __init__(self, draws: Draws | None = None) -> None:
-        self._draws = draws
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
+        self._tell = tell
 
     def __call__(self, *_: object) -> None:
-        if self._draws is not None:
-            self._draws.begin()
+        if self._tell is not None:
+            self._tell()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Begin, ()
+        return _Hook, ()
 
 
 @contextmanager
@@ -100,10 +115,11 @@ def mc_dropout(
     The first dimension of what dropouts get is the batch. Dropouts are onepass's (`convert` makes torch's such),
     and batch norms with ``dropout=``; within the block none works in place. Training flags are put back at the
     end. What a module's own code drops by calling functions cannot be made active. It is seen by the numbers that
-    ``forward`` and the methods which it calls read of the module: those above 0 with "dropout" in their name,
-    and with "drop" where that code calls a dropout. A number that the constructor alone uses is none; a constant
-    in the code, or a number in another object, is not seen. A copy of the model made within the block is an
-    evaluating model of its own.
+    ``forward`` and the methods which it calls read of the module or of an object in it (``self.config.dropout``):
+    those above 0 with "dropout" in their name, and with "drop" where that code calls a dropout. A number that the
+    constructor alone uses, or that is only tested, is none; a constant in the code is not seen. Where code reads
+    the p of a dropout, as attention does that may run as one function, the first call shows whether it was called.
+    A copy of the model made within the block is an evaluating model of its own.
 
     Args:
         model: Any module.
@@ -116,23 +132,27 @@ def mc_dropout(
     Raises:
         ValueError: The model has no dropout with p > 0; it has dropouts that this cannot make active (torch's,
             also those inside of attention and recurrent layers, those in a module's own code, ours with a forward
-            of their own), by name; seed and generator are both given; seed is out of range.
+            of their own), by name; seed and generator are both given; seed is out of range. At the end of a call
+            of the model: its code read the p of a dropout and did not call it.
         TypeError: seed is not an int.
         RuntimeError: The model is within another `mc_dropout` block.
 
     Source: Gal and Ghahramani 2016.
     """
-    modules = _dropouts_of(model)
-    draws = Draws(_key(generator, seed), modules)
+    modules, read = _dropouts_of(model)
+    draws = Draws(_key(generator, seed), modules, read)
     flags = [(module, module.training) for module in model.modules()]
-    hook = model.register_forward_pre_hook(_Begin(draws))
+    hooks = [model.register_forward_pre_hook(_Hook(draws.begin))]
+    if read:
+        hooks.append(model.register_forward_hook(_Hook(draws.end)))
     try:
         model.eval()
         for module in modules:
             module._thinned = draws.seed  # type: ignore[assignment]
         yield draws
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         for module in modules:
             del module._thinned
         for module, training in flags:
@@ -277,10 +297,14 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
     return seed
 
 
-def _dropouts_of(model: nn.Module) -> list[nn.Module]:
-    """The model's dropouts, in its order; raises for those that cannot be made active."""
+def _dropouts_of(model: nn.Module) -> tuple[list[nn.Module], dict[int, str]]:
+    """The model's dropouts, in its order, and who reads the p of one, by its id.
+
+    Raises for those that cannot be made active.
+    """
     ours: list[nn.Module] = []
     foreign = []
+    read: dict[int, str] = {}
     for name, module in model.named_modules():
         which = f"{name or 'the model itself'} ({type(module).__name__}"
         if isinstance(module, (DropoutModule, FusedBatchNorm)):
@@ -295,6 +319,9 @@ def _dropouts_of(model: nn.Module) -> list[nn.Module]:
         elif hidden := hidden_dropout(module):
             inside = isinstance(module, (nn.MultiheadAttention, nn.RNNBase))
             foreign.append(f"{which})" if inside else f"{which}, whose code reads {hidden})")
+        else:
+            for number, dropout in dropouts_by_number(module):
+                read[id(dropout)] = f"{which}, whose code reads {number})"
     if foreign:
         raise ValueError(
             f"mc_dropout: model must have no other dropouts than onepass's, got {', '.join(foreign)}; "
@@ -305,4 +332,4 @@ def _dropouts_of(model: nn.Module) -> list[nn.Module]:
         raise ValueError("mc_dropout: model must have a dropout with p > 0, got none")
     if any(module._thinned is not None for module in ours):
         raise RuntimeError("mc_dropout: model must not be within another mc_dropout block, got one that is")
-    return ours
+    return ours, {one: read[one] for one in map(id, ours) if one in read}

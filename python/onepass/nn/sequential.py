@@ -47,7 +47,7 @@ class Sequential(nn.Sequential):
             What the last of them returns.
         """
         norm: nn.Module | None = None  # waits for what stands behind it
-        for module in self:
+        for module in self._modules.values():
             if norm is not None:
                 if type(module) is nn.ReLU and _is_plain(norm, module) and isinstance(input, Tensor):
                     input = norm(input, activation="relu")
@@ -99,6 +99,7 @@ def runs_in_turn(module: nn.Module) -> bool:
     return (
         isinstance(module, nn.Sequential)
         and type(module).forward in (nn.Sequential.forward, Sequential.forward)
+        and type(module).__iter__ is nn.Sequential.__iter__
         and "forward" not in module.__dict__
     )
 

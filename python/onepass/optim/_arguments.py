@@ -11,6 +11,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor
 
+from onepass.optim._kinds import is_fake
+
+# Well within the range of floats.
+_LARGE = 2**53
+
 
 class Names(NamedTuple):
     """Names the entries of a step's lists, as the core does."""
@@ -44,6 +49,8 @@ def number(function: str, option: str, value: Any) -> float:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{function}: {option} must have one element, got shape {tuple(value.shape)}")
+        if is_fake(value):
+            return math.nan  # it has no value; a kernel would refuse this one
         value = value.detach() if value.requires_grad else value
     elif not _is_number(value):
         raise TypeError(f"{function}: {option} must be a number or a one-element tensor, got {value!r}")
@@ -65,10 +72,13 @@ def _is_number(value: Any) -> bool:
 def group_number(function: str, group: dict[str, Any], option: str) -> float:
     """`number` of an option of a param group, which then holds a plain number: a checkpoint must be readable."""
     value = group[option]
-    if type(value) is float:
-        return value
+    kind = type(value)
+    if kind is float:
+        return cast(float, value)
+    if kind is int and -_LARGE < value < _LARGE:
+        return float(value)
     result = number(function, option, value)
-    if type(value) not in (int, bool) and not isinstance(value, Tensor):
+    if kind not in (int, bool) and not isinstance(value, Tensor):
         group[option] = result
     return result
 
@@ -77,8 +87,14 @@ def rate_of(function: str, group: dict[str, Any]) -> float | Tensor:
     """The group's learning rate: as `group_number`, but a tensor itself where the kernel can read it."""
     value = group["lr"]
     if isinstance(value, Tensor):
-        return number_or_tensor(function, "lr", value, on_device=group["capturable"])
+        return number_or_tensor(function, "lr", value, on_device=bool(group.get("capturable")))
     return group_number(function, group, "lr")
+
+
+def loop_number(group: dict[str, Any], option: str) -> Any:
+    """An option as torch's loop takes it: a number, and where the update is differentiable the tensor itself."""
+    value = group[option]
+    return value if group["differentiable"] else number("", option, value)
 
 
 def plain_number(function: str, option: str, value: Any) -> Any:
@@ -131,9 +147,9 @@ def limit_number(function: str, option: str, value: Any) -> float:
 def check_range(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless low <= value < high, TypeError if it is no number.
 
-    The value of a CUDA tensor is not looked at: that would wait for the device.
+    The value of a CUDA tensor is not looked at: that would wait for the device. A fake tensor has none.
     """
-    if isinstance(value, Tensor) and (value.is_cuda or value.is_meta) and value.numel() == 1:
+    if isinstance(value, Tensor) and (value.is_cuda or value.is_meta or is_fake(value)) and value.numel() == 1:
         return
     if not low <= number(function, option, value) < high:
         limits = f"finite and at least {low}" if high == math.inf else f"at least {low} and below {high}"

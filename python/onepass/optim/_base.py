@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from onepass import _native
-from onepass.optim._groups import GroupedOptimizer
+from onepass.optim._placeholders import Placeholders, are_asked_for
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
@@ -22,22 +22,29 @@ from onepass.optim._precision import (
     mode_of,
     option,
 )
-from onepass.optim._tail import Tail
+from onepass.optim._tail import Tail, wide_copy
+from onepass.optim._unfused import PartlyFused
 from onepass.optim._watched import entered_if_watched
 
+# Options that are checked when they are not what they were at the last step.
+_SETTLED = (*PRECISION, "differentiable")
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+# The mode with which make_fx traces, if it does.
+_dispatch_mode: Callable[[Any], Any] = torch._C._get_dispatch_mode
 # Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
 _initialized: Callable[[], bool] = torch.cuda.is_initialized
 
 
-class FusedOptimizer(GroupedOptimizer):
+class FusedOptimizer(PartlyFused):
     """An optimizer whose step updates all parameters of all groups in one native call.
 
     Subclasses say which options their groups have (`_check_group`, `_options`), which states a parameter has
     (`_init_group`), and which native function takes the step.
     """
 
-    # The options of low precision of each group at the last step.
+    # The options of low precision of each group, and whether it is differentiable, at the last step.
     _precision: list[tuple[Any, ...]] | None = None
+    _is_differentiable = False
     # What the core calls the update.
     _formula: ClassVar[str]
     # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
@@ -76,8 +83,15 @@ class FusedOptimizer(GroupedOptimizer):
                 loss = closure()
         with torch.no_grad():
             if not torch.compiler.is_compiling():
-                self._step_eager(zero_grad)
-            elif self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups):
+                if _dispatch_mode(_PROXY) is None:
+                    self._step_eager(zero_grad)
+                else:
+                    self._step_traced(zero_grad)
+            elif (
+                self._has_tail(zero_grad)
+                or any(mode_of(group) for group in self.param_groups)
+                or self._needs_loop()
+            ):
                 self._step_between_graphs(zero_grad)
             else:
                 self._step_compiled()
@@ -88,28 +102,43 @@ class FusedOptimizer(GroupedOptimizer):
     def _step_between_graphs(self, zero_grad: bool) -> None:
         self._step_eager(zero_grad)
 
+    def _step_traced(self, zero_grad: bool) -> None:
+        """The step as operators, which make_fx sees: kernels that it did not would be missing from its graph."""
+        if self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups) or self._needs_loop():
+            raise RuntimeError(
+                f"{type(self).__name__}: a step that make_fx traces must have no tail, no option of low precision "
+                "and no parameters that torch's loop updates"
+            )
+        self._step_compiled()
+
     def _step_eager(self, zero_grad: bool) -> None:
+        if not self.state and self._is_asked_for_states():
+            self._make_placeholders()
+            return
+        if self._placeholders is not None:
+            self._drop_placeholders()
         tail = self._prepare_tail(zero_grad)
         capturing = _initialized() and torch.cuda.is_current_stream_capturing()
         if capturing:
             self._check_capture()
-        precision = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
+        precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         if precision != self._precision:
             self._settle_precision()
         groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
         try:
-            if self._native_step(groups, tail):
+            if not self._is_differentiable and self._native_step(groups, tail):
                 return
         except (TypeError, ValueError, RuntimeError) as error:
-            self._raise_by_own_name(error)
-            raise
+            if not self._is_fake_step():
+                self._raise_by_own_name(error)
+                raise
         if capturing:
             raise RuntimeError(
                 f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it makes "
-                "the states, and a replay would make them again), got a capture with states missing or tensors "
-                "whose layout is not their parameter's"
+                "the states, and a replay would make them again), got a capture with states missing, tensors "
+                "whose layout is not their parameter's, or parameters that torch's loop updates"
             )
         self._step_irregular(tail)
 
@@ -118,6 +147,37 @@ class FusedOptimizer(GroupedOptimizer):
         name, text = type(self).__name__.lower(), str(error)
         if name != self._formula and text.startswith(f"{self._formula}: "):
             raise type(error)(name + text[len(self._formula) :]) from None
+
+    def _is_asked_for_states(self) -> bool:
+        # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
+        lr = self.param_groups[0]["lr"]
+        return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
+
+    def _make_placeholders(self) -> None:
+        try:
+            # Such as can be written later, wherever they are asked for.
+            with torch.inference_mode(False), torch.no_grad():
+                for group in self.param_groups:
+                    self._make_placeholders_of(group, [p for p in group["params"] if p.grad is not None])
+        except BaseException:
+            self.state.clear()
+            raise
+        self._placeholders = Placeholders(self.state)
+
+    def _make_placeholders_of(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._begin_states(group, params)
+        self._lows(group, params)
+        for param in params:
+            own = self.state.get(param, {})
+            for name in own.keys() & set(self._state_names):
+                # Float32 ones of a checkpoint must not be rounded; `load_state_dict` narrows the others.
+                own[name] = own[name].to(loaded_state_dtype(param, group, torch.float32))
+            if self.ema_decay is not None:
+                self.state[param]["ema"] = wide_copy(param.detach(), param)
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Makes the states with which the parameters' first step begins, but for those of tail and precision."""
+        raise NotImplementedError
 
     def _settle_precision(self) -> None:
         """Checks the options of low precision, which may have been changed by hand; then fits states."""
@@ -131,7 +191,8 @@ class FusedOptimizer(GroupedOptimizer):
             if self._precision is not None:
                 for param in group["params"]:
                     self._fit_states(group, param, self.state.get(param, {}))
-        self._precision = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
+        self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
+        self._is_differentiable = any(group["differentiable"] for group in self.param_groups)
 
     def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
         for name in self._state_names:
@@ -147,11 +208,17 @@ class FusedOptimizer(GroupedOptimizer):
 
     def _step_irregular(self, tail: Tail) -> None:
         """The step when a state is missing or a layout differs; says what is wrong if something is."""
+        apart = self._apart()
         before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
         taken = False
         try:
-            self._step_lists(tail)
-            taken = not tail.skipped_on_host()
+            if self._is_fake_step():
+                taken = self._step_fake(tail, apart)
+            elif apart:
+                taken = self._step_divided(tail, apart)
+            else:
+                self._run_lists(self._make_lists(tail, frozenset()), tail)
+                taken = not tail.skipped_on_host()
         finally:
             # The states of a rejected or skipped step go as they came.
             if not taken:
@@ -172,9 +239,6 @@ class FusedOptimizer(GroupedOptimizer):
 
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
         """Takes the step in the regular case, else returns False."""
-        raise NotImplementedError
-
-    def _step_lists(self, tail: Tail) -> None:
         raise NotImplementedError
 
     def _step_compiled(self) -> None:

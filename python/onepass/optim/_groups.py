@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, cast
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.optim._arguments import number, plain_number, plain_pair
+from onepass.optim._placeholders import all_exact, is_unbegun
 from onepass.optim._precision import DEFAULTS as PRECISION
 from onepass.optim._precision import (
     LOW_STATES,
@@ -18,13 +20,16 @@ from onepass.optim._precision import (
     check_dtypes,
     check_precision,
     drawn_seed,
+    is_half,
     loaded_state_dtype,
     low_dtype,
     low_name,
     mode_of,
     option,
+    state_dtype_of,
 )
 from onepass.optim._states import StatefulOptimizer
+from onepass.optim._tail import average_dtype
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -44,6 +49,8 @@ class GroupedOptimizer(StatefulOptimizer):
     # Options that are numbers, and those that are pairs of them.
     _numbers: ClassVar[tuple[str, ...]] = ()
     _pairs: ClassVar[tuple[str, ...]] = ()
+    # Options of which a checkpoint that lacks them may have meant the other value.
+    _told_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._make_plain(defaults)
@@ -71,16 +78,6 @@ class GroupedOptimizer(StatefulOptimizer):
         for name, value in group.items():
             if isinstance(value, np.bool_):
                 group[name] = bool(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's; numbers that were put into the groups by hand become plain ones before.
-
-        Raises:
-            TypeError, ValueError: An option that was set by hand is none.
-        """
-        for group in self.param_groups:
-            self._make_plain(group)
-        return super().state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickles and copies, which hold plain numbers as checkpoints do."""
@@ -132,6 +129,29 @@ class GroupedOptimizer(StatefulOptimizer):
         if "defaults" in state:  # a copy or a pickle; a checkpoint has no say
             self._tell_grad_scaler()
 
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state, as torch's class of the same name gives and takes it.
+
+        Raises:
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint with them as
+                the model's weights and this state would go on from the averages, and nobody would notice.
+            TypeError: An option that was set by hand is not of its kind.
+            ValueError: It is out of range.
+
+        Numbers that were put into the groups by hand become plain ones. A state_dtype becomes a word:
+        torch.distributed's full state dicts refuse to hold a torch.dtype.
+
+        Source: torch.optim.Optimizer.state_dict.
+        """
+        self._check_no_averages_in("state_dict cannot be taken", "save the model alone there, or both outside")
+        for group in self.param_groups:
+            self._make_plain(group)
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            if isinstance(group.get("state_dtype"), torch.dtype):
+                group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
+        return saved
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
 
@@ -146,10 +166,13 @@ class GroupedOptimizer(StatefulOptimizer):
 
         The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
         with others is converted (the parameters themselves are the model's to load, before the next step). The
-        seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted.
+        seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted. Options that a
+        checkpoint lacks stay this optimizer's own; one warning names those that it may have meant otherwise, and
+        tells how many parameters it has states of, but no moving average where `ema_decay` asks for one.
 
         Differs from torch: float32 states of bfloat16 and float16 parameters stay float32 unless state_dtype says
-        otherwise, where torch rounds them to the parameter's dtype.
+        otherwise, where torch rounds them to the parameter's dtype; torch takes False for most options that are
+        missing, silently.
 
         Source: torch.optim.Optimizer.load_state_dict.
         """
@@ -159,16 +182,19 @@ class GroupedOptimizer(StatefulOptimizer):
         check_holds(name, "state_dict", state_dict)
         final: dict[str, Any] = {}
         own = [{key: group[key] for key in PRECISION if key in group} for group in self.param_groups]
+        lacking: set[str] = set()
 
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
-        def check(_: Optimizer, incoming: dict[str, Any]) -> None:
+        def check(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
             check_state_dict(name, incoming, self._saved_options)
+            incoming = {**incoming, **self._completed(incoming, lacking)}
             for group, options in zip(incoming["param_groups"], own, strict=False):
                 given = {key: value for key, value in group.items() if key not in PRECISION}
                 if mode_of(options) == "stochastic" and "seed" in group:
                     given["seed"] = group["seed"]
                 self._check_group({**self.defaults, **IMPLEMENTATION_FLAGS, **options, **given})
             final.update(incoming)
+            return incoming
 
         # Before the user's own hooks, which have the last word.
         def settle(_: Optimizer) -> None:
@@ -188,17 +214,66 @@ class GroupedOptimizer(StatefulOptimizer):
         finally:
             for handle in handles:
                 handle.remove()
+        if self._placeholders is not None:
+            self._placeholders = None
+        if lacking:
+            warnings.warn(f"{name}: state_dict lacks {'; '.join(sorted(lacking))}", stacklevel=2)
+
+    def _completed(self, saved: dict[str, Any], lacking: set[str]) -> dict[str, Any]:
+        """Groups with the options that they lack, states without what is none; adds to `lacking` what to tell."""
+        groups = [dict(group) for group in saved["param_groups"]]
+        states = dict(saved["state"])
+        without_average = 0
+        for group, own in zip(groups, self.param_groups, strict=False):
+            for key in self.defaults.keys() - PRECISION.keys() - group.keys():
+                group[key] = own[key]
+                if key in self._told_options and own[key]:
+                    lacking.add(f"{key} (this optimizer's {own[key]} is kept)")
+            found: dict[Tensor, dict[str, Any]] = {}
+            for index, param in zip(group["params"], own["params"], strict=False):
+                left = self._without_placeholders(group, param, states.pop(index, {}))
+                if left:
+                    states[index] = found[param] = left
+            self._narrow(own, found)
+            without_average += sum("ema" not in left for left in found.values())
+        if without_average and self.ema_decay is not None:
+            lacking.add(f"ema of {without_average} parameters (their averages begin with the next step)")
+        return {"param_groups": groups, "state": states}
+
+    def _without_placeholders(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> dict[str, Any]:
+        # torch.distributed puts an empty dict in the place of a state that a flattened checkpoint lacks.
+        left = {name: value for name, value in own.items() if not (isinstance(value, dict) and not value)}
+        if group.get("dampening") and is_unbegun(left.get("momentum_buffer")):
+            del left["momentum_buffer"]
+        return left if self._placeholders is None else self._placeholders.without(param, left)
+
+    def _narrow(self, group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
+        """Brings states to their own dtype that are float32 only because their placeholders were.
+
+        A checkpoint's float32 states hold numbers that no 16 bits do, one at least; those of 16 bits hold none.
+        """
+        if self._placeholders is None:
+            return
+        wide = [
+            (own, name, state_dtype_of(param, group))
+            for param, own in states.items()
+            for name in self._state_names
+            if isinstance(own.get(name), Tensor) and own[name].dtype == torch.float32 and is_half(param)
+        ]
+        if all(all_exact(own[name], dtype) for own, name, dtype in wide):
+            for own, name, dtype in wide:
+                own[name] = own[name].to(dtype)
 
     def _restore_dtypes(self, saved: dict[str, Any]) -> None:
         """Takes the states from the checkpoint anew whose dtype is not what torch made of it."""
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             for index, param in zip(packed["params"], group["params"], strict=True):
                 entries = saved["state"].get(index, {})
-                wide = torch.float64 if param.dtype == torch.float64 else torch.float32
                 for name in (*self._state_names, "ema"):
                     value = entries.get(name)
                     if isinstance(value, Tensor):
-                        dtype = wide if name == "ema" else loaded_state_dtype(param, group, value.dtype)
+                        own = loaded_state_dtype(param, group, value.dtype)
+                        dtype = average_dtype(param) if name == "ema" else own
                         self._restore_state(param, name, value, dtype)
                 for name in LOW_STATES:
                     value = entries.get(name)

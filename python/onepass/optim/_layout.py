@@ -82,13 +82,17 @@ def regular(
             extents += extent_of(entry, names, k, i, writable[k], irregular)
             if not irregular:
                 continue
-            if writable[k] and _overlaps_itself(entry):
+            # Whatever is done to a gradient of zeros, none of which is stored, leaves it one.
+            written = writable[k] and not (entry._is_zerotensor() and names.lists[k] == "grads")
+            if written and entry._is_zerotensor():
+                raise ValueError(f"{names.full(k, i)} must have memory, got a ZeroTensor, which cannot be written")
+            if written and _overlaps_itself(entry):
                 raise ValueError(
                     f"{names.full(k, i)} must have one place in memory for each element, got strides "
                     f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
                 )
             entries[i] = laid_out_like(entry.detach(), layout)
-            if writable[k]:
+            if written:
                 back.append(Stand(entry, entries[i]))
     return replaced, back, extents
 
@@ -96,7 +100,7 @@ def regular(
 def _is_irregular(entry: Any, param: Any, layout: Any) -> bool:
     if not (_plain(param) and _plain(entry) and entry.shape == param.shape):
         return False
-    return not same_layout(entry, layout) or entry.is_neg()
+    return not same_layout(entry, layout) or entry.is_neg() or entry._is_zerotensor()
 
 
 def _plain(tensor: Any) -> bool:

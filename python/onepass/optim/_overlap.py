@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass.optim._arguments import Names
+from onepass.optim._kinds import hides_memory
 
 
 class Extent(NamedTuple):
@@ -59,9 +60,9 @@ def extent_of(entry: Any, names: Names, which: int, position: int, written: bool
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    # Sharded training frees the storage of parameters that are not needed.
-    strided = tensor.layout == torch.strided and not tensor.is_meta
-    return strided and tensor.numel() > 0 and tensor.untyped_storage().nbytes() > 0
+    # Sharded training frees the storage of parameters that are not needed; a tensor of zeros may have none.
+    strided = tensor.layout == torch.strided and not tensor.is_meta and not hides_memory(tensor)
+    return strided and tensor.numel() > 0 and tensor.untyped_storage().nbytes() > 0 and tensor.data_ptr() != 0
 
 
 def check_apart(extents: list[Extent]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from onepass._seed import check_seed
 from onepass.optim._layout import is_dense
@@ -100,7 +101,8 @@ def check_concerns(name: str, groups: list[dict[str, Any]]) -> None:
 
 def drawn_seed() -> int:
     """A seed from torch's generator: torch.manual_seed before an optimizer is made settles its draws."""
-    return int(torch.randint(2**63 - 1, ()).item())
+    with unset_fake_temporarily():
+        return int(torch.randint(2**63 - 1, ()).item())
 
 
 def mode_of(group: dict[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from onepass.optim._arguments import Names
 from onepass.optim._layout import is_dense, laid_out_like, same_layout
+from onepass.optim._placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
 from onepass.optim._precision import is_half, low_name, make_low, mode_of
 from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
 
@@ -18,12 +20,40 @@ class StatefulOptimizer(TailedOptimizer):
 
     # Names of the state tensors that have their parameter's shape.
     _state_names: ClassVar[tuple[str, ...]] = ()
+    # Set while states are there that no step has made, and perhaps nothing was loaded into.
+    _placeholders: Placeholders | None = None
 
-    def _gradients(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        """Appends the group's parameters that have a gradient, and the gradients."""
+    def _drop_placeholders(self) -> None:
+        """Leaves no state that is only a placeholder: the next step is then the first one."""
+        placeholders = self._placeholders
+        if placeholders is None:
+            return
+        self._placeholders = None
+        for param in list(self.state):
+            left = placeholders.without(param, self.state[param])
+            if left:
+                self.state[param] = left
+            else:
+                del self.state[param]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without placeholders: a copy or pickle would not know them as such."""
+        self._drop_placeholders()
+        return super().__getstate__()
+
+    def _gradients(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], left_out: Set[int] = frozenset()
+    ) -> None:
+        """Appends the group's parameters that have a gradient, and the gradients, without those of these ids."""
+        self._drop_placeholders()  # a compiled step comes here first
+        if not self.state and are_asked_for(COMPILED_FRAMES):
+            raise RuntimeError(
+                f"{type(self).__name__}: step must not be compiled where torch.distributed.checkpoint makes the "
+                "first states, got a compiled one; compile it afterwards"
+            )
         for param in group["params"]:
             grad = param.grad
-            if grad is None:
+            if grad is None or id(param) in left_out:
                 continue
             if grad.layout != torch.strided:
                 where = self._where(group, "grads", param)
@@ -65,6 +95,9 @@ class StatefulOptimizer(TailedOptimizer):
         if not isinstance(value, Tensor):
             where = self._where(group, listed, param)
             raise TypeError(f"{where} must be a torch.Tensor, got {type(value).__name__}")
+        if value.layout != torch.strided or (value.is_meta and not param.is_meta):
+            where, kind = self._where(group, listed, param), "meta" if value.is_meta else value.layout
+            raise TypeError(f"{where} must be a dense tensor with memory: got one of {kind}")
         if value.shape == param.shape and not same_layout(value, param) and is_dense(param):
             value = self.state[param][name] = laid_out_like(value, param)
         return value
@@ -97,6 +130,6 @@ def count_on_device(state: dict[Tensor, Any], params: list[Tensor], state_steps:
             state_steps[i] = state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
 
-def with_gradient(group: dict[str, Any]) -> list[int]:
-    """Where in the group the parameters stand that have a gradient."""
-    return [i for i, param in enumerate(group["params"]) if param.grad is not None]
+def with_gradient(group: dict[str, Any], left_out: Set[int] = frozenset()) -> list[int]:
+    """Where in the group the parameters stand that have a gradient, without those of these ids."""
+    return [i for i, p in enumerate(group["params"]) if p.grad is not None and id(p) not in left_out]

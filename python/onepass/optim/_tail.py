@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from onepass import _native
 from onepass.optim._arguments import check_range, limit_number, number, number_or_tensor
+from onepass.optim._kinds import is_fake
 from onepass.optim._layout import is_dense
 from onepass.optim._statistics import GroupStatistics
 
@@ -76,6 +77,13 @@ class Tail:
                 return result
             assert self.control is not None
             self.workspace = torch.empty(result, dtype=torch.float64, device=self.control.device)
+
+    def note(self, skipped: bool, norm: float) -> None:
+        """Writes what the core would have decided of a step that was decided elsewhere."""
+        assert self.control is not None
+        self.control[_SKIP] = float(skipped)
+        self.control[_NORM] = norm
+        self.control[_SKIPPED_STEPS] += float(skipped)
 
     def skipped_on_host(self) -> bool:
         """True if the last step is known, without waiting for a GPU, not to have been taken."""
@@ -141,18 +149,6 @@ class TailedOptimizer(Optimizer):
         Optimizer.__setstate__(self, state)
         self.__dict__.setdefault("telemetry", False)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, as torch's class of the same name gives and takes it.
-
-        Raises:
-            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint with them as
-                the model's weights and this state would go on from the averages, and nobody would notice.
-
-        Source: torch.optim.Optimizer.state_dict.
-        """
-        self._check_no_averages_in("state_dict cannot be taken", "save the model alone there, or both outside")
-        return super().state_dict()
-
     def _check_no_averages_in(self, refused: str, advice: str) -> None:
         if self._averages_are_in:
             raise RuntimeError(f"{type(self).__name__}: {refused} inside ema_parameters(); {advice}")
@@ -213,7 +209,8 @@ class TailedOptimizer(Optimizer):
     @property
     def skipped_steps(self) -> int:
         """How many steps were skipped since this object was made. Waits for the GPU."""
-        return 0 if self._tail is None or self._tail.control is None else int(self._tail.control[_SKIPPED_STEPS])
+        control = None if self._tail is None else self._tail.control
+        return 0 if control is None or is_fake(control) else int(control[_SKIPPED_STEPS])
 
     @property
     def grad_norm(self) -> Tensor:
@@ -335,7 +332,13 @@ def _is_copy(param: Tensor, average: Tensor) -> bool:
 
 
 def wide_copy(value: Tensor, param: Tensor) -> Tensor:
-    """The value in the dtype of a moving average (float32; float64 for float64) and its parameter's layout."""
-    dtype = torch.float64 if param.dtype == torch.float64 else torch.float32
+    """The value in the dtype of a moving average and its parameter's layout."""
     layout = param.detach() if is_dense(param) else param.detach().contiguous()
-    return torch.empty_like(layout, dtype=dtype).copy_(value)
+    return torch.empty_like(layout, dtype=average_dtype(param)).copy_(value)
+
+
+def average_dtype(param: Tensor) -> torch.dtype:
+    """The dtype of a parameter's moving average: float32; float64 for float64; complex as wide as these."""
+    if param.is_complex():
+        return torch.complex128 if param.dtype == torch.complex128 else torch.complex64
+    return torch.float64 if param.dtype == torch.float64 else torch.float32

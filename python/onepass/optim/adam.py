@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as torch_adam
+from torch.optim.adamw import adamw as torch_adamw
 
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import check_pair, check_range, group_number, number, plain_pair, rate_of
+from onepass.optim._arguments import (
+    check_pair,
+    check_range,
+    group_number,
+    loop_number,
+    number,
+    plain_pair,
+    rate_of,
+)
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_adam
 from onepass.optim._precision import LOW_STATES, native_option, not_default, state_dtype_of
 from onepass.optim._states import count_on_device, step_count, with_gradient
 from onepass.optim._tail import Tail
+from onepass.optim._unfused import UnfusedParameter
 
 __all__ = ["Adam"]
+
+# torch's own, whatever is put in their place later.
+_torch_adam: Any = torch_adam
+_torch_adamw: Any = torch_adamw
 
 _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -39,6 +55,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
+            Complex ones go to torch's loop, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         betas: Decay of the two moments (beta1, beta2), each in [0, 1).
@@ -49,7 +66,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         maximize: Ascend instead of descend.
         capturable: Keep the step count on the GPU, so that a CUDA graph of the step can be captured. Needs CUDA
             parameters.
-        differentiable: False; the update has no gradient.
+        differentiable: Let gradients flow through the step, by torch's loop.
         fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
             passed over as foreach.
         decoupled_weight_decay: Decay as AdamW does.
@@ -69,12 +86,12 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             seed, the step count, the parameter's number and the element's place in memory, and on nothing else.
 
     Raises:
-        ValueError: An option is out of range or asks for another implementation.
+        ValueError: An option is out of range.
+        RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
     Differs from torch: gradients may have another floating dtype than their parameter; states loaded as float32
-    stay float32 for bfloat16 and float16 parameters; options are checked again at each step; sparse and complex
-    gradients raise.
+    stay float32 for bfloat16 and float16 parameters; options are checked again at each step.
 
     Example:
         >>> import torch, onepass
@@ -91,6 +108,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _numbers: ClassVar[tuple[str, ...]] = ("lr", "eps", "weight_decay")
     _pairs: ClassVar[tuple[str, ...]] = ("betas",)
+    _told_options: ClassVar[tuple[str, ...]] = ("amsgrad", "maximize", "decoupled_weight_decay")
 
     def __init__(
         self,
@@ -201,18 +219,54 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
         return bool(tail.run(_native.core.adam_step, self._plan, self.state, groups, bump_versions))
 
-    def _step_lists(self, tail: Tail) -> None:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
         groups = []
         for first, group in self._numbered_groups():
             lists: _Lists = ([], [], [], [], [], [])
-            self._init_group(group, *lists)
+            self._gradients(group, lists[0], lists[1], left_out)
+            self._add_states(group, *lists)
             if tail.may_skip:
                 count_on_device(self.state, lists[0], lists[5])
             largest = lists[4] if group["amsgrad"] else None
             beside = (self._lows(group, lists[0]), self._averages(group, lists[0], tail))
             options = self._options(group, first)
-            groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group)))
+            groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group, left_out)))
+        return groups
+
+    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
         run_adam(type(self).__name__.lower(), groups, tail)
+
+    def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
+        if group["capturable"] and not found.param.is_cuda:
+            raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
+        if found.param.grad is not None and found.param.grad.layout != torch.strided:
+            raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
+        count = self.state.get(found.param, {}).get("step", 0.0)
+        if isinstance(count, Tensor) and not (count.numel() == 1 and count.is_floating_point()):
+            raise ValueError(f"{where} must have a state step of one number, got {count.numel()} of {count.dtype}")
+
+    def _begin_loop_states(self, group: dict[str, Any], param: Tensor) -> None:
+        self._add_states(group, [param], [], [], [], [], [])
+
+    def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        lists: _Lists = (params, grads, [], [], [], [])
+        self._add_states(group, *lists)
+        betas = group["betas"]
+        if not group["differentiable"]:
+            betas = [number("", "betas", beta) for beta in betas]
+        (_torch_adamw if group["decoupled_weight_decay"] else _torch_adam)(
+            *lists,
+            foreach=False,
+            fused=False,
+            capturable=group["capturable"],
+            differentiable=group["differentiable"],
+            has_complex=any(param.is_complex() for param in params),
+            amsgrad=group["amsgrad"],
+            beta1=betas[0],
+            beta2=betas[1],
+            maximize=group["maximize"],
+            **{name: loop_number(group, name) for name in self._numbers},
+        )
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:
@@ -246,14 +300,22 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         The name and form are torch's: torch.compile runs this function instead of tracing it.
         """
         self._gradients(group, params, grads)
+        self._add_states(group, params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)
+        return False
+
+    def _add_states(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        state_steps: list[Tensor],
+    ) -> None:
+        self._begin_states(group, params)
         for param in params:
             own = self.state[param]
-            if not own.keys() - {"ema", *LOW_STATES}:
-                own["step"] = step_count(param, group["capturable"], 0.0)
-                for name in self._state_names[: 3 if group["amsgrad"] else 2]:
-                    own[name] = torch.zeros_like(
-                        param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
-                    )
             if group["amsgrad"] and "max_exp_avg_sq" not in own:
                 raise ValueError(
                     f"{self._where(group, 'params', param)} must have the state max_exp_avg_sq with "
@@ -264,4 +326,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             if group["amsgrad"]:
                 max_exp_avg_sqs.append(self._relaid_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
             state_steps.append(self._state_of(group, param, "step", "state_steps"))
-        return False
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for param in params:
+            own = self.state[param]
+            if own.keys() - {"ema", *LOW_STATES}:
+                continue
+            own["step"] = step_count(param, group["capturable"], 0.0)
+            for name in self._state_names[: 3 if group["amsgrad"] else 2]:
+                own[name] = torch.zeros_like(
+                    param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
+                )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class AdamW(Adam, torch.optim.AdamW):
         maximize: Ascend instead of descend.
         foreach: As for `Adam`.
         capturable: As for `Adam`.
-        differentiable: False; the update has no gradient.
+        differentiable: As for `Adam`.
         fused: As for `Adam`.
         max_grad_norm: As for `Adam`.
         skip_nonfinite: As for `Adam`.
@@ -45,13 +45,17 @@ class AdamW(Adam, torch.optim.AdamW):
         seed: As for `Adam`.
 
     Raises:
-        ValueError: An option is out of range or asks for another implementation.
+        ValueError: An option is out of range.
+        RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
     Differs from torch: as `Adam` does.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.AdamW.
     """
+
+    # Of the decoupled decay nothing is to be told: it is what makes the class.
+    _told_options: ClassVar[tuple[str, ...]] = ("amsgrad", "maximize")
 
     def __init__(
         self,

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.sgd import sgd as torch_sgd
 
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import check_range, group_number, rate_of
+from onepass.optim._arguments import check_range, group_number, loop_number, rate_of
 from onepass.optim._base import FusedOptimizer
 from onepass.optim._groups import ParamsT
 from onepass.optim._lists import run_sgd
+from onepass.optim._placeholders import unbegun
 from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
 from onepass.optim._states import count_on_device, step_count, with_gradient
-from onepass.optim._tail import Tail
+from onepass.optim._tail import NO_TAIL, Tail
+from onepass.optim._unfused import UnfusedParameter
 
 __all__ = ["SGD"]
+
+# torch's own, whatever is put in its place later.
+_torch_sgd: Any = torch_sgd
 
 
 class SGD(FusedOptimizer, torch.optim.SGD):
@@ -34,6 +41,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
+            Complex ones, and those with a sparse gradient, go to torch's loop, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         momentum: Momentum factor (mu), at least 0.
@@ -42,7 +50,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         nesterov: Use Nesterov's momentum; needs momentum > 0 and dampening 0.
         maximize: Ascend instead of descend.
         foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
-        differentiable: False; the update has no gradient.
+        differentiable: Let gradients flow through the step, by torch's loop.
         fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
             passed over as foreach.
         capturable: Begin momentum buffers with zeros, so that a first step that the GPU skips leaves none without
@@ -57,22 +65,25 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         seed: As for `Adam`.
 
     Raises:
-        ValueError: An option is out of range or asks for another implementation.
+        ValueError: An option is out of range.
+        RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
     Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded
-    as float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step; sparse
-    and complex gradients raise. A parameter's first step takes its buffer from the gradient also when it comes
-    later than others' (torch's fused SGD raises TypeError) and after a step that GradScaler skipped (there
-    torch's fused SGD reads memory that was never written).
+    as float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step. A
+    parameter's first step takes its buffer from the gradient also when it comes later than others' (torch's fused
+    SGD raises TypeError) and after a step that GradScaler skipped (there torch's fused SGD reads memory that was
+    never written).
 
     Source: Sutskever et al. 2013; torch.optim.SGD.
     """
 
     _formula: ClassVar[str] = "sgd"
+    _takes_sparse: ClassVar[bool] = True
     _state_names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
     _saved_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
     _numbers: ClassVar[tuple[str, ...]] = _saved_options
+    _told_options: ClassVar[tuple[str, ...]] = ("nesterov", "maximize")
 
     def __init__(
         self,
@@ -107,8 +118,9 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             "foreach": foreach,
             "differentiable": differentiable,
             "fused": fused,
-            "capturable": capturable,
         }
+        if capturable:  # torch's groups, and so its flattened checkpoints, have no such key
+            defaults["capturable"] = True
         precision = {
             "state_dtype": state_dtype,
             "rounding": rounding,
@@ -137,7 +149,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                 f"{name}: state_dtype must be None with momentum=0 (there is no state), got "
                 f"{option(group, 'state_dtype')}"
             )
-        if group["capturable"] and group["dampening"] != 0:
+        if group.get("capturable") and group["dampening"] != 0:
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,7 +158,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         for group in self.param_groups:
             group.setdefault("nesterov", False)
             group.setdefault("maximize", False)
-            group.setdefault("capturable", False)
+            if not group.get("capturable", True):
+                del group["capturable"]
 
     def _options(self, group: dict[str, Any], first: int) -> Any:
         name = type(self).__name__.lower()
@@ -157,12 +170,12 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             group_number(name, group, "weight_decay"),
             bool(group["nesterov"]),
             bool(group["maximize"]),
-            bool(group["capturable"]),
+            bool(group.get("capturable")),
             native_option(group, first),
         )
 
     def _check_capture(self) -> None:
-        if any(mode_of(group) == "stochastic" and not group["capturable"] for group in self.param_groups):
+        if any(mode_of(group) == "stochastic" and not group.get("capturable") for group in self.param_groups):
             raise RuntimeError(
                 "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
                 "captured (the step count would be baked in), got False"
@@ -171,13 +184,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
         return bool(tail.run(_native.core.sgd_step, self._plan, self.state, groups, bump_versions))
 
-    def _step_lists(self, tail: Tail) -> None:
-        groups, new = [], []
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+        groups = []
         for position, group in self._numbered_groups():
             params: list[Tensor] = []
             grads: list[Tensor] = []
             buffers: list[Tensor] = []
-            self._gradients(group, params, grads)
+            self._gradients(group, params, grads, left_out)
             first = [False] * len(params)
             if group["momentum"] != 0:
                 first = [self.state.get(p, {}).get("momentum_buffer") is None for p in params]
@@ -186,17 +199,55 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                         buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
                         continue
                     # On a GPU only the kernel will know whether this step is taken.
-                    first[i] = not (group["capturable"] or (tail.may_skip and param.is_cuda))
+                    first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
-                    new.append((param, buffers[-1]))
             beside = (self._counts(group, params, tail), self._lows(group, params))
             averages = self._averages(group, params, tail)
             options = self._options(group, position)
-            groups.append((params, grads, buffers, first, *beside, averages, options, with_gradient(group)))
+            indices = with_gradient(group, left_out)
+            groups.append((params, grads, buffers, first, *beside, averages, options, indices))
+        return groups
+
+    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
         run_sgd(type(self).__name__.lower(), groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
-        for param, buffer in new:
-            self.state[param]["momentum_buffer"] = buffer
+        self._keep_states(groups)
+
+    def _keep_states(self, groups: list[tuple[Any, ...]]) -> None:
+        for params, _, buffers, *_ in groups:
+            for param, buffer in zip(params, buffers, strict=False):  # without momentum there are none
+                self.state[param]["momentum_buffer"] = buffer
+
+    def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
+        grad, buffer = found.param.grad, self.state.get(found.param, {}).get("momentum_buffer")
+        if grad is None or grad.layout != torch.sparse_coo:
+            if grad is not None and buffer is not None and group["momentum"] != 0 and buffer.is_sparse:
+                raise ValueError(f"{where} must have a sparse gradient like its momentum_buffer, got a dense one")
+            return
+        if group["weight_decay"] != 0:
+            raise ValueError(
+                f"{where} must not come with weight_decay (sparse gradient), got {group['weight_decay']}"
+            )
+        if group["nesterov"] and buffer is not None and not buffer.is_sparse:
+            raise ValueError(f"{where} must not come with nesterov and a dense momentum_buffer (sparse gradient)")
+
+    def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        buffers = [self.state.get(param, {}).get("momentum_buffer") for param in params]
+        given = {name: loop_number(group, name) for name in self._numbers}
+        _torch_sgd(
+            params,
+            grads,
+            buffers,
+            foreach=False,
+            fused=False,
+            has_sparse_grad=any(grad.is_sparse for grad in grads),
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            **given,
+        )
+        if group["momentum"] != 0:
+            for param, buffer in zip(params, buffers, strict=True):
+                self.state[param]["momentum_buffer"] = buffer
 
     def _counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
         """Step counts where something depends on them: stochastic rounding draws anew at each step."""
@@ -204,11 +255,16 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             return None
         for param in params:
             if "step" not in self.state[param]:
-                self.state[param]["step"] = step_count(param, group["capturable"], 0.0)
+                self.state[param]["step"] = step_count(param, bool(group.get("capturable")), 0.0)
         counts = [self.state[param]["step"] for param in params]
         if tail.may_skip:
             count_on_device(self.state, params, counts)
         return counts
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._counts(group, params, NO_TAIL)
+        for param in params if group["momentum"] != 0 else ():
+            self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
         """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""

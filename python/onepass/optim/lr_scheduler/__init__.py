@@ -9,7 +9,7 @@ computes the rate of a step from the step.
 from torch.optim.lr_scheduler import LRScheduler, MultiplicativeLR
 
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._combined import ChainedScheduler, SequentialLR
+from onepass.optim.lr_scheduler._chained import ChainedScheduler
 from onepass.optim.lr_scheduler._cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
 from onepass.optim.lr_scheduler._decays import (
     ConstantLR,
@@ -23,6 +23,7 @@ from onepass.optim.lr_scheduler._decays import (
 )
 from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
 from onepass.optim.lr_scheduler._schedule import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
+from onepass.optim.lr_scheduler._sequential import SequentialLR
 
 __all__ = [
     "ChainedScheduler",

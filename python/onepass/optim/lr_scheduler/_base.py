@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass.optim.lr_scheduler._memory import Memory
+from onepass.optim.lr_scheduler._neighbours import join, resumed
+from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
 from onepass.optim.lr_scheduler._track import Track, initial_rates, number
 from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim.lr_scheduler._wrapped import check_seen, stepping
 
 FOLLOWS = ("calls", "optimizer")
-
-
-class Setting:
-    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-        try:
-            return instance.__dict__[self.name]
-        except KeyError:
-            raise AttributeError(self.name) from None
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__[self.name] = value
-        instance.__dict__["_tracks"] = None
 
 
 class FunctionLR(LRScheduler):
@@ -44,8 +29,12 @@ class FunctionLR(LRScheduler):
 
     Subclasses keep their arguments as `Setting`s, named in `_settings`, and say in `_make_tracks` what they write.
 
+    Schedulers chain, as torch's do: where a group holds another value than the scheduler wrote, because another
+    scheduler or a hand changed it, that value is scaled by the factor of the new step over that of the last.
+    `LambdaLR`, `CosineAnnealingWarmRestarts`, `CyclicLR` and `OneCycleLR` overwrite it, as torch's do, too.
+
     Args:
-        optimizer: The optimizer, of any class.
+        optimizer: The optimizer, of any class; also one that wraps another.
         last_epoch: The step before the one that comes next; -1 at the beginning of training. With another value
             the groups must have ``initial_lr``, which the state_dict of an optimizer carries.
         follow: What a step is. "calls": each call of `step`, as in torch. "optimizer": each update that the
@@ -54,6 +43,7 @@ class FunctionLR(LRScheduler):
 
     Raises:
         TypeError: The optimizer is none, or a factor is no number.
+        ValueError: follow is "optimizer", and neither the optimizer nor one that it wraps calls step hooks.
         KeyError: A group has no initial_lr although last_epoch is not -1.
 
     Where several groups hold one tensor as their rate each but the first gets a copy of its own.
@@ -67,6 +57,11 @@ class FunctionLR(LRScheduler):
     # Counts until the first call of step, to tell a user who has the order wrong.
     _order: Updates | None = None
     _tracks: list[Track] | None = None
+    # Whether what others have changed is scaled rather than overwritten.
+    _chains: ClassVar[bool] = True
+    # Whether that is forgotten where the factor was 0.
+    _begins_again: ClassVar[bool] = False
+    _memories: dict[str, Memory]
     base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, *, follow: str = "calls") -> None:
@@ -89,24 +84,42 @@ class FunctionLR(LRScheduler):
                     f"{name}: param_groups[{i}] must have initial_lr when last_epoch is {last_epoch}; load the "
                     "optimizer's state_dict first"
                 )
+        if follow == "optimizer":
+            check_seen(name, optimizer)
         self.optimizer = optimizer
         self.follow = follow
+        self._memories = {}
         with undone_on_error(optimizer, ()):
             self.base_lrs = initial_rates(optimizer.param_groups)
             yield
+        join(self)
 
     def _begin(self, last_epoch: int) -> None:
-        self.last_epoch = last_epoch
         if self.follow == "optimizer":
-            self._updates = Updates(self.optimizer, last_epoch + 1)
-        else:
-            self._order = Updates(self.optimizer, 0)
-        self._initial_step()
+            self._updates = Updates(type(self).__name__, self.optimizer, last_epoch + 1)
+        elif stepping(self.optimizer) is not None:
+            self._order = Updates(type(self).__name__, self.optimizer, 0)
+        self._step_count = 1
+        self.last_epoch = last_epoch + 1
+        self._first_write()
+        self._first_lrs = self.get_last_lr()
 
     def _initial_step(self) -> None:
+        """What torch's SequentialLR calls after it has set last_epoch back by 1."""
         self._step_count = 1
         self.last_epoch += 1
-        self._write(self.last_epoch)
+        self._first_write()
+
+    def _first_write(self) -> None:
+        """Applies step 0 to what is there. A later step is what it is, unless others were just resumed at it."""
+        others, again = resumed(self) if self.last_epoch else (True, False)
+        if not others:
+            self._restart(self.last_epoch)
+        elif again:
+            adopt(self)
+        else:
+            self._memories, self._tracks = {}, None
+            self._write(self.last_epoch)
 
     def _make_tracks(self) -> list[Track]:
         """What is written; the first track is the learning rate."""
@@ -115,7 +128,18 @@ class FunctionLR(LRScheduler):
     def _all_tracks(self) -> list[Track]:
         if self._tracks is None:
             self._tracks = self._make_tracks()
+            if self._chains:
+                for track in self._tracks:
+                    self._attach(track)
         return self._tracks
+
+    def _attach(self, track: Track) -> None:
+        memory = self._memories.get(track.field)
+        if memory is None:
+            memory = self._memories[track.field] = Memory(track.ends, self._begins_again)
+        elif len(memory.lasts) < len(track.ends):
+            memory.grow(track.ends)
+        track.memory, track.owner = memory, weakref.ref(self)
 
     def _write(self, step: int) -> None:
         groups = self.optimizer.param_groups
@@ -127,31 +151,39 @@ class FunctionLR(LRScheduler):
             return
         track = tracks[0]
         if track.factor is None:
-            track.write_each(groups, track.values(step))
+            track.write_each(groups, track.at(step))
             return
         f = track.factor(step)
         track.write(groups, f if type(f) is float else number(f, step))
 
     def _write_all(self, tracks: list[Track], step: int) -> None:
-        """Writes several fields: all factors are known before the first is written, for one may be refused."""
-        factor, f = None, 0.0
-        found: list[Any] = []
-        for track in tracks:
+        """Writes several fields."""
+        groups, found = self.optimizer.param_groups, _factors_at(tracks, step)
+        for track, f in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
             if track.factor is None:
-                found.append(track.values(step))
-                continue
-            if track.factor is not factor:  # rate and momentum may have one in common
-                factor = track.factor
-                f = factor(step)
-                if type(f) is not float:
-                    f = number(f, step)
-            found.append(f)
-        groups = self.optimizer.param_groups
-        for track, values in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
-            if track.factor is None:
-                track.write_each(groups, values)
+                track.write_each(groups, f)
             else:
-                track.write(groups, values)
+                track.write(groups, f)
+
+    def _restart(self, step: int) -> None:
+        """Writes the values of a step whatever the groups hold; what others have changed is forgotten."""
+        groups = self.optimizer.param_groups
+        if len(groups) != len(self.base_lrs):
+            self._take_new_groups()
+        tracks = self._all_tracks()
+        for track, f in zip(tracks, _factors_at(tracks, step), strict=True):
+            track.restart(groups, f)
+
+    def _write_others(self, step: int, restart: bool) -> None:
+        """Writes all fields but the rate."""
+        for track in self._all_tracks()[1:]:
+            found, groups = track.at(step), self.optimizer.param_groups
+            if restart:
+                track.restart(groups, found)
+            elif isinstance(found, list):
+                track.write_each(groups, found)
+            else:
+                track.write(groups, found)
 
     def _take_new_groups(self) -> None:
         """Begins with groups that the optimizer got since: their rate is the one they came with."""
@@ -163,7 +195,7 @@ class FunctionLR(LRScheduler):
         self._tracks = None
 
     def lr_at(self, step: int) -> list[float]:
-        """The learning rates of all groups at a step; changes nothing.
+        """The learning rates of all groups at a step, as this scheduler alone sets them; changes nothing.
 
         Args:
             step: At least 0.
@@ -182,7 +214,10 @@ class FunctionLR(LRScheduler):
         return self.get_lr()
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The learning rates that the groups have now; tensors are copies."""
+        """The learning rates that the groups have now; tensors are copies.
+
+        Differs from torch: what another scheduler has made of them since is seen.
+        """
         lrs = [group["lr"] for group in self.optimizer.param_groups]
         return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
 
@@ -199,6 +234,9 @@ class FunctionLR(LRScheduler):
         Raises:
             ValueError: An epoch is given although the optimizer's updates are counted.
 
+        With `epoch` the values are those of this scheduler alone: what others have changed is overwritten, as by
+        torch's class.
+
         Differs from torch: `epoch` is not deprecated, because every value has a closed form.
         """
         if epoch is not None:
@@ -209,7 +247,7 @@ class FunctionLR(LRScheduler):
                 )
             self._update_lr(epoch)
         elif self._updates is not None:
-            self._update_lr(self._updates.total())
+            self._follow(self._updates.total())
         else:
             if self._order is not None:
                 self._check_order()
@@ -217,10 +255,24 @@ class FunctionLR(LRScheduler):
             self.last_epoch += 1
         self._step_count += 1
 
+    def _follow(self, total: int) -> None:
+        # Where no update was taken nothing is written: what others have changed stays in any case.
+        if total == self.last_epoch and self._tracks and len(self.optimizer.param_groups) == len(self.base_lrs):
+            return
+        if self._chains:  # what others changed may end on the way: at a milestone, at the minimum of a cosine
+            for place in range(self.last_epoch + 1, total):
+                self._write(place)
+                self.last_epoch = place
+        self._write(total)
+        self.last_epoch = total
+
     def _update_lr(self, epoch: int | None = None) -> None:
-        place = self.last_epoch + 1 if epoch is None else epoch
-        floor = math.floor(place)  # refuses what is no number, before anything is written
-        self._write(place)
+        if epoch is None:
+            self._write(self.last_epoch + 1)
+            self.last_epoch += 1
+            return
+        floor = math.floor(epoch)  # refuses what is no number, before anything is written
+        self._restart(epoch)
         self.last_epoch = floor
 
     def _check_order(self) -> None:
@@ -245,6 +297,7 @@ class FunctionLR(LRScheduler):
 
         Returns:
             `last_epoch`, from which everything follows, and what torch keeps beside it: the arguments, `base_lrs`.
+            What others have changed is in ``_written``.
         """
         return {
             **{name: getattr(self, name) for name in self._settings},
@@ -254,6 +307,7 @@ class FunctionLR(LRScheduler):
             "_get_lr_called_within_step": False,
             "_is_initial": False,
             "_last_lr": self.get_last_lr(),
+            "_written": written(self),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -265,9 +319,18 @@ class FunctionLR(LRScheduler):
         Raises:
             ValueError: last_epoch is missing, or base_lrs are not as many as the groups; nothing has been changed.
 
-        Differs from torch: the values of `last_epoch` are written into the groups, so it does not matter whether
-        the optimizer's state is loaded before, after or not at all.
+        Differs from torch: the values of the groups are set, too, so it does not matter whether the optimizer's
+        state is loaded before, after or not at all. torch's states of several schedulers on one optimizer need it.
         """
+        self._check_state(state_dict)
+        with undone_on_error(self.optimizer, (self,)):
+            untouched = self._is_untouched()
+            self._take_state(state_dict)
+            self._restore(state_dict, untouched)
+        if self._updates is not None:
+            self._updates.reset(self.last_epoch)
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
         name = type(self).__name__
         if not isinstance(state_dict.get("last_epoch"), int):
             raise ValueError(
@@ -279,17 +342,22 @@ class FunctionLR(LRScheduler):
                 f"{name}: base_lrs of the state_dict must be as many as param_groups, got {len(base_lrs)} for "
                 f"{groups}"
             )
-        with undone_on_error(self.optimizer, (self,)):
-            for setting in self._settings:
-                if setting in state_dict:
-                    setattr(self, setting, state_dict[setting])
-            self.base_lrs = [float(lr) for lr in base_lrs]
-            self._tracks = None
-            self._step_count = state_dict.get("_step_count", state_dict["last_epoch"] + 1)
-            self.last_epoch = state_dict["last_epoch"]
-            self._write(self.last_epoch)
-        if self._updates is not None:
-            self._updates.reset(self.last_epoch)
+
+    def _take_state(self, state_dict: dict[str, Any]) -> None:
+        """Takes over all but the values of the groups."""
+        for setting in self._settings:
+            if setting in state_dict:
+                setattr(self, setting, state_dict[setting])
+        self.base_lrs = [float(lr) for lr in state_dict.get("base_lrs", self.base_lrs)]
+        self._memories, self._tracks = {}, None
+        self._step_count = state_dict.get("_step_count", state_dict["last_epoch"] + 1)
+        self.last_epoch = state_dict["last_epoch"]
+
+    def _is_untouched(self) -> bool:
+        return is_untouched(self)
+
+    def _restore(self, state_dict: dict[str, Any], untouched: bool) -> None:
+        restore(self, state_dict, untouched)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_tracks", "_updates", "_order")}
@@ -298,35 +366,21 @@ class FunctionLR(LRScheduler):
         """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
         self.__dict__.update(state)
         if self.follow == "optimizer":
-            self._updates = Updates(self.optimizer, self.last_epoch)
+            self._updates = Updates(type(self).__name__, self.optimizer, self.last_epoch)
 
 
-def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
-    """A number for each group.
-
-    Raises:
-        TypeError: One is no number.
-        ValueError: A list has another number of entries, or a number is negative or not finite.
-    """
-    if not isinstance(value, (list, tuple)):
-        return [amount(scheduler, argument, value)] * groups
-    if len(value) != groups:
-        raise ValueError(
-            f"{scheduler}: {argument} must have one entry for each of {groups} groups, got {len(value)}"
-        )
-    return [amount(scheduler, f"{argument}[{i}]", entry) for i, entry in enumerate(value)]
-
-
-def amount(scheduler: str, argument: str, value: Any) -> float:
-    """A rate or a momentum.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is negative or not finite.
-    """
-    if not isinstance(value, (Real, Tensor)) or isinstance(value, bool):
-        raise TypeError(f"{scheduler}: {argument} must be a number, got {value!r}")
-    size = float(value)
-    if not 0 <= size < math.inf:
-        raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {value!r}")
-    return size
+def _factors_at(tracks: list[Track], step: int) -> list[Any]:
+    """All factors of a step: they are known before the first is written, for one may be refused."""
+    factor, f = None, 0.0
+    found: list[Any] = []
+    for track in tracks:
+        if track.factor is None:
+            found.append(track.at(step))
+            continue
+        if track.factor is not factor:  # rate and momentum may have one in common
+            factor = track.factor
+            f = factor(step)
+            if type(f) is not float:
+                f = number(f, step)
+        found.append(f)
+    return found

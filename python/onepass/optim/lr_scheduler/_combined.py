@@ -1,73 +1,141 @@
-"""Schedulers made of schedulers."""
+"""What schedulers that are made of schedulers share."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._cycles import _Cycle
-from onepass.optim.lr_scheduler._track import put
+from onepass.optim.lr_scheduler._neighbours import leave
+from onepass.optim.lr_scheduler._track import Track, put
 from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
-class _Combined(FunctionLR):
+class Combined(FunctionLR):
     """What a sequence and a chain share: their parts, and a state that holds those of the parts."""
 
-    _schedulers: Sequence[FunctionLR]
+    _schedulers: Sequence[Any]
+    # The first part without a closed form. If there is one, the parts are stepped one call after the other, as by
+    # torch.
+    _stepped: int | None = None
 
     def _check_parts(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> None:
         name = type(self).__name__
         if len(schedulers) < 1:
             raise ValueError(f"{name}: schedulers must be at least one, got none")
         for i, part in enumerate(schedulers):
-            if isinstance(part, TorchPlateau):
+            if isinstance(part, theirs.ReduceLROnPlateau):
                 raise ValueError(
                     f"{name}: schedulers[{i}] must be a function of the step, got ReduceLROnPlateau; its argument "
                     "warmup puts a warm-up in front of it"
                 )
-            if not isinstance(part, FunctionLR):
-                kind = f"{type(part).__module__}.{type(part).__qualname__}"
+            if not isinstance(part, LRScheduler):
                 raise TypeError(
-                    f"{name}: schedulers[{i}] must be one of onepass.optim.lr_scheduler with a closed form, got "
-                    f"{kind}"
+                    f"{name}: schedulers[{i}] must be a torch.optim.lr_scheduler.LRScheduler, got {_kind(part)}"
                 )
             if part.optimizer is not (optimizer or schedulers[0].optimizer):
                 raise ValueError(f"{name}: schedulers[{i}] must belong to the same optimizer, got another's")
-            if part.follow != "calls":
+            if isinstance(part, FunctionLR) and part.follow != "calls":
                 raise ValueError(
                     f"{name}: schedulers[{i}] must have follow='calls', because {name} counts, got {part.follow!r}"
                 )
+        open_ones = (i for i, part in enumerate(schedulers) if not _has_closed_form(part))
+        self._stepped = next(open_ones, None)
+
+    def _need_closed_forms(self, what: str) -> None:
+        if self._stepped is not None:
+            part = self._schedulers[self._stepped]
+            raise TypeError(
+                f"{type(self).__name__}: {what} needs schedulers of onepass.optim.lr_scheduler, which have closed "
+                f"forms, got {_kind(part)} at {self._stepped}"
+            )
 
     def _take_parts(self, schedulers: Sequence[LRScheduler]) -> None:
-        self._schedulers = schedulers  # type: ignore[assignment]  # checked above
+        self._schedulers = schedulers
         for part in self._schedulers:
-            part._stop_order()
-        self.base_lrs = list(self._schedulers[0].base_lrs)
+            if isinstance(part, FunctionLR):
+                part._stop_order()
+                leave(part)
+        self._take_rates()
+
+    def _take_rates(self) -> None:
+        if self._stepped is None:
+            self.base_lrs = list(self._schedulers[0].base_lrs)
 
     def _take_new_groups(self) -> None:
+        if self._stepped is not None:
+            super()._take_new_groups()
+            return
         for part in self._schedulers:
             part._take_new_groups()
-        self.base_lrs = list(self._schedulers[0].base_lrs)
+        self._take_rates()
+        self._tracks = None
 
-    def _family(self) -> list[FunctionLR]:
+    def _family(self) -> list[Any]:
         """This scheduler, its parts and theirs."""
-        below = [part._family() if isinstance(part, _Combined) else [part] for part in self._schedulers]
+        below = [part._family() if isinstance(part, Combined) else [part] for part in self._schedulers]
         return [self, *(member for members in below for member in members)]
 
     def _place(self, part: int, step: int) -> int:
         """The part's own step at a step of the whole."""
         raise NotImplementedError
 
+    def _initial_step(self) -> None:
+        # torch's SequentialLR has set the steps of the parts back, not that of the whole.
+        self._step_count = 1
+        self.last_epoch = 0
+        if self._stepped is None:
+            self._restart(0)
+        else:
+            self._begin_parts()
+
+    def _begin_parts(self) -> None:
+        """Lets parts take their first steps again, as torch's class does."""
+        raise NotImplementedError
+
+    def _write(self, step: int) -> None:
+        if self._stepped is not None:
+            for place in range(self.last_epoch + 1, step + 1):
+                self._step_parts(place)
+        elif len(self.optimizer.param_groups) != len(self.base_lrs):
+            self._take_new_groups()
+
+    def _step_parts(self, place: int) -> None:
+        """Calls the parts as torch's class does."""
+        raise NotImplementedError
+
+    def _restart(self, step: int) -> None:
+        self._need_closed_forms("a step that is not the next one")
+        super()._restart(step)
+
+    def lr_at(self, step: int) -> list[float]:
+        """As `FunctionLR`'s.
+
+        Raises:
+            TypeError: A part has no closed form.
+        """
+        self._need_closed_forms("lr_at")
+        return self._lr_at(step)
+
+    def _lr_at(self, step: int) -> list[float]:
+        raise NotImplementedError
+
+    def get_lr(self) -> list[Any]:
+        """The learning rates at `last_epoch`; of parts without closed forms those that the groups have."""
+        return self.get_last_lr() if self._stepped is not None else super().get_lr()
+
+    def _all_tracks(self) -> list[Track]:
+        return [] if self._stepped is not None else super()._all_tracks()
+
     def state_dict(self) -> dict[str, Any]:
         """As `FunctionLR`'s, with the states of the parts, as torch's class has them."""
-        for i, part in enumerate(self._schedulers):
-            part.last_epoch = self._place(i, self.last_epoch)
+        if self._stepped is None:
+            for i, part in enumerate(self._schedulers):
+                part.last_epoch = self._place(i, self.last_epoch)
         return {**super().state_dict(), "_schedulers": [part.state_dict() for part in self._schedulers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -77,135 +145,58 @@ class _Combined(FunctionLR):
             ValueError: As for `FunctionLR`, or the number of parts differs; nothing has been changed.
         """
         states = state_dict.get("_schedulers", [])
+        if "last_epoch" not in state_dict and states:  # torch's chain keeps none of its own
+            state_dict = {**state_dict, "last_epoch": states[0].get("last_epoch")}
+        with undone_on_error(self.optimizer, self._family()):
+            super().load_state_dict(state_dict)
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        states = state_dict.get("_schedulers", [])
         if "_schedulers" in state_dict and len(states) != len(self._schedulers):
             raise ValueError(
                 f"{type(self).__name__}: state_dict must have the states of {len(self._schedulers)} schedulers, "
                 f"got {len(states)}"
             )
-        if "last_epoch" not in state_dict and states:  # torch's chain keeps none of its own
-            state_dict = {**state_dict, "last_epoch": states[0].get("last_epoch")}
-        with undone_on_error(self.optimizer, self._family()):
-            if isinstance(state_dict.get("last_epoch"), int):
-                for part, state in zip(self._schedulers, states, strict=False):
-                    # torch's class notes -1 for a part whose turn has not come.
-                    part.load_state_dict({**state, "last_epoch": max(0, state.get("last_epoch", 0))})
-            super().load_state_dict(state_dict)
+        if self._stepped is not None and not states:
+            raise ValueError(f"{type(self).__name__}: state_dict must have the states of the schedulers, got none")
+        super()._check_state(state_dict)
+        for part, state in zip(self._schedulers, states, strict=False):
+            if self._stepped is None:
+                part._check_state(_begun(state))
+
+    def _take_state(self, state_dict: dict[str, Any]) -> None:
+        states = state_dict.get("_schedulers", [])
+        before = self.get_last_lr()
+        for part, state in zip(self._schedulers, states, strict=False):
+            if self._stepped is None:
+                part._take_state(_begun(state))
+            else:
+                part.load_state_dict(state)
+        super()._take_state(state_dict)
+        if self._stepped is not None:
+            # torch's state does not know what others have written since; the optimizer's does.
+            ours = state_dict.get("_written", {}).get("last_epoch") == self.last_epoch
+            for group, lr in zip(
+                self.optimizer.param_groups, state_dict["_last_lr"] if ours else before, strict=True
+            ):
+                put(group, "lr", float(lr))
+
+    def _restore(self, state_dict: dict[str, Any], untouched: bool) -> None:
+        if self._stepped is None:
+            super()._restore(state_dict, untouched)
+
+    def _is_untouched(self) -> bool:
+        return self._stepped is None and super()._is_untouched()
 
 
-class SequentialLR(_Combined):
-    """One scheduler after the other: at its milestone each begins with its step 0.
-
-    Args:
-        optimizer: The optimizer that all of them have.
-        schedulers: Of this module; `ReduceLROnPlateau` has a warm-up of its own.
-        milestones: Where each gives way to the next: one fewer than schedulers, ascending, at least 0.
-        last_epoch: As for `FunctionLR`.
-        follow: As for `FunctionLR`; the schedulers themselves count nothing.
-
-    Raises:
-        ValueError: The milestones do not fit, or a scheduler belongs to another optimizer.
-        TypeError: A scheduler has no closed form.
-
-    Differs from torch: ``last_epoch=N`` is step N + 1 of the sequence (pytorch/pytorch#162591), and a milestone of
-    0 skips a scheduler in every version (pytorch/pytorch#185872).
-
-    Source: torch.optim.lr_scheduler.SequentialLR.
-    """
-
-    _settings = ("_milestones",)
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        schedulers: list[LRScheduler],
-        milestones: list[int],
-        last_epoch: int = -1,
-        *,
-        follow: str = "calls",
-    ) -> None:
-        self._check_parts(schedulers, optimizer)
-        if len(milestones) != len(schedulers) - 1:
-            raise ValueError(
-                f"SequentialLR: milestones must be one fewer than schedulers, got {len(milestones)} for "
-                f"{len(schedulers)}"
-            )
-        if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
-            raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
-        with self._attached(optimizer, last_epoch, follow):
-            self._milestones = list(milestones)
-            self._take_parts(schedulers)
-            self._begin(last_epoch)
-
-    def _place(self, part: int, step: int) -> int:
-        begin = self._milestones[part - 1] if part else 0
-        return max(0, step - begin)
-
-    def _write(self, step: int) -> None:
-        if len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._take_new_groups()
-        part = bisect_right(self._milestones, step)
-        self._schedulers[part]._write(self._place(part, step))
-
-    def lr_at(self, step: int) -> list[float]:
-        """As `FunctionLR`'s."""
-        part = bisect_right(self._milestones, step)
-        return self._schedulers[part].lr_at(self._place(part, step))
+def _has_closed_form(part: LRScheduler) -> bool:
+    return isinstance(part, FunctionLR) and not (isinstance(part, Combined) and part._stepped is not None)
 
 
-class ChainedScheduler(_Combined):
-    """The product of schedulers: lr = lr_0 (lr_1 / base_lr_1) (lr_2 / base_lr_2) ...
+def _begun(state: dict[str, Any]) -> dict[str, Any]:
+    """A part's state; torch's class notes -1 for one whose turn has not come."""
+    return {**state, "last_epoch": max(0, state.get("last_epoch", 0))}
 
-    Args:
-        schedulers: Of this module; one that sets the rate by itself (`CyclicLR`, `OneCycleLR`) must be the first.
-        optimizer: The optimizer that all of them have; None for that of the first.
-        follow: As for `FunctionLR`; the schedulers themselves count nothing.
 
-    Raises:
-        ValueError: A scheduler belongs to another optimizer, or stands at another step.
-        TypeError: A scheduler has no closed form.
-
-    Differs from torch: the order does not matter, and a cosine with restarts does not undo the others
-    (pytorch/pytorch#129565). With an eta_min the product is of the rates; torch applies a recursion made for one.
-
-    Source: torch.optim.lr_scheduler.ChainedScheduler.
-    """
-
-    def __init__(
-        self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None, *, follow: str = "calls"
-    ) -> None:
-        self._check_parts(schedulers, optimizer)
-        first = schedulers[0].last_epoch
-        for i, part in enumerate(schedulers):
-            if i and isinstance(part, _Cycle):
-                raise ValueError(
-                    f"ChainedScheduler: schedulers[{i}] must be the first, because it sets the rate by itself, "
-                    f"got {type(part).__name__} at {i}"
-                )
-            if part.last_epoch != first:
-                raise ValueError(
-                    f"ChainedScheduler: schedulers[{i}] must have last_epoch {first} like the first, got "
-                    f"{part.last_epoch}"
-                )
-        with self._attached(schedulers[0].optimizer, first - 1 if first else -1, follow):
-            self._take_parts(schedulers)
-            self._begin(first - 1)
-
-    def _place(self, part: int, step: int) -> int:
-        return step
-
-    def _write(self, step: int) -> None:
-        if len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._take_new_groups()
-        lrs = self.lr_at(step)
-        for part in self._schedulers:  # whatever else they move
-            part._write(step)
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            put(group, "lr", lr)
-
-    def lr_at(self, step: int) -> list[float]:
-        """As `FunctionLR`'s."""
-        lrs = self._schedulers[0].lr_at(step)
-        for part in self._schedulers[1:]:
-            bases = zip(lrs, part.lr_at(step), part.base_lrs, strict=True)
-            lrs = [lr * (other / base) if base else 0.0 for lr, other, base in bases]
-        return lrs
+def _kind(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._base import FunctionLR, Setting, as_list
+from onepass.optim.lr_scheduler._arguments import Setting, as_list
+from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._decays import RangeLR
 from onepass.optim.lr_scheduler._track import Factor, Track
 
 
-class CosineAnnealingWarmRestarts(RangeLR):
+class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
     """A cosine from base_lr to eta_min over T_0 steps, then over T_0 T_mult, T_0 T_mult^2 ... steps.
 
     Args:
@@ -31,6 +34,7 @@ class CosineAnnealingWarmRestarts(RangeLR):
     Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
     """
 
+    _chains = False
     _settings = ("T_0", "T_mult", "eta_min")
     T_0, T_mult = Setting(), Setting()
 
@@ -60,12 +64,12 @@ class CosineAnnealingWarmRestarts(RangeLR):
         return place, size
 
     @property
-    def T_cur(self) -> int:
+    def T_cur(self) -> int:  # type: ignore[override]  # torch's is an attribute
         """The step within the current cycle."""
         return self._cycle()[0]
 
     @property
-    def T_i(self) -> int:
+    def T_i(self) -> int:  # type: ignore[override]  # torch's is an attribute
         """Steps of the current cycle."""
         return self._cycle()[1]
 
@@ -74,9 +78,10 @@ class CosineAnnealingWarmRestarts(RangeLR):
         return {**super().state_dict(), "T_cur": self.T_cur, "T_i": self.T_i}
 
 
-class _Cycle(FunctionLR):
+class Cycle(FunctionLR):
     """A scheduler that may also move the momentum."""
 
+    _chains = False
     cycle_momentum, use_beta1 = Setting(), Setting()
     base_momentums, max_momentums = Setting(), Setting()
 
@@ -116,7 +121,7 @@ class _Cycle(FunctionLR):
         )
 
 
-class CyclicLR(_Cycle):
+class CyclicLR(Cycle, theirs.CyclicLR):
     """lr = base_lr + (max_lr - base_lr) x s: x goes from 0 to 1 and back, s scales each cycle or step.
 
     Args:
@@ -180,10 +185,11 @@ class CyclicLR(_Cycle):
         self.max_lrs = as_list("CyclicLR", "max_lr", max_lr, groups)
         base_lrs = as_list("CyclicLR", "base_lr", base_lr, groups)
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
+        fresh = [i for i, group in enumerate(optimizer.param_groups) if "initial_lr" not in group]
         with self._attached(optimizer, last_epoch, follow):
-            if last_epoch == -1:
-                for lr, group in zip(base_lrs, optimizer.param_groups, strict=True):
-                    group["initial_lr"] = lr
+            # As torch: a scheduler that was there before has said what the initial rate is.
+            for i in fresh:
+                optimizer.param_groups[i]["initial_lr"] = base_lrs[i]
             self._write_bounds(last_epoch)
             self.base_lrs = base_lrs
             self._begin(last_epoch)
@@ -210,7 +216,7 @@ class CyclicLR(_Cycle):
         return {**super().state_dict(), "_scale_fn_custom": kept}
 
 
-class OneCycleLR(_Cycle):
+class OneCycleLR(Cycle, theirs.OneCycleLR):
     """From max_lr / div_factor up to max_lr, then down to max_lr / (div_factor final_div_factor).
 
     Args:
@@ -233,8 +239,9 @@ class OneCycleLR(_Cycle):
     Raises:
         ValueError: The number of steps is not given, or an argument is out of range.
 
-    Differs from torch: beyond the last step the rate stays where it is; torch goes up a little at step total_steps
-    and raises after it. A state of torch's class brings total_steps and the place; the other arguments stay.
+    Differs from torch: beyond the last step the rate stays where it is, and step total_steps + 1 warns, once;
+    torch goes up a little at step total_steps and raises after it. A state of torch's class brings total_steps and
+    the place; the other arguments stay.
 
     Source: Smith and Topin 2019; torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -245,6 +252,7 @@ class OneCycleLR(_Cycle):
     )
     total_steps, pct_start, _anneal_func_type = Setting(), Setting(), Setting()
     div_factor, final_div_factor, three_phase, max_lrs = Setting(), Setting(), Setting(), Setting()
+    _told = False
 
     def __init__(
         self,
@@ -294,6 +302,19 @@ class OneCycleLR(_Cycle):
             self._anneal_func_type,
             self.three_phase,
         )
+
+    def _write(self, step: int) -> None:
+        if step > self.__dict__["total_steps"] and not self._told:
+            self._told = True
+            warnings.warn(
+                f"OneCycleLR: step() must be called at most total_steps={self.total_steps} times, got {step}; "
+                "the rate stays at its last value.",
+                UserWarning,
+                stacklevel=4,
+            )
+        if len(self.optimizer.param_groups) != len(self.base_lrs):
+            self._take_new_groups()
+        self._write_all(self._tracks or self._all_tracks(), step)
 
     def _make_tracks(self) -> list[Track]:
         # Momentum begins and ends where the rate would be 0.

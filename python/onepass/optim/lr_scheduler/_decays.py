@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._base import FunctionLR, Setting, amount
+from onepass.optim.lr_scheduler._arguments import Setting, amount
+from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Factor, Track
 from onepass.optim.lr_scheduler._undo import undone_on_error
 
@@ -29,7 +31,7 @@ class FactorLR(FunctionLR):
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
-class StepLR(FactorLR):
+class StepLR(FactorLR, theirs.StepLR):
     """lr = base_lr gamma^floor(t / step_size).
 
     Args:
@@ -61,7 +63,7 @@ class StepLR(FactorLR):
         return schedules.step(self.step_size, self.gamma)
 
 
-class MultiStepLR(FactorLR):
+class MultiStepLR(FactorLR, theirs.MultiStepLR):
     """lr = base_lr gamma^(number of milestones that are at most t).
 
     Args:
@@ -70,8 +72,6 @@ class MultiStepLR(FactorLR):
         gamma: Factor of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
-
-    Differs from torch: a milestone at 0 decays the first step, as torch's closed form says and its step does not.
 
     Source: torch.optim.lr_scheduler.MultiStepLR.
     """
@@ -95,7 +95,7 @@ class MultiStepLR(FactorLR):
         return schedules.multistep(tuple(Counter(self.milestones).elements()), self.gamma)
 
 
-class ConstantLR(FactorLR):
+class ConstantLR(FactorLR, theirs.ConstantLR):
     """lr = base_lr factor for t < total_iters, then base_lr.
 
     Args:
@@ -129,7 +129,7 @@ class ConstantLR(FactorLR):
         return schedules.constant(self.factor, self.total_iters) >> schedules.constant()
 
 
-class LinearLR(FactorLR):
+class LinearLR(FactorLR, theirs.LinearLR):
     """lr = base_lr (start_factor + (end_factor - start_factor) min(t, T) / T), T = total_iters.
 
     Args:
@@ -167,7 +167,7 @@ class LinearLR(FactorLR):
         return schedules.linear(self.total_iters, self.start_factor, self.end_factor)
 
 
-class ExponentialLR(FactorLR):
+class ExponentialLR(FactorLR, theirs.ExponentialLR):
     """lr = base_lr gamma^t.
 
     Args:
@@ -190,7 +190,7 @@ class ExponentialLR(FactorLR):
         return schedules.exponential(self.gamma)
 
 
-class PolynomialLR(FactorLR):
+class PolynomialLR(FactorLR, theirs.PolynomialLR):
     """lr = base_lr (1 - min(t, T) / T)^power, T = total_iters.
 
     Args:
@@ -236,7 +236,7 @@ class RangeLR(FactorLR):
         return [Track("lr", self._factor(), self.base_lrs, starts)]
 
 
-class CosineAnnealingLR(RangeLR):
+class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
     """lr = eta_min + (base_lr - eta_min) (1 + cos(pi t / T_max)) / 2; beyond T_max it goes up again.
 
     Args:
@@ -246,11 +246,14 @@ class CosineAnnealingLR(RangeLR):
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    For a rate that stays at the minimum use `ScheduleLR` with ``cosine(T_max, floor)``.
+    Beyond the minimum what other schedulers made of the rate before is forgotten, as by torch's class; a
+    `ScheduleLR` with ``cosine(T_max, periodic=True)`` keeps it. For a rate that stays at the minimum use
+    `ScheduleLR` with ``cosine(T_max, floor)``.
 
     Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingLR.
     """
 
+    _begins_again = True
     _settings = ("T_max", "eta_min")
     T_max = Setting()
 
@@ -270,7 +273,7 @@ class CosineAnnealingLR(RangeLR):
         return schedules.cosine(self.T_max, periodic=True)
 
 
-class LambdaLR(FunctionLR):
+class LambdaLR(FunctionLR, theirs.LambdaLR):
     """lr = base_lr lr_lambda(t).
 
     Args:
@@ -289,6 +292,7 @@ class LambdaLR(FunctionLR):
     Source: torch.optim.lr_scheduler.LambdaLR.
     """
 
+    _chains = False
     lr_lambdas = Setting()
 
     def __init__(
@@ -331,10 +335,13 @@ class LambdaLR(FunctionLR):
         """As `FunctionLR`'s; the attributes of callable objects are set."""
         objects = [function for function in self.lr_lambdas if not _is_plain(function)]
         with undone_on_error(self.optimizer, objects):
-            for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
-                if kept is not None and not _is_plain(function):
-                    function.__dict__.update(kept)
             super().load_state_dict(state_dict)
+
+    def _take_state(self, state_dict: dict[str, Any]) -> None:
+        for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
+            if kept is not None and not _is_plain(function):
+                function.__dict__.update(kept)
+        super()._take_state(state_dict)
 
 
 def _is_plain(function: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any, SupportsFloat
 
 from torch import Tensor
@@ -10,10 +11,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._base import FOLLOWS, as_list
-from onepass.optim.lr_scheduler._track import initial_rates, own_tensor, put
+from onepass.optim.lr_scheduler._arguments import as_list
+from onepass.optim.lr_scheduler._base import FOLLOWS
+from onepass.optim.lr_scheduler._memory import Memory
+from onepass.optim.lr_scheduler._neighbours import join
+from onepass.optim.lr_scheduler._restore import are_the_same
+from onepass.optim.lr_scheduler._track import Track, initial_rates, own_tensor, put
 from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
+from onepass.optim.lr_scheduler._wrapped import check_seen
 from onepass.optim.schedules import Schedule
 
 _log = logging.getLogger("onepass.optim.lr_scheduler")
@@ -28,7 +34,7 @@ class ReduceLROnPlateau(TorchPlateau):
     ``onepass.optim.lr_scheduler`` at level INFO.
 
     Args:
-        optimizer: The optimizer, of any class.
+        optimizer: The optimizer, of any class; also one that wraps another.
         mode: "min" if a smaller metric is better, "max" if a larger one is.
         factor: By which a rate is multiplied, from 0 to below 1.
         patience: So many metrics in a row may be no better.
@@ -46,7 +52,8 @@ class ReduceLROnPlateau(TorchPlateau):
         TypeError: The optimizer is none.
 
     Where several groups hold one tensor as their rate each but the first gets a copy of its own. A state of a
-    training without a warm-up, torch's too, counts as one whose warm-up is over if it is as far.
+    training without a warm-up, torch's too, counts as one whose warm-up is over if it is as far. Reductions and
+    warm-up are applied to the rate that other schedulers left.
 
     Differs from torch: the warm-up (pytorch/pytorch#68978). `load_state_dict` sets the rates, too.
 
@@ -54,6 +61,7 @@ class ReduceLROnPlateau(TorchPlateau):
     """
 
     _updates: Updates | None = None
+    _step_count = 0
     base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
 
     def __init__(
@@ -91,6 +99,8 @@ class ReduceLROnPlateau(TorchPlateau):
                 raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}")
         if follow == "optimizer" and warmup is None:
             raise ValueError(f"{name}: follow must be calls without a warm-up, got 'optimizer'")
+        if follow == "optimizer":
+            check_seen(name, optimizer)
         self._warmup = _warmup_of(name, warmup)
         self.min_lrs = as_list(name, "min_lr", min_lr, len(optimizer.param_groups))
         self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
@@ -103,10 +113,21 @@ class ReduceLROnPlateau(TorchPlateau):
         self._metrics: list[float] = []
         self._reached_end = self._warmup is None
         self.last_epoch = self.last_step = 0
-        self.base_lrs = initial_rates(optimizer.param_groups)
+        self.base_lrs = self._rates_from(0)
+        self._memory = Memory(self.base_lrs)
         if follow == "optimizer":
-            self._updates = Updates(optimizer, 0)
+            self._updates = Updates(name, optimizer, 0)
         self._warm_up()
+        self._left = self.get_last_lr()
+        join(self)
+
+    def _rates_from(self, known: int) -> list[float]:
+        groups = self.optimizer.param_groups
+        if self._warmup is not None:
+            return initial_rates(groups, known)
+        for i in range(known, len(groups)):
+            own_tensor(groups, i, "lr")
+        return [float(group["lr"]) for group in groups[known:]]
 
     @property
     def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]  # torch's is an attribute
@@ -136,11 +157,20 @@ class ReduceLROnPlateau(TorchPlateau):
             return
         groups = self.optimizer.param_groups
         if len(groups) > len(self.base_lrs):
-            self.base_lrs = self.base_lrs + initial_rates(groups, len(self.base_lrs))
+            self.base_lrs = self.base_lrs + self._rates_from(len(self.base_lrs))
+            self._memory.grow(self.base_lrs)
         factor = self._warmup(self._place)
         self._reached_end = not self.warming_up
-        for group, lr in zip(groups, self.base_lrs, strict=True):
-            put(group, "lr", lr * factor)
+        self._all_tracks()[0].write(groups, factor)
+
+    def _all_tracks(self) -> list[Track]:
+        track = Track("lr", self._warmup or schedules.constant(), self.base_lrs)
+        track.memory, track.owner = self._memory, weakref.ref(self)
+        return [track]
+
+    @property
+    def _memories(self) -> dict[str, Memory]:
+        return {"lr": self._memory}
 
     def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """Judges a metric; without one moves the warm-up.
@@ -201,14 +231,24 @@ class ReduceLROnPlateau(TorchPlateau):
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state: everything but the optimizer and the warm-up's schedule."""
-        left_out = ("optimizer", "_updates", "_warmup")
+        left_out = ("optimizer", "_updates", "_warmup", "_left")
         last_step = self.last_step if self._updates is None else self._updates.total()
         kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
         lists = {key: list(value) for key, value in kept.items() if isinstance(value, list)}
-        return {**kept, **lists, "last_step": last_step, "_last_lr": self.get_last_lr()}
+        return {
+            **kept,
+            **lists,
+            "last_step": last_step,
+            "_last_lr": self.get_last_lr(),
+            "_memory": self._memory.state(),
+            "_written": {"last_epoch": self.last_epoch},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state of this class or of torch's, and sets the rates.
+
+        torch's state does not know what other schedulers did since its last metric: where the optimizer's state
+        has been loaded before, its rates stay.
 
         Raises:
             ValueError: The number of groups differs; nothing has been changed.
@@ -221,15 +261,23 @@ class ReduceLROnPlateau(TorchPlateau):
                 f"{len(lrs)} for {len(groups)}"
             )
         with undone_on_error(self.optimizer, (self,)):
-            self.__dict__.update({key: value for key, value in state_dict.items() if key != "_last_lr"})
+            untouched = are_the_same(self.get_last_lr(), self._left)
+            memory = Memory(self.base_lrs)
+            if "_memory" in state_dict:
+                memory.load(state_dict["_memory"])
+            left_out = ("_last_lr", "_memory", "_written")
+            self.__dict__.update({key: value for key, value in state_dict.items() if key not in left_out})
+            self._memory = memory
             if self._warmup is None:
                 self._reached_end = True
             elif "_reached_end" not in state_dict:  # torch's, which counts metrics
                 self._reached_end = max(self.last_step, self.last_epoch) >= (self._warmup.length or 0)
             self._metrics = list(self._metrics)
             self._init_is_better(self.mode, self.threshold, self.threshold_mode)
-            for group, lr in zip(groups, lrs, strict=True):
+            ours = state_dict.get("_written", {}).get("last_epoch") == self.last_epoch
+            for group, lr in zip(groups, lrs if ours or untouched else self.get_last_lr(), strict=True):
                 put(group, "lr", float(lr))
+            self._left = self.get_last_lr()
         if self._updates is not None:
             self._updates.reset(self.last_step)
 
@@ -240,7 +288,7 @@ class ReduceLROnPlateau(TorchPlateau):
         """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
         self.__dict__.update(state)
         if self.follow == "optimizer":
-            self._updates = Updates(self.optimizer, self.last_step)
+            self._updates = Updates(type(self).__name__, self.optimizer, self.last_step)
 
 
 def _warmup_of(name: str, given: Schedule | int | None) -> Schedule | None:

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Factor, Track, get, own_tensor, place
-from onepass.optim.lr_scheduler._undo import undone_on_error
 
 # Also one for each group, None leaving a group alone; as text it is parsed.
 Factors = Callable[[int], float] | str | list[Callable[[int], float] | str | None]
@@ -35,6 +34,7 @@ class ScheduleLR(FunctionLR):
         TypeError: A field is no number, or something is no schedule.
 
     A field's initial value is kept in the group, as ``initial_weight_decay``, next to torch's ``initial_lr``.
+    Every field chains like the rate: what others change is scaled.
     """
 
     def __init__(
@@ -98,12 +98,7 @@ class ScheduleLR(FunctionLR):
         """As `FunctionLR`'s, with the initial values of the other fields. Schedules are code, not state."""
         return {**super().state_dict(), "base_values": {field: list(v) for field, v in self._others.items()}}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `FunctionLR`'s.
-
-        Raises:
-            ValueError: As for `FunctionLR`, or the fields differ; nothing has been changed.
-        """
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
         others = state_dict.get("base_values", self._others)
         groups = len(self.optimizer.param_groups)
         if set(others) != set(self._others) or any(len(values) != groups for values in others.values()):
@@ -111,9 +106,12 @@ class ScheduleLR(FunctionLR):
                 f"ScheduleLR: base_values of the state_dict must have {sorted(self._others)} for {groups} groups, "
                 f"got { {field: len(values) for field, values in others.items()} }"
             )
-        with undone_on_error(self.optimizer, (self,)):
-            self._others = {field: [float(v) for v in others[field]] for field in self._others}
-            super().load_state_dict(state_dict)
+        super()._check_state(state_dict)
+
+    def _take_state(self, state_dict: dict[str, Any]) -> None:
+        others = state_dict.get("base_values", self._others)
+        self._others = {field: [float(v) for v in others[field]] for field in self._others}
+        super()._take_state(state_dict)
 
 
 class WarmupCosineLR(ScheduleLR):

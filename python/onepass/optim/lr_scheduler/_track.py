@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from onepass import _native
+from onepass.optim.lr_scheduler._memory import Factors, Memory
+from onepass.optim.lr_scheduler._neighbours import scale_zeros
 
 Factor = Callable[[int], float]
 
@@ -27,6 +29,11 @@ class Track:
         starts: That at factor 0, or None for 0.
     """
 
+    # With it what others have changed is scaled, without it values are overwritten.
+    memory: Memory | None = None
+    # Whose memory it is.
+    owner: Callable[[], Any] | None = None
+
     def __init__(
         self,
         field: str,
@@ -43,14 +50,19 @@ class Track:
         self._groups: Any = None
         self._has_tensors = False
 
+    def at(self, step: int) -> Factors:
+        """The factor of all groups at a step, or a list with that of each."""
+        if self.factor is not None:
+            return number(self.factor(step), step)
+        return [None if factor is None else number(factor(step), step) for factor in self.factors or ()]
+
     def values(self, step: int) -> list[float | None]:
         """The value of each group; None for one that is left alone."""
-        if self.factor is not None:
-            f = number(self.factor(step), step)
-            return [*self._scaled(f)]
-        own = [None if factor is None else number(factor(step), step) for factor in self.factors or ()]
-        starts = self.starts or [0.0] * len(own)
-        triples = zip(own, starts, self.ends, strict=True)
+        found = self.at(step)
+        if not isinstance(found, list):
+            return [*self._scaled(found)]
+        starts = self.starts or [0.0] * len(found)
+        triples = zip(found, starts, self.ends, strict=True)
         return [None if f is None else start + (end - start) * f for f, start, end in triples]
 
     def _scaled(self, f: float) -> list[float]:
@@ -58,25 +70,105 @@ class Track:
             return [end * f for end in self.ends]
         return [start + (end - start) * f for start, end in zip(self.starts, self.ends, strict=True)]
 
-    def write_each(self, groups: list[dict[str, Any]], values: list[float | None]) -> None:
-        """Puts values into the groups, whose factors differ."""
-        for group, value in zip(groups, values, strict=True):
-            if value is not None:
-                put(group, self.field, value)
+    def write_each(self, groups: list[dict[str, Any]], found: Any) -> None:
+        """Puts values into the groups, at a list with a factor for each."""
+        if self.memory is not None:
+            self._chain(groups, found)
+            return
+        starts = self.starts or [0.0] * len(found)
+        for group, f, start, end in zip(groups, found, starts, self.ends, strict=True):
+            if f is not None:
+                put(group, self.field, start + (end - start) * f)
 
     def write(self, groups: list[dict[str, Any]], f: float) -> None:
         """Puts the values at a factor into the groups."""
+        memory = self.memory
+        if len(self.ends) == 1 and self._is_plain:
+            # The usual case: nothing is worth being looked for first.
+            group, field = groups[0], self.field
+            start = 0.0 if self.starts is None else self.starts[0]
+            now = group[field]
+            if memory is None:
+                value = start + (self.ends[0] - start) * f
+                if isinstance(now, Tensor):
+                    now.fill_(value)
+                else:
+                    group[field] = value
+                return
+            if now is memory.lasts[0] and (memory.ends is None or not memory.begins_again):
+                group[field] = memory.lasts[0] = start + ((memory.ends or self.ends)[0] - start) * f
+                memory.factors = f
+                return
+        if memory is None:
+            self._overwrite(groups, f)
+        elif not self._write_many(memory, groups, f):
+            self._chain(groups, [f] * len(memory.lasts))
+            memory.factors = f
+
+    def _write_many(self, memory: Memory, groups: list[dict[str, Any]], f: float) -> bool:
+        """Writes plain numbers, if the groups hold what was written last; else nothing."""
+        if len(memory.lasts) == 1 or not self._is_plain or (memory.ends is not None and memory.begins_again):
+            return False
+        ends = memory.ends or self.ends
+        if not _native.core.write_scaled(groups, self.field, ends, f, self.starts, memory.lasts):
+            return False
+        memory.factors = f
+        return True
+
+    def _chain(self, groups: list[dict[str, Any]], found: list[float | None]) -> None:
+        """Scales what is there where another has changed it since; where nobody has the closed form is written."""
+        memory = self.memory
+        assert memory is not None
+        starts = self.starts or [0.0] * len(found)
+        for i, (group, f, start, end) in enumerate(zip(groups, found, starts, self.ends, strict=True)):
+            if f is None:
+                continue
+            now = get(group, self.field)
+            if memory.begins_again and memory.ends and memory.factor(i) == 0:
+                memory.ends[i] = end
+            value: float | None = start + ((memory.ends[i] if memory.ends else end) - start) * f
+            if not memory.holds(i, now):
+                memory.ends = memory.ends or list(self.ends)
+                value = memory.onto(i, float(now), start, f)
+                if value == 0 and now == 0 and f != 0 and self.owner is not None:
+                    scale_zeros(self.owner(), self.field, i, f / memory.factor(i))
+            if value is None:
+                value = float(now)
+            else:
+                put(group, self.field, value)
+            memory.note(i, get(group, self.field), value)
+        memory.factors = found
+
+    def restart(self, groups: list[dict[str, Any]], found: Factors) -> None:
+        """Puts the values at a factor into the groups whatever they hold, and forgets what others have changed."""
+        memory = self.memory
+        if memory is None:
+            self.write_each(groups, found) if isinstance(found, list) else self._overwrite(groups, found)
+            return
+        memory.ends = None
+        factors = found if isinstance(found, list) else [found] * len(groups)
+        starts = self.starts or [0.0] * len(factors)
+        for i, (group, f, start, end) in enumerate(zip(groups, factors, starts, self.ends, strict=True)):
+            if f is not None:
+                value = start + (end - start) * f
+                put(group, self.field, value)
+                memory.note(i, get(group, self.field), value)
+        memory.factors = found
+
+    def take_over(self, lasts: list[float]) -> None:
+        """Goes on as if it had written these values, at the last factor."""
+        memory = self.memory
+        assert memory is not None
+        memory.ends = list(self.ends)
+        for i, last in enumerate(lasts):
+            start = 0.0 if self.starts is None else self.starts[i]
+            memory.onto(i, last, start, memory.factor(i))
+            memory.lasts[i] = last
+
+    def _overwrite(self, groups: list[dict[str, Any]], f: float) -> None:
         field, ends = self.field, self.ends
         if not self._is_plain:
             self._write_in_tuples(groups, f)
-        elif len(ends) == 1:
-            # The usual case: nothing is worth being looked for first.
-            start = 0.0 if self.starts is None else self.starts[0]
-            value = start + (ends[0] - start) * f
-            if isinstance(groups[0][field], Tensor):
-                groups[0][field].fill_(value)
-            else:
-                groups[0][field] = value
         elif self._tensors(groups):
             for group, value in zip(groups, self._scaled(f), strict=True):
                 put(group, field, value)

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass.optim.lr_scheduler._wrapped import stepping
+
 
 @contextmanager
 def undone_on_error(optimizer: Optimizer, owners: Iterable[Any]) -> Iterator[None]:
@@ -22,7 +24,8 @@ def undone_on_error(optimizer: Optimizer, owners: Iterable[Any]) -> Iterator[Non
     kept += [(group, dict(group)) for group in optimizer.param_groups]
     tensors = [value for group in optimizer.param_groups for value in group.values() if isinstance(value, Tensor)]
     contents = [(tensor, tensor.clone()) for tensor in tensors]
-    hooks = optimizer._optimizer_step_post_hooks
+    inner = stepping(optimizer)
+    hooks = {} if inner is None else inner._optimizer_step_post_hooks
     known = set(hooks)
     try:
         yield

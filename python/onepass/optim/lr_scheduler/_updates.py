@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
+from types import CodeType
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.optim._tail import TailedOptimizer
+from onepass.optim.lr_scheduler._wrapped import stepping
+
+# Frames between a hook and who called step: torch's wrapper, those of schedulers and frameworks.
+_DEPTH = 16
 
 
 class Updates:
@@ -17,15 +24,27 @@ class Updates:
     (torch's fused classes, ours) is called with `found_inf`, and ours also counts what skip_nonfinite dropped.
     Nothing waits for a GPU until `total` is read, and then only if a step may have been dropped.
 
+    torch.distributed.checkpoint takes a step with rates and gradients of 0 to make an optimizer's states: that is
+    no update.
+
+    Neither keeps the other alive: optimizer and counter know each other by weak references.
+
     Args:
-        optimizer: Of any class.
+        owner: The name of who counts, for errors.
+        optimizer: Of any class whose updates can be seen, or that wraps such an optimizer.
         before: Updates that are counted as taken before.
+
+    Raises:
+        ValueError: The updates cannot be seen.
     """
 
-    def __init__(self, optimizer: Optimizer, before: int) -> None:
-        self._optimizer = optimizer
+    def __init__(self, owner: str, optimizer: Any, before: int) -> None:
+        inner = counted(owner, optimizer)
+        self._optimizer = weakref.ref(inner)
         self.reset(before)
-        self._handle = optimizer.register_step_post_hook(self._count)
+        handle = inner.register_step_post_hook(Hook(self))
+        self._stop = weakref.finalize(self, handle.remove)
+        self._stop.atexit = False
 
     def reset(self, before: int) -> None:
         """Counts on from a number."""
@@ -33,15 +52,19 @@ class Updates:
         self._dropped: Tensor | None = None
         self._skipped_before = self._skipped()
 
-    def _count(self, *_: Any) -> None:
+    def count(self, optimizer: Any) -> None:
+        """Counts a call of the optimizer's step."""
+        if _makes_states(optimizer):
+            return
         self._calls += 1
-        found = getattr(self._optimizer, "found_inf", None)
-        if isinstance(found, Tensor) and not isinstance(self._optimizer, TailedOptimizer):
+        found = getattr(optimizer, "found_inf", None)
+        if isinstance(found, Tensor) and not isinstance(optimizer, TailedOptimizer):
             dropped = (found != 0).sum()
             self._dropped = dropped if self._dropped is None else self._dropped + dropped
 
     def _skipped(self) -> int:
-        return self._optimizer.skipped_steps if isinstance(self._optimizer, TailedOptimizer) else 0
+        optimizer = self._optimizer()
+        return optimizer.skipped_steps if isinstance(optimizer, TailedOptimizer) else 0
 
     @property
     def calls(self) -> int:
@@ -55,4 +78,54 @@ class Updates:
 
     def close(self) -> None:
         """Stops counting."""
-        self._handle.remove()
+        self._stop()
+
+
+def counted(owner: str, optimizer: Any) -> Optimizer:
+    """The optimizer whose updates are counted: this one or one that it wraps.
+
+    Raises:
+        ValueError: The updates cannot be seen.
+    """
+    inner = stepping(optimizer)
+    if inner is None:
+        raise ValueError(
+            f"{owner}: optimizer must call step hooks, or wrap one optimizer that does, for its updates to be "
+            f"counted, got {type(optimizer).__name__}"
+        )
+    return inner
+
+
+class Hook:
+    """What an optimizer calls after a step; it does not keep the counter alive."""
+
+    def __init__(self, updates: Updates) -> None:
+        self._updates = weakref.ref(updates)
+
+    def updates(self) -> Updates | None:
+        """Who counts, if it still lives."""
+        return self._updates()
+
+    def __call__(self, optimizer: Any, *_: Any) -> None:
+        updates = self._updates()
+        if updates is not None:
+            updates.count(optimizer)
+
+
+def _makes_states(optimizer: Any) -> bool:
+    """Whether the step is taken by torch.distributed.checkpoint to make the optimizer's states."""
+    module = sys.modules.get("torch.distributed.checkpoint.state_dict")
+    code = getattr(getattr(module, "_init_optim_state", None), "__code__", None)
+    if not isinstance(code, CodeType) or not all(_is_zero(group.get("lr", 0)) for group in optimizer.param_groups):
+        return False
+    frame, depth = sys._getframe(1), 0
+    while frame.f_back is not None and depth < _DEPTH:
+        frame, depth = frame.f_back, depth + 1
+        if frame.f_code is code:
+            return True
+    return False
+
+
+def _is_zero(lr: Any) -> bool:
+    """Whether a rate is 0, as that function sets it; a tensor on a GPU is not waited for."""
+    return bool(lr == 0) if not isinstance(lr, Tensor) or lr.device.type == "cpu" else False

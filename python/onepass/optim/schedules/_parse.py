@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import warnings
 from typing import Any
 
 from onepass.optim.schedules import _combine, _cycles, _shapes
@@ -104,7 +105,10 @@ def parse(text: str) -> Schedule:
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
     try:
-        tree = ast.parse(text.replace("\n", " "), mode="eval")
+        with warnings.catch_warnings():
+            # Python only warns of "1if 1else 2"; its warnings of text that is not code help nobody.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.replace("\n", " "), mode="eval")
     except SyntaxError as error:
         column = max((error.offset or 1) - 1, 0)
         raise ValueError(f"schedule: {error.msg}\n  {text}\n  {' ' * column}^") from None

@@ -1,0 +1,59 @@
+"""The arguments of schedulers: attributes that may be changed, and their checks."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+
+class Setting:
+    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        try:
+            return instance.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(self.name) from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__[self.name] = value
+        instance.__dict__["_tracks"] = None
+
+
+def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
+    """A number for each group.
+
+    Raises:
+        TypeError: One is no number.
+        ValueError: A list has another number of entries, or a number is negative or not finite.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [amount(scheduler, argument, value)] * groups
+    if len(value) != groups:
+        raise ValueError(
+            f"{scheduler}: {argument} must have one entry for each of {groups} groups, got {len(value)}"
+        )
+    return [amount(scheduler, f"{argument}[{i}]", entry) for i, entry in enumerate(value)]
+
+
+def amount(scheduler: str, argument: str, value: Any) -> float:
+    """A rate or a momentum.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative or not finite.
+    """
+    if not isinstance(value, (Real, Tensor)) or isinstance(value, bool):
+        raise TypeError(f"{scheduler}: {argument} must be a number, got {value!r}")
+    size = float(value)
+    if not 0 <= size < math.inf:
+        raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {value!r}")
+    return size

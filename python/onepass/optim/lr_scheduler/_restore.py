@@ -1,0 +1,137 @@
+"""What schedulers that share an optimizer keep in their states, and how it comes back.
+
+A scheduler alone needs its step and nothing else. Where another scheduler or a hand has changed the values, the
+state also holds them, and what the scheduler itself wrote last. torch's states hold that in ``_last_lr``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from onepass.optim.lr_scheduler._memory import as_held
+from onepass.optim.lr_scheduler._track import Track, get, put
+
+if TYPE_CHECKING:
+    from onepass.optim.lr_scheduler._base import FunctionLR
+
+# torch's recursion adds up rounding, in float32 where the rate is such a tensor.
+_NUMBERS, _TENSORS, _NEAR_ZERO = 1e-9, 1e-4, 1e-12
+
+
+def written(scheduler: FunctionLR) -> dict[str, Any]:
+    """The values that do not follow from the step alone, by field.
+
+    The step is noted with them: torch's classes hand them on unchanged in states of other steps.
+    """
+    fields = {}
+    groups = scheduler.optimizer.param_groups
+    for track in scheduler._all_tracks() if _has_begun(scheduler) else ():
+        now = [get(group, track.field) for group in groups]
+        if not _is_alone(track, now, scheduler.last_epoch):
+            memory = None if track.memory is None else track.memory.state()
+            fields[track.field] = {"values": [float(value) for value in now], "memory": memory}
+    return {"last_epoch": scheduler.last_epoch, "fields": fields}
+
+
+def _has_begun(scheduler: FunctionLR) -> bool:
+    """Whether it is no part of torch's sequence whose turn has not come, which is at -1."""
+    return scheduler.last_epoch >= 0
+
+
+def _is_alone(track: Track, now: list[Any], step: int) -> bool:
+    """Whether the groups hold the closed form of a step."""
+    if track.memory is not None and track.memory.ends is not None:
+        return False
+    wanted = track.values(step)
+    # Groups that came since the last step have no part in it yet.
+    pairs = zip(wanted, now, strict=False)
+    return all(value is None or as_held(value, held) == held for value, held in pairs)
+
+
+def is_untouched(scheduler: FunctionLR) -> bool:
+    """Whether the groups still hold the rates that the scheduler wrote."""
+    if not _has_begun(scheduler):
+        return False
+    track = scheduler._all_tracks()[0]
+    now = [get(group, track.field) for group in scheduler.optimizer.param_groups]
+    if track.memory is not None:
+        return are_the_same(now, track.memory.lasts)
+    if scheduler._step_count > 1:
+        return _is_alone(track, now, scheduler.last_epoch)
+    return are_the_same(now, scheduler._first_lrs)
+
+
+def are_the_same(now: list[Any], lasts: list[Any]) -> bool:
+    """Whether these are those very numbers: what an optimizer's state brought may be equal by chance."""
+    pairs = zip(now, lasts, strict=False)
+    return all(float(a) == as_held(float(b), a) if isinstance(a, Tensor) else a is b for a, b in pairs)
+
+
+def restore(scheduler: FunctionLR, state: dict[str, Any], untouched: bool) -> None:
+    """Sets the values of `last_epoch`, and what others had changed.
+
+    Args:
+        scheduler: Has taken over the rest of the state.
+        state: Of this class or of torch's.
+        untouched: Whether the groups held what the scheduler wrote, before it took the state over.
+    """
+    kept = state.get("_written", {})
+    if not _has_begun(scheduler):
+        return
+    if kept.get("last_epoch") == scheduler.last_epoch:
+        scheduler._restart(scheduler.last_epoch)
+        for track in scheduler._all_tracks():
+            if track.field in kept["fields"]:
+                _put_back(scheduler, track, **kept["fields"][track.field])
+    elif "_last_lr" in state:
+        _restore_torchs(scheduler, state["_last_lr"], untouched)
+    else:
+        scheduler._restart(scheduler.last_epoch)
+
+
+def adopt(scheduler: FunctionLR) -> None:
+    """Begins with rates that already have the scheduler's factor."""
+    now = scheduler.get_last_lr()
+    scheduler._restart(scheduler.last_epoch)
+    track = scheduler._all_tracks()[0]
+    if track.memory is not None:
+        for group, lr in zip(scheduler.optimizer.param_groups, now, strict=True):
+            put(group, "lr", float(lr))
+        track.take_over([float(lr) for lr in now])
+
+
+def _put_back(scheduler: FunctionLR, track: Track, values: list[float], memory: dict[str, Any] | None) -> None:
+    for group, value in zip(scheduler.optimizer.param_groups, values, strict=True):
+        put(group, track.field, value)
+    if track.memory is not None and memory is not None:
+        track.memory.load(memory)
+
+
+def _restore_torchs(scheduler: FunctionLR, lasts: list[Any], untouched: bool) -> None:
+    """In torch ``_last_lr`` is what the scheduler wrote; what others wrote since is in the optimizer's state."""
+    groups = scheduler.optimizer.param_groups
+    now = [group["lr"] for group in groups]
+    numbers = [float(lr) for lr in now]
+    wanted = scheduler.lr_at(scheduler.last_epoch)
+    scheduler._restart(scheduler.last_epoch)
+    if _close(numbers, wanted, now):
+        return
+    own = _close([float(lr) for lr in lasts], wanted, [*lasts, *now])
+    if untouched and own:
+        return
+    track = scheduler._all_tracks()[0]
+    left = [float(lr) for lr in lasts] if untouched else numbers
+    for group, lr in zip(groups, left, strict=True):
+        put(group, "lr", lr)
+    if track.memory is not None and not own:
+        track.take_over([float(lr) for lr in lasts])
+
+
+def _close(lrs: list[float], wanted: list[float], held: list[Any]) -> bool:
+    tolerance = _TENSORS if any(isinstance(lr, Tensor) for lr in held) else _NUMBERS
+    least = _NEAR_ZERO * max(map(abs, wanted), default=0.0)
+    pairs = zip(lrs, wanted, strict=True)
+    return all(math.isclose(lr, value, rel_tol=tolerance, abs_tol=least) for lr, value in pairs)

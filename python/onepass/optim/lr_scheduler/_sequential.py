@@ -1,0 +1,151 @@
+"""One scheduler after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as theirs
+from torch.optim.lr_scheduler import LRScheduler
+
+from onepass.optim.lr_scheduler._base import FunctionLR
+from onepass.optim.lr_scheduler._combined import Combined
+from onepass.optim.lr_scheduler._track import Track, put
+
+
+class SequentialLR(Combined, theirs.SequentialLR):
+    """One scheduler after the other: at its milestone each begins with its step 0.
+
+    Args:
+        optimizer: The optimizer that all of them have.
+        schedulers: Of this module or of torch; `ReduceLROnPlateau` has a warm-up of its own. With one of torch's
+            they are called as torch's class calls them, and what needs a closed form (`lr_at`, `preview`,
+            ``step(epoch)``, ``last_epoch=N``) raises.
+        milestones: Where each gives way to the next: one fewer than schedulers, ascending, at least 0.
+        last_epoch: As for `FunctionLR`.
+        follow: As for `FunctionLR`; the schedulers themselves count nothing.
+
+    Raises:
+        ValueError: The milestones do not fit, or a scheduler belongs to another optimizer.
+        TypeError: A scheduler is none, or has no closed form where one is needed.
+
+    What other schedulers made of the rate is overwritten at the beginning and at each milestone, as by torch's
+    class.
+
+    Differs from torch: ``last_epoch=N`` is step N + 1 of the sequence (pytorch/pytorch#162591), and a milestone of
+    0 skips a scheduler in every version (pytorch/pytorch#185872).
+
+    Source: torch.optim.lr_scheduler.SequentialLR.
+    """
+
+    _settings = ("_milestones",)
+    _schedulers: Any
+    _active = -1
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
+        milestones: list[int],
+        last_epoch: int = -1,
+        *,
+        follow: str = "calls",
+    ) -> None:
+        self._check_parts(schedulers, optimizer)
+        if len(milestones) != len(schedulers) - 1:
+            raise ValueError(
+                f"SequentialLR: milestones must be one fewer than schedulers, got {len(milestones)} for "
+                f"{len(schedulers)}"
+            )
+        if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
+            raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
+        with self._attached(optimizer, last_epoch, follow):
+            self._milestones = list(milestones)
+            self._take_parts(schedulers)
+            if last_epoch != -1:
+                self._need_closed_forms(f"last_epoch={last_epoch}")
+            self._begin(last_epoch)
+
+    def _place(self, part: int, step: int) -> int:
+        begin = self._milestones[part - 1] if part else 0
+        return max(0, step - begin)
+
+    def _turn(self, step: int) -> tuple[int, Any, int]:
+        """Whose turn it is at a step: its number, the scheduler, and its own step."""
+        part = bisect_right(self._milestones, step)
+        return part, self._schedulers[part], self._place(part, step)
+
+    def _first_write(self) -> None:
+        if self._stepped is None:
+            self._restart(self.last_epoch)
+            return
+        for group in self.optimizer.param_groups:
+            put(group, "lr", float(group["initial_lr"]))
+        for part in self._schedulers:
+            _undo_first_step(part)
+        self._begin_parts()
+
+    def _begin_parts(self) -> None:
+        self._turn(0)[1]._initial_step()
+
+    def _step_parts(self, place: int) -> None:
+        part, scheduler, own = self._turn(place)
+        if part > 0 and own == 0:
+            scheduler._update_lr(0)
+        else:
+            scheduler.step()
+
+    def _write(self, step: int) -> None:
+        if self._stepped is not None:
+            super()._write(step)
+            return
+        if len(self.optimizer.param_groups) != len(self.base_lrs):
+            self._take_new_groups()
+        part = bisect_right(self._milestones, step)
+        place = step - (self._milestones[part - 1] if part else 0)
+        if part == self._active:
+            self._schedulers[part]._write(place)
+        else:
+            self._schedulers[part]._restart(place)
+            self._active = part
+
+    def _restart(self, step: int) -> None:
+        self._need_closed_forms("a step that is not the next one")
+        self._active, scheduler, place = self._turn(step)
+        scheduler._restart(place)
+
+    def _write_others(self, step: int, restart: bool) -> None:
+        part, scheduler, place = self._turn(step)
+        scheduler._write_others(place, restart or part != self._active)
+        self._active = part
+
+    def _lr_at(self, step: int) -> list[float]:
+        _, scheduler, place = self._turn(step)
+        return scheduler.lr_at(place)  # type: ignore[no-any-return]  # it has a closed form
+
+    def _all_tracks(self) -> list[Track]:
+        return []  # those of the part whose turn it is
+
+    def _is_untouched(self) -> bool:
+        scheduler = self._turn(self.last_epoch)[1]
+        return self._stepped is None and scheduler._is_untouched()
+
+    def _restore(self, state_dict: dict[str, Any], untouched: bool) -> None:
+        if self._stepped is not None:
+            return
+        for i, other in enumerate(self._schedulers):
+            other.last_epoch = self._place(i, self.last_epoch)
+        self._active, scheduler, _ = self._turn(self.last_epoch)
+        states = state_dict.get("_schedulers")
+        scheduler._restore(states[self._active] if states else {}, untouched)
+
+
+def _undo_first_step(part: Any) -> None:
+    """As torch's sequence: its parts took their first step when they were made."""
+    inner = None if isinstance(part, FunctionLR) else getattr(part, "_schedulers", None)
+    if inner is None:
+        part.last_epoch -= 1
+        return
+    for one in inner:
+        _undo_first_step(one)
