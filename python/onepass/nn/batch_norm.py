@@ -86,7 +86,7 @@ class FusedBatchNorm(_BatchNorm):
                 )
         return super().__getattr__(name)
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, *, activation: str | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:
@@ -114,20 +114,29 @@ class FusedBatchNorm(_BatchNorm):
             if self.training and self.track_running_stats and self.momentum is None:
                 by_torch.refuse("batch_norm", "momentum", "a number in training", None)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        if is_scripting():
+            mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+            tensors = self.weight, self.bias
+        else:
+            # An exported graph names its inputs by the way in which they were found.
+            parameters, buffers = self._parameters, self._buffers
+            mean, var = _own(self, buffers, "running_mean"), _own(self, buffers, "running_var")
+            count = _own(self, buffers, "num_batches_tracked")
+            tensors = cast(Any, (_own(self, parameters, "weight"), _own(self, parameters, "bias")))
         training, momentum = self.training, 0.0 if self.momentum is None else self.momentum
-        if training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if training and self.track_running_stats and count is not None:
+            count.add_(1)
             if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
+                momentum = 1.0 / float(count)
         kept = not training or self.track_running_stats
         return by_torch.batch_norm(
             input,
-            self.running_mean if kept else None,
-            self.running_var if kept else None,
-            self.weight,
-            self.bias,
+            mean if kept else None,
+            var if kept else None,
+            tensors[0],
+            tensors[1],
             residual,
-            training or (self.running_mean is None and self.running_var is None),
+            training or (mean is None and var is None),
             momentum,
             self.eps,
             self.activation if activation is None else activation,

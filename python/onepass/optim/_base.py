@@ -150,7 +150,7 @@ class FusedOptimizer(PartlyFused):
 
     def _is_asked_for_states(self) -> bool:
         # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
-        lr = self.param_groups[0]["lr"]
+        lr = self.param_groups[0]["lr"] if self.param_groups else 1.0
         return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
 
     def _make_placeholders(self) -> None:

@@ -147,7 +147,8 @@ class GroupedOptimizer(StatefulOptimizer):
         for group in self.param_groups:
             self._make_plain(group)
         saved = super().state_dict()
-        for group in saved["param_groups"]:
+        # A hook may have put something else in its place.
+        for group in saved.get("param_groups", ()):
             if isinstance(group.get("state_dtype"), torch.dtype):
                 group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
         return saved
