@@ -217,7 +217,8 @@ def test_quantisation_by_graphs(training):
     wanted = model(x)
     prepared(x)
     found = quantize_fx.convert_fx(prepared)(x)
-    assert (found - wanted).square().mean() < 0.002 * wanted.square().mean()
+    # 7 bits of each activation; a ReLU or batch norm that is lost or done twice is off by a tenth and more.
+    assert (found - wanted).square().mean() < 0.01 * wanted.square().mean()
 
 
 @pytest.mark.parametrize("training", [True, False])
