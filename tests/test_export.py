@@ -41,9 +41,17 @@ def operators(exported: torch.export.ExportedProgram) -> list[str]:
 
 
 def calls(exported: torch.export.ExportedProgram) -> list[tuple[str, str]]:
-    """The graph's calls with their arguments, without those that only check the kinds of tensors."""
+    """The graph's calls with their arguments, without those that only check the kinds of tensors.
+
+    Parameters and buffers go by their names in the model: those of placeholders tell how dynamo found them.
+    """
+    names = {**exported.graph_signature.inputs_to_parameters, **exported.graph_signature.inputs_to_buffers}
     found = [node for node in exported.graph.nodes if node.op == "call_function"]
-    return [(str(node.target), str(node.args)) for node in found if "_assert" not in str(node.target)]
+    return [
+        (str(node.target), str([names.get(getattr(one, "name", None), one) for one in node.args]))
+        for node in found
+        if "_assert" not in str(node.target)
+    ]
 
 
 @EACH
