@@ -81,17 +81,22 @@ def test_our_schedulers_as_policy(schedule, every):
 
 
 def test_plateau_as_policy():
-    """skorch gives it the metric if it is torch's class."""
+    """skorch looks the class itself up, and gives all others last_epoch: ours comes by a function."""
+    plateau = onepass.optim.lr_scheduler.ReduceLROnPlateau
+    policies = {
+        "torch": torch.optim.lr_scheduler.ReduceLROnPlateau,
+        "onepass": lambda optimizer, last_epoch, **options: plateau(optimizer, **options),
+    }
     rates = {}
-    for package, module in PACKAGES.items():
-        policy = callbacks.LRScheduler(
-            module.lr_scheduler.ReduceLROnPlateau, monitor="train_loss", patience=0, threshold=0.5, factor=0.5
-        )
-        run = net(package, "sgd", [("lr", policy)])
+    for package, policy in policies.items():
+        options = {"monitor": "train_loss", "patience": 0, "threshold": 0.5, "factor": 0.5}
+        run = net(package, "sgd", [("lr", callbacks.LRScheduler(policy, **options))])
         run.max_epochs = 4
         run.fit(*(t.numpy() for t in data()))
         rates[package] = run.optimizer_.param_groups[0]["lr"]
     assert rates["onepass"] == rates["torch"] < 0.1
+    with pytest.raises(TypeError, match="last_epoch"):
+        fit("onepass", "sgd", [("lr", callbacks.LRScheduler(plateau, monitor="train_loss"))])
 
 
 def test_simulated_policy():

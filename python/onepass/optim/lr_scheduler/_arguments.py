@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -28,6 +29,11 @@ class Setting:
         instance.__dict__["_tracks"] = None
 
 
+def is_list(value: Any) -> bool:
+    """Whether an argument has an entry for each group: any sequence but text, as lists of configurations are."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
     """A number for each group.
 
@@ -35,7 +41,7 @@ def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[floa
         TypeError: One is no number.
         ValueError: A list has another number of entries, or a number is negative or not finite.
     """
-    if not isinstance(value, (list, tuple)):
+    if not is_list(value):
         return [amount(scheduler, argument, value)] * groups
     if len(value) != groups:
         raise ValueError(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import as_list
+from onepass.optim.lr_scheduler._arguments import as_list, is_list
 from onepass.optim.lr_scheduler._base import FOLLOWS
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join
@@ -103,7 +103,7 @@ class ReduceLROnPlateau(TorchPlateau):
             check_seen(name, optimizer)
         self._warmup = _warmup_of(name, warmup)
         self.min_lrs = as_list(name, "min_lr", min_lr, len(optimizer.param_groups))
-        self.default_min_lr = None if isinstance(min_lr, (list, tuple)) else min_lr
+        self.default_min_lr = None if is_list(min_lr) else cast(float, min_lr)
         self.optimizer = optimizer
         self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
         self.factor, self.patience, self.cooldown, self.eps = factor, patience, cooldown, eps

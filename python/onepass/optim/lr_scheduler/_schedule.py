@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.optim import schedules
+from onepass.optim.lr_scheduler._arguments import is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Factor, Track, get, own_tensor, place
 
@@ -183,7 +184,7 @@ class WarmupStableDecayLR(ScheduleLR):
 
 
 def _factors(argument: str, given: Any, groups: int) -> Any:
-    if not isinstance(given, (list, tuple)):
+    if not is_list(given):
         return _factor(argument, given)
     if len(given) != groups:
         raise ValueError(
