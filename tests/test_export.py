@@ -248,3 +248,12 @@ def test_as_with_a_torch_that_has_no_flag_of_exports(strict, monkeypatch):
     )(x)
     assert "onepass.batch_norm" in graphs[0]
     assert "onepass.dropout" in graphs[0]
+
+
+@STRICT
+def test_a_container_that_fuses(strict):
+    model, x = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout()), torch.randn(4, 3)
+    theirs = copy.deepcopy(model)
+    onepass.nn.convert(model, fuse_relu=True)
+    mine, wanted = (torch.export.export(one, (x,), strict=strict) for one in (model, theirs))
+    assert calls(mine) == calls(wanted)

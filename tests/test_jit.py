@@ -168,3 +168,9 @@ def test_traced_modules_keep_the_flag_of_the_trace(training):
     torch.testing.assert_close(copied(x), wanted)
     for one, other in zip(copied.buffers(), torchs.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_container_that_fuses_is_scripted():
+    model, x = onepass.nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), onepass.nn.BatchNorm1d(3)), torch.randn(4, 3)
+    onepass.nn.convert(model, fuse_relu=True)
+    torch.testing.assert_close(torch.jit.script(model.eval())(x), model(x))

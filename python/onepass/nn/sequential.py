@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torchs
 
 from onepass.nn._altered import hooked
+from onepass.nn._by_torch import is_scripting
 from onepass.nn.batch_norm import FusedBatchNorm
 
 __all__ = ["Sequential", "neighbours_of", "pairs_of", "runs_in_turn", "sequential_class"]
@@ -37,7 +38,7 @@ class Sequential(nn.Sequential):
     # The class whose place it takes: torch's, or a subclass that runs its modules as torch's does.
     _stands_for: ClassVar[type[nn.Sequential]] = nn.Sequential
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, input):  # type: ignore[no-untyped-def]
         """Runs the modules.
 
         Args:
@@ -46,6 +47,14 @@ class Sequential(nn.Sequential):
         Returns:
             What the last of them returns.
         """
+        if not is_scripting():
+            return self._run(input)
+        for module in self:
+            input = module(input)
+        return input
+
+    def _run(self, input: Any) -> Any:
+        """`forward`, but for TorchScript, which compiles torch's loop instead."""
         norm: nn.Module | None = None  # waits for what stands behind it
         for module in self._modules.values():
             if norm is not None:
