@@ -89,8 +89,11 @@ def unbegun(param: Tensor, dtype: torch.dtype) -> Tensor:
 
 def is_unbegun(buffer: Any) -> bool:
     """Whether a momentum buffer is such a one."""
-    if not isinstance(buffer, Tensor) or buffer.is_meta:
+    # Placeholders are dense; torch's loop may have left a buffer that is not.
+    if not isinstance(buffer, Tensor) or buffer.is_meta or buffer.layout != torch.strided:
         return False
+    if buffer.is_complex():
+        buffer = torch.view_as_real(buffer.resolve_conj())
     return bool(((buffer == 0) & buffer.signbit()).all())
 
 
