@@ -162,3 +162,35 @@ def test_a_tensor_rate_and_one_group():
         scheduler.step()
     assert rates == pytest.approx([0.5, 0.5, 1.0, 0.1])
     assert optimizer.param_groups[0]["lr"] is lr
+
+
+def test_a_chain_and_another_that_arrive_at_zero_together():
+    """They were stuck there: the chain took its neighbour's 0 for what it was to scale."""
+    alone, both = optimizer_of((1.0,)), optimizer_of((1.0,))
+    closed = ours.ChainedScheduler([ours.ExponentialLR(alone, 0.9), ours.CosineAnnealingLR(alone, 4)])
+    cosine = ours.CosineAnnealingLR(optimizer_of((1.0,)), 4)
+    schedulers = [
+        ours.CosineAnnealingLR(both, 4),
+        ours.ChainedScheduler([ours.ExponentialLR(both, 0.9), ours.CosineAnnealingLR(both, 4)]),
+    ]
+    for step in range(1, 12):
+        both.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        wanted = closed.lr_at(step)[0] * cosine.lr_at(step)[0]
+        assert both.param_groups[0]["lr"] == pytest.approx(wanted, rel=1e-9, abs=1e-12), step
+
+
+def test_two_schedules_that_arrive_at_zero_together():
+    optimizer = optimizer_of((1.0,))
+    schedulers = [ours.ScheduleLR(optimizer, lambda t, power=power: abs(1 - t / 4) ** power) for power in (1, 2)]
+    rates = []
+    for _ in range(8):
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[3] == 0
+    # From there on by their factors.
+    assert 0 < rates[4] < rates[5] < rates[6] < rates[7]
+    assert rates[7] / rates[5] == pytest.approx(2**3, rel=1e-9)

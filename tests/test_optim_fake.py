@@ -84,6 +84,19 @@ def test_fake_steps(rule, options, extra):
 
 
 @each_rule
+def test_fake_states_are_loaded(rule, options):
+    with FakeTensorMode():
+        params, optimizer = make(onepass.optim, rule, {**options, **TAIL, "telemetry": False})
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        resumed = getattr(onepass.optim, rule)(params, lr=0.1, **options, ema_decay=0.9)
+        resumed.load_state_dict(optimizer.state_dict())
+        resumed.step()
+        assert kinds(params, resumed) == kinds(params, optimizer)
+
+
+@each_rule
 def test_fake_learning_rates_and_scales(rule, options):
     with FakeTensorMode():
         lr = torch.ones(()) * 0.1  # without a value, unlike a tensor that was just made of one

@@ -76,6 +76,28 @@ def test_complex_parameters(rule, options):
     assert found[0].param is params[1]
 
 
+@pytest.mark.parametrize("dampening", [0, 0.5])
+def test_checkpoints_of_sparse_momentum(dampening):
+    """The first step leaves a buffer that is itself sparse."""
+    options = {"momentum": 0.9, "dampening": dampening}
+    runs = []
+    for package, others in ((onepass.optim, torch.optim), (torch.optim, onepass.optim)):
+        model, optimizer = embedding(package, options)
+        model(torch.tensor([1, 3])).sum().backward()
+        optimizer.step()
+        assert optimizer.state[model[0].weight]["momentum_buffer"].is_sparse
+        for next_package in (package, others):
+            other = embedding(next_package, options)[0]
+            other.load_state_dict(model.state_dict())
+            resumed = next_package.SGD(other.parameters(), lr=0.1, **options)
+            resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            other(torch.tensor([1, 2])).sum().backward()
+            resumed.step()
+            runs.append([*other.parameters()])
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("to", ["torch", "onepass"])
 @each_rule
 def test_checkpoints_of_complex_parameters_go_both_ways(rule, options, to):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.optim._kinds import is_fake
 from onepass.optim._precision import LOW_STATES
 
 # Function and module; the second is torch.distributed's optimizer with names.
@@ -89,11 +90,18 @@ def unbegun(param: Tensor, dtype: torch.dtype) -> Tensor:
 
 def is_unbegun(buffer: Any) -> bool:
     """Whether a momentum buffer is such a one."""
-    if not isinstance(buffer, Tensor) or buffer.is_meta:
+    # Placeholders are dense; torch's loop may have left a buffer that is not.
+    if not isinstance(buffer, Tensor) or not _has_values(buffer) or buffer.layout != torch.strided:
         return False
+    if buffer.is_complex():
+        buffer = torch.view_as_real(buffer.resolve_conj())
     return bool(((buffer == 0) & buffer.signbit()).all())
 
 
 def all_exact(value: Tensor, dtype: torch.dtype) -> bool:
     """Whether all of the value are numbers of a dtype."""
-    return value.dtype == dtype or (not value.is_meta and torch.equal(value.to(dtype).to(value.dtype), value))
+    return value.dtype == dtype or (_has_values(value) and torch.equal(value.to(dtype).to(value.dtype), value))
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return not (tensor.is_meta or is_fake(tensor))

@@ -74,6 +74,8 @@ class Memory:
             left = (now - start) / last
         elif self.begins_again:
             left = ends[i] - start + (now - start) / f
+        elif ends[i] == start:
+            left = now - start  # another has arrived at 0 at the same step, and has led away from it
         else:
             left = ends[i] - start  # no factor leads away from 0: the value comes back as it was before
         ends[i] = start + left
