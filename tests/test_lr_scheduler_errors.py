@@ -206,11 +206,43 @@ def test_wrong_states(name):
     assert (scheduler.state_dict(), optimizer.state_dict()) == before
 
 
+ARGUMENTS = {
+    "StepLR": (3,),
+    "MultiStepLR": ([3],),
+    "ExponentialLR": (0.5,),
+    "CosineAnnealingLR": (9,),
+    "CosineAnnealingWarmRestarts": (9,),
+    "LambdaLR": (abs,),
+    "CyclicLR": (0.1, 1.0),
+    "OneCycleLR": (1.0, 9),
+    "ScheduleLR": ("cosine(9)",),
+    "WarmupCosineLR": (1, 9),
+    "WarmupStableDecayLR": (1, 2, 3),
+    "SequentialLR": ([ls.StepLR(OTHER, 3)], []),
+}
+
+
+def is_ours(name):
+    return getattr(ls, name).__module__.startswith("onepass.") and name != "FunctionLR"
+
+
+@pytest.mark.parametrize("name", [name for name in ls.__all__ if is_ours(name)])
+@pytest.mark.parametrize("given", [None, [], "sgd", torch.nn.Linear(1, 1)])
+def test_what_is_no_optimizer(name, given):
+    if name == "ChainedScheduler":
+        if given is not None:  # which is the parts' own
+            with pytest.raises(TypeError, match=r"^ChainedScheduler: optimizer must be a torch\.optim\.Optimizer"):
+                ls.ChainedScheduler([ls.StepLR(OTHER, 3)], given)
+        return
+    with pytest.raises(TypeError, match=f"^{name}: optimizer must be a torch.optim.Optimizer, got"):
+        getattr(ls, name)(given, *ARGUMENTS.get(name, ()))
+
+
 def test_wrong_steps():
     follower = ls.StepLR(optimizer_of(), 3, follow="optimizer")
     with pytest.raises(ValueError, match=r"epoch must be None with follow='optimizer'.*, got 3"):
         follower.step(3)
-    with pytest.raises(ValueError, match="metrics must be given where there is no warm-up, got None"):
+    with pytest.raises(TypeError, match="metrics must be given where there is no warm-up, got None"):
         ls.ReduceLROnPlateau(optimizer_of()).step()
     caller = ls.StepLR(optimizer_of(), 3)
     with pytest.raises(ValueError, match="step: step must be at least 0, got -5"):

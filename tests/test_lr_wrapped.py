@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import types
 import weakref
 
 import pytest
@@ -237,7 +238,7 @@ def test_clients_recognise_every_class(name):
     assert set(theirs.__all__) <= set(CLASSES)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, onepass.optim.SGD, onepass.optim.Adam])
 @pytest.mark.parametrize("tensor", [False, True])
 def test_a_step_that_makes_states_for_a_checkpoint_is_none(kind, tensor):
     """torch.distributed.checkpoint steps a fresh optimizer with rate 0: .05 came where .1 is right."""
@@ -251,6 +252,37 @@ def test_a_step_that_makes_states_for_a_checkpoint_is_none(kind, tensor):
     optimizer.step()
     scheduler.step()
     assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("package", [torch.optim, onepass.optim])
+def test_a_call_for_states_after_the_first_step(package):
+    """SGD without momentum never has states, so each call takes another such step."""
+    model, optimizer = model_and(package.SGD)
+    scheduler = ours.StepLR(optimizer, 1, 0.5, follow="optimizer")
+    for calls in range(1, 3):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        get_optimizer_state_dict(model, optimizer)
+        scheduler.step()
+        assert scheduler.last_epoch == calls
+
+
+def _init_optim_state(optimizer):
+    optimizer.step()
+
+
+def test_where_the_rate_is_not_zero():
+    """Older versions of torch left the rate as it was."""
+    module = {"__name__": "torch.distributed.checkpoint.state_dict"}
+    ask = types.FunctionType(_init_optim_state.__code__, module)
+    optimizer = model_and(torch.optim.SGD, momentum=0.9)[1]
+    scheduler = ours.StepLR(optimizer, 1, 0.5, follow="optimizer")
+    ask(optimizer)
+    scheduler.step()
+    assert scheduler.last_epoch == 0
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.last_epoch == 1
 
 
 def test_a_step_with_rate_zero_is_one():

@@ -54,6 +54,11 @@ class Ours(Direct):
         return onepass.nn.functional.dropout(x, self.dropout, self.training)
 
 
+class OtherName(Direct):
+    def forward(this, x):
+        return F.dropout(x, this.dropout, this.training)
+
+
 class Method(Direct):
     def forward(self, x):
         return self.drop(x)
@@ -161,6 +166,7 @@ class DenseLayer(nn.Module):
 HIDDEN = [
     (Direct(), "dropout"),
     (Ours(), "dropout"),
+    (OtherName(), "dropout"),
     (Method(), "dropout"),
     (Property(), "dropout"),
     (Parent(), "dropout"),

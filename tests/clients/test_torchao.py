@@ -111,3 +111,15 @@ def test_quantised(strict, training):
         found.append(quantise.convert_pt2e(prepared)(x))
     assert torch.equal(*found)
     assert found[0].unique().numel() > 20
+
+
+@pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout", "Dropout1d", "Dropout2d", "Dropout3d"])
+def test_what_torchao_does_not_move(name):
+    """It knows aten.dropout alone: other dropouts go on dropping, torch's as ours (docs/export.md)."""
+    x = torch.randn(8, 3, *[2] * (int(name[-2]) if name[-1] == "d" else 1))
+    for layers in (nn, onepass.nn):
+        model = nn.Sequential(nn.Identity(), getattr(layers, name)(0.5))
+        moved = torch.export.export(model.train(), (x,)).module()
+        pt2e.move_exported_model_to_eval(moved)
+        assert not torch.equal(moved(x), x)
+        assert torch.equal(torch.export.export(model.eval(), (x,)).module()(x), x)

@@ -121,13 +121,17 @@ def _look(module: nn.Module, code: CodeType, reads: set[str], calls: set[str], s
 
 @lru_cache(4096)
 def _read_of_self(code: CodeType) -> frozenset[str]:
-    """Attributes that the code takes from ``self``, or from one of them (dotted), but for those it only tests."""
+    """Attributes that the code takes from ``self``, or from one of them (dotted), but for those it only tests.
+
+    Whatever the first argument is called counts as ``self``.
+    """
+    selves = {"self", *code.co_varnames[: min(1, code.co_argcount)]}
     empty = ("CACHE", "NOP", "EXTENDED_ARG")
     instructions = [one for one in dis.get_instructions(code) if one.opname not in empty]
     found = set()
     before, path = "", ""
     for index, instruction in enumerate(instructions):
-        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and (before == "self" or path):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and (before in selves or path):
             path = f"{path}.{instruction.argval}" if path else instruction.argval
             if not _is_test([one.opname for one in instructions[index + 1 : index + 3]]):
                 found.add(path)

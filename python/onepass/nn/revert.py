@@ -90,7 +90,9 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
         return _BATCH_NORM
     if isinstance(module, loss.CrossEntropyLoss):
         return _LOSS
-    return _SCALING if hasattr(module, "scaling") and isinstance(module, DropoutModule) else ()
+    # What alpha dropouts do is no option of theirs.
+    has_option = isinstance(module, DropoutModule) and getattr(type(module), "scaling", "alpha") != "alpha"
+    return _SCALING if has_option else ()
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:

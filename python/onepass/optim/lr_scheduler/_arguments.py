@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class Setting:
-    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed."""
+    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed.
+
+    It holds Python's own numbers whatever it is given (`plain`).
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -25,8 +31,34 @@ class Setting:
             raise AttributeError(self.name) from None
 
     def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__[self.name] = value
+        instance.__dict__[self.name] = plain(value)
         instance.__dict__["_tracks"] = None
+
+
+def plain(value: Any) -> Any:
+    """A number of any class as Python's own, which torch.load takes with weights_only; also those in a sequence.
+
+    What is no number stays what it is.
+    """
+    if type(value) in (float, int, bool, str) or value is None:
+        return value
+    if isinstance(value, (np.bool_, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Counter):
+        return Counter({plain(key): plain(count) for key, count in value.items()})
+    if is_list(value):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def check_optimizer(scheduler: str, optimizer: Any) -> None:
+    """Raises TypeError unless it is an optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{scheduler}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
 
 
 def is_list(value: Any) -> bool:
@@ -41,6 +73,7 @@ def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[floa
         TypeError: One is no number.
         ValueError: A list has another number of entries, or a number is negative or not finite.
     """
+    value = plain(value)
     if not is_list(value):
         return [amount(scheduler, argument, value)] * groups
     if len(value) != groups:
@@ -57,6 +90,7 @@ def amount(scheduler: str, argument: str, value: Any) -> float:
         TypeError: It is no number.
         ValueError: It is negative or not finite.
     """
+    value = plain(value)
     if not isinstance(value, (Real, Tensor)) or isinstance(value, bool):
         raise TypeError(f"{scheduler}: {argument} must be a number, got {value!r}")
     size = float(value)

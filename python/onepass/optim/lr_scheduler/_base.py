@@ -7,12 +7,14 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass.optim.lr_scheduler._arguments import check_optimizer, plain
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join, resumed
 from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
@@ -62,6 +64,7 @@ class FunctionLR(LRScheduler):
     # Whether that is forgotten where the factor was 0.
     _begins_again: ClassVar[bool] = False
     _memories: dict[str, Memory]
+    follow: str
     base_lrs: list[float]  # type: ignore[assignment]  # torch's may be tensors
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1, *, follow: str = "calls") -> None:
@@ -72,11 +75,10 @@ class FunctionLR(LRScheduler):
     def _attached(self, optimizer: Optimizer, last_epoch: int, follow: str) -> Iterator[None]:
         """Checks what all schedulers are given, then notes the initial rates; undone if what follows fails."""
         name = type(self).__name__
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        check_optimizer(name, optimizer)
         if follow not in FOLLOWS:
             raise ValueError(f"{name}: follow must be one of {', '.join(FOLLOWS)}, got {follow!r}")
-        if not isinstance(last_epoch, int) or last_epoch < -1:
+        if not isinstance(last_epoch, Integral) or last_epoch < -1:
             raise ValueError(f"{name}: last_epoch must be an integer and at least -1, got {last_epoch!r}")
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch != -1 and "initial_lr" not in group:
@@ -95,6 +97,7 @@ class FunctionLR(LRScheduler):
         join(self)
 
     def _begin(self, last_epoch: int) -> None:
+        last_epoch = int(last_epoch)
         if self.follow == "optimizer":
             self._updates = Updates(type(self).__name__, self.optimizer, last_epoch + 1)
         elif stepping(self.optimizer) is not None:
@@ -286,7 +289,7 @@ class FunctionLR(LRScheduler):
             return
         floor = math.floor(epoch)  # refuses what is no number, before anything is written
         self._restart(epoch)
-        self.last_epoch = floor
+        self.last_epoch = int(floor)
 
     def _check_order(self) -> None:
         assert self._order is not None
@@ -319,7 +322,7 @@ class FunctionLR(LRScheduler):
             "_step_count": self._step_count,
             "_get_lr_called_within_step": False,
             "_is_initial": False,
-            "_last_lr": self.get_last_lr(),
+            "_last_lr": plain(self.get_last_lr()),
             "_written": written(self),
         }
 

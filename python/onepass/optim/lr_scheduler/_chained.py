@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass.optim.lr_scheduler._arguments import check_optimizer
 from onepass.optim.lr_scheduler._combined import Combined
 from onepass.optim.lr_scheduler._cycles import Cycle
 from onepass.optim.lr_scheduler._memory import Memory
@@ -54,6 +55,8 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
     def __init__(
         self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None, *, follow: str = "calls"
     ) -> None:
+        if optimizer is not None:
+            check_optimizer("ChainedScheduler", optimizer)
         self._check_parts(schedulers, optimizer)
         first = schedulers[0].last_epoch
         for i, part in enumerate(schedulers):

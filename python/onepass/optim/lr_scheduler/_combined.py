@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass.optim.lr_scheduler._arguments import is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._neighbours import leave
 from onepass.optim.lr_scheduler._track import Track, put
@@ -25,6 +26,8 @@ class Combined(FunctionLR):
 
     def _check_parts(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> None:
         name = type(self).__name__
+        if not is_list(schedulers):
+            raise TypeError(f"{name}: schedulers must be a list of schedulers, got {type(schedulers).__name__}")
         if len(schedulers) < 1:
             raise ValueError(f"{name}: schedulers must be at least one, got none")
         for i, part in enumerate(schedulers):

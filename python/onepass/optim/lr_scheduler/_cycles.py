@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import Setting, as_list
+from onepass.optim.lr_scheduler._arguments import Setting, as_list, check_optimizer
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._decays import RangeLR
 from onepass.optim.lr_scheduler._track import Factor, Track
@@ -171,6 +171,7 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         *,
         follow: str = "calls",
     ) -> None:
+        check_optimizer("CyclicLR", optimizer)
         groups = len(optimizer.param_groups)
         if scale_mode not in ("cycle", "iterations"):
             raise ValueError(f"CyclicLR: scale_mode must be cycle or iterations, got {scale_mode!r}")
@@ -273,6 +274,7 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
         *,
         follow: str = "calls",
     ) -> None:
+        check_optimizer("OneCycleLR", optimizer)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError(
@@ -282,14 +284,14 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
             total_steps = epochs * steps_per_epoch
         self.total_steps, self.pct_start, self._anneal_func_type = total_steps, pct_start, anneal_strategy
         self.div_factor, self.final_div_factor, self.three_phase = div_factor, final_div_factor, three_phase
-        self._shape(div_factor)
+        self._shape(self.div_factor)
         self.max_lrs = as_list("OneCycleLR", "max_lr", max_lr, len(optimizer.param_groups))
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
         with self._attached(optimizer, last_epoch, follow):
-            self.base_lrs = [lr / div_factor for lr in self.max_lrs]
+            self.base_lrs = [lr / self.div_factor for lr in self.max_lrs]
             if last_epoch == -1:
                 for group, top, first in zip(optimizer.param_groups, self.max_lrs, self.base_lrs, strict=True):
-                    group.update(initial_lr=first, max_lr=top, min_lr=first / final_div_factor)
+                    group.update(initial_lr=first, max_lr=top, min_lr=first / self.final_div_factor)
             self._write_bounds(last_epoch)
             self._begin(last_epoch)
 

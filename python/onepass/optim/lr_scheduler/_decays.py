@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import Setting, amount, is_list
+from onepass.optim.lr_scheduler._arguments import Setting, amount, check_optimizer, is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Factor, Track
 from onepass.optim.lr_scheduler._undo import undone_on_error
@@ -303,6 +303,7 @@ class LambdaLR(FunctionLR, theirs.LambdaLR):
         *,
         follow: str = "calls",
     ) -> None:
+        check_optimizer("LambdaLR", optimizer)
         groups = len(optimizer.param_groups)
         self._for_all = not is_list(lr_lambda)
         lambdas: list[Any] = [lr_lambda] * groups if self._for_all else list(lr_lambda)  # type: ignore[arg-type]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import Any, SupportsFloat, cast
+from numbers import Integral
+from typing import Any, SupportsFloat
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import as_list, is_list
+from onepass.optim.lr_scheduler._arguments import amount, as_list, check_optimizer, is_list, plain
 from onepass.optim.lr_scheduler._base import FOLLOWS
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join
@@ -81,8 +82,7 @@ class ReduceLROnPlateau(TorchPlateau):
         smoothing: int = 1,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{name}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        check_optimizer(name, optimizer)
         limits: dict[str, tuple[Any, bool, str]] = {
             "mode": (mode, mode in ("min", "max"), "min or max"),
             "threshold_mode": (threshold_mode, threshold_mode in ("rel", "abs"), "rel or abs"),
@@ -92,7 +92,7 @@ class ReduceLROnPlateau(TorchPlateau):
             "cooldown": (cooldown, cooldown >= 0, "at least 0"),
             "eps": (eps, eps >= 0, "at least 0"),
             "follow": (follow, follow in FOLLOWS, f"one of {', '.join(FOLLOWS)}"),
-            "smoothing": (smoothing, isinstance(smoothing, int) and smoothing >= 1, "an integer and at least 1"),
+            "smoothing": (smoothing, _is_count(smoothing), "an integer and at least 1"),
         }
         for argument, (value, good, wanted) in limits.items():
             if not good:
@@ -103,7 +103,7 @@ class ReduceLROnPlateau(TorchPlateau):
             check_seen(name, optimizer)
         self._warmup = _warmup_of(name, warmup)
         self.min_lrs = as_list(name, "min_lr", min_lr, len(optimizer.param_groups))
-        self.default_min_lr = None if is_list(min_lr) else cast(float, min_lr)
+        self.default_min_lr = None if is_list(min_lr) else amount(name, "min_lr", min_lr)
         self.optimizer = optimizer
         self.mode, self.threshold, self.threshold_mode = mode, threshold, threshold_mode
         self.factor, self.patience, self.cooldown, self.eps = factor, patience, cooldown, eps
@@ -180,11 +180,11 @@ class ReduceLROnPlateau(TorchPlateau):
             epoch: The number of the metric, if it is not the next one.
 
         Raises:
-            ValueError: There is no metric and no warm-up.
+            TypeError: There is no metric and no warm-up.
         """
         if metrics is None:
             if self._warmup is None:
-                raise ValueError(
+                raise TypeError(
                     f"{type(self).__name__}: metrics must be given where there is no warm-up, got None"
                 )
             self.last_step += 1
@@ -192,7 +192,7 @@ class ReduceLROnPlateau(TorchPlateau):
             return
         current = float(metrics)
         was_warming_up = self.warming_up
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.last_epoch = self.last_epoch + 1 if epoch is None else plain(epoch)
         self._metrics = [*self._metrics, current][-self.smoothing :]
         self._warm_up()  # its end, if this is it, comes before a reduction
         self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
@@ -224,7 +224,7 @@ class ReduceLROnPlateau(TorchPlateau):
             own_tensor(groups, i, "lr")
         for i, (group, least) in enumerate(zip(groups, self.min_lrs, strict=True)):
             before = float(group["lr"])
-            after = max(before * self.factor, least)
+            after = float(max(before * self.factor, least))
             if before - after > self.eps:
                 put(group, "lr", after)
                 _log.info("metric %d: learning rate of group %d reduced from %g to %g", epoch, i, before, after)
@@ -234,12 +234,10 @@ class ReduceLROnPlateau(TorchPlateau):
         left_out = ("optimizer", "_updates", "_warmup", "_left")
         last_step = self.last_step if self._updates is None else self._updates.total()
         kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
-        lists = {key: list(value) for key, value in kept.items() if isinstance(value, list)}
         return {
-            **kept,
-            **lists,
+            **{key: plain(value) for key, value in kept.items()},
             "last_step": last_step,
-            "_last_lr": self.get_last_lr(),
+            "_last_lr": plain(self.get_last_lr()),
             "_memory": self._memory.state(),
             "_written": {"last_epoch": self.last_epoch},
         }
@@ -289,6 +287,10 @@ class ReduceLROnPlateau(TorchPlateau):
         self.__dict__.update(state)
         if self.follow == "optimizer":
             self._updates = Updates(type(self).__name__, self.optimizer, self.last_step)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _warmup_of(name: str, given: Schedule | int | None) -> Schedule | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import is_list
+from onepass.optim.lr_scheduler._arguments import check_optimizer, is_list, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Factor, Track, get, own_tensor, place
 
@@ -47,6 +47,7 @@ class ScheduleLR(FunctionLR):
         fields: Mapping[str, Factors] | None = None,
         follow: str = "calls",
     ) -> None:
+        check_optimizer(type(self).__name__, optimizer)
         groups = optimizer.param_groups
         self._factors = {"lr": _factors("schedule", schedule, len(groups))}
         if not callable(self._factors["lr"]) and None in self._factors["lr"]:
@@ -67,7 +68,7 @@ class ScheduleLR(FunctionLR):
             for i, group in enumerate(self.optimizer.param_groups[len(values) :], len(values)):
                 own_tensor(self.optimizer.param_groups, i, place(field)[0])
                 current = get(group, field)
-                kept = current.clone() if isinstance(current, Tensor) else current
+                kept = current.clone() if isinstance(current, Tensor) else plain(current)
                 values.append(float(group.setdefault(_initial(field), kept)))
 
     def _take_new_groups(self) -> None:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass.optim.lr_scheduler._arguments import check_optimizer, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._combined import Combined
 from onepass.optim.lr_scheduler._track import Track, put
@@ -52,6 +53,7 @@ class SequentialLR(Combined, theirs.SequentialLR):
         *,
         follow: str = "calls",
     ) -> None:
+        check_optimizer("SequentialLR", optimizer)
         self._check_parts(schedulers, optimizer)
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
@@ -61,7 +63,7 @@ class SequentialLR(Combined, theirs.SequentialLR):
         if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
             raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
         with self._attached(optimizer, last_epoch, follow):
-            self._milestones = list(milestones)
+            self._milestones = plain(list(milestones))
             self._take_parts(schedulers)
             if last_epoch != -1:
                 self._need_closed_forms(f"last_epoch={last_epoch}")

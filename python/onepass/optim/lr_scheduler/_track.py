@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from onepass import _native
+from onepass.optim.lr_scheduler._arguments import plain
 from onepass.optim.lr_scheduler._memory import Factors, Memory
 from onepass.optim.lr_scheduler._neighbours import scale_zeros
 
@@ -242,7 +243,7 @@ def number(value: Any, step: float) -> float:
     """
     if type(value) is not float and not isinstance(value, Real):
         raise TypeError(f"lr_scheduler: a factor must be a number, got {value!r} at step {step}")
-    return value  # type: ignore[return-value]  # an integer is as good
+    return float(value)
 
 
 def initial_rates(groups: list[dict[str, Any]], known: int = 0) -> list[float]:
@@ -254,7 +255,7 @@ def initial_rates(groups: list[dict[str, Any]], known: int = 0) -> list[float]:
     for i, group in enumerate(groups[known:], known):
         own_tensor(groups, i, "lr")
         lr = group["lr"]
-        rates.append(float(group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)))
+        rates.append(float(group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else plain(lr))))
     return rates
 
 

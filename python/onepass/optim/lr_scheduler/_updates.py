@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
-from types import CodeType
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass.optim._placeholders import are_asked_for
 from onepass.optim._tail import TailedOptimizer
 from onepass.optim.lr_scheduler._wrapped import stepping
-
-# Frames between a hook and who called step: torch's wrapper, those of schedulers and frameworks.
-_DEPTH = 16
 
 
 class Updates:
@@ -49,13 +45,15 @@ class Updates:
     def reset(self, before: int) -> None:
         """Counts on from a number."""
         self._calls = before
+        self._has_counted = False
         self._dropped: Tensor | None = None
         self._skipped_before = self._skipped()
 
     def count(self, optimizer: Any) -> None:
         """Counts a call of the optimizer's step."""
-        if _makes_states(optimizer):
+        if (not self._has_counted or _are_zero(optimizer.param_groups)) and are_asked_for():
             return
+        self._has_counted = True
         self._calls += 1
         found = getattr(optimizer, "found_inf", None)
         if isinstance(found, Tensor) and not isinstance(optimizer, TailedOptimizer):
@@ -112,20 +110,11 @@ class Hook:
             updates.count(optimizer)
 
 
-def _makes_states(optimizer: Any) -> bool:
-    """Whether the step is taken by torch.distributed.checkpoint to make the optimizer's states."""
-    module = sys.modules.get("torch.distributed.checkpoint.state_dict")
-    code = getattr(getattr(module, "_init_optim_state", None), "__code__", None)
-    if not isinstance(code, CodeType) or not all(_is_zero(group.get("lr", 0)) for group in optimizer.param_groups):
-        return False
-    frame, depth = sys._getframe(1), 0
-    while frame.f_back is not None and depth < _DEPTH:
-        frame, depth = frame.f_back, depth + 1
-        if frame.f_code is code:
-            return True
-    return False
+def _are_zero(groups: list[dict[str, Any]]) -> bool:
+    """Whether all rates are 0, as torch.distributed sets them to make states."""
+    return all(_is_zero(group.get("lr", 0)) for group in groups)
 
 
 def _is_zero(lr: Any) -> bool:
-    """Whether a rate is 0, as that function sets it; a tensor on a GPU is not waited for."""
+    """Whether a rate is 0; a tensor on a GPU is not waited for."""
     return bool(lr == 0) if not isinstance(lr, Tensor) or lr.device.type == "cpu" else False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import MISSING, fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -152,7 +152,7 @@ def check_real(
 ) -> None:
     """Raises TypeError unless the value is a number, ValueError unless it is from `low` (or above it) to `high`.
 
-    Infinity is no number here.
+    Infinity is no number here. A field of this name then holds the number as Python's own.
     """
     function = type(schedule).__name__
     if not isinstance(value, Real) or isinstance(value, bool):
@@ -165,3 +165,7 @@ def check_real(
         if high != math.inf:
             wanted += f" and at most {high:g}"
         raise ValueError(f"{function}: {name} must be {wanted}, got {value!r}")
+    kind: type[Any] = type(value)
+    if kind not in (int, float) and getattr(schedule, name, None) is value:
+        # float32 of numpy would compute the factors with its own few digits.
+        object.__setattr__(schedule, name, int(value) if isinstance(value, Integral) else size)
