@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torchs
 
 from onepass.nn._altered import hooked
+from onepass.nn._by_torch import is_scripting
 from onepass.nn.batch_norm import FusedBatchNorm
 
 __all__ = ["Sequential", "neighbours_of", "pairs_of", "runs_in_turn", "sequential_class"]
@@ -37,29 +38,33 @@ class Sequential(nn.Sequential):
     # The class whose place it takes: torch's, or a subclass that runs its modules as torch's does.
     _stands_for: ClassVar[type[nn.Sequential]] = nn.Sequential
 
-    def forward(self, input: Any) -> Any:
+    def forward(self, input: Tensor) -> Tensor:
         """Runs the modules.
 
         Args:
-            input: What the first of them takes.
+            input: What the first of them takes, whatever that is; the annotations are for TorchScript.
 
         Returns:
             What the last of them returns.
         """
-        norm: nn.Module | None = None  # waits for what stands behind it
-        for module in self._modules.values():
-            if norm is not None:
-                if type(module) is nn.ReLU and _is_plain(norm, module) and isinstance(input, Tensor):
-                    input = norm(input, activation="relu")
+        if not is_scripting():
+            norm: nn.Module | None = None  # waits for what stands behind it
+            for module in self._modules.values():
+                if norm is not None:
+                    if type(module) is nn.ReLU and _is_plain(norm, module) and isinstance(input, Tensor):
+                        input = norm(input, activation="relu")
+                        norm = None
+                        continue
+                    input = norm(input)
                     norm = None
-                    continue
-                input = norm(input)
-                norm = None
-            if isinstance(module, FusedBatchNorm):
-                norm = module
-            else:
-                input = module(input)
-        return input if norm is None else norm(input)
+                if isinstance(module, FusedBatchNorm):
+                    norm = module
+                else:
+                    input = module(input)
+            return input if norm is None else norm(input)
+        for module in self:
+            input = module(input)
+        return input
 
     def extra_repr(self) -> str:
         """As torch's, and which modules run in one pass."""
