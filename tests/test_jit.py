@@ -105,6 +105,28 @@ def test_a_converted_model_is_scripted():
     torch.testing.assert_close(torch.jit.script(model.eval())(x), model(x))
 
 
+class Stage(nn.Sequential):
+    """A container of a class of its own."""
+
+
+def test_containers_that_fuse_are_scripted():
+    inner = Stage(nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(0.0))
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), inner), torch.randn(4, 3)
+    onepass.nn.convert(model, fuse_relu=True)
+    assert isinstance(model, onepass.nn.Sequential)
+    assert isinstance(model[3], onepass.nn.Sequential)
+    kinds = [type(module) for module in model.modules()]
+    twin = onepass.nn.revert(copy.deepcopy(model))
+    scripted = saved(torch.jit.script(model))
+    assert [type(module) for module in model.modules()] == kinds
+    for training in (True, False):
+        for one in (scripted, twin):
+            one.train(training)
+        torch.testing.assert_close(scripted(x), twin(x))
+    for one, other in zip(scripted.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("options", [{}, {"weight": torch.rand(3)}, {"label_smoothing": 0.2, "reduction": "sum"}])
 def test_a_scripted_loss_is_torchs(options):
     x = torch.randn(4, 3)

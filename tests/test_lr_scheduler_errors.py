@@ -187,6 +187,11 @@ LOADS = {
         {"base_values": {"momentum": [7.0, 7.0]}},
         "must have an integer last_epoch, got None",
     ),
+    "milestones": (
+        lambda o: ls.SequentialLR(o, [ls.StepLR(o, 3), ls.ExponentialLR(o, 0.9)], [2]),
+        {"last_epoch": 3, "_milestones": []},
+        "milestones must be one fewer than schedulers, got 0 for 2",
+    ),
     "plateau": (
         lambda o: ls.ReduceLROnPlateau(o),
         {"_last_lr": [1.0]},
@@ -236,6 +241,44 @@ def test_what_is_no_optimizer(name, given):
         return
     with pytest.raises(TypeError, match=f"^{name}: optimizer must be a torch.optim.Optimizer, got"):
         getattr(ls, name)(given, *ARGUMENTS.get(name, ()))
+
+
+KINDS = {
+    "alone": lambda o: ls.StepLR(o, 3),
+    "fields": lambda o: ls.ScheduleLR(o, s.linear(9)),
+    "sequence": lambda o: ls.SequentialLR(o, [ls.StepLR(o, 3), ls.ExponentialLR(o, 0.9)], [2]),
+    "chain": lambda o: ls.ChainedScheduler([ls.StepLR(o, 3), ls.ExponentialLR(o, 0.9)]),
+    "objects": lambda o: ls.LambdaLR(o, abs),
+    "plateau": lambda o: ls.ReduceLROnPlateau(o),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_states_that_are_no_dicts(name):
+    optimizer = optimizer_of()
+    scheduler = KINDS[name](optimizer)
+    before = copy.deepcopy(scheduler.state_dict()), copy.deepcopy(optimizer.state_dict())
+    kind = type(scheduler).__name__
+    for value in (None, [], "state", 3):
+        with pytest.raises(TypeError, match=f"{kind}: state_dict must be a dict, got {type(value).__name__}"):
+            scheduler.load_state_dict(value)
+        with pytest.raises(TypeError, match=rf"{kind}: state_dict\['_written'\] must be a dict, got "):
+            scheduler.load_state_dict({**before[0], "_written": value})
+    assert (scheduler.state_dict(), optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize("whole", [ls.SequentialLR, ls.ChainedScheduler])
+def test_a_stepped_state_without_rates_leaves_them(whole):
+    """Its parts bring their own; the rates are the optimizer's."""
+    optimizer = optimizer_of()
+    parts = [torch.optim.lr_scheduler.StepLR(optimizer, 3), ls.ExponentialLR(optimizer, 0.5)]
+    scheduler = whole(optimizer, parts, [2]) if whole is ls.SequentialLR else whole(parts)
+    optimizer.step()
+    scheduler.step()
+    state = {key: value for key, value in scheduler.state_dict().items() if key != "_last_lr"}
+    rates = scheduler.get_last_lr()
+    scheduler.load_state_dict(state)
+    assert scheduler.get_last_lr() == rates
 
 
 def test_wrong_steps():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -97,3 +97,13 @@ def amount(scheduler: str, argument: str, value: Any) -> float:
     if not 0 <= size < math.inf:
         raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {value!r}")
     return size
+
+
+def check_state(scheduler: str, state_dict: Any) -> None:
+    """Raises TypeError unless a state is a dict, and what it holds of others' changes, too."""
+    parts = {"state_dict": state_dict}
+    if isinstance(state_dict, Mapping) and "_written" in state_dict:
+        parts["state_dict['_written']"] = state_dict["_written"]
+    for place, value in parts.items():
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{scheduler}: {place} must be a dict, got {type(value).__name__}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from onepass.optim.lr_scheduler._arguments import check_optimizer, plain
+from onepass.optim.lr_scheduler._arguments import check_optimizer, check_state, plain
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join, resumed
 from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
@@ -334,10 +334,12 @@ class FunctionLR(LRScheduler):
 
         Raises:
             ValueError: last_epoch is missing, or base_lrs are not as many as the groups; nothing has been changed.
+            TypeError: It is no dict; nothing has been changed.
 
         Differs from torch: the values of the groups are set, too, so it does not matter whether the optimizer's
         state is loaded before, after or not at all. torch's states of several schedulers on one optimizer need it.
         """
+        check_state(type(self).__name__, state_dict)
         self._check_state(state_dict)
         with undone_on_error(self.optimizer, (self,)):
             untouched = self._is_untouched()

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
-from onepass.optim.lr_scheduler._arguments import is_list
+from onepass.optim.lr_scheduler._arguments import check_state, is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._neighbours import leave
 from onepass.optim.lr_scheduler._track import Track, put
@@ -147,6 +147,7 @@ class Combined(FunctionLR):
         Raises:
             ValueError: As for `FunctionLR`, or the number of parts differs; nothing has been changed.
         """
+        check_state(type(self).__name__, state_dict)
         states = state_dict.get("_schedulers", [])
         if "last_epoch" not in state_dict and states:  # torch's chain keeps none of its own
             state_dict = {**state_dict, "last_epoch": states[0].get("last_epoch")}
@@ -179,9 +180,8 @@ class Combined(FunctionLR):
         if self._stepped is not None:
             # torch's state does not know what others have written since; the optimizer's does.
             ours = state_dict.get("_written", {}).get("last_epoch") == self.last_epoch
-            for group, lr in zip(
-                self.optimizer.param_groups, state_dict["_last_lr"] if ours else before, strict=True
-            ):
+            lrs = state_dict.get("_last_lr", before) if ours else before
+            for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
                 put(group, "lr", float(lr))
 
     def _restore(self, state_dict: dict[str, Any], untouched: bool) -> None:

@@ -12,7 +12,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import amount, as_list, check_optimizer, is_list, plain
+from onepass.optim.lr_scheduler._arguments import (
+    amount,
+    as_list,
+    check_optimizer,
+    check_state,
+    is_list,
+    plain,
+)
 from onepass.optim.lr_scheduler._base import FOLLOWS
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join
@@ -250,7 +257,9 @@ class ReduceLROnPlateau(TorchPlateau):
 
         Raises:
             ValueError: The number of groups differs; nothing has been changed.
+            TypeError: The state is no dict; nothing has been changed.
         """
+        check_state(type(self).__name__, state_dict)
         lrs = state_dict.get("_last_lr", self.get_last_lr())
         groups = self.optimizer.param_groups
         if len(lrs) != len(groups):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -55,11 +56,7 @@ class SequentialLR(Combined, theirs.SequentialLR):
     ) -> None:
         check_optimizer("SequentialLR", optimizer)
         self._check_parts(schedulers, optimizer)
-        if len(milestones) != len(schedulers) - 1:
-            raise ValueError(
-                f"SequentialLR: milestones must be one fewer than schedulers, got {len(milestones)} for "
-                f"{len(schedulers)}"
-            )
+        _check_number(milestones, schedulers)
         if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
             raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
         with self._attached(optimizer, last_epoch, follow):
@@ -68,6 +65,10 @@ class SequentialLR(Combined, theirs.SequentialLR):
             if last_epoch != -1:
                 self._need_closed_forms(f"last_epoch={last_epoch}")
             self._begin(last_epoch)
+
+    def _check_state(self, state_dict: dict[str, Any]) -> None:
+        _check_number(state_dict.get("_milestones", self._milestones), self._schedulers)
+        super()._check_state(state_dict)
 
     def _place(self, part: int, step: int) -> int:
         begin = self._milestones[part - 1] if part else 0
@@ -151,3 +152,11 @@ def _undo_first_step(part: Any) -> None:
         return
     for one in inner:
         _undo_first_step(one)
+
+
+def _check_number(milestones: Sequence[int], schedulers: Sequence[Any]) -> None:
+    if len(milestones) != len(schedulers) - 1:
+        raise ValueError(
+            f"SequentialLR: milestones must be one fewer than schedulers, got {len(milestones)} for "
+            f"{len(schedulers)}"
+        )
