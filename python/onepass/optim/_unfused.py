@@ -240,6 +240,8 @@ class PartlyFused(GroupedOptimizer):
             if not params:
                 continue
             grads = [p.grad if factor == 1 else p.grad * factor for p in params if p.grad is not None]
+            # Adam's loop views complex numbers as pairs of real ones, which a lazy conjugate does not let it.
+            grads = [grad.resolve_conj() if grad.is_complex() else grad for grad in grads]
             # As torch does it: gradients flow if that was asked for when the optimizer was made.
             flows = bool(group["differentiable"] and self.defaults.get("differentiable"))
             with torch.set_grad_enabled(flows):

@@ -241,7 +241,13 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
         if found.param.grad is not None and found.param.grad.layout != torch.strided:
             raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
-        count = self.state.get(found.param, {}).get("step", 0.0)
+        own = self.state.get(found.param, {})
+        for name, value in {"parameter": found.param, **own}.items():
+            if isinstance(value, Tensor) and value.is_conj():
+                raise ValueError(
+                    f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
+                )
+        count = own.get("step", 0.0)
         if isinstance(count, Tensor) and not (count.numel() == 1 and count.is_floating_point()):
             raise ValueError(f"{where} must have a state step of one number, got {count.numel()} of {count.dtype}")
 
