@@ -247,9 +247,13 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 raise ValueError(
                     f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
                 )
-        count = own.get("step", 0.0)
-        if isinstance(count, Tensor) and not (count.numel() == 1 and count.is_floating_point()):
-            raise ValueError(f"{where} must have a state step of one number, got {count.numel()} of {count.dtype}")
+        if "step" in own:
+            count = own["step"]
+            if not isinstance(count, Tensor):
+                raise TypeError(f"{where} must have a state step that is a tensor, got {count!r}")
+            if not (count.numel() == 1 and count.is_floating_point()):
+                what = f"{count.numel()} of {count.dtype}"
+                raise ValueError(f"{where} must have a state step of one number, got {what}")
 
     def _begin_loop_states(self, group: dict[str, Any], param: Tensor) -> None:
         self._add_states(group, [param], [], [], [], [], [])
@@ -257,6 +261,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         lists: _Lists = (params, grads, [], [], [], [])
         self._add_states(group, *lists)
+        # As the kernels do, take gradients of other dtypes; the loop does not.
+        grads[:] = [grad.to(moment.dtype) for grad, moment in zip(grads, lists[2], strict=True)]
         betas = group["betas"]
         if not group["differentiable"]:
             betas = [number("", "betas", beta) for beta in betas]
