@@ -90,7 +90,8 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
         return _BATCH_NORM
     if isinstance(module, loss.CrossEntropyLoss):
         return _LOSS
-    return _SCALING if hasattr(module, "scaling") and isinstance(module, DropoutModule) else ()
+    # That of the alpha dropouts is their class's, and no option.
+    return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
