@@ -7,7 +7,7 @@ import torch
 
 import onepass
 from optim_setup import snapshot
-from test_optim_unfused import give, make, train
+from test_optim_unfused import each_rule, give, make, train
 
 TAILS = {
     "max_grad_norm": {"max_grad_norm": 1.0},
@@ -138,3 +138,32 @@ def test_capturable_needs_a_gpu(rule):
     with pytest.raises(ValueError, match=r"params\[1\] must be on CUDA with capturable=True, got cpu"):
         optimizer.step()
     assert snapshot(optimizer) == before
+
+
+@each_rule
+def test_a_lazy_conjugate_as_gradient(rule, options):
+    """torch's Adam trips over it after it has moved the parameters in front."""
+    runs = []
+    for lazy in (True, False):
+        params, optimizer = make(onepass.optim, rule, options)
+        for step in range(2):
+            give(params, step)
+            for param in params:
+                grad = param.grad.conj()
+                param.grad = grad if lazy else grad.resolve_conj()
+            assert params[1].grad.is_conj() == lazy
+            optimizer.step()
+        runs.append(params)
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["Adam", "AdamW"])
+def test_a_conjugate_view_as_parameter(rule):
+    params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64).conj())]
+    optimizer = getattr(onepass.optim, rule)(params)
+    for param in params:
+        param.grad = torch.ones(3, dtype=param.dtype)
+    with pytest.raises(ValueError, match=rf"{rule.lower()}: params\[1\] must have memory .* conjugate view"):
+        optimizer.step()
+    assert not optimizer.state
+    assert torch.equal(params[0], torch.ones(3))

@@ -90,9 +90,8 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
         return _BATCH_NORM
     if isinstance(module, loss.CrossEntropyLoss):
         return _LOSS
-    # What alpha dropouts do is no option of theirs.
-    has_option = isinstance(module, DropoutModule) and getattr(type(module), "scaling", "alpha") != "alpha"
-    return _SCALING if has_option else ()
+    # That of the alpha dropouts is their class's, and no option.
+    return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:

@@ -126,7 +126,7 @@ class GroupedOptimizer(StatefulOptimizer):
             for flag, value in IMPLEMENTATION_FLAGS.items():
                 group.setdefault(flag, value)
             self._make_plain(group)
-        if "defaults" in state:  # a copy or a pickle; a checkpoint has no say
+        if "defaults" in state:  # a copy or a pickle; a checkpoint does not decide this
             self._tell_grad_scaler()
 
     def state_dict(self) -> dict[str, Any]:
@@ -266,7 +266,7 @@ class GroupedOptimizer(StatefulOptimizer):
                 own[name] = own[name].to(dtype)
 
     def _restore_dtypes(self, saved: dict[str, Any]) -> None:
-        """Takes the states from the checkpoint anew whose dtype is not what torch made of it."""
+        """Takes those states from the checkpoint again whose dtype torch has changed."""
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             for index, param in zip(packed["params"], group["params"], strict=True):
                 entries = saved["state"].get(index, {})

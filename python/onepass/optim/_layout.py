@@ -29,7 +29,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def same_layout(tensor: Tensor, like: Tensor) -> bool:
-    """True if equal indices lie at equal offsets; dimensions of size 1 have no say."""
+    """True if equal indices lie at equal offsets; dimensions of size 1 do not count."""
     return tensor.shape == like.shape and (
         tensor.numel() <= 1
         or all(
@@ -86,7 +86,7 @@ def regular(
             written = writable[k] and not (entry._is_zerotensor() and names.lists[k] == "grads")
             if written and entry._is_zerotensor():
                 raise ValueError(f"{names.full(k, i)} must have memory, got a ZeroTensor, which cannot be written")
-            if written and _overlaps_itself(entry):
+            if written and overlaps_itself(entry):
                 raise ValueError(
                     f"{names.full(k, i)} must have one place in memory for each element, got strides "
                     f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
@@ -107,7 +107,8 @@ def _plain(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
 
 
-def _overlaps_itself(tensor: Tensor) -> bool:
+def overlaps_itself(tensor: Tensor) -> bool:
+    """True if two elements may lie in one place of memory, as in an expanded view."""
     reach = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 from onepass._versions import bump_versions
 from onepass.optim._groups import GroupedOptimizer
 from onepass.optim._kinds import hides_memory, is_fake, is_plain, is_sharded
+from onepass.optim._layout import overlaps_itself
 from onepass.optim._precision import mode_of, option
 from onepass.optim._tail import NO_TAIL, Tail, average_dtype
 
@@ -152,6 +153,20 @@ class PartlyFused(GroupedOptimizer):
                 raise ValueError(f"{where} must have a {name} of its shape {tuple(param.shape)}, got {got}")
             if value.is_complex() != param.is_complex():
                 raise TypeError(f"{where} must have a {name} of its dtype {param.dtype}, got {value.dtype}")
+        for name, value in {"parameter": param, **states}.items():
+            self._check_writable(group, f"{where} must have a {name}", value)
+
+    def _check_writable(self, group: dict[str, Any], must: str, value: Tensor) -> None:
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"{must} that can be written here, got one made in inference mode")
+        if value.layout == torch.strided and overlaps_itself(value):
+            raise ValueError(f"{must} of one place in memory for each element, got strides {value.stride()}")
+        if self._flows(group) and value.requires_grad and value.is_leaf:
+            raise ValueError(f"{must} that gradients can flow through, got a leaf that requires grad; clone it")
+
+    def _flows(self, group: dict[str, Any]) -> bool:
+        # As torch does it: gradients flow if that was asked for when the optimizer was made.
+        return bool(group["differentiable"] and self.defaults.get("differentiable"))
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         """Raises ValueError if an option of this class does not go with the parameter."""
@@ -240,9 +255,9 @@ class PartlyFused(GroupedOptimizer):
             if not params:
                 continue
             grads = [p.grad if factor == 1 else p.grad * factor for p in params if p.grad is not None]
-            # As torch does it: gradients flow if that was asked for when the optimizer was made.
-            flows = bool(group["differentiable"] and self.defaults.get("differentiable"))
-            with torch.set_grad_enabled(flows):
+            # Adam's loop views complex numbers as pairs of real ones, which a lazy conjugate does not let it.
+            grads = [grad.resolve_conj() if grad.is_complex() else grad for grad in grads]
+            with torch.set_grad_enabled(self._flows(group)):
                 self._step_by_torch(group, params, grads)
 
     def _step_fake(self, tail: Tail, apart: list[UnfusedParameter]) -> bool:

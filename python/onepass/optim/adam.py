@@ -241,9 +241,19 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
         if found.param.grad is not None and found.param.grad.layout != torch.strided:
             raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
-        count = self.state.get(found.param, {}).get("step", 0.0)
-        if isinstance(count, Tensor) and not (count.numel() == 1 and count.is_floating_point()):
-            raise ValueError(f"{where} must have a state step of one number, got {count.numel()} of {count.dtype}")
+        own = self.state.get(found.param, {})
+        for name, value in {"parameter": found.param, **own}.items():
+            if isinstance(value, Tensor) and value.is_conj():
+                raise ValueError(
+                    f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
+                )
+        if "step" in own:
+            count = own["step"]
+            if not isinstance(count, Tensor):
+                raise TypeError(f"{where} must have a state step that is a tensor, got {count!r}")
+            if not (count.numel() == 1 and count.is_floating_point()):
+                what = f"{count.numel()} of {count.dtype}"
+                raise ValueError(f"{where} must have a state step of one number, got {what}")
 
     def _begin_loop_states(self, group: dict[str, Any], param: Tensor) -> None:
         self._add_states(group, [param], [], [], [], [], [])
@@ -251,6 +261,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         lists: _Lists = (params, grads, [], [], [], [])
         self._add_states(group, *lists)
+        # As the kernels do, take gradients of other dtypes; the loop does not.
+        grads[:] = [grad.to(moment.dtype) for grad, moment in zip(grads, lists[2], strict=True)]
         betas = group["betas"]
         if not group["differentiable"]:
             betas = [number("", "betas", beta) for beta in betas]
