@@ -2,7 +2,7 @@
 # torch's documentation says that schedulers chain: each is applied to the rate that the one before left. CosineAnnealingLR does so
 # until its minimum. There it comes to eta_min, and on its way up again all that others did before has been forgotten.
 #
-# Seen with torch 2.13.0: beside StepLR(2, gamma=0.1), CosineAnnealingLR(T_max=4) climbs back to 0.146 at step 5, where the product of the
+# Seen with torch 2.13.0: next to StepLR(2, gamma=0.1), CosineAnnealingLR(T_max=4) climbs back to 0.146 at step 5, where the product of the
 # two schedules is 0.00146: the decays of steps 2 and 4 are lost.
 set -euo pipefail
 folder=$(mktemp -d)
