@@ -13,9 +13,10 @@ from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules import module as _module
 
+from onepass.nn._altered import hooked
+
 __all__ = ["node_for"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
@@ -40,7 +41,7 @@ def node_for(module: nn.Module, *inputs: Any, **options: Any) -> Any:
     name, tracer = type(module).__name__, proxy.tracer
     if "forward" in module.__dict__ or not type(module).forward.__module__.startswith("onepass.nn."):
         _refuse(name, "have no forward of its own", f"{type(module).__qualname__}'s")
-    if any(getattr(module, kind) for kind in _HOOKS) or any(getattr(_module, kind) for kind in _GLOBAL_HOOKS):
+    if hooked(module) or any(getattr(_module, kind) for kind in _GLOBAL_HOOKS):
         _refuse(name, "have no hooks, which are traced already and would run twice", "some")
     path = tracer.path_of_module(module) if hasattr(tracer, "path_of_module") else ""
     if not path and isinstance(module, nn.CrossEntropyLoss):
