@@ -1,8 +1,8 @@
 # The CPU kernels: each file compiled once per instruction set into a namespace of that name (ONEPASS_ISA).
 # No contraction: a fused multiply-add on one instruction set and not on another would give each its own bits.
-set(cpu_kernels csrc/kernels/adam.cpp csrc/kernels/batch_norm.cpp csrc/kernels/clip.cpp
-    csrc/kernels/cross_entropy.cpp csrc/kernels/dropout.cpp csrc/kernels/sgd.cpp
-    csrc/kernels/statistics.cpp csrc/kernels/stream.cpp)
+set(cpu_kernels csrc/kernels/optim/adam.cpp csrc/kernels/norm/batch_norm.cpp csrc/kernels/optim/clip.cpp
+    csrc/kernels/loss/cross_entropy.cpp csrc/kernels/dropout/dropout.cpp csrc/kernels/optim/sgd.cpp
+    csrc/kernels/optim/statistics.cpp csrc/kernels/probe/probe.cpp)
 set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
 
 add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp)

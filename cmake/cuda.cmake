@@ -31,8 +31,8 @@ enable_language(CUDA)
 find_package(CUDAToolkit 12.1 REQUIRED)
 message(STATUS "onepass: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
-add_library(onepass_cuda_kernels OBJECT csrc/kernels/adam.cu csrc/kernels/batch_norm.cu csrc/kernels/clip.cu
-  csrc/kernels/cross_entropy.cu csrc/kernels/dropout.cu csrc/kernels/sgd.cu csrc/kernels/statistics.cu)
+add_library(onepass_cuda_kernels OBJECT csrc/kernels/optim/adam.cu csrc/kernels/norm/batch_norm.cu csrc/kernels/optim/clip.cu
+  csrc/kernels/loss/cross_entropy.cu csrc/kernels/dropout/dropout.cu csrc/kernels/optim/sgd.cu csrc/kernels/optim/statistics.cu)
 target_link_libraries(onepass_cuda_kernels PRIVATE onepass_options CUDA::cudart_static)
 # -fmad=false: the same bits as the CPU kernels. The kernels wait for memory, not for arithmetic.
 target_compile_options(onepass_cuda_kernels PRIVATE

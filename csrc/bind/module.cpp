@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bind/plan.h"
+#include "bind/optim/plan.h"
 #include "bind/register.h"
 #include "core/check.h"
 #include "core/isa.h"

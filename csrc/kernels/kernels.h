@@ -7,12 +7,12 @@
 
 #include <cstdint>
 
-#include "kernels/batch_norm.h"
-#include "kernels/cross_entropy.h"
-#include "kernels/dropout.h"
-#include "loops/leaves.h"
-#include "loops/tail.h"
-#include "loops/tensor_list.h"
+#include "kernels/norm/batch_norm.h"
+#include "kernels/loss/cross_entropy.h"
+#include "kernels/dropout/dropout.h"
+#include "loops/tensors/leaves.h"
+#include "loops/tensors/tail.h"
+#include "loops/tensors/tensor_list.h"
 #include "math/adam.h"
 #include "math/clip.h"
 #include "math/norm.h"

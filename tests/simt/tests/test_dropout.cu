@@ -1,4 +1,4 @@
-// test_dropout.cu - dropout (kernels/dropout.cu over loops/elementwise.cuh): tails of packs and warps,
+// test_dropout.cu - dropout (kernels/dropout/dropout.cu over loops/elements/elementwise.cuh): tails of packs and warps,
 // addresses off by one, both layouts, tables of draws, all formulas, in place.
 #include <cmath>
 

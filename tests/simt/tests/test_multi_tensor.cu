@@ -1,5 +1,5 @@
-// test_multi_tensor.cu - the optimizers' launchers (kernels/sgd.cu, kernels/adam.cu) over
-// loops/multi_tensor.cuh: every bit that they write against a plain host loop over csrc/math, and every byte
+// test_multi_tensor.cu - the optimizers' launchers (kernels/optim/sgd.cu, kernels/optim/adam.cu) over
+// loops/tensors/multi_tensor.cuh: every bit that they write against a plain host loop over csrc/math, and every byte
 // around it untouched.
 //
 // The host loop has the formula in common with the kernel, and not the cutting in chunks, the peeling up to a
@@ -9,7 +9,7 @@
 
 #include "harness.h"
 #include "kernels/kernels.h"
-#include "loops/multi_tensor.cuh"
+#include "loops/tensors/multi_tensor.cuh"
 
 namespace {
 

@@ -1,5 +1,5 @@
-// test_step.cu - the storages of half-precision parameters (loops/stored_pack.cuh) and the statistics of a
-// step (loops/measure.cuh): against a host loop over the same formulas.
+// test_step.cu - the storages of half-precision parameters (loops/tensors/stored.cuh) and the statistics of a
+// step (loops/tensors/measure.cuh): against a host loop over the same formulas.
 #include <cmath>
 #include <cstring>
 
