@@ -8,8 +8,7 @@ if(ONEPASS_SIMT STREQUAL "AUTO")
 endif()
 include(tests/simt/simt.cmake)
 
-simt_wrap_sources(simt_kernels csrc/kernels/optim/adam.cu csrc/kernels/norm/batch_norm.cu csrc/kernels/optim/clip.cu
-  csrc/kernels/loss/cross_entropy.cu csrc/kernels/dropout/dropout.cu csrc/kernels/optim/sgd.cu csrc/kernels/optim/statistics.cu)
+simt_wrap_sources(simt_kernels ${cuda_sources})
 add_library(onepass_simt_kernels OBJECT ${simt_kernels})
 target_link_libraries(onepass_simt_kernels PRIVATE onepass_options simt)
 # #pragma unroll is a word of nvcc.

@@ -7,9 +7,8 @@
 #include <variant>
 
 #include "bind/core/overlap.h"
-#include "bind/core/tensor.h"
+#include "bind/core/target.h"
 #include "core/check.h"
-#include "kernels/kernels.h"
 
 namespace onepass {
 
@@ -19,11 +18,11 @@ using Seed = std::variant<uint64_t, pybind11::object>;
 // Reads and checks the tensors of one call. The input comes first. None gives nullptr.
 class LayerCall {
  public:
-  // Throws KindError unless the input is of floating point, ShapeError unless kernels run where it lies.
-  LayerCall(const char* function, pybind11::handle input);
+  // Throws TypeError unless the input is of floating point, ValueError unless there are kernels for its
+  // device.
+  LayerCall(const char* function, pybind11::handle input, int threads);
 
-  bool cuda() const;
-  Launch launch(int threads);
+  const Target& target() const { return target_; }
   // Of all tensors that were read, and of the input.
   void check_overlap();
 
@@ -45,7 +44,7 @@ class LayerCall {
     }
     pybind11::object tensor = std::get<pybind11::object>(seed);
     if (PyCallable_Check(tensor.ptr())) tensor = tensor();
-    OP_CHECK(!tensor.is_none(), KindError, to_string(name("seed")),
+    OP_CHECK(!tensor.is_none(), TypeError, to_string(name("seed")),
              " must be a number or a tensor, got None");
     op.device_seed = static_cast<const int64_t*>(part("seed", tensor, "torch.int64", 1, false));
     return tensor;
@@ -64,6 +63,7 @@ class LayerCall {
   TensorReader reader_;
   TensorView input_;
   DType dtype_;
+  Target target_;
 
  private:
   OverlapCheck overlap_;

@@ -41,7 +41,7 @@ void OverlapCheck::run() {
   for (const Span& span : spans_) {
     const Span* hit = span.written ? last : written;
     if (hit && span.begin < hit->end()) {
-      throw ShapeError(concat(to_string(name_of(*hit)), " and ", place_of(name_of(span)),
+      throw ValueError(concat(to_string(name_of(*hit)), " and ", place_of(name_of(span)),
                               " must not share memory, got overlapping storage"));
     }
     if (!last || span.end() > last->end()) last = &span;

@@ -23,7 +23,7 @@ class OverlapCheck {
     span.group = int32_t(name.group);
   }
 
-  // Throws ShapeError if two spans overlap of which one is written. The answer depends on the addresses
+  // Throws ValueError if two spans overlap of which one is written. The answer depends on the addresses
   // alone, so a set of spans that passed once is known by its 64-bit hash: steps of a training loop, whose
   // addresses repeat, sort nothing.
   void run();

@@ -84,10 +84,10 @@ const TensorReader::Producer& TensorReader::producer_of(PyObject* object, const 
   auto known = producers.find(type);
   if (known == producers.end()) {
     py::handle handle(reinterpret_cast<PyObject*>(type));
-    OP_CHECK(!hides_its_memory(handle), KindError, to_string(name), " must be a plain tensor, got ",
+    OP_CHECK(!hides_its_memory(handle), TypeError, to_string(name), " must be a plain tensor, got ",
              type->tp_name, ", whose memory is not its own (for a DTensor pass its to_local())");
     const bool is_tensor = py::hasattr(handle, "__dlpack__");
-    OP_CHECK(is_tensor, KindError, to_string(name), " must be a torch.Tensor or a numpy.ndarray, got ",
+    OP_CHECK(is_tensor, TypeError, to_string(name), " must be a torch.Tensor or a numpy.ndarray, got ",
              type->tp_name);
     Py_INCREF(type);
     known = producers.emplace(type, Producer{type, exchange_api_of(handle)}).first;
@@ -102,15 +102,15 @@ TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {
   if (producer.api) {
     dlpack::DLTensor tensor;
     if (producer.api->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
-      throw KindError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
+      throw TypeError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
     }
     fill(view, tensor);
-    OP_CHECK(view.numel != 1 || !is_negated(object), KindError, to_string(name),
+    OP_CHECK(view.numel != 1 || !is_negated(object), TypeError, to_string(name),
              " must hold its values as they are, got a view that negates its element (as of x.conj().imag)");
   } else {
     read_capsule(object, name, view);
   }
-  OP_CHECK(view.data || view.numel == 0, ShapeError, to_string(name), " must have memory, got ", view.numel,
+  OP_CHECK(view.data || view.numel == 0, ValueError, to_string(name), " must have memory, got ", view.numel,
            " elements whose storage is freed or was never there");
   return view;
 }
@@ -132,7 +132,7 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt is no complaint about the tensor
     const std::string text = error.what();
-    throw KindError(
+    throw TypeError(
         concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
   }
   kept_.push_back(capsule);
@@ -140,18 +140,18 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
     auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     // Where the other fields lie is only known for this major version.
-    OP_CHECK(managed->version.major == 1, KindError, to_string(name),
+    OP_CHECK(managed->version.major == 1, TypeError, to_string(name),
              " must be handed over by DLPack 1.x or older, got version ", managed->version.major);
     fill(view, managed->dl_tensor);
     view.read_only = managed->flags & dlpack::kReadOnlyFlag;
   } else {
-    OP_CHECK(PyCapsule_IsValid(capsule.ptr(), "dltensor"), KindError, to_string(name),
+    OP_CHECK(PyCapsule_IsValid(capsule.ptr(), "dltensor"), TypeError, to_string(name),
              " must be handed over by __dlpack__ as an unused DLPack capsule, got ",
              Py_TYPE(capsule.ptr())->tp_name);
     fill(view,
          static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor);
   }
-  OP_CHECK(view.ndim <= kMaxDims, ShapeError, to_string(name), " must have at most ", kMaxDims,
+  OP_CHECK(view.ndim <= kMaxDims, ValueError, to_string(name), " must have at most ", kMaxDims,
            " dimensions, got ", view.ndim);
 }
 
@@ -159,7 +159,7 @@ void* TensorReader::current_stream(int device) {
   if (last_ && last_->api && last_->api->current_work_stream) {
     void* stream = nullptr;
     if (last_->api->current_work_stream(dlpack::kDLCUDA, device, &stream) != 0) {
-      throw DeviceError(concat("the current CUDA stream: ", take_python_error()));
+      throw RuntimeError(concat("the current CUDA stream: ", take_python_error()));
     }
     return stream;
   }
@@ -173,7 +173,7 @@ DType float_dtype(const TensorView& view, const ArgumentName& name) {
   if (lanes == 1 && code == dlpack::kDLFloat && bits == 64) return DType::kFloat64;
   if (lanes == 1 && code == dlpack::kDLFloat && bits == 16) return DType::kFloat16;
   if (lanes == 1 && code == dlpack::kDLBfloat && bits == 16) return DType::kBFloat16;
-  throw KindError(concat(to_string(name),
+  throw TypeError(concat(to_string(name),
                          " must be torch.float32, torch.float64, torch.bfloat16 or torch.float16, got ",
                          dtype_name(view.stored)));
 }

@@ -41,7 +41,7 @@ std::string place_of(const ArgumentName& name);
 // destroyed. Needs the GIL.
 class TensorReader {
  public:
-  // Throws KindError for an object that is no tensor (or whose class hides its memory, as DTensor does).
+  // Throws TypeError for an object that is no tensor (or whose class hides its memory, as DTensor does).
   TensorView read(PyObject* object, const ArgumentName& name);
 
   // torch's current stream of a CUDA device, from the class of the last tensor read.
@@ -59,7 +59,7 @@ class TensorReader {
   std::vector<pybind11::object> kept_;
 };
 
-// The dtype as onepass's; throws KindError for one that kernels do not compute with.
+// The dtype as onepass's; throws TypeError for one that kernels do not compute with.
 DType float_dtype(const TensorView& view, const ArgumentName& name);
 
 // torch's spelling, also of dtypes that onepass does not take: "torch.int64".

@@ -36,7 +36,7 @@ bool lies_as(const TensorView& view, int32_t a, int32_t b) {
 
 class Call : public LayerCall {
  public:
-  Call(const py::object& x, bool planes, bool shared) : LayerCall("dropout", x) {
+  Call(const py::object& x, bool planes, bool shared, int threads) : LayerCall("dropout", x, threads) {
     op_.dtype = dtype_;
     op_.x = input_.data;
     op_.places.planes = planes;
@@ -48,15 +48,15 @@ class Call : public LayerCall {
   bool is_empty() const { return input_.numel == 0; }
 
   void set_terms(double p, const std::string& scaling, bool gradient) {
-    OP_CHECK(p >= 0 && p <= 1, ShapeError, "dropout: p must be from 0 to 1, got ", p);
+    OP_CHECK(p >= 0 && p <= 1, ValueError, "dropout: p must be from 0 to 1, got ", p);
     op_.p = p;
     op_.terms = math::dropout_terms(p, scaling_of(scaling), gradient);
-    OP_CHECK(!op_.residual || !op_.terms.is_affine(), ShapeError,
+    OP_CHECK(!op_.residual || !op_.terms.is_affine(), ValueError,
              "dropout: residual must be None with scaling=\"alpha\", got one");
   }
 
   void set_table(const py::object& table) {
-    OP_CHECK(op_.places.has_table() != table.is_none(), ShapeError,
+    OP_CHECK(op_.places.has_table() != table.is_none(), ValueError,
              "dropout: table must be given if and only if planes or shared is True");
     if (table.is_none()) return;
     op_.places.table = static_cast<uint8_t*>(part("table", table, "torch.uint8", op_.places.draws(), true));
@@ -66,7 +66,7 @@ class Call : public LayerCall {
   static math::Scaling scaling_of(const std::string& name) {
     if (name == "inverted") return math::Scaling::kInverted;
     if (name == "test_time") return math::Scaling::kTestTime;
-    OP_CHECK(name == "alpha", ShapeError,
+    OP_CHECK(name == "alpha", ValueError,
              "dropout: scaling must be \"inverted\", \"test_time\" or \"alpha\", got \"", name, "\"");
     return math::Scaling::kAlpha;
   }
@@ -79,11 +79,11 @@ class Call : public LayerCall {
       shape = {product(input_, 0, a), product(input_, a, b), product(input_, b, n), last};
     };
     if (places.planes) {
-      OP_CHECK(n >= 2, ShapeError, to_string(where), " must have at least 2 dimensions, got ", n);
+      OP_CHECK(n >= 2, ValueError, to_string(where), " must have at least 2 dimensions, got ", n);
       if (lies_as(input_, n, n)) return split(1, 2, false);
       if (lies_as(input_, 1, 2)) return split(1, 2, true);
     } else if (places.shared) {
-      OP_CHECK(n >= 1, ShapeError, to_string(where), " must have a dimension for the examples, got none");
+      OP_CHECK(n >= 1, ValueError, to_string(where), " must have a dimension for the examples, got none");
       if (lies_as(input_, n, n)) return split(1, 1, false);
     } else {
       if (lies_as(input_, n, n)) return split(0, 0, false);
@@ -93,7 +93,7 @@ class Call : public LayerCall {
         }
       }
     }
-    throw ShapeError(concat(to_string(where), " must be contiguous",
+    throw ValueError(concat(to_string(where), " must be contiguous",
                             places.shared && !places.planes ? "" : " or channels last", ", got strides ",
                             shape_name(input_.strides, n), " for shape ", shape_name(input_.shape, n)));
   }
@@ -104,19 +104,18 @@ class Call : public LayerCall {
 py::object dropout(const py::object& x, const py::object& y, const py::object& residual, double p,
                    const std::string& scaling, bool gradient, const Seed& seed, bool planes, bool shared,
                    const py::object& table, int threads) {
-  Call call(x, planes, shared);
+  Call call(x, planes, shared, threads);
   DropoutCall& op = call.op();
   op.y = call.like_input("y", y, op.dtype, true, true);
-  OP_CHECK(op.y, KindError, "dropout: y must be a tensor, got None");
+  OP_CHECK(op.y, TypeError, "dropout: y must be a tensor, got None");
   op.residual = call.like_input("residual", residual, op.dtype, false);
   call.set_terms(p, scaling, gradient);
   call.set_table(table);
   call.check_overlap();
-  const Launch launch = call.launch(threads);
   py::object drawn = call.set_seed(op, seed);
   if (call.is_empty()) return drawn;
   py::gil_scoped_release release;
-  (call.cuda() ? cuda::dropout : cpu::dropout)(op, launch);
+  call.target().kernels->dropout(op, call.target().launch);
   return drawn;
 }
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "bind/core/layer.h"
-#include "bind/optim/optim.h"
 #include "bind/register.h"
 #include "core/check.h"
 
@@ -21,13 +20,16 @@ using Lam = std::variant<double, py::object>;
 
 class Call : public LayerCall {
  public:
-  Call(const char* function, py::handle x) : LayerCall(function, x) {
+  Call(const char* function, py::handle x, int threads) : LayerCall(function, x, threads) {
     op_.dtype = dtype_;
     op_.shape = shape_of(name("input"));
     op_.x = input_.data;
   }
 
   CrossEntropy& op() { return op_; }
+  int64_t workspace_size(bool statistics) const {
+    return target().kernels->cross_entropy_workspace(op_.shape, statistics, target().launch.threads);
+  }
   int64_t rows() const { return op_.shape.rows(); }
   const char* arithmetic() const { return op_.dtype == DType::kFloat64 ? "torch.float64" : "torch.float32"; }
 
@@ -37,13 +39,13 @@ class Call : public LayerCall {
     const TensorView view = read(tensor, where, false);
     dtype = float_dtype(view, where);
     const bool mixed = dtype == DType::kFloat32 && size_of(op_.dtype) == 2;
-    OP_CHECK(dtype == op_.dtype || mixed, KindError, to_string(where), " must be ", name_of(op_.dtype),
+    OP_CHECK(dtype == op_.dtype || mixed, TypeError, to_string(where), " must be ", name_of(op_.dtype),
              size_of(op_.dtype) == 2 ? " or torch.float32" : "", " like input, got ", name_of(dtype));
     return view;
   }
 
   void set_target(py::handle target, py::handle second, const Lam& lam, py::handle probabilities) {
-    OP_CHECK(target.is_none() != probabilities.is_none(), ShapeError, function_,
+    OP_CHECK(target.is_none() != probabilities.is_none(), ValueError, function_,
              ": one of target and probabilities must be given");
     const auto labels = [&](const char* list, py::handle tensor) {
       return static_cast<const int64_t*>(part(list, tensor, "torch.int64", rows(), false));
@@ -67,7 +69,7 @@ class Call : public LayerCall {
     }
     op_.ignore_index = ignore_index;
     op_.options = {label_smoothing, z_loss};
-    OP_CHECK(reduction == "none" || reduction == "mean" || reduction == "sum", ShapeError, function_,
+    OP_CHECK(reduction == "none" || reduction == "mean" || reduction == "sum", ValueError, function_,
              ": reduction must be \"none\", \"mean\" or \"sum\", got \"", reduction, "\"");
     op_.reduction = reduction == "none"   ? Reduction::kNone
                     : reduction == "mean" ? Reduction::kMean
@@ -90,7 +92,7 @@ class Call : public LayerCall {
   int64_t lams() const { return input_.ndim < 2 ? 1 : input_.shape[0]; }
 
   ClassShape shape_of(const ArgumentName& where) {
-    OP_CHECK(input_.ndim >= 1 && input_.numel > 0, ShapeError, to_string(where),
+    OP_CHECK(input_.ndim >= 1 && input_.numel > 0, ValueError, to_string(where),
              " must have elements, got shape ", shape_name(input_.shape, input_.ndim));
     if (input_.ndim == 1) return {1, input_.shape[0], 1};
     std::vector<int32_t> first, last{0};
@@ -100,7 +102,7 @@ class Call : public LayerCall {
     const int64_t classes = input_.shape[1], rows = input_.numel / classes;
     op_.lam_rows = rows / input_.shape[0];
     if (lies_in_order(input_, last)) return {rows, classes, 1};
-    OP_CHECK(lies_in_order(input_, first), ShapeError, to_string(where),
+    OP_CHECK(lies_in_order(input_, first), ValueError, to_string(where),
              " must be contiguous or classes last, got strides ", shape_name(input_.strides, input_.ndim),
              " for shape ", shape_name(input_.shape, input_.ndim));
     return {input_.shape[0], classes, rows / input_.shape[0]};
@@ -108,10 +110,6 @@ class Call : public LayerCall {
 
   CrossEntropy op_;
 };
-
-int64_t workspace_of(const Call& call, const CrossEntropy& op, bool statistics, int threads) {
-  return call.cuda() ? cuda::cross_entropy_workspace(op.shape) : cpu_workspace(op.shape, statistics, threads);
-}
 
 [[noreturn]] void refuse_label(const CrossEntropy& op, int64_t row) {
   const auto wrong = [&](const int64_t* labels) {
@@ -128,22 +126,21 @@ void forward(const py::object& x, const py::object& target, const py::object& ta
              double label_smoothing, double z_loss, const std::string& reduction, bool statistics,
              const py::object& loss, const py::object& saved, const py::object& totals,
              const py::object& workspace, int threads) {
-  Call call("cross_entropy", x);
+  Call call("cross_entropy", x, threads);
   CrossEntropy& op = call.op();
   op.statistics = statistics;
   call.set_target(target, target2, lam, probabilities);
   call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
   op.loss = call.part("loss", loss, call.arithmetic(), call.per_row(), true);
   call.set_saved(saved, totals, true);
-  op.workspace = call.workspace(workspace, workspace_of(call, op, statistics, threads));
+  op.workspace = call.workspace(workspace, call.workspace_size(statistics));
   call.check_overlap();
-  const Launch launch = call.launch(threads);
   int64_t bad_row = -1;
   {
     py::gil_scoped_release release;
-    if (call.cuda()) return cuda::cross_entropy_forward(op, launch);
-    op.bad_row = &bad_row;
-    cpu::cross_entropy_forward(op, launch);
+    // A GPU's kernel cannot tell: it has not run when this returns.
+    if (!call.target().on_gpu) op.bad_row = &bad_row;
+    call.target().kernels->cross_entropy_forward(op, call.target().launch);
   }
   if (bad_row >= 0) refuse_label(op, bad_row);
 }
@@ -153,23 +150,22 @@ void backward(const py::object& grad, const py::object& x, const py::object& dx,
               const py::object& weight, int64_t ignore_index, double label_smoothing, double z_loss,
               const std::string& reduction, const py::object& saved, const py::object& totals,
               const py::object& workspace, int threads) {
-  Call call("cross_entropy_backward", x);
+  Call call("cross_entropy_backward", x, threads);
   CrossEntropy& op = call.op();
   call.set_target(target, target2, lam, probabilities);
   call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
   op.grad = call.part("grad", grad, call.arithmetic(), call.per_row(), false);
   op.dx = call.like_input("dx", dx, op.dtype, true, true);
   call.set_saved(saved, totals, false);
-  op.workspace = call.workspace(workspace, workspace_of(call, op, false, threads));
+  op.workspace = call.workspace(workspace, call.workspace_size(false));
   call.check_overlap();
-  const Launch launch = call.launch(threads);
   py::gil_scoped_release release;
-  (call.cuda() ? cuda::cross_entropy_backward : cpu::cross_entropy_backward)(op, launch);
+  call.target().kernels->cross_entropy_backward(op, call.target().launch);
 }
 
 int64_t workspace(const py::object& x, bool statistics, int threads) {
-  Call call("cross_entropy", x);
-  return workspace_of(call, call.op(), statistics, threads);
+  Call call("cross_entropy", x, threads);
+  return call.workspace_size(statistics);
 }
 
 void exponential(const py::object& x, const py::object& y, int threads) {
@@ -177,15 +173,14 @@ void exponential(const py::object& x, const py::object& y, int threads) {
   const ArgumentName x_name{"exponential", "x"}, y_name{"exponential", "y"};
   const TensorView from = reader.read(x.ptr(), x_name), to = reader.read(y.ptr(), y_name);
   const DType dtype = float_dtype(from, x_name);
-  OP_CHECK(float_dtype(to, y_name) == dtype && size_of(dtype) >= 4, KindError,
+  OP_CHECK(float_dtype(to, y_name) == dtype && size_of(dtype) >= 4, TypeError,
            "exponential: x and y must be torch.float32 or torch.float64, got ", name_of(dtype));
-  OP_CHECK(from.numel == to.numel && is_dense(from) && is_dense(to), ShapeError,
+  OP_CHECK(from.numel == to.numel && is_dense(from) && is_dense(to), ValueError,
            "exponential: x and y must be dense and of one size, got ", from.numel, " and ", to.numel);
   check_has_kernels(from.device, x_name);
-  const Launch launch = launch_on(from.device, threads, reader);
+  const Target target = target_of(from.device, threads, reader);
   py::gil_scoped_release release;
-  (uses_cuda_kernels(from.device) ? cuda::exponential : cpu::exponential)(dtype, from.data, to.data,
-                                                                          from.numel, launch);
+  target.kernels->exponential(dtype, from.data, to.data, from.numel, target.launch);
 }
 
 }  // namespace

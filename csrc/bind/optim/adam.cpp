@@ -1,6 +1,7 @@
 // adam.cpp - the binding of Adam, AdamW and AMSGrad, see family_call.h.
 
 #include "bind/optim/family_call.h"
+#include "bind/register.h"
 
 namespace py = pybind11;
 
@@ -8,14 +9,13 @@ namespace onepass {
 namespace {
 
 struct Adam {
-  using Step = AdamStep;
+  using Step = RuleStep<math::AdamOptions>;
   static constexpr const char* kName = "adam";
   static constexpr Batch::ListNames kLists = {"params",          "grads", "exp_avgs", "exp_avg_sqs",
                                               "max_exp_avg_sqs", "",      "emas"};
   static constexpr const char* kStates[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
   static constexpr size_t kOptions = 10;
-  static constexpr auto kCpu = onepass::cpu::adam;
-  static constexpr auto kCuda = onepass::cuda::adam;
+  static constexpr auto kKernel = &KernelTable::adam;
 
   // given: (lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, capturable,
   // precision). The variant: amsgrad.

@@ -9,7 +9,7 @@ namespace onepass {
 namespace {
 
 void check_writable(const TensorView& view, const ArgumentName& name) {
-  OP_CHECK(!view.read_only, ShapeError, to_string(name), " must be writable, got a read-only array");
+  OP_CHECK(!view.read_only, ValueError, to_string(name), " must be writable, got a read-only array");
 }
 
 }  // namespace
@@ -30,7 +30,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
   } else {
     const DType dtype = float_dtype(param, param_name);
     check_writable(param, param_name);
-    OP_CHECK(is_dense(param), ShapeError, to_string(param_name),
+    OP_CHECK(is_dense(param), ValueError, to_string(param_name),
              " must fill one block of memory, got strides ", shape_name(param.strides, param.ndim),
              " for shape ", shape_name(param.shape, param.ndim));
     put(kParam, param, dtype, index);
@@ -91,7 +91,7 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
   if (!row[kEma]) return;
   const DType wide = kind.dtype[kParam] == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const DType ema = kind.dtype[kEma];
-  OP_CHECK(ema == wide, KindError, to_string(name(kEma, index)), " must be ", name_of(wide), ", got ",
+  OP_CHECK(ema == wide, TypeError, to_string(name(kEma, index)), " must be ", name_of(wide), ", got ",
            name_of(ema));
 }
 
@@ -114,7 +114,7 @@ void Batch::set_storage(int lists) {
 // Options may have changed since the state was made, and the parameter's dtype.
 void Batch::check_has_low(bool is_there, int64_t index) const {
   const bool wanted = has_low(kinds_.back().storage);
-  OP_CHECK(is_there == wanted, ShapeError, to_string(name(kParam, index)), " must have ",
+  OP_CHECK(is_there == wanted, ValueError, to_string(name(kParam, index)), " must have ",
            wanted ? concat("the state ", low_name(kinds_.back().storage)) : "no state of low precision",
            ", got ", is_there ? "one" : "none");
 }
@@ -143,12 +143,12 @@ void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
 void Batch::check_against_param(const TensorView& view, const TensorView& param, int list,
                                 int64_t index) const {
   const ArgumentName where = name(list, index);
-  OP_CHECK(same_device(view.device, param.device), ShapeError, to_string(where), " must be on ",
+  OP_CHECK(same_device(view.device, param.device), ValueError, to_string(where), " must be on ",
            device_name(param.device), " like its parameter, got ", device_name(view.device));
-  OP_CHECK(same_shape(view, param), ShapeError, to_string(where), " must have shape ",
+  OP_CHECK(same_shape(view, param), ValueError, to_string(where), " must have shape ",
            shape_name(param.shape, param.ndim), " like its parameter, got ",
            shape_name(view.shape, view.ndim));
-  OP_CHECK(same_strides(view, param), ShapeError, to_string(where),
+  OP_CHECK(same_strides(view, param), ValueError, to_string(where),
            " must have the strides of its parameter, got ",
            view.strides ? shape_name(view.strides, view.ndim) : "contiguous ones");
 }
@@ -160,10 +160,10 @@ void Batch::check_dtypes(const Kind& kind, int lists, int64_t index) const {
   const DType other = half ? DType::kFloat32 : single ? DType::kBFloat16 : param;
   for (int k = kFirstState; k < lists; ++k) {
     const DType state = kind.dtype[size_t(k)];
-    OP_CHECK(state == param || state == other, KindError, to_string(name(k, index)), " must be ",
+    OP_CHECK(state == param || state == other, TypeError, to_string(name(k, index)), " must be ",
              name_of(param), " like its parameter", other != param ? concat(" or ", name_of(other)) : "",
              ", got ", name_of(state));
-    OP_CHECK(state == kind.dtype[kFirstState], KindError, to_string(name(k, index)), " must be ",
+    OP_CHECK(state == kind.dtype[kFirstState], TypeError, to_string(name(k, index)), " must be ",
              name_of(kind.dtype[kFirstState]), " like ", names_[kFirstState], ", got ", name_of(state));
   }
 }

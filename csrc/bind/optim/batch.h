@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "bind/core/overlap.h"
-#include "bind/optim/plan.h"
-#include "bind/optim/precision.h"
 #include "bind/core/scratch.h"
 #include "bind/core/tensor.h"
+#include "bind/optim/plan.h"
+#include "bind/optim/precision.h"
 #include "loops/tensors/tensor_list.h"
 
 namespace onepass {

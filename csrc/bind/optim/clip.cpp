@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "bind/core/beside.h"
+#include "bind/core/overlap.h"
 #include "bind/optim/control.h"
 #include "bind/optim/optim.h"
-#include "bind/core/overlap.h"
+#include "bind/register.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -55,13 +56,13 @@ class Gradients {
     const ArgumentName name{function_.c_str(), "grads", int64_t(index)};
     const TensorView view = reader_.read(PyList_GET_ITEM(grads_.ptr(), Py_ssize_t(index)), name);
     const DType dtype = float_dtype(view, name);
-    OP_CHECK(is_dense(view), ShapeError, to_string(name), " must fill one block of memory, got strides ",
+    OP_CHECK(is_dense(view), ValueError, to_string(name), " must fill one block of memory, got strides ",
              shape_name(view.strides, view.ndim), " for shape ", shape_name(view.shape, view.ndim));
     if (count_++ == 0) device_ = view.device;
-    OP_CHECK(same_device(view.device, device_), ShapeError, to_string(name), " must be on ",
+    OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
              device_name(device_), " like the first, got ", device_name(view.device));
     check_has_kernels(device_, name);
-    OP_CHECK(!view.read_only, ShapeError, to_string(name), " must be writable, got a read-only array");
+    OP_CHECK(!view.read_only, ValueError, to_string(name), " must be writable, got a read-only array");
     overlap_.add(view, view.numel * size_of(dtype), true, name);
     Bucket& bucket = bucket_of(dtype);
     bucket.items.push_back({{view.data, view.data}, view.numel, bucket.numel, 0});
@@ -85,11 +86,7 @@ class Gradients {
   int64_t count_ = 0;
 };
 
-void scale(const TensorList& list, const StepControl* decided, bool cuda, const Launch& launch) {
-  (cuda ? cuda::scale : cpu::scale)(list, decided, launch);
-}
-
-Launch launch_of(Gradients& grads, int threads) { return launch_on(grads.device(), threads, grads.reader()); }
+Target target_of(Gradients& grads, int threads) { return target_of(grads.device(), threads, grads.reader()); }
 
 // Writes control: the norm of all gradients and the factor that clips it to max_norm. written: None, or
 // gradients are multiplied by the factor, too, and it is called with them if they are written. Returns
@@ -100,33 +97,33 @@ py::object grad_norm(const std::string& function, const py::list& grads, double 
                      int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
-  OP_CHECK(!gradients.empty(), ShapeError, function, ": grads must not be empty");
+  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must not be empty");
   StepControl* const decided = control_of(control, function.c_str(), gradients.device(), gradients.reader());
-  const Rows<Leaf> rows =
-      rows_of<Leaf>(workspace, {function.c_str(), "workspace"}, gradients.device(), gradients.reader());
+  const StructArray<Leaf> rows = struct_array_of<Leaf>(workspace, {function.c_str(), "workspace"},
+                                                       gradients.device(), gradients.reader());
   int64_t leaves = 0;
   gradients.for_each([&](const TensorList& list) { leaves += leaf_count(list); });
-  if (rows.count < leaves) return py::int_(leaves * Rows<Leaf>::kDoubles);
+  if (rows.count < leaves) return py::int_(leaves * StructArray<Leaf>::kDoubles);
   Decision decision;
   decision.norm_type = norm_type;
   decision.options.clips = true;
   decision.options.max_norm = max_norm;
-  const Launch launch = launch_of(gradients, threads);
-  const bool cuda = uses_cuda_kernels(gradients.device());
+  const Target target = target_of(gradients, threads);
   {
     py::gil_scoped_release release;
     Leaf* at = rows.data;
     gradients.for_each([&](const TensorList& list) {
-      (cuda ? cuda::norm : cpu::norm)(list, kGrad, norm_type, at, launch);
+      target.kernels->norm(list, kGrad, norm_type, at, target.launch);
       at += leaf_count(list);
     });
-    (cuda ? cuda::decide : cpu::decide)(rows.data, leaves, decision, decided, launch);
+    target.kernels->decide(rows.data, leaves, decision, decided, target.launch);
   }
   if (!written.is_none()) {
     const auto kernels = [&] {
-      gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
+      gradients.for_each(
+          [&](const TensorList& list) { target.kernels->scale(list, decided, target.launch); });
     };
-    run_beside(cuda, kernels, [&] { written(grads); });
+    run_beside(target.on_gpu, kernels, [&] { written(grads); });
   }
   return py::bool_(gradients.has(DType::kFloat64));
 }
@@ -137,25 +134,23 @@ void grad_scale(const std::string& function, const py::list& grads, const py::ob
   if (gradients.empty()) return;
   const StepControl* const decided =
       control_of(control, function.c_str(), gradients.device(), gradients.reader());
-  const Launch launch = launch_of(gradients, threads);
-  const bool cuda = uses_cuda_kernels(gradients.device());
+  const Target target = target_of(gradients, threads);
   py::gil_scoped_release release;
-  gradients.for_each([&](const TensorList& list) { scale(list, decided, cuda, launch); });
+  gradients.for_each([&](const TensorList& list) { target.kernels->scale(list, decided, target.launch); });
 }
 
 void grad_clamp(const std::string& function, const py::list& grads, double limit, int threads) {
   Gradients gradients(function, grads);
   if (gradients.empty()) return;
-  const Launch launch = launch_of(gradients, threads);
-  const bool cuda = uses_cuda_kernels(gradients.device());
+  const Target target = target_of(gradients, threads);
   py::gil_scoped_release release;
-  gradients.for_each([&](const TensorList& list) { (cuda ? cuda::clamp : cpu::clamp)(list, limit, launch); });
+  gradients.for_each([&](const TensorList& list) { target.kernels->clamp(list, limit, target.launch); });
 }
 
 }  // namespace
 
 void register_clip(py::module_& module) {
-  module.attr("control_size") = Rows<StepControl>::kDoubles;
+  module.attr("control_size") = StructArray<StepControl>::kDoubles;
   module.def("grad_norm", &grad_norm, py::arg("function"), py::arg("grads"), py::arg("norm_type"),
              py::arg("max_norm"), py::arg("written"), py::arg("control"), py::arg("workspace"),
              py::arg("threads"));

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "bind/optim/batch.h"
 #include "bind/core/beside.h"
+#include "bind/optim/batch.h"
 #include "bind/optim/optim.h"
 #include "core/check.h"
 #include "core/parallel.h"
@@ -93,11 +93,11 @@ class ArgumentLists {
   }
   // One more list, the next of item().
   void also(const std::string& function, const char* name, const pybind11::object& given) {
-    OP_CHECK(PyList_Check(given.ptr()), KindError, function, ": ", name, " must be a list, got ",
+    OP_CHECK(PyList_Check(given.ptr()), TypeError, function, ": ", name, " must be a list, got ",
              Py_TYPE(given.ptr())->tp_name);
     lists_.push_back(given);
     const int64_t own = PyList_GET_SIZE(given.ptr());
-    OP_CHECK(own == size(), ShapeError, function, ": ", name, " must have ", size(),
+    OP_CHECK(own == size(), ValueError, function, ": ", name, " must have ", size(),
              " entries like params, got ", own);
   }
   int64_t size() const { return PyList_GET_SIZE(lists_[0].ptr()); }
@@ -119,7 +119,7 @@ class EntryList {
   EntryList(const std::string& function, const pybind11::object& given, bool wanted, int64_t size,
             const char* name) {
     if (!wanted) return;
-    OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ShapeError, function,
+    OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ValueError, function,
              ": ", name, " must be a list of ", size, " entries like params");
     list_ = given;
   }
@@ -144,22 +144,20 @@ std::array<PyObject*, count> interned(const char* const (&names)[count]) {
 // How messages number a group: not at all if it is the only one.
 inline int64_t group_number(size_t groups, size_t group) { return groups > 1 ? int64_t(group) : -1; }
 
-// Calls kernel(list, variant, cuda, launch) for each bucket, without the GIL, and python() beside. Streams
-// are asked for first: that needs the GIL.
+// Calls kernel(list, variant, target) for each bucket, without the GIL, and python() meanwhile. Targets are
+// resolved first: a stream is asked for with the GIL.
 template <class Kernel, class Python>
 void run_family(Batch& batch, int threads, const Kernel& kernel, const Python& python) {
-  std::vector<Launch> launches;
+  std::vector<Target> targets;
   bool on_gpu = false;
   for (const dlpack::DLDevice device : batch.devices()) {
-    launches.push_back(launch_on(device, threads, batch.reader()));
-    on_gpu = on_gpu || uses_cuda_kernels(device);
+    targets.push_back(target_of(device, threads, batch.reader()));
+    on_gpu = on_gpu || targets.back().on_gpu;
   }
   const auto kernels = [&] {
     batch.for_each_bucket([&](const TensorList& list, bool variant, dlpack::DLDevice device) {
-      for (size_t i = 0; i < launches.size(); ++i) {
-        if (same_device(batch.devices()[i], device)) {
-          kernel(list, variant, uses_cuda_kernels(device), launches[i]);
-        }
+      for (const Target& target : targets) {
+        if (same_device(target.device, device)) kernel(list, variant, target);
       }
     });
   };

@@ -9,7 +9,7 @@
 //   read_options    reads those between lr and capturable, checked; returns whether they ask for the variant
 //   read_entry      reads what explicit lists say of parameter i alone; returns whether that changed the rule
 //   counts_steps    whether the update, or its rounding, asks for the step count
-//   kCpu, kCuda     its kernel
+//   kKernel         its kernel
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -76,7 +76,7 @@ class FamilyCall {
 template <class Family>
 void FamilyCall<Family>::open_group(const pybind11::tuple& options, size_t group, size_t groups) {
   const char* function = batch_.function();
-  OP_CHECK(options.size() == Family::kOptions, ShapeError, function, ": options must have ", Family::kOptions,
+  OP_CHECK(options.size() == Family::kOptions, ValueError, function, ": options must have ", Family::kOptions,
            " entries, got ", options.size());
   capturable_ = pybind11::cast<bool>(options[Family::kOptions - 2]);
   precision_ = precision_of(options[Family::kOptions - 1], function);
@@ -107,8 +107,8 @@ int64_t FamilyCall<Family>::run(int threads, const Written& written) {
       error = std::current_exception();
     }
   };
-  const auto kernel = [&](const TensorList& list, bool variant, bool cuda, const Launch& launch) {
-    (cuda ? Family::kCuda : Family::kCpu)(list, rules_.data(), variant, tail_.tail(), launch);
+  const auto kernel = [&](const TensorList& list, bool variant, const Target& target) {
+    (target.kernels->*Family::kKernel)(list, rules_.data(), variant, tail_.tail(), target.launch);
   };
   const int64_t missing =
       tail_.run(batch_, rules_, counts_, threads, [&] { run_family(batch_, threads, kernel, tell); });

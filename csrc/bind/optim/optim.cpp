@@ -35,32 +35,6 @@ bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** va
   return true;
 }
 
-bool uses_cuda_kernels(dlpack::DLDevice device) {
-#if defined(ONEPASS_SIMT)
-  return device.device_type == dlpack::kDLCPU;
-#else
-  return device.device_type == dlpack::kDLCUDA;
-#endif
-}
-
-void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name) {
-  OP_CHECK(device.device_type == dlpack::kDLCPU || uses_cuda_kernels(device), ShapeError, to_string(name),
-           " must be on cpu or cuda, got ", device_name(device));
-#if !defined(ONEPASS_CUDA_VERSION) && !defined(ONEPASS_SIMT)
-  OP_CHECK(!uses_cuda_kernels(device), DeviceError, name.function,
-           ": this onepass was built without CUDA; install it where nvcc is found, or with "
-           "-C cmake.define.ONEPASS_CUDA=ON to see what is missing");
-#endif
-}
-
-Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader) {
-  Launch launch;
-  launch.threads = threads < 1 ? 1 : threads;
-  launch.device = device.device_id;
-  if (device.device_type == dlpack::kDLCUDA) launch.stream = reader.current_stream(device.device_id);
-  return launch;
-}
-
 Scalar scalar_of(py::handle object, const char* function, const char* name, TensorReader& reader) {
   Scalar scalar;
   if (PyFloat_Check(object.ptr()) || PyLong_Check(object.ptr())) {
@@ -70,8 +44,8 @@ Scalar scalar_of(py::handle object, const char* function, const char* name, Tens
   const ArgumentName where{function, name};
   const TensorView view = reader.read(object.ptr(), where);
   const DType dtype = float_dtype(view, where);
-  OP_CHECK(view.numel == 1, ShapeError, to_string(where), " must have one element, got ", view.numel);
-  OP_CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, KindError, to_string(where),
+  OP_CHECK(view.numel == 1, ValueError, to_string(where), " must have one element, got ", view.numel);
+  OP_CHECK(dtype == DType::kFloat32 || dtype == DType::kFloat64, TypeError, to_string(where),
            " must be torch.float32 or torch.float64, got ", name_of(dtype));
   scalar.device = {view.data, dtype};
   scalar.where = view.device;
@@ -80,7 +54,7 @@ Scalar scalar_of(py::handle object, const char* function, const char* name, Tens
 
 void Scalar::check_reaches(dlpack::DLDevice device_of_params, const char* function, const char* name) const {
   if (!device.data) return;
-  OP_CHECK(same_device(where, device_of_params) && uses_cuda_kernels(where), ShapeError, function, ": ", name,
+  OP_CHECK(same_device(where, device_of_params) && uses_cuda_kernels(where), ValueError, function, ": ", name,
            " must be a number",
            uses_cuda_kernels(device_of_params) ? " or a tensor on " + device_name(device_of_params)
                                                : std::string(),
@@ -89,7 +63,7 @@ void Scalar::check_reaches(dlpack::DLDevice device_of_params, const char* functi
 
 void check_range(const char* function, const char* name, double value, double low, double high) {
   const bool finite_only = std::isinf(high);
-  OP_CHECK(value >= low && value < high, ShapeError, function, ": ", name, " must be ",
+  OP_CHECK(value >= low && value < high, ValueError, function, ": ", name, " must be ",
            finite_only ? "finite and at least " : "at least ", low,
            finite_only ? std::string() : concat(" and below ", high), ", got ", value);
 }

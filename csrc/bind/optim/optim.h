@@ -1,4 +1,4 @@
-// optim.h - what the bindings of the optimizers share: how a step's tensors reach them, where work goes.
+// optim.h - what the bindings of the optimizers share: how a step's tensors and scalars reach them.
 //
 // A step comes in two ways. The `*_step` functions take the optimizer's own state dict and gather from it
 // what each parameter needs; they accept only the regular case (every state there, every layout that of its
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bind/core/target.h"
 #include "bind/optim/batch.h"
 #include "kernels/kernels.h"
 
@@ -34,14 +35,6 @@ class StateCursor {
 // missing. Dicts mostly list them in this very order under interned keys; then nothing is hashed.
 bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** values);
 
-// Whether the "cuda" kernels run on a tensor of this device: on CUDA, and in the test-only build
-// (ONEPASS_SIMT) on the CPU.
-bool uses_cuda_kernels(dlpack::DLDevice device);
-// Throws unless this build has kernels for a tensor of this device.
-void check_has_kernels(dlpack::DLDevice device, const ArgumentName& name);
-
-Launch launch_on(dlpack::DLDevice device, int threads, TensorReader& reader);
-
 // A hyper-parameter that is a Python number, or a one-element tensor whose value the kernel reads.
 struct Scalar {
   double value = 0;
@@ -55,7 +48,7 @@ Scalar scalar_of(pybind11::handle object, const char* function, const char* name
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Throws ShapeError unless low <= value < high (high excluded: infinity means finite).
+// Throws ValueError unless low <= value < high (high excluded: infinity means finite).
 void check_range(const char* function, const char* name, double value, double low, double high);
 
 }  // namespace onepass

@@ -115,6 +115,4 @@ class Plan::Turn {
   bool changed_ = false;
 };
 
-void register_plan(pybind11::module_& module);
-
 }  // namespace onepass

@@ -20,10 +20,10 @@ bool is_stored(const TensorView& view, uint8_t code, uint8_t bits) {
 Precision precision_of(py::handle option, const char* function) {
   if (option.is_none()) return {};
   const py::tuple given = py::reinterpret_borrow<py::tuple>(option);
-  OP_CHECK(given.size() == 3, ShapeError, function, ": precision must have 3 entries, got ", given.size());
+  OP_CHECK(given.size() == 3, ValueError, function, ": precision must have 3 entries, got ", given.size());
   Precision precision;
   const auto mode = py::cast<std::string>(given[0]);
-  OP_CHECK(mode == "stochastic" || mode == "kahan" || mode == "master", ShapeError, function,
+  OP_CHECK(mode == "stochastic" || mode == "kahan" || mode == "master", ValueError, function,
            ": precision must be stochastic, kahan or master, got ", mode);
   precision.mode = mode == "stochastic" ? Precision::Mode::kStochastic
                    : mode == "kahan"    ? Precision::Mode::kKahan
@@ -52,13 +52,13 @@ Storage storage_of(Precision::Mode mode, DType param, DType state, int states) {
 
 void check_low(const TensorView& low, Storage storage, DType param, const ArgumentName& name) {
   if (storage == Storage::kRemainder) {
-    OP_CHECK(is_stored(low, dlpack::kDLInt, 16), KindError, to_string(name), " must be torch.int16, got ",
+    OP_CHECK(is_stored(low, dlpack::kDLInt, 16), TypeError, to_string(name), " must be torch.int16, got ",
              dtype_name(low.stored));
     return;
   }
   const DType wanted = storage == Storage::kMaster ? DType::kFloat32 : param;
   const DType dtype = float_dtype(low, name);
-  OP_CHECK(dtype == wanted, KindError, to_string(name), " must be ", name_of(wanted), ", got ",
+  OP_CHECK(dtype == wanted, TypeError, to_string(name), " must be ", name_of(wanted), ", got ",
            name_of(dtype));
 }
 

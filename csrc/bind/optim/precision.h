@@ -24,7 +24,7 @@ Precision precision_of(pybind11::handle option, const char* function);
 // states: number of states, the first of which is of this dtype.
 Storage storage_of(Precision::Mode mode, DType param, DType state, int states);
 
-// Throws KindError unless the list kLow has the dtype that this storage needs.
+// Throws TypeError unless the list kLow has the dtype that this storage needs.
 void check_low(const TensorView& low, Storage storage, DType param, const ArgumentName& name);
 
 // What the list kLow is called in a parameter's state, and in messages.

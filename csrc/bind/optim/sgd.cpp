@@ -1,6 +1,7 @@
 // sgd.cpp - the binding of SGD, see family_call.h.
 
 #include "bind/optim/family_call.h"
+#include "bind/register.h"
 
 namespace py = pybind11;
 
@@ -8,13 +9,12 @@ namespace onepass {
 namespace {
 
 struct Sgd {
-  using Step = SgdStep;
+  using Step = RuleStep<math::SgdOptions>;
   static constexpr const char* kName = "sgd";
   static constexpr Batch::ListNames kLists = {"params", "grads", "momentum_buffer_list", "", "", "", "emas"};
   static constexpr const char* kStates[] = {"momentum_buffer"};
   static constexpr size_t kOptions = 8;
-  static constexpr auto kCpu = onepass::cpu::sgd;
-  static constexpr auto kCuda = onepass::cuda::sgd;
+  static constexpr auto kKernel = &KernelTable::sgd;
 
   // given: (lr, momentum, dampening, weight_decay, nesterov, maximize, capturable, precision). The variant:
   // momentum.

@@ -4,9 +4,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bind/core/scratch.h"
+#include "bind/core/target.h"
 #include "bind/optim/batch.h"
 #include "bind/optim/control.h"
-#include "bind/core/scratch.h"
 
 namespace onepass {
 
@@ -24,11 +25,11 @@ class StatisticsCall {
     return host_rows_.data();
   }
   // Once the kernels have written the rows.
-  void gather(const StatisticsRow* rows, const Decision& decision, bool cuda, const Launch& launch) const;
+  void gather(const StatisticsRow* rows, const Decision& decision, const Target& target) const;
 
  private:
   pybind11::object tensor_ = pybind11::none();
-  Rows<GroupStatistics> groups_;
+  StructArray<GroupStatistics> groups_;
   Scratch<StatisticsRow, StatisticsCall> host_rows_;
   int64_t row_count_ = 0;
 };

@@ -11,12 +11,12 @@ namespace {
 
 void check_device_count(const Batch& batch, DType dtype, bool capturable, const ArgumentName& name) {
   const dlpack::DLDevice device = batch.device(), where = batch.step_count().device;
-  OP_CHECK(uses_cuda_kernels(device), ShapeError, to_string(batch.name(kParam, name.index)),
+  OP_CHECK(uses_cuda_kernels(device), ValueError, to_string(batch.name(kParam, name.index)),
            " must be on CUDA with ", capturable ? "capturable=True" : "its step count there", ", got ",
            device_name(device));
-  OP_CHECK(same_device(where, device), ShapeError, to_string(name), " must be on ", device_name(device),
+  OP_CHECK(same_device(where, device), ValueError, to_string(name), " must be on ", device_name(device),
            " like its parameter, got ", device_name(where));
-  OP_CHECK(dtype == DType::kFloat32, KindError, to_string(name), " must be torch.float32 on a device, got ",
+  OP_CHECK(dtype == DType::kFloat32, TypeError, to_string(name), " must be torch.float32 on a device, got ",
            name_of(dtype));
 }
 
@@ -26,7 +26,7 @@ void StepCounts::read(const Batch& batch, int64_t index, bool capturable, bool m
   const TensorView& count = batch.step_count();
   const ArgumentName name = batch.name(kStepCount, index);
   const DType dtype = batch.step_dtype();
-  OP_CHECK(count.numel == 1 && size_of(dtype) >= 4, ShapeError, to_string(name),
+  OP_CHECK(count.numel == 1 && size_of(dtype) >= 4, ValueError, to_string(name),
            " must be one torch.float32 or torch.float64, got ", count.numel, " of ", name_of(dtype));
   rule.device_step = {};
   rule.step = 1;
@@ -39,7 +39,7 @@ void StepCounts::read(const Batch& batch, int64_t index, bool capturable, bool m
   }
   const double taken = dtype == DType::kFloat32 ? *reinterpret_cast<const float*>(count.data)
                                                 : *reinterpret_cast<const double*>(count.data);
-  OP_CHECK(taken >= 0 && taken < std::numeric_limits<double>::infinity(), ShapeError, to_string(name),
+  OP_CHECK(taken >= 0 && taken < std::numeric_limits<double>::infinity(), ValueError, to_string(name),
            " must be finite and at least 0, got ", taken);
   rule.step = taken + 1;
   on_host_.push_back({count.data, dtype});
@@ -54,7 +54,8 @@ void StepCounts::increment_on_devices(const StepControl* control, int threads, T
     for (const DeviceCount& s : left) {
       if (here(s)) counts.push_back(s.count);
     }
-    cuda::increment(counts.data(), int64_t(counts.size()), control, launch_on(device, threads, reader));
+    const Target target = target_of(device, threads, reader);
+    target.kernels->increment(counts.data(), int64_t(counts.size()), control, target.launch);
     left.erase(std::remove_if(left.begin(), left.end(), here), left.end());
   }
 }

@@ -12,7 +12,7 @@ namespace onepass {
 TailCall::TailCall(py::handle tail, const char* function) : function_(function) {
   if (tail.is_none()) return;
   const py::tuple given = py::reinterpret_borrow<py::tuple>(tail);
-  OP_CHECK(given.size() == 9, ShapeError, function, ": the tail must have 9 entries, got ", given.size());
+  OP_CHECK(given.size() == 9, ValueError, function, ": the tail must have 9 entries, got ", given.size());
   math::ClipOptions& options = decision_.options;
   options.clips = !given[0].is_none();
   if (options.clips) options.max_norm = py::cast<double>(given[0]);
@@ -28,11 +28,11 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
   control_tensor_ = given[7];
   workspace_ = given[8];
   // Infinity clips nothing.
-  OP_CHECK(!options.clips || options.max_norm >= 0, ShapeError, function,
+  OP_CHECK(!options.clips || options.max_norm >= 0, ValueError, function,
            ": max_grad_norm must be at least 0, got ", options.max_norm);
   check_range(function, "ema_decay", ema_decay_, 0, 1);
   if (has_grad_scale_ && !grad_scale_.device.data) {
-    OP_CHECK(grad_scale_.value > 0 && grad_scale_.value < kInfinity, ShapeError, function,
+    OP_CHECK(grad_scale_.value > 0 && grad_scale_.value < kInfinity, ValueError, function,
              ": grad_scale must be finite and above 0, got ", grad_scale_.value);
   }
   decision_.host_grad_scale = has_grad_scale_ ? grad_scale_.value : 1;
@@ -44,32 +44,32 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
 int64_t TailCall::prepare(Batch& batch, int threads) {
   if (batch.devices().empty() || !(decides() || statistics_.wanted())) return 0;
   const dlpack::DLDevice device = batch.devices().front();
-  OP_CHECK(batch.devices().size() == 1, ShapeError, function_,
+  OP_CHECK(batch.devices().size() == 1, ValueError, function_,
            ": params must be on one device with max_grad_norm, skip_nonfinite, grad_scale or telemetry, got ",
            device_name(device), " and ", device_name(batch.devices().back()));
   grad_scale_.check_reaches(device, function_, "grad_scale");
   found_inf_.check_reaches(device, function_, "found_inf");
-  launch_ = launch_on(device, threads, batch.reader());
-  cuda_ = uses_cuda_kernels(device);
+  target_ = target_of(device, threads, batch.reader());
   if (decides()) {
     control_ = control_of(control_tensor_, function_, device, reader_);
-    if (cuda_) tail_.control = control_;
+    if (target_.on_gpu) tail_.control = control_;
   }
   if (reads_grads()) {
     batch.for_each_bucket(
         [&](const TensorList& list, bool, dlpack::DLDevice) { leaf_count_ += leaf_count(list); });
   }
   const int64_t rows = statistics_.wanted() ? statistics_.prepare(batch, function_, device, reader_) : 0;
-  if (!cuda_) {
+  if (!target_.on_gpu) {
     host_leaves_.resize(size_t(leaf_count_));
     leaves_ = host_leaves_.data();
     if (statistics_.wanted()) tail_.statistics = statistics_.host_rows();
     return 0;
   }
-  const int64_t needed = std::max(leaf_count_ * Rows<Leaf>::kDoubles, rows);
+  const int64_t needed = std::max(leaf_count_ * StructArray<Leaf>::kDoubles, rows);
   if (needed == 0) return 0;
   // Pass one is over when pass two writes its rows: one workspace serves both.
-  const Rows<double> workspace = rows_of<double>(workspace_, {function_, "workspace"}, device, reader_);
+  const StructArray<double> workspace =
+      struct_array_of<double>(workspace_, {function_, "workspace"}, device, reader_);
   leaves_ = reinterpret_cast<Leaf*>(workspace.data);
   if (statistics_.wanted()) tail_.statistics = reinterpret_cast<StatisticsRow*>(workspace.data);
   return workspace.count < needed ? needed : 0;
@@ -80,12 +80,12 @@ void TailCall::decide(Batch& batch) {
   if (leaf_count_ > 0) {
     Leaf* at = leaves_;
     batch.for_each_bucket([&](const TensorList& list, bool, dlpack::DLDevice) {
-      (cuda_ ? cuda::norm : cpu::norm)(list, kGrad, decision_.norm_type, at, launch_);
+      target_.kernels->norm(list, kGrad, decision_.norm_type, at, target_.launch);
       at += leaf_count(list);
     });
   }
-  (cuda_ ? cuda::decide : cpu::decide)(leaves_, leaf_count_, decision_, control_, launch_);
-  if (cuda_) return;
+  target_.kernels->decide(leaves_, leaf_count_, decision_, control_, target_.launch);
+  if (target_.on_gpu) return;
   grad_factor_ = control_->factor;
   skipped_ = control_->skip != 0;
 }

@@ -58,8 +58,7 @@ class TailCall {
   Scratch<Leaf, TailCall> host_leaves_;
   int64_t leaf_count_ = 0;
   StatisticsCall statistics_;
-  Launch launch_;
-  bool cuda_ = false;
+  Target target_;
   bool skipped_ = false;    // known on the CPU alone
   double grad_factor_ = 1;  // likewise
 };
@@ -83,7 +82,7 @@ int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts
   if (!skipped_) counts.increment_on_devices(tail_.control, threads, batch.reader());
   launch();
   if (!skipped_) counts.increment_on_host();
-  if (tail_.statistics) statistics_.gather(tail_.statistics, decision_, cuda_, launch_);
+  if (tail_.statistics) statistics_.gather(tail_.statistics, decision_, target_);
   return 0;
 }
 

@@ -1,5 +1,5 @@
 // cross_entropy.cpp - the cross-entropy loss on the CPU: math/cross_entropy.h over loops/classes/rows.h and
-// loops/class_columns.h. CUDA: cross_entropy.cu.
+// columns.h. CUDA: cross_entropy.cu.
 //
 // Forward reads the logits once, backward reads them once and writes the gradient: 12 bytes an element in
 // float32. Probabilities are read in both, too.
@@ -187,6 +187,12 @@ int threads_of(const ClassShape& shape, int threads) {
 }
 
 }  // namespace
+
+// A subtotal each unit, and the sums of each leaf of split rows.
+int64_t cross_entropy_workspace(const ClassShape& shape, bool statistics, int threads) {
+  const int64_t totals = shape.units() * (statistics ? kTotals : kAllWeights);
+  return totals + (splits_rows(shape, threads) ? shape.rows() * (shape.leaves() + 2) * 5 : 0);
+}
 
 void cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
   with_logits(op.dtype,

@@ -281,7 +281,7 @@ dim3 grid_of(const ClassShape& shape, int64_t segments) {
 
 }  // namespace
 
-int64_t cuda::cross_entropy_workspace(const ClassShape& shape) {
+int64_t cuda::cross_entropy_workspace(const ClassShape& shape, bool, int) {
   const int64_t part = int64_t(sizeof(gpu::SegmentSums<double>) / sizeof(double));
   return shape.rows() * gpu::segments_of(shape) * part + row_blocks(shape) * kTotals;
 }

@@ -61,10 +61,4 @@ inline bool splits_rows(const ClassShape& shape, int threads) {
   return threads > 1 && !shape.walks_columns() && shape.leaves() > 1 && shape.rows() < 4 * threads;
 }
 
-// Doubles of workspace on the CPU: a subtotal each unit, and what each leaf of split rows came to.
-inline int64_t cpu_workspace(const ClassShape& shape, bool statistics, int threads) {
-  const int64_t totals = shape.units() * (statistics ? kTotals : kAllWeights);
-  return totals + (splits_rows(shape, threads) ? shape.rows() * (shape.leaves() + 2) * 5 : 0);
-}
-
 }  // namespace onepass

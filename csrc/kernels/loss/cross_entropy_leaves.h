@@ -109,7 +109,7 @@ struct PreparedRow {
   math::RowGradient<T> gradient;
 };
 
-// Of rows that are shared out, in the workspace (cpu_workspace): they have two leaves at least.
+// Of rows that are shared out, in the workspace (cross_entropy_workspace): they have two leaves at least.
 static_assert(sizeof(PreparedRow<double>) <= (2 + 2) * 5 * sizeof(double), "the workspace is too small");
 
 template <class T>

@@ -1,4 +1,5 @@
-// cross_entropy_tiles.h - the CPU kernels of cross_entropy.cpp for rows side by side (loops/classes/columns.h).
+// cross_entropy_tiles.h - the CPU kernels of cross_entropy.cpp for rows side by side
+// (loops/classes/columns.h).
 #pragma once
 
 #include "kernels/loss/cross_entropy_rows.h"

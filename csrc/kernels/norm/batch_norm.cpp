@@ -261,6 +261,11 @@ void backward(const BatchNorm& op, int threads) {
 
 }  // namespace
 
+// A pair for each tile of each channel, and the parameters of the channels.
+int64_t batch_norm_workspace(const ChannelShape& shape) {
+  return shape.channels * (2 * shape.tiles() + kChannelParams);
+}
+
 void batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   const int threads = threads_for(op.shape.numel(), launch.threads);
   op.dtype == DType::kFloat64 ? forward<double>(op, threads) : forward<float>(op, threads);

@@ -7,8 +7,8 @@
 // may ask for is the same for all threads.
 
 #include "kernels/kernels.h"
-#include "loops/channels/flags.cuh"
 #include "loops/channels/channels.cuh"
+#include "loops/channels/flags.cuh"
 #include "math/batch_norm.h"
 
 namespace onepass {

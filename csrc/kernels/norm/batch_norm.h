@@ -44,11 +44,7 @@ struct BatchNorm {
   double* workspace = nullptr;
 };
 
-// Doubles of workspace on the CPU: a pair for each tile of each channel, and up to five parameters a channel.
-// inference needs only the latter.
+// Parameters a channel, at most, for which the CPU's workspace has room: all that inference needs of it.
 constexpr int kChannelParams = 5;
-inline int64_t cpu_workspace(const ChannelShape& shape) {
-  return shape.channels * (2 * shape.tiles() + kChannelParams);
-}
 
 }  // namespace onepass

@@ -1,8 +1,8 @@
-// clip.cu - the norm of gradients and what follows from it, on the GPU: math/norm.h over loops/tensors/reduce.cuh,
-// math/clip.h over loops/multi_tensor.cuh. CPU: clip.cpp.
+// clip.cu - the norm of gradients and what follows from it, on the GPU: math/norm.h over
+// loops/tensors/reduce.cuh, math/clip.h over loops/multi_tensor.cuh. CPU: clip.cpp.
 
-#include "kernels/optim/device_scalar.cuh"
 #include "kernels/kernels.h"
+#include "kernels/optim/device_scalar.cuh"
 #include "loops/tensors/multi_tensor.cuh"
 #include "loops/tensors/reduce.cuh"
 

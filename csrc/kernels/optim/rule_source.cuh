@@ -2,20 +2,11 @@
 // known there, else in the kernel.
 #pragma once
 
-#include "kernels/optim/device_scalar.cuh"
 #include "kernels/kernels.h"
+#include "kernels/optim/device_scalar.cuh"
 #include "loops/tensors/step.cuh"
 
 namespace onepass::gpu {
-
-template <class Rule>
-ONEPASS_HD Rule rule_of_step(const SgdStep& step) {
-  return Rule::make(step.options);
-}
-template <class Rule>
-ONEPASS_HD Rule rule_of_step(const AdamStep& step) {
-  return Rule::make(step.options, step.step);
-}
 
 // Makes its rule where the step count, the learning rate or the factor of the gradients is.
 template <class Rule, class Step>
@@ -27,7 +18,7 @@ struct DeviceRule {
     now.options.lr = value_of(step.lr, step.options.lr);
     now.step = value_of(step.device_step, step.step);
     if (step.control) now.options.grad_factor = step.control->factor;
-    return rule_of_step<Rule>(now);
+    return Rule::make(now.options, now.step);
   }
 };
 
@@ -42,15 +33,25 @@ bool known_on_host(const TensorList& list, const Step* rules) {
 }
 
 template <class Types, class Rule, class Step>
-void launch_rule(const TensorList& list, const Step* rules, const Tail& tail, const Launch& launch) {
+void launch_typed(const TensorList& list, const Step* rules, const Tail& tail, const Launch& launch) {
   const auto stream = static_cast<cudaStream_t>(launch.stream);
   const bool plain = !tail.any() && list.storage == Storage::kNearest;
   if (plain && known_on_host(list, rules)) {
     return multi_tensor<Types, Rule>(list, launch.device, stream,
-                                     [=](int64_t i) { return rule_of_step<Rule>(rules[i]); });
+                                     [=](int64_t i) { return Rule::make(rules[i].options, rules[i].step); });
   }
   multi_tensor_step<Types, Rule>(list, tail, launch.device, stream,
                                  [=](int64_t i) { return DeviceRule<Rule, Step>{rules[i]}; });
+}
+
+// Launches the rule in the arithmetic type of the list.
+template <template <class> class Rule, class Step>
+void launch_rule(const TensorList& list, const Step* rules, const Tail& tail, const Launch& launch) {
+  const DeviceGuard guard(launch.device);
+  with_types(list, [&](auto types) {
+    using Types = decltype(types);
+    launch_typed<Types, Rule<typename Types::T>>(list, rules, tail, launch);
+  });
 }
 
 }  // namespace onepass::gpu

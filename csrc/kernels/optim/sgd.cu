@@ -4,18 +4,13 @@
 
 namespace onepass {
 
-void cuda::sgd(const TensorList& list, const SgdStep* rules, bool momentum, const Tail& tail,
-               const Launch& launch) {
-  const DeviceGuard guard(launch.device);
-  gpu::with_types(list, [&](auto types) {
-    using Types = decltype(types);
-    using T = typename Types::T;
-    if (momentum) {
-      gpu::launch_rule<Types, math::SgdMomentum<T>>(list, rules, tail, launch);
-    } else {
-      gpu::launch_rule<Types, math::Sgd<T>>(list, rules, tail, launch);
-    }
-  });
+void cuda::sgd(const TensorList& list, const RuleStep<math::SgdOptions>* rules, bool momentum,
+               const Tail& tail, const Launch& launch) {
+  if (momentum) {
+    gpu::launch_rule<math::SgdMomentum>(list, rules, tail, launch);
+  } else {
+    gpu::launch_rule<math::Sgd>(list, rules, tail, launch);
+  }
 }
 
 }  // namespace onepass

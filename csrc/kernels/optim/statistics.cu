@@ -1,8 +1,8 @@
 // statistics.cu - the statistics of param groups from those of leaves: math/statistics.h. CPU:
 // statistics.cpp.
 
-#include "kernels/optim/device_scalar.cuh"
 #include "kernels/kernels.h"
+#include "kernels/optim/device_scalar.cuh"
 #include "loops/tensors/reduce.cuh"
 
 namespace onepass {

@@ -39,7 +39,7 @@ void for_parts(int64_t n, int threads, const Part& part) {
 
 // The number of arrays is known to the compiler, so that all of them stream in one loop.
 template <int Reads, int Writes>
-ONEPASS_WALK void stream_part(const float* const* reads, float* const* writes, int64_t begin, int64_t end) {
+ONEPASS_WALK void probe_part(const float* const* reads, float* const* writes, int64_t begin, int64_t end) {
   const float* r[Reads];
   float* w[Writes];
   for (int k = 0; k < Reads; ++k) r[k] = reads[k];
@@ -69,18 +69,18 @@ void copy_part(const float* from, float* to, int64_t n) {
 
 }  // namespace
 
-void copy(const float* from, float* to, int64_t n, const Launch& launch) {
+void probe_copy(const float* from, float* to, int64_t n, const Launch& launch) {
   for_parts(n, launch.threads,
             [&](int64_t begin, int64_t end) { copy_part(from + begin, to + begin, end - begin); });
 }
 
-void stream(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
-            const Launch& launch) {
+void probe(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
+           const Launch& launch) {
   for_parts(n, launch.threads, [&](int64_t begin, int64_t end) {
-    if (read_count == 1 && write_count == 1) stream_part<1, 1>(reads, writes, begin, end);
-    if (read_count == 1 && write_count == 2) stream_part<1, 2>(reads, writes, begin, end);
-    if (read_count == 1 && write_count == 3) stream_part<1, 3>(reads, writes, begin, end);
-    if (read_count == 1 && write_count == 4) stream_part<1, 4>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 1) probe_part<1, 1>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 2) probe_part<1, 2>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 3) probe_part<1, 3>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 4) probe_part<1, 4>(reads, writes, begin, end);
   });
 }
 

@@ -3,10 +3,10 @@
 //
 // The first walk cuts every channel in tiles, a warp each or a block for some channels, so that three
 // channels of a large batch fill a GPU as well as three hundred do; a second kernel puts the tiles together
-// in their order (channel_reduce.cuh). The second walk is linear in memory and begins at its end, which the
+// in their order (reduce.cuh). The second walk is linear in memory and begins at its end, which the
 // first one has left in the cache. Channels first and short: a block takes a whole channel, keeps it in
 // registers between the two walks, and memory is read once, in one launch. All ways add in the same order
-// (channel_tiles.cuh).
+// (tiles.cuh).
 #pragma once
 
 #include "loops/channels/reduce.cuh"

@@ -1,7 +1,7 @@
 // channels.h - statistics of each channel, then a formula made of them for each element, on the CPU. CUDA:
 // channels.cuh.
 //
-// The first walk goes by tiles (channel_shape.h), the second one by spans. A thread takes some of them at a
+// The first walk goes by tiles (shape.h), the second one by spans. A thread takes some of them at a
 // time; results have the same bits for any number of threads.
 //
 // The second walk goes backwards: what was read last is still in the cache. Where the channels come first, a

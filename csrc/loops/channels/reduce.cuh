@@ -1,5 +1,5 @@
 // reduce.cuh - two sums over each tile of each channel, on the GPU: parts[c * tiles + tile], in the
-// order of channel_tiles.cuh. CPU: channel_reduce.h.
+// order of tiles.cuh. CPU: reduce.h.
 //
 // An Op gives what is added: `Sums channel(c, rows)` makes the formula of a channel in a tile; `hold(sums,
 // index, n, held)` loads n of its elements that follow each other in memory, `add(sums, held, n, s1, s2)`

@@ -1,5 +1,5 @@
 // reduce.h - two sums over a tile of some channels that come first in memory, on the CPU. Channels
-// last: channel_reduce_last.h.
+// last: reduce_last.h.
 //
 // Row r of a segment goes to lane r % kRowLanes, in T; after kLaneSteps rows a lane is added to one of
 // kWideLanes in double, and those are merged pairwise at the end of the tile. Both layouts add in this order,

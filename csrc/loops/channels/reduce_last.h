@@ -1,4 +1,4 @@
-// reduce_last.h - the sums of channel_reduce.h where the channels come last in memory, on the CPU.
+// reduce_last.h - the sums of reduce.h where the channels come last in memory, on the CPU.
 // The same additions in the same order.
 //
 // The lanes of all channels lie in the L1 cache. Rows r, r + kRowLanes, ... go to the same lane, so several

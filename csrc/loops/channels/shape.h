@@ -1,5 +1,5 @@
 // shape.h - a tensor seen as batch x channels x positions, and how the CPU cuts a channel for
-// statistics (GPU: channel_tiles.cuh).
+// statistics (GPU: tiles.cuh).
 //
 // The elements of one channel are numbered through the batch: row r = n * positions + s, 0 <= r < rows().
 // They are cut in tiles, and a tile in segments that end with a plane (the positions of one n), so that a

@@ -1,5 +1,5 @@
 // tiles.cuh - how the GPU cuts a channel for its sums, and in which order these are added: one order
-// for all layouts and kernels, so that all give the same bits. CPU: channel_shape.h.
+// for all layouts and kernels, so that all give the same bits. CPU: shape.h.
 //
 // The positions of one n, a plane, are cut in packs of 8 rows, the last of which may be shorter; the packs of
 // all planes follow each other, and 256 of them are a tile. (Planes of less than a pack would leave most of

@@ -1,5 +1,5 @@
 // classes.cuh - walks over logits by class on the GPU: along rows, a block each, and over rows side by side,
-// a thread each. CPU: class_rows.h, class_columns.h.
+// a thread each. CPU: rows.h, columns.h.
 //
 // Rows are cut in segments, so that a few of them fill a GPU as well as many do; another kernel puts the
 // segments together in their order. The cut depends on the shape alone, never on the GPU: fixed bits.

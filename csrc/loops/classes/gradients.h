@@ -1,4 +1,4 @@
-// gradients.h - walks along rows of classes that follow each other in memory (class_rows.h), from
+// gradients.h - walks along rows of classes that follow each other in memory (rows.h), from
 // logits to gradients, on the CPU.
 #pragma once
 

@@ -1,5 +1,5 @@
 // rows.h - sums along rows of classes that follow each other in memory, on the CPU. Their gradients:
-// class_gradients.h. Rows of few classes, and classes that lie apart: class_columns.h. CUDA: classes.cuh.
+// gradients.h. Rows of few classes, and classes that lie apart: columns.h. CUDA: classes.cuh.
 //
 // A row is cut in leaves of kClassLeaf classes. The first one's maximum is looked for before its sum; the
 // others are summed around that, and the row's maximum is found on the way: memory is read once. A leaf is
@@ -10,9 +10,9 @@
 
 #include <limits>
 
-#include "loops/common/rows.h"
 #include "loops/classes/shape.h"
 #include "loops/common/lanes.h"
+#include "loops/common/rows.h"
 #include "math/cross_entropy.h"
 
 namespace onepass::ONEPASS_ISA {

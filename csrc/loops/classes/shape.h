@@ -1,5 +1,5 @@
 // shape.h - logits seen as outer x classes x inner, and how a row of classes is cut. The same on both
-// devices (class_rows.h, class_columns.h, classes.cuh).
+// devices (rows.h, columns.h, classes.cuh).
 //
 // Row r has its logits at index(r, c): those of (N, C, d1, ...) are N x C x (d1 ...), those with the classes
 // last (rows) x C x 1. Rows are counted in the order of their targets in either layout.
@@ -23,7 +23,7 @@ static_assert(kFewClasses * kTileLeast <= kTileElements, "few classes fit a tile
 struct ClassShape {
   int64_t outer = 0, classes = 0, inner = 1;
 
-  // Whether tiles of rows are walked (class_columns.h) and not single rows (class_rows.h).
+  // Whether tiles of rows are walked (columns.h) and not single rows (rows.h).
   ONEPASS_HD bool walks_columns() const { return inner > 1 || classes <= kFewClasses; }
   // The same in backward. Measured with 16 to 128 classes.
   ONEPASS_HD bool turns_columns() const { return inner > 1 || classes <= kFewTurned; }

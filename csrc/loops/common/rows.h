@@ -16,8 +16,8 @@
 #include "core/convert.h"
 #include "loops/channels/shape.h"
 #include "loops/common/fetch.h"
-#include "loops/draws/kept.h"
 #include "loops/common/streamed.h"
+#include "loops/draws/kept.h"
 
 namespace onepass::ONEPASS_ISA {
 

@@ -1,5 +1,5 @@
 // kept.cuh - which elements of a block of draws a dropout keeps, a bit each, on the GPU. CPU:
-// kept_rows.h.
+// kept.h.
 #pragma once
 
 #include "core/kernel_compat.cuh"

@@ -1,4 +1,4 @@
-// kept.h - which elements a dropout keeps, a row of flags at a time, on the CPU. CUDA: kept_packs.cuh.
+// kept.h - which elements a dropout keeps, a row of flags at a time, on the CPU. CUDA: kept.cuh.
 //
 // A flag is one byte, 1 or 0: whether an element is kept. Draws are bytes, too, and become flags in place.
 //

@@ -7,8 +7,8 @@
 #pragma once
 
 #include "core/packs.cuh"
-#include "loops/elements/places.h"
 #include "loops/draws/kept.cuh"
+#include "loops/elements/places.h"
 #include "loops/tensors/reduce.cuh"
 
 namespace onepass::gpu {

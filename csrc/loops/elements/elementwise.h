@@ -1,13 +1,13 @@
 // elementwise.h - visits every element of a tensor in the order of memory with its flag of a dropout, on the
 // CPU. CUDA: elementwise.cuh.
 //
-// The flag depends on the element's logical index (dropout_places.h). Where several elements share a draw the
+// The flag depends on the element's logical index (places.h). Where several elements share a draw the
 // flags are drawn first, into a table; else each row draws its own.
 #pragma once
 
 #include "loops/channels/flags.h"
-#include "loops/elements/places.h"
 #include "loops/common/units.h"
+#include "loops/elements/places.h"
 
 namespace onepass::ONEPASS_ISA {
 

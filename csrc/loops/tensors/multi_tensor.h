@@ -9,8 +9,8 @@
 #include <cstdint>
 
 #include "core/convert.h"
-#include "loops/tensors/tensor_list.h"
 #include "loops/common/units.h"
+#include "loops/tensors/tensor_list.h"
 #include "math/draws.h"
 #include "math/rounding.h"
 

@@ -1,5 +1,5 @@
 // step.cuh - an update rule with all that a step does beside it (tail.h, Storage), on the GPU: the walk of
-// multi_tensor.cuh. CPU: step_rule.h.
+// multi_tensor.cuh. CPU: step.h.
 //
 // What a step does is known at run time, the same for every thread of a launch: one kernel for all of it. It
 // waits for memory, not for the branches.

@@ -1,5 +1,5 @@
 // stored.cuh - V elements of a parameter's value as the storage of its list (tensor_list.h) keeps it,
-// and the draws by which they are rounded, on the GPU. CPU: stored_row.h.
+// and the draws by which they are rounded, on the GPU. CPU: stored.h.
 #pragma once
 
 #include "core/packs.cuh"

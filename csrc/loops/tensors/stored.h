@@ -1,11 +1,11 @@
 // stored.h - rows of a parameter's value as the storage of its list (tensor_list.h) keeps it, and of the
-// draws by which it is rounded, on the CPU. CUDA: stored_pack.cuh.
+// draws by which it is rounded, on the CPU. CUDA: stored.cuh.
 #pragma once
 
 #include <cstring>
 
-#include "loops/tensors/multi_tensor.h"
 #include "loops/draws/philox_blocks.h"
+#include "loops/tensors/multi_tensor.h"
 #include "math/draws.h"
 #include "math/rounding.h"
 

@@ -1,5 +1,5 @@
 // tail.h - what a step does in the same pass as the update: the moving average of the parameter, the zeroing
-// of the gradient, statistics. CPU: step_rule.h; CUDA: step.cuh.
+// of the gradient, statistics. CPU: step.h; CUDA: step.cuh.
 #pragma once
 
 #include "loops/tensors/statistics.h"
