@@ -1,7 +1,7 @@
 """Dropout as an operator of torch.library: for torch.compile, fake tensors, subclasses and modes.
 
 Its seed is an argument, so that it is a plain function which compilers may run twice or in another order: the
-only thing they must not do twice is to draw the seed (_random.py).
+only thing they must not do twice is to draw the seed (_call/seeds.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn._dropout import How, differentiate, run, walkable
+from onepass.nn.dropout._derivative import differentiate
+from onepass.nn.dropout._kernels import How, run, walkable
 
 # torch gives these methods no types.
 _torch_library = cast(Any, torch.library)

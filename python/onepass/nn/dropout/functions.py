@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 # The operator is registered with the functions, not at its first use: a compiler must find it.
-from onepass.nn import _dropout_ops as _dropout_ops
-from onepass.nn._dropout import dropout as _dropout
-from onepass.nn._kinds import check_optional, check_scaling, check_tensor
+from onepass.nn._call.checks import check_optional, check_scaling, check_tensor
+from onepass.nn.dropout import _ops as _ops
+from onepass.nn.dropout._call import dropout as _dropout
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 

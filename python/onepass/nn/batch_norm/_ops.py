@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _batch_norm_kernels as kernels
-from onepass.nn._batch_norm_derivative import differentiate, remember
-from onepass.nn._recomputation import is_recomputed
+from onepass.nn._call.recomputation import is_recomputed
+from onepass.nn.batch_norm import _kernels
+from onepass.nn.batch_norm._derivative import differentiate, remember
 
 __all__ = ["batch_norm"]
 
@@ -35,7 +35,7 @@ _library.define(
 
 
 def batch_norm(*arguments: Any) -> Tensor:
-    """The output; arguments are `_batch_norm_kernels.forward`'s, which changes running statistics likewise."""
+    """The output; arguments are `_kernels.forward`'s, which changes running statistics likewise."""
     output, _, _, _, *new = torch.ops.onepass.batch_norm(*arguments)
     running, training = arguments[4:6], arguments[8]
     if training and running[0] is not None:
@@ -62,7 +62,7 @@ def _forward(
             running_mean = running_var = None
     else:
         new = (nothing, torch.empty_like(nothing))
-    output, mean, spread, mask, _ = kernels.forward(
+    output, mean, spread, mask, _ = _kernels.forward(
         input, weight, bias, residual, running_mean, running_var, *rest
     )
     return (output, mean, spread, _tensor(mask, input), *new)
@@ -83,8 +83,8 @@ def _fake_forward(
     activation: str | None,
     dropout: float,
 ) -> tuple[Tensor, ...]:
-    mean = kernels.new_statistic(input)
-    mask = None if residual is None else kernels.new_mask(input, activation)
+    mean = _kernels.new_statistic(input)
+    mask = None if residual is None else _kernels.new_mask(input, activation)
     if training and running_mean is not None and running_var is not None:
         new = (torch.empty_like(running_mean), torch.empty_like(running_var))
     else:
@@ -98,13 +98,13 @@ def _tensor(mask: Tensor | None, input: Tensor) -> Tensor:
 
 
 def _backward(grad: Tensor, input: Tensor, *rest: Any) -> list[Tensor]:
-    return [found for found in kernels.backward(grad, input, *rest) if found is not None]
+    return [found for found in _kernels.backward(grad, input, *rest) if found is not None]
 
 
 def _fake_backward(
     grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> list[Tensor]:
-    return [found for found in kernels.new_gradients(input, weight, bias, rest[-1]) if found is not None]
+    return [found for found in _kernels.new_gradients(input, weight, bias, rest[-1]) if found is not None]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

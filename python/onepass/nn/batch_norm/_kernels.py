@@ -9,8 +9,8 @@ from torch import Tensor
 
 from onepass import _native
 from onepass._versions import bump_versions
-from onepass.nn._buffers import statistics_dtype, workspace
-from onepass.nn._random import Seed
+from onepass.nn._call.buffers import statistics_dtype, workspace
+from onepass.nn._call.seeds import Seed
 
 __all__ = ["backward", "forward", "invstd_of", "new_gradients", "new_mask", "new_statistic"]
 

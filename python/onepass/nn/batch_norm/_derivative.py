@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _batch_norm_composed as composed
-from onepass.nn import _batch_norm_kernels as kernels
-from onepass.nn._dispatch import is_batched, is_plain, with_memory
-from onepass.nn._layout import in_layout_of
+from onepass.nn._call.dispatch import is_batched, is_plain, with_memory
+from onepass.nn._call.layout import in_layout_of
+from onepass.nn.batch_norm import _composed, _kernels
 
 __all__ = ["apply", "differentiate", "remember"]
 
@@ -19,7 +18,7 @@ _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 class BatchNormFunction(torch.autograd.Function):
-    """Eager calls on plain tensors: `_batch_norm_kernels.forward`, its arguments behind the first four a tuple."""
+    """Eager calls on plain tensors: `_kernels.forward`, its arguments behind the first four a tuple."""
 
     @staticmethod
     def forward(
@@ -31,7 +30,7 @@ class BatchNormFunction(torch.autograd.Function):
         rest: tuple[Any, ...],
     ) -> Tensor:
         """Runs the kernel."""
-        output, mean, spread, mask, seed = kernels.forward(input, weight, bias, residual, *rest)
+        output, mean, spread, mask, seed = _kernels.forward(input, weight, bias, residual, *rest)
         remember(ctx, (input, weight, bias), rest, mean, spread, mask, seed)
         return output
 
@@ -61,8 +60,8 @@ def remember(
         ctx: Keeps it.
         vectors: Input, weight and bias.
         rest: running_mean, running_var, batches, seed, training, momentum, eps, activation, dropout.
-        mean: As `_batch_norm_kernels.forward` gives it.
-        spread: As `_batch_norm_kernels.forward` gives it.
+        mean: As `_kernels.forward` gives it.
+        spread: As `_kernels.forward` gives it.
         mask: The bits of ReLU, or None.
         seed: Of dropout, or None.
     """
@@ -94,7 +93,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
 
 def _backward(grad: Tensor, input: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
     if is_plain(grad, weight) and is_plain(input, rest[0]):
-        return kernels.backward(grad, input, weight, *rest)
+        return _kernels.backward(grad, input, weight, *rest)
     found = iter(torch.ops.onepass.batch_norm_backward(grad, input, weight, *rest))
     return tuple(next(found) if one else None for one in rest[-1])
 
@@ -103,10 +102,10 @@ def _differentiably(grad: Tensor, saved: tuple[Any, ...], wanted: list[bool]) ->
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
     input, weight, bias, mean, spread, mask, seed, training, eps, activation, dropout = saved
     with torch.no_grad():
-        invstd = spread if training else kernels.invstd_of(spread, eps)
+        invstd = spread if training else _kernels.invstd_of(spread, eps)
         gate = torch.ones((), dtype=mean.dtype, device=mean.device)
         if activation is not None and mask is None:
-            gate = composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
+            gate = _composed.passes_relu(input, weight, bias, mean, invstd).to(mean.dtype)
             activation = None
         if activation is not None or dropout:
             # What a gradient of ones becomes before the addition of the residual.
@@ -115,7 +114,7 @@ def _differentiably(grad: Tensor, saved: tuple[Any, ...], wanted: list[bool]) ->
             passed = _backward(torch.ones_like(input), input, weight, bias, *rest, wanted_here)[3]
             scale = 0.0 if dropout == 1 else 1 / (1 - dropout)
             gate = gate * cast(Tensor, passed).ne(0).to(mean.dtype) * scale
-    dx, dweight, dbias, dz = composed.gradients(
+    dx, dweight, dbias, dz = _composed.gradients(
         grad, input, weight, mean, invstd, gate, training, eps, (wanted[0], wanted[1], wanted[2])
     )
     return (

@@ -1,7 +1,7 @@
 """Batch normalisation on the kernels: layouts, allocation, derivative.
 
 Eager calls run the core from a torch.autograd.Function. Everything else (torch.compile, fake tensors, tensor
-subclasses, dispatch modes) takes the operators of _batch_norm_ops.py, which do the same with the same functions:
+subclasses, dispatch modes) takes the operators of _ops.py, which do the same with the same functions:
 the dispatcher's way through Python costs 43 us a call where torch's whole module takes 22 (docs/batch_norm.md).
 """
 
@@ -12,14 +12,19 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _batch_norm_composed as composed
-from onepass.nn import _batch_norm_kernels as kernels
-from onepass.nn import _batch_norm_ops as operators
-from onepass.nn import _by_torch, _random
-from onepass.nn._batch_norm_derivative import apply
-from onepass.nn._dispatch import is_negative, is_plain, is_transformed
-from onepass.nn._kinds import OPTIONAL, check_dense, check_number, check_optional, check_probability, check_tensor
-from onepass.nn._layout import dense, in_layout_of
+from onepass.nn._call import exporting, seeds
+from onepass.nn._call.checks import (
+    OPTIONAL,
+    check_dense,
+    check_number,
+    check_optional,
+    check_probability,
+    check_tensor,
+)
+from onepass.nn._call.dispatch import is_negative, is_plain, is_transformed
+from onepass.nn._call.layout import dense, in_layout_of
+from onepass.nn.batch_norm import _composed, _exported, _kernels, _ops
+from onepass.nn.batch_norm._derivative import apply
 
 __all__ = ["batch_norm"]
 
@@ -50,13 +55,13 @@ def batch_norm(
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     _check(input, running_mean, running_var, training, eps, activation, dropout)
     if input.numel() == 0:
-        return composed.empty(input, weight, bias, residual, activation)
+        return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
     if not compiling and is_transformed():
         if dropout:
             raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {dropout}")
         factor = 1 / float(cast(Tensor, batches)) if momentum is None else momentum
-        return composed.forward(
+        return _composed.forward(
             input, running_mean, running_var, weight, bias, residual, training, factor, eps, activation
         )
     try:
@@ -68,21 +73,21 @@ def batch_norm(
         check_dense("batch_norm", input=input, residual=residual)
         raise
     operator = compiling or not is_plain(input, weight, bias) or is_negative(residual, running_mean, running_var)
-    if operator and _by_torch.is_asked():
+    if operator and exporting.is_asked():
         if dropout:
-            _by_torch.refuse_seed("batch_norm", generator, seed)
+            exporting.refuse_seed("batch_norm", generator, seed)
         factor = 1 / float(cast(Tensor, batches)) if momentum is None else momentum
         how = (training, factor, eps, activation, dropout, bool(dropout))
-        return _by_torch.batch_norm(input, running_mean, running_var, weight, bias, residual, *how)
-    drawn: _random.Seed | None = None
+        return _exported.batch_norm(input, running_mean, running_var, weight, bias, residual, *how)
+    drawn: seeds.Seed | None = None
     if dropout and seed is None and not operator:
-        drawn = _random.later("batch_norm", input, generator)
+        drawn = seeds.later("batch_norm", input, generator)
     elif dropout:
-        drawn = _random.seed_for("batch_norm", input, generator, seed)
+        drawn = seeds.seed_for("batch_norm", input, generator, seed)
     rest = (running_mean, running_var, batches, drawn, training, momentum, eps, activation, dropout)
     if operator:
         check_dense("batch_norm", weight=weight, bias=bias)
-        return operators.batch_norm(input, weight, bias, residual, *rest)
+        return _ops.batch_norm(input, weight, bias, residual, *rest)
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -96,7 +101,7 @@ def batch_norm(
         ):
             _refuse_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, rest)
-    return kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
+    return _kernels.forward(input, weight, bias, residual, *rest, for_backward=False)[0]
 
 
 def _refuse_saved(**tensors: Tensor | None) -> None:
