@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +14,59 @@ from onepass._versions import bump_versions
 from onepass.nn._call.buffers import statistics_dtype, workspace
 from onepass.nn._call.seeds import Seed
 
-__all__ = ["backward", "forward", "invstd_of", "new_gradients", "new_mask", "new_statistic"]
+__all__ = [
+    "Options",
+    "Running",
+    "Saved",
+    "backward",
+    "forward",
+    "invstd_of",
+    "new_gradients",
+    "new_mask",
+    "new_statistic",
+    "options_of",
+]
+
+
+class Options(NamedTuple):
+    """What a call does, tensors aside."""
+
+    training: bool
+    """Whether the statistics are the batch's."""
+    momentum: float | None
+    """How far the running statistics move towards the batch's; None: by 1 / `Running.batches`."""
+    eps: float
+    """Added to the variance."""
+    activation: str | None
+    """None or ``"relu"``."""
+    dropout: float
+    """Probability of an element to become 0; 0 in evaluation."""
+
+
+# The same object for the same options: a call on a small tensor would notice that one is made.
+options_of = lru_cache(maxsize=256)(Options)
+
+
+class Running(NamedTuple):
+    """Running statistics: both given, or none."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    batches: Tensor | None
+    """How many batches they stand for, this one included: an int64 tensor of one element; None with momentum."""
+
+
+class Saved(NamedTuple):
+    """What backward needs besides input, weight and bias."""
+
+    mean: Tensor
+    """Of shape (C)."""
+    spread: Tensor
+    """Of shape (C): 1 / standard deviation in training, else the variance (`invstd_of`)."""
+    mask: Tensor | None
+    """The bits of ReLU behind a residual, which cannot be computed again; else None."""
+    seed: Tensor | None
+    """The seed of dropout."""
 
 
 def new_statistic(input: Tensor) -> Tensor:
@@ -32,80 +86,74 @@ def forward(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    batches: Tensor | None,
-    seed: Seed | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    dropout: float,
+    running: Running,
+    seed: Seed,
+    options: Options,
     for_backward: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Runs the kernel on plain dense tensors; the running statistics are changed in place.
+) -> tuple[Tensor, Saved]:
+    """Runs the kernel on plain dense tensors; training changes the running statistics in place.
 
     Returns:
-        Output; mean and spread of shape (C) for the backward pass, where the spread is 1 / standard deviation in
-        training and the variance else (`invstd_of`); the bits of ReLU if they cannot be computed again, else None;
-        the seed.
+        Output, and what `backward` needs; without for_backward the latter is of no use.
     """
-    core, threads = _native.core, torch.get_num_threads()
+    core = _native.core
     output = torch.empty_like(input)
-    mask = None if residual is None else new_mask(input, activation)
-    if training:
-        mean = new_statistic(input)
-        invstd = torch.empty_like(mean)
-        # By position, in the order of the stub: names cost 1.7 us.
-        drawn = core.batch_norm_forward(
+    mask = None if residual is None else new_mask(input, options.activation)
+    if not options.training:
+        drawn = core.batch_norm_inference(
             input,
             output,
             weight,
             bias,
             residual,
-            mean,
-            invstd,
-            running_mean,
-            running_var,
-            momentum,
-            batches,
-            eps,
-            activation,
-            dropout,
-            0 if seed is None else seed,
+            running.mean,
+            running.var,
+            options.eps,
+            options.activation,
+            options.dropout,
+            seed,
             mask,
-            workspace(input, lambda: core.batch_norm_workspace(input)),
-            threads,
+            torch.get_num_threads(),
         )
-        if running_mean is not None and running_var is not None:
-            written = [running_mean, running_var]
-            if running_mean.is_inference() or running_var.is_inference():
-                written = [
-                    one for one in written if not one.is_inference()
-                ]  # those have no counter, and older torch raises
-            bump_versions(written)
-        return output, mean, invstd, mask, drawn
-    drawn = core.batch_norm_inference(
+        mean, var = cast(Tensor, running.mean), cast(Tensor, running.var)
+        if for_backward:
+            # Copies: a training step before the backward pass must not move what this output was computed with.
+            wide = statistics_dtype(input)
+            mean, var = _copy(mean, wide), _copy(var, wide)
+        return output, Saved(mean, var, mask, drawn)
+    mean = new_statistic(input)
+    invstd = torch.empty_like(mean)
+    drawn = core.batch_norm_forward(
         input,
         output,
         weight,
         bias,
         residual,
-        running_mean,
-        running_var,
-        eps,
-        activation,
-        dropout,
-        0 if seed is None else seed,
+        mean,
+        invstd,
+        running.mean,
+        running.var,
+        options.momentum,
+        running.batches,
+        options.eps,
+        options.activation,
+        options.dropout,
+        seed,
         mask,
-        threads,
+        workspace(input, lambda: core.batch_norm_workspace(input)),
+        torch.get_num_threads(),
     )
-    mean = cast(Tensor, running_mean)
-    if not for_backward:
-        return output, mean, mean, mask, drawn
-    # Copies: a training step before the backward pass must not move what this output was computed with.
-    wide = statistics_dtype(input)
-    return output, _copy(mean, wide), _copy(cast(Tensor, running_var), wide), mask, drawn
+    if running.mean is not None and running.var is not None:
+        _count_writes(running.mean, running.var)
+    return output, Saved(mean, invstd, mask, drawn)
+
+
+def _count_writes(mean: Tensor, var: Tensor) -> None:
+    written = [mean, var]
+    if mean.is_inference() or var.is_inference():
+        # Those have no counter, and older torch raises.
+        written = [one for one in written if not one.is_inference()]
+    bump_versions(written)
 
 
 def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,7 +162,7 @@ def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def new_gradients(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: list[bool]
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """Memory for the gradients of input, weight, bias and residual that are wanted."""
     return (
@@ -130,18 +178,12 @@ def backward(
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    mean: Tensor,
-    spread: Tensor,
-    mask: Tensor | None,
-    seed: Tensor | None,
-    training: bool,
-    eps: float,
-    activation: str | None,
-    dropout: float,
-    wanted: list[bool],
+    saved: Saved,
+    options: Options,
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """Runs the kernel on plain tensors: the gradients of input, weight, bias and residual that are wanted."""
-    core, threads = _native.core, torch.get_num_threads()
+    core = _native.core
     dx, dweight, dbias, dresidual = new_gradients(input, weight, bias, wanted)
     core.batch_norm_backward(
         grad,
@@ -152,15 +194,15 @@ def backward(
         dresidual,
         weight,
         bias,
-        mean,
-        spread if training else invstd_of(spread, eps),
-        activation,
-        dropout,
-        0 if seed is None else seed,
-        mask,
-        training,
+        saved.mean,
+        saved.spread if options.training else invstd_of(saved.spread, options.eps),
+        options.activation,
+        options.dropout,
+        0 if saved.seed is None else saved.seed,
+        saved.mask,
+        options.training,
         workspace(input, lambda: core.batch_norm_workspace(input)),
-        threads,
+        torch.get_num_threads(),
     )
     return dx, dweight, dbias, dresidual
 

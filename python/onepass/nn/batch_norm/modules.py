@@ -15,7 +15,8 @@ from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampl
 from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
 from onepass.nn._call.tracing import node_for
 from onepass.nn.batch_norm import _exported
-from onepass.nn.batch_norm._call import batch_norm
+from onepass.nn.batch_norm._kernels import Running
+from onepass.nn.batch_norm.functions import normalise
 from onepass.nn.dropout._call import dropout
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
@@ -166,11 +167,9 @@ class FusedBatchNorm(_BatchNorm):
                 # torch reads the count back to the host; here the kernel divides by it.
                 batches = count + 1
                 step = count_of_pass(count)
-        output = batch_norm(
+        output = normalise(
             input,
-            mean,
-            var,
-            batches,
+            Running(mean, var, batches),
             _own(self, parameters, "weight"),
             _own(self, parameters, "bias"),
             residual,
