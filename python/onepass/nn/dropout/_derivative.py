@@ -12,7 +12,7 @@ from onepass.nn._call import seeds
 from onepass.nn._call.dispatch import is_batched, is_plain, with_memory
 from onepass.nn._call.seeds import Seed
 from onepass.nn.dropout import _composed
-from onepass.nn.dropout._kernels import How, run
+from onepass.nn.dropout._kernels import Options, gradient_of, run
 
 __all__ = ["apply", "differentiate"]
 
@@ -21,12 +21,14 @@ class DropoutFunction(torch.autograd.Function):
     """Eager calls on plain tensors."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, residual: Tensor | None, seed: Seed, how: How, inplace: bool) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, residual: Tensor | None, seed: Seed, options: Options, inplace: bool
+    ) -> Tensor:
         """Runs the kernel."""
-        output, drawn = run(input, residual, seed, how, inplace)
+        output, drawn = run(input, residual, seed, options, inplace)
         if drawn is not None:
             ctx.save_for_backward(drawn)
-        ctx.seed, ctx.how = seed if drawn is None else None, how._replace(gradient=True)
+        ctx.seed, ctx.options = seed if drawn is None else None, gradient_of(options)
         ctx.set_materialize_grads(False)
         if inplace:
             ctx.mark_dirty(input)
@@ -38,22 +40,22 @@ class DropoutFunction(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None
         seed = ctx.saved_tensors[0] if ctx.seed is None else ctx.seed
-        dx = differentiate(grad, seed, ctx.how) if ctx.needs_input_grad[0] else None
+        dx = differentiate(grad, seed, ctx.options) if ctx.needs_input_grad[0] else None
         return dx, grad if ctx.needs_input_grad[1] else None, None, None, None
 
 
 apply: Callable[..., Tensor] = DropoutFunction.apply
 
 
-def differentiate(grad: Tensor, seed: int | Tensor, how: How) -> Tensor:
+def differentiate(grad: Tensor, seed: int | Tensor, options: Options) -> Tensor:
     """The gradient of the input, itself differentiable where that is asked for."""
     grad = with_memory(grad)
     if not torch.compiler.is_compiling() and is_batched(grad):
-        return _composed.forward(grad, None, how, seed)
+        return _composed.forward(grad, None, seed, options)
     if is_plain(grad) and not torch.compiler.is_compiling():
         if torch.is_grad_enabled() and grad.requires_grad:
-            return apply(grad, None, seed, how, False)
-        return run(grad, None, seed, how)[0]
+            return apply(grad, None, seed, options, False)
+        return run(grad, None, seed, options)[0]
     if not isinstance(seed, Tensor):
         seed = seeds.seed_for("dropout", grad, None, seed)
-    return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *how))
+    return cast(Tensor, torch.ops.onepass.dropout(grad, None, seed, *options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 from onepass import _native
 from onepass.nn._call.seeds import Seed
 
-__all__ = ["How", "can_walk", "run", "walkable"]
+__all__ = ["Options", "can_walk", "gradient_of", "options_of", "run", "walkable"]
 
 
-class How(NamedTuple):
+class Options(NamedTuple):
     """What is done to elements, and which of them share a draw."""
 
     p: float
@@ -27,56 +28,65 @@ class How(NamedTuple):
     """The draws of input[0] for all other input[n]."""
 
 
+# The same object for the same options: a call on a small tensor would notice that one is made.
+options_of = lru_cache(maxsize=256)(Options)
+
+
+@lru_cache(maxsize=256)
+def gradient_of(options: Options) -> Options:
+    """The options of the derivative."""
+    return options._replace(gradient=True)
+
+
 def run(
-    input: Tensor, residual: Tensor | None, seed: Seed, how: How, inplace: bool = False
+    input: Tensor, residual: Tensor | None, seed: Seed, options: Options, inplace: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Runs the kernel on plain tensors; the result lies as `walkable` makes the input lie.
 
     Returns:
         The result, and the seed's tensor unless it is a number.
     """
-    p, scaling, gradient, planes, shared = how
-    input = walkable(input, how)
+    input = walkable(input, options)
     output = input if inplace else torch.empty_like(input)
     if residual is not None and residual.stride() != input.stride():
         residual = torch.empty_like(input).copy_(residual)
     table = None
-    if planes or shared:
-        table = torch.empty(_draws(input, planes, shared), dtype=torch.uint8, device=input.device)
+    if options.planes or options.shared:
+        table = torch.empty(_draws(input, options), dtype=torch.uint8, device=input.device)
     # By position, in the order of the stub: names cost a microsecond.
     drawn = _native.core.dropout(
         input,
         output,
         residual,
-        p,
-        scaling,
-        gradient,
+        options.p,
+        options.scaling,
+        options.gradient,
         seed,
-        planes,
-        shared,
+        options.planes,
+        options.shared,
         table,
         torch.get_num_threads(),
     )
     return output, drawn
 
 
-def can_walk(input: Tensor, how: How) -> bool:
+def can_walk(input: Tensor, options: Options) -> bool:
     """Whether the kernel takes the input as it lies in memory."""
     if input.is_contiguous():
         return True
-    if how.shared and not how.planes:
+    if options.shared and not options.planes:
         return False
     # Channels last in any number of dimensions.
     if input.dim() > 2 and input.movedim(1, -1).is_contiguous():
         return True
-    return not how.planes and input.dim() >= 2 and input.transpose(-1, -2).is_contiguous()
+    return not options.planes and input.dim() >= 2 and input.transpose(-1, -2).is_contiguous()
 
 
-def walkable(input: Tensor, how: How) -> Tensor:
+def walkable(input: Tensor, options: Options) -> Tensor:
     """The input itself if the kernel takes it as it lies in memory, else a contiguous copy."""
-    return input if can_walk(input, how) else input.contiguous()
+    return input if can_walk(input, options) else input.contiguous()
 
 
-def _draws(input: Tensor, planes: bool, shared: bool) -> int:
-    examples = 1 if shared else input.shape[0]
-    return examples * (input.shape[1] if planes else input.numel() // input.shape[0])
+def _draws(input: Tensor, options: Options) -> int:
+    examples = 1 if options.shared else input.shape[0]
+    return examples * (input.shape[1] if options.planes else input.numel() // input.shape[0])
