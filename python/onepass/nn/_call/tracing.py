@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules import module as _module
 
-from onepass.nn._altered import hooked
+from onepass.nn._call.altered import hooked
 
 __all__ = ["node_for"]
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _loss_kernels
-from onepass.nn._loss_derivative import differentiate, remember
+from onepass.nn.cross_entropy import _kernels
+from onepass.nn.cross_entropy._derivative import differentiate, remember
 
 __all__ = ["cross_entropy"]
 
@@ -29,13 +29,13 @@ _library.define(
 
 
 def cross_entropy(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Loss and totals; arguments are `_loss_kernels.forward`'s."""
+    """Loss and totals; arguments are `_kernels.forward`'s."""
     loss, _, totals = torch.ops.onepass.cross_entropy(*arguments)
     return loss, totals
 
 
 def _fake_forward(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _loss_kernels.new_results(input, target, rest[-2])
+    return _kernels.new_results(input, target, rest[-2])
 
 
 def _fake_backward(grad: Tensor, input: Tensor, *_: Any) -> Tensor:
@@ -53,8 +53,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("cross_entropy", _loss_kernels.forward, _device)
-    _library.impl("cross_entropy_backward", _loss_kernels.backward, _device)
+    _library.impl("cross_entropy", _kernels.forward, _device)
+    _library.impl("cross_entropy_backward", _kernels.backward, _device)
 _library._register_fake("cross_entropy", _fake_forward)
 _library._register_fake("cross_entropy_backward", _fake_backward)
 _torch_library.register_autograd(

@@ -1,7 +1,7 @@
 """Dropout as an operator of torch.library: for torch.compile, fake tensors, subclasses and modes.
 
 Its seed is an argument, so that it is a plain function which compilers may run twice or in another order: the
-only thing they must not do twice is to draw the seed (_random.py).
+only thing they must not do twice is to draw the seed (_call/seeds.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn._dropout import How, differentiate, run, walkable
+from onepass.nn.dropout._derivative import differentiate
+from onepass.nn.dropout._kernels import Options, run, walkable
+
+__all__ = ["dropout"]
 
 # torch gives these methods no types.
 _torch_library = cast(Any, torch.library)
@@ -23,23 +26,28 @@ _library.define(
 )
 
 
-def _forward(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:
-    return run(input, residual, seed, How(*how))[0]
+def dropout(input: Tensor, residual: Tensor | None, seed: Tensor, options: Options) -> Tensor:
+    """`_kernels.run` by the operator: the result."""
+    return cast(Tensor, torch.ops.onepass.dropout(input, residual, seed, *options))
 
 
-def _fake(input: Tensor, residual: Tensor | None, seed: Tensor, *how: Any) -> Tensor:
-    return torch.empty_like(walkable(input, How(*how)))
+def _forward(input: Tensor, residual: Tensor | None, seed: Tensor, *options: Any) -> Tensor:
+    return run(input, residual, seed, Options(*options))[0]
+
+
+def _fake(input: Tensor, residual: Tensor | None, seed: Tensor, *options: Any) -> Tensor:
+    return torch.empty_like(walkable(input, Options(*options)))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, _, seed, *how = inputs
+    _, _, seed, *options = inputs
     ctx.save_for_backward(seed)
-    ctx.how = How(*how)._replace(gradient=True)
+    ctx.options = Options(*options)._replace(gradient=True)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (seed,) = ctx.saved_tensors
-    dx = differentiate(grad, seed, ctx.how) if ctx.needs_input_grad[0] else None
+    dx = differentiate(grad, seed, ctx.options) if ctx.needs_input_grad[0] else None
     return (dx, grad if ctx.needs_input_grad[1] else None, *(None,) * 6)
 
 

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-# The operator is registered with the functions, not at its first use: a compiler must find it.
-from onepass.nn import _dropout_ops as _dropout_ops
-from onepass.nn._dropout import dropout as _dropout
-from onepass.nn._kinds import check_optional, check_scaling, check_tensor
+from onepass.nn._call.checks import check_optional, check_scaling, check_tensor
+from onepass.nn.dropout import _call
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
-
-_Seed = int | Tensor | None
 
 
 def dropout(
@@ -69,10 +65,22 @@ def dropout(
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
     """
-    options = _options("dropout", residual, generator, seed, scaling, shared)
+    check_scaling("dropout", scaling)
     if has_torch_function_variadic(input, residual):
-        return _handled(dropout, input, p, training, inplace, options)
-    return _dropout("dropout", input, p, training, inplace, **options)
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout, input, p, training, inplace, residual=residual, **options)
+    return _call.dropout(
+        "dropout",
+        input,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
 def dropout1d(
@@ -94,11 +102,24 @@ def dropout1d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout1d.
     """
-    options = _options("dropout1d", residual, generator, seed, scaling, shared)
+    check_scaling("dropout1d", scaling)
     if has_torch_function_variadic(input, residual):
-        return _handled(dropout1d, input, p, training, inplace, options)
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout1d, input, p, training, inplace, residual=residual, **options)
     _check_dimensions("dropout1d", input, (2, 3))
-    return _channels("dropout1d", input, 3, p, training, inplace, options)
+    return _channels(
+        "dropout1d",
+        input,
+        3,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
 def dropout2d(
@@ -122,16 +143,29 @@ def dropout2d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout2d.
     """
-    options = _options("dropout2d", residual, generator, seed, scaling, shared)
+    check_scaling("dropout2d", scaling)
     if has_torch_function_variadic(input, residual):
-        return _handled(dropout2d, input, p, training, inplace, options)
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout2d, input, p, training, inplace, residual=residual, **options)
     _check_dimensions("dropout2d", input, (3, 4))
     if input.dim() == 3:
         warnings.warn(
             "dropout2d: input with 3 dimensions is taken as (N, C, L), as torch does; dropout1d says so",
             stacklevel=2,
         )
-    return _channels("dropout2d", input, 3, p, training, inplace, options)
+    return _channels(
+        "dropout2d",
+        input,
+        3,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
 def dropout3d(
@@ -153,11 +187,24 @@ def dropout3d(
 
     Source: Tompson et al. 2015; torch.nn.functional.dropout3d.
     """
-    options = _options("dropout3d", residual, generator, seed, scaling, shared)
+    check_scaling("dropout3d", scaling)
     if has_torch_function_variadic(input, residual):
-        return _handled(dropout3d, input, p, training, inplace, options)
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout3d, input, p, training, inplace, residual=residual, **options)
     _check_dimensions("dropout3d", input, (4, 5))
-    return _channels("dropout3d", input, 5, p, training, inplace, options)
+    return _channels(
+        "dropout3d",
+        input,
+        5,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
 def alpha_dropout(
@@ -197,10 +244,19 @@ def alpha_dropout(
 
     Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.
     """
-    options: dict[str, Any] = {"generator": generator, "seed": seed, "shared": shared}
     if has_torch_function_variadic(input):
-        return _handled(alpha_dropout, input, p, training, inplace, options)
-    return _dropout("alpha_dropout", input, p, training, inplace, "alpha", **options)
+        return _handled(alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared)
+    return _call.dropout(
+        "alpha_dropout",
+        input,
+        p,
+        training,
+        inplace,
+        "alpha",
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
 def feature_alpha_dropout(
@@ -220,36 +276,28 @@ def feature_alpha_dropout(
 
     Source: torch.nn.functional.feature_alpha_dropout.
     """
-    options: dict[str, Any] = {"generator": generator, "seed": seed, "shared": shared}
     if has_torch_function_variadic(input):
-        return _handled(feature_alpha_dropout, input, p, training, inplace, options)
+        return _handled(
+            feature_alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared
+        )
     check_tensor("feature_alpha_dropout", "input", input)
     if input.dim() < 2 and training and p != 0:
         raise ValueError(f"feature_alpha_dropout: input must have at least 2 dimensions, got {input.dim()}")
-    return _dropout("feature_alpha_dropout", input, p, training, inplace, "alpha", planes=True, **options)
+    return _call.dropout(
+        "feature_alpha_dropout",
+        input,
+        p,
+        training,
+        inplace,
+        "alpha",
+        planes=True,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
 
 
-def _options(
-    function: str,
-    residual: Tensor | None,
-    generator: torch.Generator | None,
-    seed: _Seed,
-    scaling: str,
-    shared: bool,
-) -> dict[str, Any]:
-    check_scaling(function, scaling)
-    return {
-        "residual": residual,
-        "generator": generator,
-        "seed": seed,
-        "scaling": scaling,
-        "shared": shared,
-    }
-
-
-def _handled(
-    function: Any, input: Tensor, p: float, training: bool, inplace: bool, options: dict[str, Any]
-) -> Tensor:
+def _handled(function: Any, input: Tensor, p: float, training: bool, inplace: bool, **options: Any) -> Tensor:
     """The call by __torch_function__ of one of its tensors or of a mode."""
     tensors = (input, options.get("residual"))
     result = handle_torch_function(function, tensors, input, p=p, training=training, inplace=inplace, **options)
@@ -263,15 +311,22 @@ def _check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> 
 
 
 def _channels(
-    function: str, input: Tensor, batched: int, p: float, training: bool, inplace: bool, options: dict[str, Any]
+    function: str,
+    input: Tensor,
+    batched: int,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None,
+    **draws: Any,
 ) -> Tensor:
     """One draw a channel; an input of fewer dimensions than `batched` is one example."""
-    check_optional(function, residual=options["residual"])
+    check_optional(function, residual=residual)
     if input.dim() >= batched:
-        return _dropout(function, input, p, training, inplace, planes=True, **options)
-    if options["residual"] is not None:
-        options["residual"] = options["residual"].unsqueeze(0)
-    if inplace:
-        _dropout(function, input.unsqueeze(0), p, training, True, planes=True, **options)
-        return input
-    return _dropout(function, input.unsqueeze(0), p, training, False, planes=True, **options).squeeze(0)
+        return _call.dropout(function, input, p, training, inplace, scaling, residual, planes=True, **draws)
+    if residual is not None:
+        residual = residual.unsqueeze(0)
+    batch = input.unsqueeze(0)
+    output = _call.dropout(function, batch, p, training, inplace, scaling, residual, planes=True, **draws)
+    return input if inplace else output.squeeze(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn._buffers import statistics_dtype, workspace
+from onepass.nn._call.buffers import statistics_dtype, workspace
 
 __all__ = ["backward", "forward", "new_results", "rows_of"]
 

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "forward", "gradients", "passes_relu"]
+from onepass.nn.batch_norm._kernels import Options, Running
+
+__all__ = ["empty", "forward", "gradients", "momentum_of", "passes_relu"]
 
 # What torch.nn.functional.batch_norm calls. That function itself may be ours by now: users put ours in its place.
 _batch_norm: Callable[..., Tensor] = torch.batch_norm
 
 
+def momentum_of(running: Running, options: Options) -> float:
+    """How far the running statistics move, as a number: the count of batches is read back from its device."""
+    return 1 / float(cast(Tensor, running.batches)) if options.momentum is None else options.momentum
+
+
 def forward(
     input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    activation: str | None,
+    running: Running,
+    options: Options,
 ) -> Tensor:
     """The output, without dropout."""
-    cudnn = torch.backends.cudnn.enabled
-    output = _batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn)
+    output = _batch_norm(
+        input,
+        weight,
+        bias,
+        running.mean,
+        running.var,
+        options.training,
+        momentum_of(running, options),
+        options.eps,
+        torch.backends.cudnn.enabled,
+    )
     if residual is not None:
         output = output + residual
-    return output if activation is None else output.relu()
+    return output if options.activation is None else output.relu()
 
 
 def empty(

@@ -11,7 +11,7 @@ import torch._functorch.config
 from torch import Tensor
 
 from onepass._seed import check_seed
-from onepass.nn._kinds import check_generator
+from onepass.nn._call.checks import check_generator
 
 __all__ = ["Seed", "later", "seed_for"]
 

@@ -27,7 +27,7 @@ def forward(
     z_loss: float,
     reduction: str,
 ) -> Tensor:
-    """The loss in float32, or float64, as the kernels define it; arguments are `_loss_kernels.forward`'s."""
+    """The loss in float32, or float64, as the kernels define it; arguments are `_kernels.forward`'s."""
     x = input if input.dtype == torch.float64 else input.float()
     weight = None if weight is None else weight.to(x.dtype)
     dense = target.is_floating_point()

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from onepass.nn import _by_torch as by_torch
-from onepass.nn._batch_norm import batch_norm
-from onepass.nn._by_torch import asked, is_scripting
-from onepass.nn._dropout import dropout
-from onepass.nn._kinds import check_probability
-from onepass.nn._recomputation import count_of_pass, is_recomputed, throwaway
-from onepass.nn._tracing import node_for
+from onepass.nn._call.checks import check_probability
+from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampled
+from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
+from onepass.nn._call.tracing import node_for
+from onepass.nn.batch_norm import _exported
+from onepass.nn.batch_norm._kernels import Running
+from onepass.nn.batch_norm.functions import normalise
+from onepass.nn.dropout._call import dropout
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -65,7 +66,7 @@ class FusedBatchNorm(_BatchNorm):
 
     def __prepare_scriptable__(self) -> FusedBatchNorm:
         """Refuses what TorchScript cannot have, before it compiles anything."""
-        by_torch.refuse_sampled(self)
+        refuse_sampled(self)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -110,9 +111,9 @@ class FusedBatchNorm(_BatchNorm):
     def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
         if not is_scripting():
-            by_torch.refuse_sampled(self)
+            refuse_sampled(self)
             if self.training and self.track_running_stats and self.momentum is None:
-                by_torch.refuse("batch_norm", "momentum", "a number in training", None)
+                refuse("batch_norm", "momentum", "a number in training", None)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         if is_scripting():
             mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
@@ -129,7 +130,7 @@ class FusedBatchNorm(_BatchNorm):
             if self.momentum is None:
                 momentum = 1.0 / float(count)
         kept = not training or self.track_running_stats
-        return by_torch.batch_norm(
+        return _exported.batch_norm(
             input,
             mean if kept else None,
             var if kept else None,
@@ -166,11 +167,9 @@ class FusedBatchNorm(_BatchNorm):
                 # torch reads the count back to the host; here the kernel divides by it.
                 batches = count + 1
                 step = count_of_pass(count)
-        output = batch_norm(
+        output = normalise(
             input,
-            mean,
-            var,
-            batches,
+            Running(mean, var, batches),
             _own(self, parameters, "weight"),
             _own(self, parameters, "bias"),
             residual,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn import _by_torch, _loss_composed, _loss_kernels, _loss_ops
-from onepass.nn._buffers import statistics_dtype
-from onepass.nn._dispatch import is_plain, is_transformed
-from onepass.nn._kinds import check_dense, check_integer, check_number, check_optional, check_tensor
-from onepass.nn._layout import dense, in_layout_of
-from onepass.nn._loss_derivative import CrossEntropyFunction
+from onepass.nn._call import exporting
+from onepass.nn._call.buffers import statistics_dtype
+from onepass.nn._call.checks import check_dense, check_integer, check_number, check_optional, check_tensor
+from onepass.nn._call.dispatch import is_plain, is_transformed
+from onepass.nn._call.layout import dense, in_layout_of
+from onepass.nn.cross_entropy import _composed, _exported, _kernels, _ops
+from onepass.nn.cross_entropy._derivative import CrossEntropyFunction
 
 __all__ = ["LossStatistics", "cross_entropy"]
 
@@ -91,7 +92,7 @@ def cross_entropy(
     if transformed and return_stats:
         raise RuntimeError("cross_entropy: return_stats must be False under torch.func, got True")
     if input.numel() == 0 or transformed:
-        loss = _loss_composed.forward(input, target, second, lams, number, *options)
+        loss = _composed.forward(input, target, second, lams, number, *options)
         loss = loss.view(shape) if reduction == "none" else loss
         return (loss, _statistics(_no_totals(input))) if return_stats else loss
     input = dense(input)
@@ -99,17 +100,17 @@ def cross_entropy(
     weight = None if weight is None else weight.contiguous()
     rest = (second, lams, number, weight, *options[1:], return_stats)
     if not plain:
-        if _by_torch.is_asked():
-            loss = _by_torch.exported_cross_entropy(input, target, *rest)
+        if exporting.is_asked():
+            loss = _exported.exported_cross_entropy(input, target, *rest)
             return loss.view(shape) if reduction == "none" and loss.dim() != len(shape) else loss
-        loss, totals = _loss_ops.cross_entropy(input, target, *rest)
+        loss, totals = _ops.cross_entropy(input, target, *rest)
     elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
         if inplace_backward:
             _check_memory(input, target=target, target2=second, lam=lams, weight=weight)
         # torch gives `apply` no types.
         loss, totals = CrossEntropyFunction.apply(input, target, rest, inplace_backward)  # type: ignore[no-untyped-call]
     else:
-        loss, _, totals = _loss_kernels.forward(input, target, *rest)
+        loss, _, totals = _kernels.forward(input, target, *rest)
     if reduction == "none" and loss.shape != shape:
         # Only then: a view does not take a sparse gradient.
         loss = loss.view(shape)

@@ -7,19 +7,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _loss_composed, _loss_kernels
-from onepass.nn._dispatch import is_batched, is_plain, with_memory
+from onepass.nn._call.dispatch import is_batched, is_plain, with_memory
+from onepass.nn.cross_entropy import _composed, _kernels
 
 __all__ = ["CrossEntropyFunction", "differentiate", "remember"]
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Eager calls on plain tensors: `_loss_kernels.forward`, whose arguments behind the target come as a tuple."""
+    """Eager calls on plain tensors: `_kernels.forward`, whose arguments behind the target come as a tuple."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, target: Tensor, rest: tuple[Any, ...], inplace: bool) -> Any:
         """Runs the kernel."""
-        loss, saved, totals = _loss_kernels.forward(input, target, *rest)
+        loss, saved, totals = _kernels.forward(input, target, *rest)
         remember(ctx, input, target, rest, saved, totals, inplace)
         ctx.mark_non_differentiable(totals)
         return loss, totals
@@ -64,7 +64,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
         return _of_batched(grad, (input, saved, totals, *target_arguments)), dtarget
     arguments = (grad, input, saved, totals, *target_arguments)
     if is_plain(input, weight) and is_plain(grad):
-        return cast(Any, _loss_kernels.backward)(*arguments, ctx.inplace), dtarget
+        return cast(Any, _kernels.backward)(*arguments, ctx.inplace), dtarget
     return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
 
 
@@ -88,7 +88,7 @@ def _of_probabilities(grad: Tensor, input: Tensor, target: Tensor, *rest: Any) -
     if weight is not None:
         found = found * weight.to(wide).view([-1] + [1] * (input.dim() - 1 - dim))
     if reduction == "mean":
-        grad = grad / _loss_kernels.rows_of(input)
+        grad = grad / _kernels.rows_of(input)
     if reduction == "none" and input.dim() > 1:
         grad = grad.view(input.shape[0], 1, *input.shape[2:])
     scaled: Tensor = (found * grad).to(target.dtype)
@@ -99,7 +99,7 @@ def _differentiably(grad: Tensor, arguments: tuple[Any, ...], wanted: tuple[bool
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
     # Aliases: one of the two may be made of the other, and that way is the outer pass's to go.
     input, target = (one.view_as(one) for one in arguments[:2])
-    loss = _loss_composed.forward(input, target, *arguments[2:])
+    loss = _composed.forward(input, target, *arguments[2:])
     leaves = [one for one, want in zip((input, target), wanted, strict=True) if want]
     found = iter(torch.autograd.grad(loss, leaves, grad.view_as(loss), create_graph=True))
     return tuple(next(found) if want else None for want in wanted)

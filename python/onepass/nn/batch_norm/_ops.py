@@ -11,9 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _batch_norm_kernels as kernels
-from onepass.nn._batch_norm_derivative import differentiate, remember
-from onepass.nn._recomputation import is_recomputed
+from onepass.nn._call.recomputation import is_recomputed
+from onepass.nn.batch_norm import _kernels
+from onepass.nn.batch_norm._derivative import differentiate, remember
+from onepass.nn.batch_norm._kernels import Options, Running, Saved
 
 __all__ = ["batch_norm"]
 
@@ -34,12 +35,29 @@ _library.define(
 )
 
 
-def batch_norm(*arguments: Any) -> Tensor:
-    """The output; arguments are `_batch_norm_kernels.forward`'s, which changes running statistics likewise."""
-    output, _, _, _, *new = torch.ops.onepass.batch_norm(*arguments)
-    running, training = arguments[4:6], arguments[8]
-    if training and running[0] is not None:
-        for statistic, value in zip(running, new, strict=True):
+def batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    seed: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """`_kernels.forward` by the operator: the output; training changes the running statistics likewise."""
+    output, _, _, _, *new = torch.ops.onepass.batch_norm(
+        input,
+        weight,
+        bias,
+        residual,
+        running.mean,
+        running.var,
+        running.batches,
+        seed,
+        *options,
+    )
+    if options.training and running.mean is not None and running.var is not None:
+        for statistic, value in zip((running.mean, running.var), new, strict=True):
             statistic.copy_(value)
     return cast(Tensor, output)
 
@@ -51,21 +69,23 @@ def _forward(
     residual: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    *rest: Any,
+    batches: Tensor | None,
+    seed: Tensor | None,
+    *options: Any,
 ) -> tuple[Tensor, ...]:
-    training = rest[2]
+    how = Options(*options)
     nothing = input.new_empty(0)
-    if training and running_mean is not None and running_var is not None:
+    if how.training and running_mean is not None and running_var is not None:
         running_mean, running_var = running_mean.clone(), running_var.clone()
         new = (running_mean, running_var)
         if is_recomputed():
             running_mean = running_var = None
     else:
         new = (nothing, torch.empty_like(nothing))
-    output, mean, spread, mask, _ = kernels.forward(
-        input, weight, bias, residual, running_mean, running_var, *rest
-    )
-    return (output, mean, spread, _tensor(mask, input), *new)
+    running = Running(running_mean, running_var, batches)
+    drawn = 0 if seed is None else seed
+    output, saved = _kernels.forward(input, weight, bias, residual, running, drawn, how)
+    return (output, saved.mean, saved.spread, _tensor(saved.mask, input), *new)
 
 
 def _fake_forward(
@@ -77,15 +97,12 @@ def _fake_forward(
     running_var: Tensor | None,
     batches: Tensor | None,
     seed: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    dropout: float,
+    *options: Any,
 ) -> tuple[Tensor, ...]:
-    mean = kernels.new_statistic(input)
-    mask = None if residual is None else kernels.new_mask(input, activation)
-    if training and running_mean is not None and running_var is not None:
+    how = Options(*options)
+    mean = _kernels.new_statistic(input)
+    mask = None if residual is None else _kernels.new_mask(input, how.activation)
+    if how.training and running_mean is not None and running_var is not None:
         new = (torch.empty_like(running_mean), torch.empty_like(running_var))
     else:
         new = (input.new_empty(0), input.new_empty(0))
@@ -97,19 +114,39 @@ def _tensor(mask: Tensor | None, input: Tensor) -> Tensor:
     return input.new_empty(0, dtype=torch.uint8) if mask is None else mask
 
 
-def _backward(grad: Tensor, input: Tensor, *rest: Any) -> list[Tensor]:
-    return [found for found in kernels.backward(grad, input, *rest) if found is not None]
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    spread: Tensor,
+    mask: Tensor | None,
+    seed: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+    wanted: list[bool],
+) -> list[Tensor]:
+    options = Options(training, None, eps, activation, dropout)
+    saved = Saved(mean, spread, mask, seed)
+    found = _kernels.backward(grad, input, weight, bias, saved, options, wanted)
+    return [one for one in found if one is not None]
 
 
 def _fake_backward(
     grad: Tensor, input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> list[Tensor]:
-    return [found for found in kernels.new_gradients(input, weight, bias, rest[-1]) if found is not None]
+    wanted: list[bool] = rest[-1]
+    return [found for found in _kernels.new_gradients(input, weight, bias, wanted) if found is not None]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    input, weight, bias, _, _, _, _, seed, *options = inputs
     _, mean, spread, mask, *new = output
-    remember(ctx, inputs[:3], inputs[4:], mean, spread, mask if mask.numel() else None, inputs[7])
+    saved = Saved(mean, spread, mask if mask.numel() else None, seed)
+    remember(ctx, input, weight, bias, saved, Options(*options))
     ctx.mark_non_differentiable(mean, spread, mask, *new)
 
 

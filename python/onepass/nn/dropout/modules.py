@@ -8,11 +8,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from onepass.nn import _by_torch
-from onepass.nn import _dropout_functional as functional
-from onepass.nn._by_torch import is_scripting
-from onepass.nn._kinds import check_probability, check_scaling
-from onepass.nn._tracing import node_for
+from onepass.nn._call.checks import check_probability, check_scaling
+from onepass.nn._call.exporting import is_scripting, refuse_sampled
+from onepass.nn._call.tracing import node_for
+from onepass.nn.dropout import _exported, functions
 
 __all__ = [
     "OURS",
@@ -47,7 +46,7 @@ class DropoutModule(torch.nn.Module):
 
     def __prepare_scriptable__(self) -> DropoutModule:
         """Refuses what TorchScript cannot have, before it compiles anything."""
-        _by_torch.refuse_sampled(self)
+        refuse_sampled(self)
         return self
 
     def _composed(
@@ -57,7 +56,7 @@ class DropoutModule(torch.nn.Module):
         if self.training and (generator is not None or seed is not None):
             raise ValueError("dropout: generator and seed must be None in TorchScript, got one")
         alone = input.dim() < self.batched
-        output = _by_torch.dropout(
+        output = _exported.dropout(
             input.unsqueeze(0) if alone else input,
             self.p,
             self.training,
@@ -174,27 +173,27 @@ class Dropout(_Scaled, torch.nn.Dropout):
     Source: Srivastava et al. 2014; torch.nn.Dropout.
     """
 
-    function = functional.dropout
+    function = functions.dropout
 
 
 class Dropout1d(_Scaled, torch.nn.Dropout1d):
     """Sets channels of (N, C, L) or (C, L) to 0 with probability p; arguments as `Dropout`."""
 
-    function = functional.dropout1d
+    function = functions.dropout1d
     planes, batched = True, 3
 
 
 class Dropout2d(_Scaled, torch.nn.Dropout2d):
     """Sets channels of (N, C, H, W) or (N, C, L) to 0 with probability p; arguments as `Dropout`."""
 
-    function = functional.dropout2d
+    function = functions.dropout2d
     planes, batched = True, 3
 
 
 class Dropout3d(_Scaled, torch.nn.Dropout3d):
     """Sets channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability p; arguments as `Dropout`."""
 
-    function = functional.dropout3d
+    function = functions.dropout3d
     planes, batched = True, 5
 
 
@@ -211,13 +210,13 @@ class AlphaDropout(_Alpha, torch.nn.AlphaDropout):
     Source: Klambauer et al. 2017; torch.nn.AlphaDropout.
     """
 
-    function = functional.alpha_dropout
+    function = functions.alpha_dropout
 
 
 class FeatureAlphaDropout(_Alpha, torch.nn.FeatureAlphaDropout):
     """`AlphaDropout` of whole channels of (N, C, ...); arguments as there."""
 
-    function = functional.feature_alpha_dropout
+    function = functions.feature_alpha_dropout
     planes = True
 
 
