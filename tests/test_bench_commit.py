@@ -32,11 +32,10 @@ def checkout(tmp_path, monkeypatch):
 
 
 def git(folder, *arguments):
-    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false", "core.hooksPath=/dev/null")
+    author = ("user.name=test", "user.email=test@example.org")
+    settings = (*author, "commit.gpgsign=false", "core.hooksPath=/dev/null")
     options = [word for setting in settings for word in ("-c", setting)]
-    done = subprocess.run(
-        ["git", "-C", folder, *options, *arguments], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(["git", "-C", folder, *options, *arguments], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
