@@ -1,7 +1,7 @@
 """Docstrings of everything public: what they must say, and that their examples run.
 
-Public is what `onepass.__all__` leads to: the classes and functions in it, and those of the modules in it. torch's own
-classes among them are torch's to document.
+Public is what `onepass.__all__` leads to: the classes and functions in it, and those of the modules in it. Classes
+that are torch's own are torch's to document.
 """
 
 from __future__ import annotations
