@@ -173,7 +173,7 @@ def test_bench_stream_moves_the_bytes_of_the_step(monkeypatch):
     def stream(reads, writes, threads):
         moved.append(sum(a.nbytes for a in reads) + 2 * sum(a.nbytes for a in writes))
 
-    monkeypatch.setattr(onepass._native, "core", type("Core", (), {"stream": staticmethod(stream)}))
+    monkeypatch.setattr(onepass._native, "core", type("Core", (), {"probe": staticmethod(stream)}))
     case.setup()["stream"]()
     assert moved == [case.bytes_moved]
 
