@@ -20,8 +20,8 @@
 
 namespace onepass {
 
-// Runs what gathers a step from the optimizer's state. False: a complaint about a tensor or hyper-parameter.
-// The list function, to which the caller then turns, meets it again and says it with the right names.
+// Runs what gathers a step from the optimizer's state. Returns false if gathering raised. The caller then
+// takes the way of explicit lists, which finds the same error and reports it with the user's argument names.
 template <class Gather>
 bool is_regular(const Gather& gather) {
   try {
@@ -128,8 +128,11 @@ class EntryList {
   EntryList(const std::string& function, const pybind11::object& given, bool wanted, int64_t size,
             const char* name) {
     if (!wanted) return;
-    OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ValueError, function,
-             ": ", name, " must be a list of ", size, " entries like params");
+    OP_CHECK(PyList_Check(given.ptr()), TypeError, function, ": ", name, " must be a list, got ",
+             Py_TYPE(given.ptr())->tp_name);
+    const int64_t own = PyList_GET_SIZE(given.ptr());
+    OP_CHECK(own == size, ValueError, function, ": ", name, " must have ", size, " entries like params, got ",
+             own);
     list_ = given;
   }
   // Borrowed; nullptr if the call has no such list, or None stands there.

@@ -18,9 +18,15 @@ from onepass.optim._lists.arguments import number, number_or_tensor
 from onepass.optim._lists.records import ListGroup
 from onepass.optim._lists.run import run_lists
 from onepass.optim.adam import AdamOptions
+from onepass.optim.lion import lion
 from onepass.optim.sgd import SgdOptions
 
-__all__ = ["adam", "adamw", "sgd"]
+__all__ = [
+    "adam",
+    "adamw",
+    "lion",
+    "sgd",
+]
 
 
 def sgd(
