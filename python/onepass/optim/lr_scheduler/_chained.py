@@ -107,7 +107,7 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
         super()._write(step)
         if self._stepped is None:
             track = self._all_tracks()[0]
-            track.write_each(self.optimizer.param_groups, track.at(step))
+            track.write(self.optimizer.param_groups, track.at(step))
             self._write_others(step, restart=False)
 
     def _restart(self, step: int) -> None:

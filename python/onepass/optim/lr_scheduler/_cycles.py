@@ -314,9 +314,7 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
                 UserWarning,
                 stacklevel=4,
             )
-        if len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._take_new_groups()
-        self._write_all(self._tracks or self._all_tracks(), step)
+        super()._write(step)
 
     def _make_tracks(self) -> list[Track]:
         # Momentum begins and ends where the rate would be 0.

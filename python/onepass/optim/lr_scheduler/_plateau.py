@@ -166,8 +166,9 @@ class ReduceLROnPlateau(TorchPlateau):
         if len(groups) > len(self.base_lrs):
             self.base_lrs = self.base_lrs + self._rates_from(len(self.base_lrs))
             self._memory.grow(self.base_lrs)
-        factor = self._warmup(self._place)
-        self._reached_end = not self.warming_up
+        place = self._place
+        factor = self._warmup(place)
+        self._reached_end = place >= (self._warmup.length or 0)
         self._all_tracks()[0].write(groups, factor)
 
     def _all_tracks(self) -> list[Track]:
