@@ -22,7 +22,7 @@ from onepass.optim.lr_scheduler._decays import (
     StepLR,
 )
 from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
-from onepass.optim.lr_scheduler._schedule import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
+from onepass.optim.lr_scheduler._schedule_lr import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
 from onepass.optim.lr_scheduler._sequential import SequentialLR
 
 __all__ = [

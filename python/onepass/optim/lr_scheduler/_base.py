@@ -18,7 +18,7 @@ from onepass.optim.lr_scheduler._arguments import check_optimizer, check_state, 
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join, resumed
 from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
-from onepass.optim.lr_scheduler._track import Track, factors_at, initial_rates
+from onepass.optim.lr_scheduler._track import Track, factors_at, held_rates, initial_rates
 from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
 from onepass.optim.lr_scheduler._wrapped import check_seen, stepping
@@ -206,8 +206,7 @@ class FunctionLR(LRScheduler):
 
         Differs from torch: what another scheduler has made of them since is seen.
         """
-        lrs = [group["lr"] for group in self.optimizer.param_groups]
-        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+        return held_rates(self.optimizer.param_groups)
 
     @property
     def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]  # torch's is an attribute
@@ -248,9 +247,9 @@ class FunctionLR(LRScheduler):
         if total == self.last_epoch and self._tracks and len(self.optimizer.param_groups) == len(self.base_lrs):
             return
         if self._chains:  # what others changed may end on the way: at a milestone, at the minimum of a cosine
-            for place in range(self.last_epoch + 1, total):
-                self._write(place)
-                self.last_epoch = place
+            for step in range(self.last_epoch + 1, total):
+                self._write(step)
+                self.last_epoch = step
         self._write(total)
         self.last_epoch = total
 

@@ -13,21 +13,21 @@ from torch.optim import lr_scheduler as theirs
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import Setting, amount, check_optimizer, is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._track import Factor, Track
+from onepass.optim.lr_scheduler._track import Shape, Track
 from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
 class FactorLR(FunctionLR):
     """lr = base_lr f(step)."""
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         raise NotImplementedError
 
     def _make_tracks(self) -> list[Track]:
-        return [Track("lr", self._factor(), self.base_lrs)]
+        return [Track("lr", self._shape(), self.base_lrs)]
 
     def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        self._factor()  # a wrong argument must not have touched the optimizer
+        self._shape()  # a wrong argument must not have touched the optimizer
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
@@ -37,7 +37,7 @@ class StepLR(FactorLR, theirs.StepLR):
     Args:
         optimizer: As for `FunctionLR`.
         step_size: Steps between two decays, above 0.
-        gamma: Factor of each decay, at least 0.
+        gamma: Shape of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
@@ -59,7 +59,7 @@ class StepLR(FactorLR, theirs.StepLR):
         self.step_size, self.gamma = step_size, gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.step(self.step_size, self.gamma)
 
 
@@ -69,7 +69,7 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
     Args:
         optimizer: As for `FunctionLR`.
         milestones: Steps, each at least 0; one that is there twice counts twice.
-        gamma: Factor of each decay, at least 0.
+        gamma: Shape of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
@@ -91,7 +91,7 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
         self.milestones, self.gamma = Counter(milestones), gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.multistep(tuple(Counter(self.milestones).elements()), self.gamma)
 
 
@@ -125,7 +125,7 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
         self.factor, self.total_iters = factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.constant(self.factor, self.total_iters) >> schedules.constant()
 
 
@@ -161,7 +161,7 @@ class LinearLR(FactorLR, theirs.LinearLR):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         if self.total_iters == 0:
             return schedules.constant(self.end_factor)
         return schedules.linear(self.total_iters, self.start_factor, self.end_factor)
@@ -172,7 +172,7 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
 
     Args:
         optimizer: As for `FunctionLR`.
-        gamma: Factor of each step, at least 0.
+        gamma: Shape of each step, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
@@ -186,7 +186,7 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
         self.gamma = gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.exponential(self.gamma)
 
 
@@ -218,7 +218,7 @@ class PolynomialLR(FactorLR, theirs.PolynomialLR):
         self.total_iters, self.power = total_iters, power
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.polynomial(self.total_iters, self.power)
 
 
@@ -233,7 +233,7 @@ class RangeLR(FactorLR):
 
     def _make_tracks(self) -> list[Track]:
         starts = None if self.eta_min == 0 else [float(self.eta_min)] * len(self.base_lrs)
-        return [Track("lr", self._factor(), self.base_lrs, starts)]
+        return [Track("lr", self._shape(), self.base_lrs, starts)]
 
 
 class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
@@ -269,7 +269,7 @@ class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
         self.T_max, self.eta_min = T_max, eta_min
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.cosine(self.T_max, periodic=True)
 
 
@@ -316,8 +316,8 @@ class LambdaLR(FunctionLR, theirs.LambdaLR):
         super().__init__(optimizer, last_epoch, follow=follow)
 
     def _make_tracks(self) -> list[Track]:
-        factors = self.lr_lambdas[0] if self._for_all and self.lr_lambdas else self.lr_lambdas
-        return [Track("lr", factors, self.base_lrs)]
+        shapes = self.lr_lambdas[0] if self._for_all and self.lr_lambdas else self.lr_lambdas
+        return [Track("lr", shapes, self.base_lrs)]
 
     def _take_new_groups(self) -> None:
         groups = len(self.optimizer.param_groups)

@@ -15,7 +15,7 @@ from onepass.optim.lr_scheduler._memory import Factors, Memory
 from onepass.optim.lr_scheduler._neighbours import scale_zeros
 from onepass.optim.schedules import Schedule
 
-Factor = Callable[[int], float]
+Shape = Callable[[int], float]
 
 # Looking at the kind of every group's value would cost as much as writing it.
 _FEW = 16
@@ -26,7 +26,7 @@ class Track:
 
     Args:
         field: Key of the group, or a place in a tuple such as ``betas[0]``.
-        factors: One function for all groups, or one for each; None leaves a group alone.
+        shapes: One function of the step for all groups, or one for each; None leaves a group alone.
         ends: The value of each group at factor 1.
         starts: That at factor 0, or None for 0.
     """
@@ -34,7 +34,7 @@ class Track:
     def __init__(
         self,
         field: str,
-        factors: Factor | Sequence[Factor | None],
+        shapes: Shape | Sequence[Shape | None],
         ends: list[float],
         starts: list[float] | None = None,
     ) -> None:
@@ -43,24 +43,24 @@ class Track:
         # Whose memory it is.
         self.owner: Callable[[], Any] | None = None
         self.field = field
-        self.factors = factors
+        self.shapes = shapes
         # A bound method is called faster than the object that it belongs to.
-        one = factors.__call__ if isinstance(factors, Schedule) else factors
-        self._factor: Factor | None = one if callable(one) else None
+        one = shapes.__call__ if isinstance(shapes, Schedule) else shapes
+        self._shape: Shape | None = one if callable(one) else None
         self.ends = ends
         self.starts = starts
         self._key, self._index = place(field)
-        self._is_simple = self._factor is not None and self._index is None
+        self._is_simple = self._shape is not None and self._index is None
         self._groups: Any = None
         self._has_tensors = False
 
     def at(self, step: int) -> Factors:
         """The factor of all groups at a step, or a list with that of each."""
-        if self._factor is not None:
-            f = self._factor(step)
+        if self._shape is not None:
+            f = self._shape(step)
             return f if type(f) is float else number(f, step)
-        factors: Any = self.factors
-        return [None if factor is None else number(factor(step), step) for factor in factors]
+        shapes: Any = self.shapes
+        return [None if shape is None else number(shape(step), step) for shape in shapes]
 
     def values(self, step: int) -> list[float | None]:
         """The value of each group; None for one that is left alone."""
@@ -193,8 +193,8 @@ def factors_at(tracks: Sequence[Track], step: int) -> list[Factors]:
     before = None
     for track in tracks:
         # A rate and a momentum may have one function in common.
-        found.append(found[-1] if track.factors is before else track.at(step))
-        before = track.factors
+        found.append(found[-1] if track.shapes is before else track.at(step))
+        before = track.shapes
     return found
 
 
@@ -230,6 +230,18 @@ def _put_at(group: dict[str, Any], key: str, index: int | None, value: float) ->
         current.fill_(value)
     else:
         group[key] = value if index is None else (*held[:index], value, *held[index + 1 :])
+
+
+def put_all(groups: list[dict[str, Any]], field: str, values: Sequence[Any]) -> None:
+    """Sets a field of all groups to numbers, which may be tensors."""
+    for group, value in zip(groups, values, strict=True):
+        put(group, field, float(value))
+
+
+def held_rates(groups: list[dict[str, Any]]) -> list[float | Tensor]:
+    """The learning rates that groups hold; tensors are copies."""
+    lrs = [group["lr"] for group in groups]
+    return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
 
 
 def number(value: Any, step: float) -> float:

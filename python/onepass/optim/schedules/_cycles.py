@@ -43,7 +43,7 @@ class one_cycle(Finite):
             raise ValueError(f"one_cycle: anneal must be cos or linear, got {self.anneal!r}")
 
     @cached_property
-    def _phases(self) -> list[tuple[float, float, float, float]]:
+    def phases(self) -> list[tuple[float, float, float, float]]:
         """Where each phase begins and ends, and its first and last factor."""
         low = 1.0 / self.div_factor
         last = low / self.final_div_factor
@@ -54,7 +54,7 @@ class one_cycle(Finite):
         return [(0.0, top, low, 1.0), (top, down, 1.0, low), (down, end, low, last)]
 
     def _at(self, t: Any, m: Any) -> Any:
-        phases = self._phases
+        phases = self.phases
         if m is Numbers:
             if t > self.steps - 1:
                 t = max(self.steps - 1, 0)
@@ -158,11 +158,9 @@ class warm_restarts(Schedule):
         return begins, sizes
 
     def _at(self, t: Any, m: Any) -> Any:
-        if self.mult == 1:
-            place: Any = t % self.steps
-            size: Any = self.steps
-        else:
+        step, size = t % self.steps, self.steps
+        if self.mult != 1:
             begins, sizes = self._cycles
             cycle = m.count(begins, t) - 1
-            place, size = t - m.pick(begins, cycle), m.pick(sizes, cycle)
-        return self.floor + (1.0 - self.floor) * (1.0 + m.cos(math.pi * place / size)) / 2.0
+            step, size = t - m.pick(begins, cycle), m.pick(sizes, cycle)
+        return self.floor + (1.0 - self.floor) * (1.0 + m.cos(math.pi * step / size)) / 2.0
