@@ -23,7 +23,7 @@ def _tidy(app: Sphinx, what: str, name: str, member: Any, options: Any, lines: l
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             line = re.sub(r"^(Differs from torch|Source):", r"**\1:**", line)
-            lines[i] = re.sub(r"(?<![`\w.])([\w.]*\w)_(?![\w`])", r"\1\\_", line)
+            lines[i] = re.sub(r"(?<![`\w.])([\w.]*\w)_(?=[\s.,;:)]|$)", r"\1\\_", line)
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:
