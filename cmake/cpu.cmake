@@ -1,15 +1,12 @@
 # The CPU kernels: each file compiled once per instruction set into a namespace of that name (ONEPASS_ISA).
 # No contraction: a fused multiply-add on one instruction set and not on another would give each its own bits.
-set(cpu_kernels csrc/kernels/adam.cpp csrc/kernels/batch_norm.cpp csrc/kernels/clip.cpp
-    csrc/kernels/cross_entropy.cpp csrc/kernels/dropout.cpp csrc/kernels/sgd.cpp
-    csrc/kernels/statistics.cpp csrc/kernels/stream.cpp)
 set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
 
 add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp)
 target_link_libraries(onepass_cpu PRIVATE onepass_options)
 
 function(onepass_isa name)
-  add_library(onepass_${name} OBJECT ${cpu_kernels})
+  add_library(onepass_${name} OBJECT ${cpu_sources})
   target_link_libraries(onepass_${name} PRIVATE onepass_options)
   target_compile_definitions(onepass_${name} PRIVATE ONEPASS_ISA=${name})
   target_compile_options(onepass_${name} PRIVATE ${cpu_options} ${ARGN})

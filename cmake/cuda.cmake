@@ -1,4 +1,4 @@
-# The CUDA kernels, or their stand-in that says they were not built.
+# The CUDA kernels, if they are built.
 add_library(onepass_cuda INTERFACE)
 set(onepass_cuda_definitions)
 set(onepass_nvcc NOTFOUND)
@@ -15,7 +15,6 @@ endif()
 
 if(NOT onepass_nvcc)
   message(STATUS "onepass: without CUDA (ONEPASS_CUDA=${ONEPASS_CUDA})")
-  target_sources(onepass_cuda INTERFACE csrc/kernels/no_cuda.cpp)
   return()
 endif()
 
@@ -31,8 +30,7 @@ enable_language(CUDA)
 find_package(CUDAToolkit 12.1 REQUIRED)
 message(STATUS "onepass: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
-add_library(onepass_cuda_kernels OBJECT csrc/kernels/adam.cu csrc/kernels/batch_norm.cu csrc/kernels/clip.cu
-  csrc/kernels/cross_entropy.cu csrc/kernels/dropout.cu csrc/kernels/sgd.cu csrc/kernels/statistics.cu)
+add_library(onepass_cuda_kernels OBJECT ${cuda_sources})
 target_link_libraries(onepass_cuda_kernels PRIVATE onepass_options CUDA::cudart_static)
 # -fmad=false: the same bits as the CPU kernels. The kernels wait for memory, not for arithmetic.
 target_compile_options(onepass_cuda_kernels PRIVATE

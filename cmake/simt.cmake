@@ -8,8 +8,7 @@ if(ONEPASS_SIMT STREQUAL "AUTO")
 endif()
 include(tests/simt/simt.cmake)
 
-simt_wrap_sources(simt_kernels csrc/kernels/adam.cu csrc/kernels/batch_norm.cu csrc/kernels/clip.cu
-  csrc/kernels/cross_entropy.cu csrc/kernels/dropout.cu csrc/kernels/sgd.cu csrc/kernels/statistics.cu)
+simt_wrap_sources(simt_kernels ${cuda_sources})
 add_library(onepass_simt_kernels OBJECT ${simt_kernels})
 target_link_libraries(onepass_simt_kernels PRIVATE onepass_options simt)
 # #pragma unroll is a word of nvcc.

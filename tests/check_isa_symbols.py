@@ -39,7 +39,7 @@ ARITHMETIC = {
     "dropout": "mul",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows a leaf: no loop over elements
-    "stream": "mul add",
+    "probe": "mul add",
 }
 BOTH = ("float", "double")
 # Operations whose formulas ask for fused multiply-adds (csrc/core/fused.h). The baseline, which has none, makes
@@ -53,7 +53,7 @@ TYPES = {
     "dropout": BOTH,
     "sgd": BOTH,
     "statistics": (),
-    "stream": ("float",),
+    "probe": ("float",),
 }
 # The loops of an operation that has others, too: without products (a clamp), without differences (a gradient with
 # constant statistics), or without packed code (a power; doubles with flags of one byte, in the baseline).

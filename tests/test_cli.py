@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 import onepass
@@ -47,6 +48,40 @@ def test_commands_are_registered():
     assert status == 0
     for name in ("info", "demo", "bench", "parity", "schedule", "lr-range"):
         assert f" {name} " in output
+
+
+VERBS = (
+    *(
+        "Also",
+        "Begin",
+        "Change",
+        "Clip",
+        "Draw",
+        "End",
+        "Give",
+        "Go",
+        "Keep",
+        "Measure",
+        "Multiply",
+        "Print",
+        "Read",
+    ),
+    *("Run", "Seed", "Show", "Spread", "Start", "Store", "Take", "Time", "Train", "Use", "Write"),
+)
+
+
+def test_help_begins_with_a_verb():
+    """As the reader does it: "--seed: Seed the weights", not "--seed: Of the weights"."""
+    commands = typer.main.get_command(app).commands
+    texts = {
+        f"{name} {option.name}": option.help
+        for name, command in commands.items()
+        for option in command.params
+        if option.name != "help"
+    }
+    assert len(texts) > 40
+    assert {name: text for name, text in texts.items() if not (text or "").startswith(VERBS)} == {}
+    assert {text[-1] for text in texts.values()} <= {".", "]"}
 
 
 def test_info_json_tells_what_a_report_needs():
@@ -138,7 +173,7 @@ def test_bench_stream_moves_the_bytes_of_the_step(monkeypatch):
     def stream(reads, writes, threads):
         moved.append(sum(a.nbytes for a in reads) + 2 * sum(a.nbytes for a in writes))
 
-    monkeypatch.setattr(onepass._native, "core", type("Core", (), {"stream": staticmethod(stream)}))
+    monkeypatch.setattr(onepass._native, "core", type("Core", (), {"probe": staticmethod(stream)}))
     case.setup()["stream"]()
     assert moved == [case.bytes_moved]
 

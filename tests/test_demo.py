@@ -5,18 +5,27 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import sys
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import onepass.nn
+from onepass.cli import torch_threads
 from onepass.cli.app import app
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
 from onepass.demo.train import OURS, PRECISIONS, TORCH, Plan, contenders, steps_per_epoch, train
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Convolutions round differently with another number of threads; here they do not depend on the machine's."""
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def digits():
 
 @pytest.fixture
 def few(digits):
-    """So few images that a training takes a second."""
+    """Every tenth image: a training takes a second."""
     parts = (
         digits.train_images,
         digits.train_labels,
@@ -56,11 +65,19 @@ def test_images(digits):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_both_learn_the_same(optimizer, few):
-    """The first steps differ by rounding alone; dropout and order are the same for both."""
-    theirs, ours = losses(few, optimizer=optimizer, epochs=3)
-    assert theirs[0] == ours[0]
-    assert ours[:10] == pytest.approx(theirs[:10], rel=1e-3)
-    assert sum(ours[-10:]) < 0.5 * sum(ours[:10])
+    """The first steps differ by rounding alone; dropout and order are the same for both.
+
+    Now and then an element lies so near to a tie of max pooling, or to the kink of ReLU, that a last bit decides,
+    and from there the two drift apart: of 12 runs of SGD (seeds 0 to 2, 1 to 4 threads) one did within 10 steps.
+    Which run that is depends on the processor, so two of three seeds must agree.
+    """
+    agreed = []
+    for seed in range(3):
+        theirs, ours = losses(few, seed, optimizer, epochs=3)
+        assert theirs[0] == ours[0]
+        agreed.append(ours[:10] == pytest.approx(theirs[:10], rel=1e-3))
+        assert sum(ours[-10:]) < 0.5 * sum(ours[:10])
+    assert sum(agreed) >= 2
 
 
 def test_both_clip_and_average_the_same(few):
@@ -150,14 +167,20 @@ def test_command(tmp_path, monkeypatch, few):
     monkeypatch.setattr("onepass.cli.demo.mnist", lambda: few)
     threads = torch.get_num_threads()
     folder = tmp_path / "new" / "folder"
-    done = invoke("--epochs", 2, "--batch-size", 40, "--output", folder, "--threads", 1, "--device", "cpu")
+    arguments = [
+        *("--epochs", "2", "--batch-size", "40"),
+        *("--output", str(folder), "--threads", "1", "--device", "cpu"),
+    ]
+    # The command is recorded as it was typed: here that is how the tests were started, or nothing.
+    monkeypatch.setattr(sys, "argv", ["/somewhere/onepass", "demo", *arguments])
+    done = invoke(*arguments)
     assert done.exit_code == 0, done.output
     shown = (TORCH, OURS, "validation accuracy", "validation calibration error", "demo.png", "demo.json")
     assert all(text in done.output for text in shown)
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folder / "demo.json").read_text())
     assert (written["epochs"], written["threads"], written["optimizer"]) == (2, 1, "adamw")
-    assert written["command"].startswith("onepass ")
+    assert written["command"] == " ".join(["onepass", "demo", *arguments])
     assert set(written["trainings"]) == {TORCH, OURS}
     assert torch.get_num_threads() == threads
 

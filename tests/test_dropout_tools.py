@@ -35,7 +35,7 @@ def test_a_case_is_timed_with_its_bytes_kept():
 @pytest.mark.parametrize("numel", [0, 1, 63, 64, 1000])
 def test_copy_probe_copies(numel, offset):
     source, target = torch.randn(numel), torch.zeros(numel + offset + 3)
-    _native.core.copy(source, target[offset : offset + numel], 2)
+    _native.core.probe_copy(source, target[offset : offset + numel], 2)
     assert torch.equal(target, torch.cat([torch.zeros(offset), source, torch.zeros(3)]))
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import onepass.nn
-from onepass.nn import _by_torch, functional
+from onepass.nn import functional
+from onepass.nn._call import exporting
 
 STRICT = pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
 TRAINING = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -235,8 +236,8 @@ def test_compile_keeps_our_operators():
 @STRICT
 def test_as_with_a_torch_that_has_no_flag_of_exports(strict, monkeypatch):
     """Older ones have none: who is tracing is asked instead. torch.compile keeps our operators there, too."""
-    monkeypatch.setattr(_by_torch, "asked", _by_torch._Asked())
-    monkeypatch.setattr(onepass.nn.batch_norm, "asked", _by_torch.asked)
+    monkeypatch.setattr(exporting, "asked", exporting._Asked())
+    monkeypatch.setattr(onepass.nn.batch_norm.modules, "asked", exporting.asked)
     torch.compiler.reset()
     model, x = Network().eval(), torch.randn(4, 3, 5, 5)
     exported = torch.export.export(model, (x,), strict=strict)

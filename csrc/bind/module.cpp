@@ -1,9 +1,8 @@
-// module.cpp - the extension module: one register line a family, and what it was built with.
+// module.cpp - the extension module: the bindings of register.h, and what it was built with.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bind/plan.h"
 #include "bind/register.h"
 #include "core/check.h"
 #include "core/isa.h"
@@ -50,25 +49,18 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
-    } catch (const onepass::KindError& error) {
+    } catch (const onepass::TypeError& error) {
       PyErr_SetString(PyExc_TypeError, error.what());
-    } catch (const onepass::DeviceError& error) {
+    } catch (const onepass::RuntimeError& error) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
     }
   });
   // An impossible ONEPASS_ISA fails here, at import, and not in the middle of a training step.
   onepass::isa();
   module.def("build_info", &build_info);
-  onepass::register_plan(module);
-  onepass::register_sgd(module);
-  onepass::register_adam(module);
-  onepass::register_clip(module);
-  onepass::register_param_groups(module);
-  onepass::register_statistics(module);
-  onepass::register_stream(module);
-  onepass::register_batch_norm(module);
-  onepass::register_dropout(module);
-  onepass::register_cross_entropy(module);
+#define ONEPASS_REGISTER(name) onepass::register_##name(module);
+  ONEPASS_BINDINGS(ONEPASS_REGISTER)
+#undef ONEPASS_REGISTER
 #if defined(ONEPASS_SIMT)
   onepass::register_simt_graph(module);
 #endif

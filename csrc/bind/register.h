@@ -1,22 +1,29 @@
-// register.h - one function a family, each defined in its own file and called by module.cpp.
+// register.h - the one list of what the module binds: a function each, defined in the file of that name and
+// called by module.cpp.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#define ONEPASS_BINDINGS(X) \
+  X(plan)                   \
+  X(sgd)                    \
+  X(adam)                   \
+  X(clip)                   \
+  X(param_groups)           \
+  X(statistics)             \
+  X(probe)                  \
+  X(batch_norm)             \
+  X(dropout)                \
+  X(cross_entropy)
+
 namespace onepass {
 
-void register_batch_norm(pybind11::module_& module);
-void register_dropout(pybind11::module_& module);
-void register_cross_entropy(pybind11::module_& module);
-void register_clip(pybind11::module_& module);
-void register_sgd(pybind11::module_& module);
-void register_adam(pybind11::module_& module);
-void register_param_groups(pybind11::module_& module);
-void register_statistics(pybind11::module_& module);
+#define ONEPASS_DECLARE(name) void register_##name(pybind11::module_& module);
+ONEPASS_BINDINGS(ONEPASS_DECLARE)
+#undef ONEPASS_DECLARE
 #if defined(ONEPASS_SIMT)
 // Captured graphs, for tests (tests/simt/src/bind_graph.cpp).
 void register_simt_graph(pybind11::module_& module);
 #endif
-void register_stream(pybind11::module_& module);
 
 }  // namespace onepass

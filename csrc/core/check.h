@@ -1,5 +1,5 @@
-// check.h - errors that become Python exceptions: ShapeError -> ValueError, KindError -> TypeError,
-// DeviceError -> RuntimeError. Only bind/ checks arguments; layers below trust what they are given.
+// check.h - errors named for the Python exceptions they become: ValueError, TypeError, RuntimeError. Only
+// bind/ checks arguments; the layers below trust what they are given.
 #pragma once
 
 #include <sstream>
@@ -8,13 +8,13 @@
 
 namespace onepass {
 
-struct ShapeError : std::invalid_argument {
+struct ValueError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
-struct KindError : std::runtime_error {
+struct TypeError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-struct DeviceError : std::runtime_error {
+struct RuntimeError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -27,7 +27,7 @@ std::string concat(const Parts&... parts) {
 
 }  // namespace onepass
 
-// OP_CHECK(ok, ShapeError, "adamw: params[", i, "] must ...").
+// OP_CHECK(ok, ValueError, "adamw: params[", i, "] must ..., got ...").
 #define OP_CHECK(condition, Error, ...)                                       \
   do {                                                                        \
     if (!(condition)) throw ::onepass::Error(::onepass::concat(__VA_ARGS__)); \

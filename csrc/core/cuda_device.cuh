@@ -8,7 +8,7 @@ namespace onepass {
 
 inline void cuda_check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) {
-    throw DeviceError(concat(what, ": ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")"));
+    throw RuntimeError(concat(what, ": ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")"));
   }
 }
 

@@ -37,11 +37,11 @@ Isa choose() {
   if (wanted && *wanted) {
     for (Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
       if (std::string(wanted) == name_of(isa)) {
-        OP_CHECK(runs_here(isa), DeviceError, "ONEPASS_ISA=", wanted, " does not run on this processor");
+        OP_CHECK(runs_here(isa), RuntimeError, "ONEPASS_ISA=", wanted, " does not run on this processor");
         return isa;
       }
     }
-    throw DeviceError(concat("ONEPASS_ISA must be baseline, avx2 or avx512, got ", wanted));
+    throw RuntimeError(concat("ONEPASS_ISA must be baseline, avx2 or avx512, got ", wanted));
   }
   for (Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
     if (runs_here(isa)) return isa;

@@ -9,7 +9,7 @@ namespace onepass {
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 // The best one that was compiled and that this processor has, or the lower one that the environment
-// variable ONEPASS_ISA (baseline, avx2, avx512) asks for. Throws DeviceError for a name that is unknown,
+// variable ONEPASS_ISA (baseline, avx2, avx512) asks for. Throws RuntimeError for a name that is unknown,
 // was not compiled or does not run here: a test that asks for an ISA never gets another one silently.
 Isa isa();
 

@@ -23,7 +23,7 @@ struct PhiloxWords {
 constexpr int kPhiloxRounds = 10;
 
 // The product's 64 bits of a's low half and a constant; all words the same. Vectors have their own
-// (loops/philox_blocks.h).
+// (loops/draws/philox_blocks.h).
 ONEPASS_HD uint64_t low_product(uint64_t a, uint32_t constant) { return uint64_t(uint32_t(a)) * constant; }
 ONEPASS_HD void set_words(uint64_t& words, uint32_t word) { words = word; }
 

@@ -34,7 +34,8 @@ struct Sgd {
   static constexpr int kStates = 0;
   T sign, weight_decay, lr;
 
-  ONEPASS_HD static Sgd make(const SgdOptions& o) {
+  // The step count of make(options, step), which all rules are made with, does not matter here.
+  ONEPASS_HD static Sgd make(const SgdOptions& o, double) {
     return {T(o.maximize ? -o.grad_factor : o.grad_factor), T(o.weight_decay), T(o.lr)};
   }
 
@@ -55,8 +56,8 @@ struct SgdMomentum {
   T momentum, grad_weight;
   T nesterov, first;  // 1 or 0: a loop that tests a bool is one that GCC 12 may not vectorise
 
-  ONEPASS_HD static SgdMomentum make(const SgdOptions& o) {
-    return {Sgd<T>::make(o), T(o.momentum), T(1 - o.dampening), T(o.nesterov), T(o.first)};
+  ONEPASS_HD static SgdMomentum make(const SgdOptions& o, double step) {
+    return {Sgd<T>::make(o, step), T(o.momentum), T(1 - o.dampening), T(o.nesterov), T(o.first)};
   }
 
   ONEPASS_HD void operator()(T& p, T g, T& b) const {

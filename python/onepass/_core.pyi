@@ -233,8 +233,8 @@ def write_scaled(
     With lasts only if each group holds lasts[i], which become the new values; else False, and nothing is written.
     """
 
-def stream(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
+def probe(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
     """A plain loop that reads one float32 array and updates one to four: the bandwidth of benchmarks."""
 
-def copy(source: Any, target: Any, threads: int) -> None:
+def probe_copy(source: Any, target: Any, threads: int) -> None:
     """A plain loop that copies one float32 array to another, past the caches: the bandwidth of a copy."""

@@ -19,6 +19,8 @@ from onepass import _native
 # Settings that change speed or which code runs.
 _ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "ONEPASS_ISA")
 _ENVIRONMENT_PREFIXES = ("GOMP_", "KMP_", "MALLOC_", "OMP_")
+# What git leaves out of a question about changes.
+_RESULTS = ":(exclude)benchmarks/results"
 
 
 def machine() -> dict[str, Any]:
@@ -98,15 +100,16 @@ def record(threads: int) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that the package or the working directory lies in, or None.
+    """Returns the commit of the checkout that holds the package or the working directory, or None without one.
 
-    "-dirty" follows if files under version control were changed.
+    "-dirty" follows if files under version control were changed. `benchmarks/results` does not count: the files
+    that one run writes there say nothing about the code of the next.
     """
     for folder in (Path(onepass.__file__).parent, Path.cwd()):
         top = _git(folder, "rev-parse", "--show-toplevel")
         # Another project's repository may hold the virtual environment.
         if top and _git(Path(top), "ls-files", "python/onepass/__init__.py"):
-            changed = _git(Path(top), "status", "--porcelain", "--untracked-files=no")
+            changed = _git(Path(top), "status", "--porcelain", "--untracked-files=no", "--", ".", _RESULTS)
             return f"{_git(Path(top), 'rev-parse', 'HEAD')}{'-dirty' if changed else ''}"
     return None
 

@@ -26,7 +26,7 @@ def probe(total: int, writes: int, device: torch.device) -> Step:
         return lambda: target.copy_(source)
     numel = total // (1 + 2 * writes) // 4
     arrays = [torch.randn(numel + i * _STAGGER)[i * _STAGGER :] for i in range(1 + writes)]
-    return lambda: _native.core.stream(arrays[:1], arrays[1:], torch.get_num_threads())
+    return lambda: _native.core.probe(arrays[:1], arrays[1:], torch.get_num_threads())
 
 
 def copy_probe(total: int, device: torch.device) -> Step:
@@ -38,4 +38,4 @@ def copy_probe(total: int, device: torch.device) -> Step:
         return probe(total, 1, device)
     numel = total // 2 // 4
     source, target = torch.randn(numel), torch.zeros(numel)
-    return lambda: _native.core.copy(source, target, torch.get_num_threads())
+    return lambda: _native.core.probe_copy(source, target, torch.get_num_threads())

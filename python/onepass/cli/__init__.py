@@ -1,4 +1,4 @@
-"""The command `onepass`: one file a subcommand, put together in `app`."""
+"""The command `onepass`: one file for each subcommand, put together in `app`; here is what they share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from onepass import _native
 
 
 def one_of(argument: str, choices: Iterable[str]) -> Callable[[str], str]:
-    """A parser for an argument that must be one of a few words.
+    """Makes a parser for an argument that must be one of a few words.
 
     Args:
-        argument: Its name, for the message.
+        argument: Name of the argument, for the message.
         choices: The words.
+
+    Returns:
+        A function that returns its word, or raises typer.BadParameter for another one.
     """
     known = list(choices)
 
@@ -32,13 +35,21 @@ def one_of(argument: str, choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def finite(argument: str, value: float | None) -> None:
-    """Refuses infinity and what is no number; None is no value at all."""
+    """Checks that a number is neither infinite nor nan.
+
+    Args:
+        argument: Name of the argument, for the message.
+        value: The number; None, an option that was not given, passes.
+
+    Raises:
+        typer.BadParameter: The number is infinite or nan.
+    """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{argument} must be finite, got {value}")
 
 
 def lacks_cuda() -> list[str]:
-    """What is missing for the device cuda; nothing if it can be used."""
+    """Lists what the device cuda lacks here; an empty list means that it can be used."""
     lacks = []
     if not torch.cuda.is_available():
         lacks.append("torch sees no GPU")
@@ -48,7 +59,15 @@ def lacks_cuda() -> list[str]:
 
 
 def device_of(argument: str, name: str) -> torch.device:
-    """The device cpu or cuda, which is refused where it is not there."""
+    """Returns the device cpu or cuda.
+
+    Args:
+        argument: Name of the argument, for the message.
+        name: The device.
+
+    Raises:
+        typer.BadParameter: The device is cuda, and there is no GPU or no CUDA in the build.
+    """
     lacks = lacks_cuda() if name == "cuda" else []
     if lacks:
         raise typer.BadParameter(f"{argument} must be cpu where {' and '.join(lacks)}, got {name}")
@@ -56,8 +75,16 @@ def device_of(argument: str, name: str) -> torch.device:
 
 
 def check_place(argument: str, path: Path) -> None:
-    """Refuses a file or folder that cannot be written or made: now, not after minutes of work."""
-    with _telling(argument, path):
+    """Checks that a file or folder can be written or made: now, not after minutes of work.
+
+    Args:
+        argument: Name of the argument, for the message.
+        path: The file or folder, which need not exist.
+
+    Raises:
+        typer.BadParameter: It cannot be written or made.
+    """
+    with _reporting(argument, path):
         there = next(place for place in (path, *path.parents) if place.exists())
         if there != path and not there.is_dir():
             raise NotADirectoryError(f"{there} is no folder")
@@ -66,7 +93,15 @@ def check_place(argument: str, path: Path) -> None:
 
 
 def check_picture(argument: str, path: Path) -> None:
-    """As `check_place`, and refuses a suffix that no picture has."""
+    """Checks as `check_place` does, and that the suffix is one of a picture.
+
+    Args:
+        argument: Name of the argument, for the message.
+        path: The file, which need not exist.
+
+    Raises:
+        typer.BadParameter: matplotlib draws no such picture, or the file cannot be written.
+    """
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
@@ -77,14 +112,22 @@ def check_picture(argument: str, path: Path) -> None:
 
 @contextmanager
 def writing(argument: str, path: Path) -> Iterator[None]:
-    """Makes the folder that `path` is in, and tells of what cannot be written as of a wrong argument."""
-    with _telling(argument, path):
+    """Makes the folder of a file; reports an OSError in the block as a wrong argument.
+
+    Args:
+        argument: Name of the argument, for the message.
+        path: The file that the block writes.
+
+    Raises:
+        typer.BadParameter: The folder cannot be made, or the block cannot write.
+    """
+    with _reporting(argument, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
 
 
 @contextmanager
-def _telling(argument: str, path: Path) -> Iterator[None]:
+def _reporting(argument: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -93,7 +136,11 @@ def _telling(argument: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Sets torch's number of threads, which is ours too, and sets it back."""
+    """Sets torch's number of threads, which onepass uses, too, for the time of the block.
+
+    Args:
+        count: How many threads; None leaves the number as it is.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""The commands put together."""
+"""The command `onepass`, put together from its subcommands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from onepass.cli.schedule import schedule
 
 app = typer.Typer(
     name="onepass",
-    help="The steps around the matrix products of deep-learning training, each in one pass over memory.",
+    help="Show, time and check onepass: the memory-bound parts of a training step, each in one pass over memory.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_show_locals=False,
 )
 app.command()(info)

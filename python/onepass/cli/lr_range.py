@@ -1,4 +1,4 @@
-"""`onepass lr-range`: the learning rate range test of the demo's network."""
+"""`onepass lr-range`: the learning rate range test on the demo's network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import onepass.optim
 from onepass.bench import machine
-from onepass.cli import check_place, one_of, torch_threads, writing
+from onepass.cli import check_place, torch_threads, writing
 from onepass.cli.demo import images
+from onepass.cli.options import BatchSize, Folder, OptimizerName, Threads
 from onepass.demo.data import Data
 from onepass.demo.model import network
 from onepass.demo.train import OPTIMIZERS, Plan, train
@@ -28,31 +29,25 @@ _CPU = torch.device("cpu")
 
 
 def lr_range(
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            parser=one_of("optimizer", OPTIMIZERS), help=f"One of: {', '.join(OPTIMIZERS)}.", metavar="NAME"
-        ),
-    ] = "adamw",
-    min_lr: Annotated[float, typer.Option(help="The first rate.")] = 1e-6,
-    max_lr: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=10, max=1_000_000, help="Updates of a sweep.")] = 100,
+    optimizer: OptimizerName = "adamw",
+    min_lr: Annotated[float, typer.Option(help="Begin with this rate.")] = 1e-6,
+    max_lr: Annotated[float, typer.Option(help="End with this rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=10, max=1_000_000, help="Take this many updates in a sweep.")] = 100,
     seeds: Annotated[
-        int, typer.Option(min=1, max=1000, help="Sweeps, each with another order of the images.")
+        int, typer.Option(min=1, max=1000, help="Take this many sweeps, each with another order of the images.")
     ] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a training step.")] = 64,
+    batch_size: BatchSize = 64,
     grid: Annotated[
-        int, typer.Option(min=0, help="Also train with so many rates from 1e-5 to 1, and with the suggestion.")
+        int,
+        typer.Option(min=0, help="Also train with this many rates from 1e-5 to 1, and with the suggested one."),
     ] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images of each training of the grid.")] = 10,
-    output: Annotated[Path, typer.Option(file_okay=False, help="Folder for the picture and the figures.")] = Path(
-        "onepass-lr-range"
-    ),
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads, instead of torch's number.")
-    ] = None,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Go over the images this many times in each training of the grid.")
+    ] = 10,
+    output: Folder = Path("onepass-lr-range"),
+    threads: Threads = None,
 ) -> None:
-    """Look for the learning rate of the demo's network: train a little with a growing rate, a few times."""
+    """Find a learning rate for the demo's network: train briefly with a growing rate, several times."""
     console = Console()
     data = images()
     # Now, not after a minute of training.
@@ -96,7 +91,7 @@ def _sweep(data: Data, optimizer: str, batch_size: int, **options: Any) -> LRRan
 def _compare(
     data: Data, optimizer: str, batch_size: int, epochs: int, grid: int, suggestion: float | None
 ) -> dict[float, float]:
-    """Validation accuracy at the end, by rate; all trainings see the same batches."""
+    """Trains with each rate on the same batches; returns the validation accuracy at the end, by rate."""
     name, defaults = OPTIMIZERS[optimizer]
     rates = sorted({*np.geomspace(1e-5, 1.0, grid).tolist(), *([] if suggestion is None else [suggestion])})
     makers = {f"{lr!r}": partial(getattr(onepass.optim, name), **{**defaults, "lr": lr}) for lr in rates}

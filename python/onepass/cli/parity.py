@@ -1,4 +1,4 @@
-"""`onepass parity`: accuracy against float64, beside torch's."""
+"""`onepass parity`: errors against float64, next to torch's."""
 
 from __future__ import annotations
 
@@ -21,28 +21,33 @@ from onepass.parity.rule import FACTOR
 
 
 def parity(
-    op: Annotated[str, typer.Argument(parser=one_of("op", OPS), help=f"One of: {', '.join(OPS)}.", metavar="OP")],
+    op: Annotated[
+        str, typer.Argument(parser=one_of("op", OPS), help=f"Measure one of: {', '.join(OPS)}.", metavar="OP")
+    ],
     dtype: Annotated[
-        list[str] | None, typer.Option(help="float32, bfloat16 or float16, instead of all. May be repeated.")
+        list[str] | None,
+        typer.Option(help="Measure only this dtype: float32, bfloat16 or float16. May be repeated."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each run.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Take this many steps in each run.")] = 20,
     device: Annotated[
         str,
-        # The second is what it was called, as in commands of recorded results.
+        # --backend stands in the commands of recorded results.
         typer.Option(
             "--device",
             "--backend",
             parser=one_of("device", ("cpu", "cuda")),
-            help="cpu or cuda.",
+            help="Run on cpu or cuda.",
             metavar="DEVICE",
         ),
     ] = "cpu",
-    json_file: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the table here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Write the table to this JSON file.")
+    ] = None,
 ) -> None:
-    """Compare errors with torch's plain loop; exit 1 where ours break the rule.
+    """Compare our errors with those of torch's plain loop; exit with 1 if ours break the rule.
 
-    The rule: our error against float64 is at most twice torch's plus one unit in the last place (ulp). Shown
-    are the largest errors after any step, and the step in which ours came nearest to its limit.
+    The rule: our error against float64 is at most twice torch's plus one unit in the last place (ulp). The table
+    shows the largest errors after any step, and the step in which ours came nearest to its limit.
     """
     where = device_of("device", device)
     if json_file is not None:
@@ -79,14 +84,14 @@ def _rule_and_dtype(row: Row) -> tuple[str, str]:
 
 
 def _table(title: str, rows: list[Row]) -> Table:
-    """A table of one rule and dtype, narrow enough for 80 columns."""
+    """Makes the table of one rule and dtype, narrow enough for 80 columns."""
     shown = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     shown.add_column("options")
     shown.add_column("tensor", no_wrap=True)
     for heading in ("ulp\nours", "\ntorch", "absolute\nours", "\ntorch", "worst\nstep", "% of\nlimit", "\nok"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for options, group in groupby(rows, key=lambda row: row.options):
-        # One line of the table a set of options, so that long options wrap beside their tensors.
+        # One row of the table for each set of options, so that long options wrap next to their tensors.
         cells = zip(*map(_cells, group), strict=True)
         shown.add_row(options, *("\n".join(lines) for lines in cells))
     return shown

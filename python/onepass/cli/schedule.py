@@ -1,4 +1,4 @@
-"""`onepass schedule`: a schedule as table and picture, before it is trained with."""
+"""`onepass schedule`: a schedule as a table and a picture, before a training uses it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from onepass.cli import check_picture, check_place, finite, writing
+from onepass.cli.options import JsonFile, Picture
 from onepass.optim.schedules import Schedule, parse
 
-# Of a schedule without an end so many steps are shown.
+# How many steps are shown of a schedule without an end.
 _STEPS = 1000
-# Their rates take some hundred megabytes.
+# The rates of more steps would take more than some hundred megabytes.
 _MOST_STEPS = 10**7
 
 
@@ -25,23 +26,25 @@ def schedule(
     text: Annotated[
         str,
         typer.Argument(
-            help="For instance 'warmup(500) >> cosine(10000, floor=0.1)'; docs/schedules.md lists the shapes."
+            help="Read this schedule, for instance 'warmup(500) >> cosine(10000, floor=0.1)'; docs/schedules.md "
+            "lists the shapes."
         ),
     ],
-    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate at factor 1.")] = 1.0,
+    lr: Annotated[float, typer.Option(min=0.0, help="Multiply the factors by this learning rate.")] = 1.0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help=f"Steps to show, instead of all (or {_STEPS} where there is no end).")
+        int | None,
+        typer.Option(min=1, help=f"Show this many steps. [default: all, or {_STEPS} where there is no end]"),
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, max=100_000, help="Lines of the table.")] = 21,
-    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the rates into this file.")] = None,
-    output: Annotated[Path | None, typer.Option(dir_okay=False, help="Write all rates to this JSON file.")] = None,
+    rows: Annotated[int, typer.Option(min=2, max=100_000, help="Print this many lines of the table.")] = 21,
+    plot: Picture = None,
+    output: JsonFile = None,
 ) -> None:
-    """Show the learning rates of a schedule. The text is read, not evaluated."""
+    """Show the learning rates of a schedule as a table and a picture. Its text is parsed, never executed."""
     finite("lr", lr)
     try:
         shown = parse(text)
     except ValueError as error:
-        # As it is: the mark below the text must stay in its column.
+        # Not as typer.BadParameter, whose frame would move the mark below the text out of its column.
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     rates = _rates(shown, steps, lr)

@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ import onepass.optim
 from onepass.bench.memory import kept_bytes
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
-from onepass.optim._base import FusedOptimizer
+from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim.lr_scheduler import ScheduleLR
 from onepass.optim.schedules import Schedule
 
@@ -75,8 +75,14 @@ class Plan:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of images and weights; the parameters of batch norm stay float32."""
+        """The dtype of images and weights; the parameters of batch norm stay float32."""
         return torch.float32 if self.precision == "float32" else torch.bfloat16
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the plan by the names of the command's options."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        schedule = None if self.schedule is None else repr(self.schedule)
+        return {**values, "device": str(self.device), "schedule": schedule}
 
 
 @dataclass

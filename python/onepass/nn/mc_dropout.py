@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from onepass._seed import check_seed
-from onepass.nn._hidden_dropout import dropouts_by_number, hidden_dropout
-from onepass.nn._kinds import check_generator, check_integer
+from onepass.nn._call.checks import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
+from onepass.nn.dropout._hidden import dropouts_by_number, hidden_dropout
 
 __all__ = ["Draws", "Prediction", "mc_dropout", "mc_predict"]
 

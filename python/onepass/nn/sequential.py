@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.modules import module as torchs
 
-from onepass.nn._altered import hooked
-from onepass.nn._by_torch import is_scripting
+from onepass.nn._call.altered import hooked
+from onepass.nn._call.exporting import is_scripting
 from onepass.nn.batch_norm import FusedBatchNorm
 
 __all__ = ["Sequential", "neighbours_of", "pairs_of", "runs_in_turn", "sequential_class"]

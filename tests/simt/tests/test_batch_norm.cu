@@ -1,6 +1,6 @@
-// test_batch_norm.cu - batch normalisation (kernels/batch_norm.cu over loops/channels.cuh): short planes,
-// planes of several tiles, tails of packs, addresses off by one, all options; one order of additions, in
-// either layout.
+// test_batch_norm.cu - batch normalisation (kernels/norm/batch_norm.cu over loops/channels/channels.cuh):
+// short planes, planes of several tiles, tails of packs, addresses off by one, all options; one order of
+// additions, in either layout.
 #include <cmath>
 #include <cstring>
 

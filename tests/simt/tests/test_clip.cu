@@ -1,5 +1,5 @@
-// test_clip.cu - the norm of many tensors (kernels/clip.cu over loops/reduce.cuh) in one order whatever the
-// schedule, what is decided from it, and the scaling by a factor that only the device knows.
+// test_clip.cu - the norm of many tensors (kernels/optim/clip.cu over loops/tensors/reduce.cuh) in one order
+// whatever the schedule, what is decided from it, and the scaling by a factor that only the device knows.
 #include <cmath>
 
 #include "harness.h"

@@ -1,5 +1,5 @@
-// test_dropout.cu - dropout (kernels/dropout.cu over loops/elementwise.cuh): tails of packs and warps,
-// addresses off by one, both layouts, tables of draws, all formulas, in place.
+// test_dropout.cu - dropout (kernels/dropout/dropout.cu over loops/elements/elementwise.cuh): tails of packs
+// and warps, addresses off by one, both layouts, tables of draws, all formulas, in place.
 #include <cmath>
 
 #include "harness.h"

@@ -1,6 +1,6 @@
-// test_multi_tensor.cu - the optimizers' launchers (kernels/sgd.cu, kernels/adam.cu) over
-// loops/multi_tensor.cuh: every bit that they write against a plain host loop over csrc/math, and every byte
-// around it untouched.
+// test_multi_tensor.cu - the optimizers' launchers (kernels/optim/sgd.cu, kernels/optim/adam.cu) over
+// loops/tensors/multi_tensor.cuh: every bit that they write against a plain host loop over csrc/math, and
+// every byte around it untouched.
 //
 // The host loop has the formula in common with the kernel, and not the cutting in chunks, the peeling up to a
 // 16-byte boundary, the tail or the table of tensors. With nvcc: -fmad=false, as in the package's build.
@@ -9,7 +9,7 @@
 
 #include "harness.h"
 #include "kernels/kernels.h"
-#include "loops/multi_tensor.cuh"
+#include "loops/tensors/multi_tensor.cuh"
 
 namespace {
 
@@ -109,8 +109,8 @@ struct Dtypes {
 };
 
 struct Rules {
-  std::vector<onepass::SgdStep> sgd;
-  std::vector<onepass::AdamStep> adam;
+  std::vector<onepass::RuleStep<onepass::math::SgdOptions>> sgd;
+  std::vector<onepass::RuleStep<onepass::math::AdamOptions>> adam;
 };
 
 // Three rules that share no value, each with other switches.

@@ -1,5 +1,5 @@
-// test_step.cu - the storages of half-precision parameters (loops/stored_pack.cuh) and the statistics of a
-// step (loops/measure.cuh): against a host loop over the same formulas.
+// test_step.cu - the storages of half-precision parameters (loops/tensors/stored.cuh) and the statistics of a
+// step (loops/tensors/measure.cuh): against a host loop over the same formulas.
 #include <cmath>
 #include <cstring>
 
@@ -48,8 +48,8 @@ Tensor random_tensor(size_t n, unsigned seed, Storage storage) {
   return tensor;
 }
 
-onepass::AdamStep rule() {
-  onepass::AdamStep step;
+onepass::RuleStep<onepass::math::AdamOptions> rule() {
+  onepass::RuleStep<onepass::math::AdamOptions> step;
   step.options = {0.1, 0.9, 0.999, 1e-8, 0.01, true, false};
   step.step = kStep;
   step.seed = kSeed;
@@ -127,7 +127,7 @@ void test_storage(unsigned seed, Storage storage, bool measured) {
   list.count = int64_t(items.size());
   list.storage = storage;
   for (DType& dtype : list.dtype) dtype = DType::kBFloat16;
-  const onepass::AdamStep step = rule();
+  const onepass::RuleStep<onepass::math::AdamOptions> step = rule();
   Dev<onepass::StatisticsRow> rows{size_t(leaves)};
   onepass::Tail tail;
   if (measured) tail.statistics = rows.get();

@@ -1,5 +1,6 @@
-// test_tail.cu - an update with its tail (loops/step.cuh) and the control that only the device reads: against
-// the plain launchers, which test_multi_tensor.cu judges, and a host loop for what follows the update.
+// test_tail.cu - an update with its tail (loops/tensors/step.cuh) and the control that only the device reads:
+// against the plain launchers, which test_multi_tensor.cu judges, and a host loop for what follows the
+// update.
 #include <cmath>
 #include <cstring>
 
@@ -55,8 +56,8 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
          (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
-onepass::AdamStep rule() {
-  onepass::AdamStep step;
+onepass::RuleStep<onepass::math::AdamOptions> rule() {
+  onepass::RuleStep<onepass::math::AdamOptions> step;
   step.options = {0.1, 0.9, 0.999, 1e-8, 0.01, true};
   step.step = 3;
   step.ema_decay = kDecay;
@@ -68,7 +69,7 @@ onepass::AdamStep rule() {
 void test_taken(unsigned seed) {
   const Tensors plain(seed), with_tail(seed, 4);
   Dev<StepControl> control(std::vector<StepControl>{{0.25, 0, 0, 0, 0}});
-  onepass::AdamStep step = rule();
+  onepass::RuleStep<onepass::math::AdamOptions> step = rule();
   onepass::cuda::adam(plain.list, &step, false, {}, {});
   const Tensors before(seed);
   step.control = control.get();
@@ -94,7 +95,7 @@ void test_taken(unsigned seed) {
 void test_skipped(unsigned seed) {
   const Tensors tensors(seed), before(seed);
   Dev<StepControl> control(std::vector<StepControl>{{1, 1, 0, 0, 0}});
-  onepass::AdamStep step = rule();
+  onepass::RuleStep<onepass::math::AdamOptions> step = rule();
   step.control = control.get();
   for (const bool zero_grad : {false, true}) {
     onepass::cuda::adam(tensors.list, &step, false, {true, zero_grad, control.get()}, {});

@@ -1,0 +1,33 @@
+# The one list of sources. A kernel is named by family and stem: its CPU code is csrc/kernels/<kernel>.cpp, its CUDA
+# code csrc/kernels/<kernel>.cu, its binding csrc/bind/<kernel>.cpp.
+set(onepass_kernels
+  dropout/dropout
+  loss/cross_entropy
+  norm/batch_norm
+  optim/adam
+  optim/clip
+  optim/sgd
+  optim/statistics)
+list(TRANSFORM onepass_kernels PREPEND csrc/kernels/ OUTPUT_VARIABLE kernel_paths)
+list(TRANSFORM onepass_kernels PREPEND csrc/bind/ OUTPUT_VARIABLE bind_paths)
+list(TRANSFORM kernel_paths APPEND .cpp OUTPUT_VARIABLE cpu_sources)
+list(TRANSFORM kernel_paths APPEND .cu OUTPUT_VARIABLE cuda_sources)
+list(TRANSFORM bind_paths APPEND .cpp OUTPUT_VARIABLE bind_sources)
+
+# What has no counterpart in the other lists.
+list(APPEND cpu_sources csrc/kernels/probe/probe.cpp)
+list(APPEND cuda_sources csrc/kernels/optim/step_count.cu)
+list(APPEND bind_sources
+  csrc/bind/module.cpp
+  csrc/bind/core/layer.cpp
+  csrc/bind/core/overlap.cpp
+  csrc/bind/core/probe.cpp
+  csrc/bind/core/target.cpp
+  csrc/bind/core/tensor.cpp
+  csrc/bind/optim/batch.cpp
+  csrc/bind/optim/optim.cpp
+  csrc/bind/optim/param_groups.cpp
+  csrc/bind/optim/plan.cpp
+  csrc/bind/optim/precision.cpp
+  csrc/bind/optim/step_count.cpp
+  csrc/bind/optim/tail.cpp)

@@ -1,0 +1,54 @@
+#include "bind/core/overlap.h"
+
+#include <algorithm>
+#include <tuple>
+#include <unordered_set>
+
+#include "core/check.h"
+
+namespace onepass {
+namespace {
+
+constexpr size_t kRemembered = 256;
+
+// The finaliser of MurmurHash3 (Appleby): every input bit reaches every output bit.
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdull;
+  x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ull;
+  return x ^ (x >> 33);
+}
+
+}  // namespace
+
+uint64_t OverlapCheck::hash() const {
+  // A sum: the order of the spans has no say, and their terms do not wait for each other.
+  uint64_t sum = spans_.size();
+  for (const Span& span : spans_) {
+    sum += mix(span.begin * 0x9e3779b97f4a7c15ull ^ (span.end() << 1 | span.written));
+  }
+  return mix(sum);
+}
+
+void OverlapCheck::run() {
+  static std::unordered_set<uint64_t> passed;  // guarded by the GIL
+  const uint64_t key = hash();
+  if (passed.count(key)) return;
+  std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) {
+    return std::tie(a.begin, a.group, a.index) < std::tie(b.begin, b.group, b.index);
+  });
+  const Span* last = nullptr;     // reaches furthest so far
+  const Span* written = nullptr;  // of the written ones, reaches furthest so far
+  for (const Span& span : spans_) {
+    const Span* hit = span.written ? last : written;
+    if (hit && span.begin < hit->end()) {
+      throw ValueError(concat(to_string(name_of(*hit)), " and ", place_of(name_of(span)),
+                              " must not share memory, got overlapping storage"));
+    }
+    if (!last || span.end() > last->end()) last = &span;
+    if (span.written && (!written || span.end() > written->end())) written = &span;
+  }
+  if (passed.size() >= kRemembered) passed.clear();
+  passed.insert(key);
+}
+
+}  // namespace onepass

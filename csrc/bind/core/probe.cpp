@@ -1,0 +1,68 @@
+// probe.cpp - the bindings of the bandwidth probes of benchmarks.
+
+#include <vector>
+
+#include "bind/core/tensor.h"
+#include "bind/register.h"
+#include "core/check.h"
+#include "kernels/kernels.h"
+
+namespace py = pybind11;
+
+namespace onepass {
+namespace {
+
+// Appends the arrays of `list` to `pointers`; all must be float32 on the CPU and have numel elements.
+void read_arrays(const py::list& list, const char* function, const char* name, TensorReader& reader,
+                 int64_t& numel, std::vector<float*>& pointers) {
+  for (size_t i = 0; i < list.size(); ++i) {
+    const ArgumentName where{function, name, int64_t(i)};
+    const TensorView view = reader.read(py::object(list[i]).ptr(), where);
+    OP_CHECK(float_dtype(view, where) == DType::kFloat32, TypeError, to_string(where),
+             " must be torch.float32, got ", dtype_name(view.stored));
+    OP_CHECK(view.device.device_type == dlpack::kDLCPU && is_dense(view), ValueError, to_string(where),
+             " must be contiguous on the CPU");
+    if (numel < 0) numel = view.numel;
+    OP_CHECK(view.numel == numel, ValueError, to_string(where), " must have ", numel, " elements, got ",
+             view.numel);
+    pointers.push_back(reinterpret_cast<float*>(view.data));
+  }
+}
+
+void probe(const py::list& reads, const py::list& writes, int threads) {
+  OP_CHECK(reads.size() == 1 && writes.size() >= 1 && writes.size() <= 4, ValueError,
+           "probe: reads must have 1 array and writes 1 to 4, got ", reads.size(), " and ", writes.size());
+  TensorReader reader;
+  std::vector<float*> read_pointers, write_pointers;
+  int64_t numel = -1;
+  read_arrays(reads, "probe", "reads", reader, numel, read_pointers);
+  read_arrays(writes, "probe", "writes", reader, numel, write_pointers);
+  Launch launch;
+  launch.threads = threads;
+  py::gil_scoped_release release;
+  cpu_kernels().probe(read_pointers.data(), int(reads.size()), write_pointers.data(), int(writes.size()),
+                      numel, launch);
+}
+
+void probe_copy(const py::object& from, const py::object& to, int threads) {
+  TensorReader reader;
+  std::vector<float*> pointers;
+  int64_t numel = -1;
+  py::list arrays;
+  arrays.append(from);
+  arrays.append(to);
+  read_arrays(arrays, "probe_copy", "arrays", reader, numel, pointers);
+  Launch launch;
+  launch.threads = threads;
+  py::gil_scoped_release release;
+  cpu_kernels().probe_copy(pointers[0], pointers[1], numel, launch);
+}
+
+}  // namespace
+
+void register_probe(py::module_& module) {
+  module.def("probe", &probe, py::arg("reads"), py::arg("writes"), py::arg("threads"));
+  module.def("probe_copy", &probe_copy, py::arg("source"), py::arg("target"), py::arg("threads"));
+}
+
+}  // namespace onepass

@@ -1,0 +1,36 @@
+// precision.h - how an optimizer asks its parameters to be kept between steps, at the boundary.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "bind/core/tensor.h"
+#include "loops/tensors/tensor_list.h"
+
+namespace onepass {
+
+// Of one param group. Only what is narrower than float32 is concerned.
+struct Precision {
+  enum class Mode { kNearest, kStochastic, kKahan, kMaster };
+  Mode mode = Mode::kNearest;
+  uint64_t seed = 0;
+  int64_t first = 0;  // number of the group's first parameter among all of the optimizer
+
+  bool has_low() const { return mode == Mode::kKahan || mode == Mode::kMaster; }
+};
+
+// option: None, or (mode, seed, first), mode being "stochastic", "kahan" or "master".
+Precision precision_of(pybind11::handle option, const char* function);
+
+// states: number of states, the first of which is of this dtype.
+Storage storage_of(Precision::Mode mode, DType param, DType state, int states);
+
+// Throws TypeError unless the list kLow has the dtype that this storage needs.
+void check_low(const TensorView& low, Storage storage, DType param, const ArgumentName& name);
+
+// What the list kLow is called in a parameter's state, and in messages.
+const char* low_name(Storage storage);
+
+// The entry of a parameter's state that is its list kLow; nullptr if there is none.
+PyObject* find_low(PyObject* own, Precision::Mode mode);
+
+}  // namespace onepass

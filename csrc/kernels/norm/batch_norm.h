@@ -1,0 +1,50 @@
+// batch_norm.h - what the kernels of batch normalisation are given: batch_norm.cpp and batch_norm.cu.
+#pragma once
+
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "loops/channels/shape.h"
+
+namespace onepass {
+
+// One call. nullptr: not there. x, y, residual, dy, dx and dresidual have one dtype and lie in memory alike;
+// T is double for float64, else float.
+struct BatchNorm {
+  ChannelShape shape;
+  DType dtype = DType::kFloat32;
+  DType param_dtype = DType::kFloat32;  // of weight, bias, running_*, dweight, dbias
+
+  const void* x = nullptr;
+  const void* residual = nullptr;
+  void* y = nullptr;
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  void* running_mean = nullptr;  // updated by forward, read by inference
+  void* running_var = nullptr;
+  void* mean = nullptr;  // T each channel, of the batch: written by forward, read by backward
+  void* invstd = nullptr;
+
+  double momentum = 0;               // of the running statistics,
+  const int64_t* batches = nullptr;  // or 1 / this, on the device
+  double eps = 0;
+  bool relu = false;
+  double dropout = 0;
+  uint64_t seed = 0;
+  const int64_t* device_seed = nullptr;  // takes the place of seed
+  // One bit each element in the order of memory: whether it passed the ReLU. Only with relu and residual.
+  uint8_t* mask = nullptr;
+
+  const void* dy = nullptr;
+  void* dx = nullptr;
+  void* dresidual = nullptr;
+  void* dweight = nullptr;
+  void* dbias = nullptr;
+  bool training = true;  // backward: mean and invstd are those of the batch, and depend on x
+  double* workspace = nullptr;
+};
+
+// Parameters a channel, at most, for which the CPU's workspace has room: all that inference needs of it.
+constexpr int kChannelParams = 5;
+
+}  // namespace onepass

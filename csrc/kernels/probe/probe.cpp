@@ -1,0 +1,87 @@
+// probe.cpp - the plainest loops with given reads and writes: what benchmarks call the bandwidth. They share
+// nothing with loops/, so that a slow loop cannot make itself look good.
+
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/parallel.h"
+#include "kernels/kernels.h"
+
+namespace onepass::ONEPASS_ISA {
+namespace {
+
+// part(begin, end) for n elements in as many contiguous parts as threads.
+template <class Part>
+struct PartWork {
+  const Part& part;
+  int64_t n;
+  int parts;
+  int next;
+
+  static void run(void* self) {
+    PartWork& work = *static_cast<PartWork*>(self);
+    while (true) {
+      const int i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
+      if (i >= work.parts) return;
+      work.part(work.n * i / work.parts, work.n * (i + 1) / work.parts);
+    }
+  }
+};
+
+template <class Part>
+void for_parts(int64_t n, int threads, const Part& part) {
+  PartWork<Part> work{part, n, threads, 0};
+  parallel_run(threads, work.run, &work);
+}
+
+// The number of arrays is known to the compiler, so that all of them stream in one loop.
+template <int Reads, int Writes>
+ONEPASS_WALK void probe_part(const float* const* reads, float* const* writes, int64_t begin, int64_t end) {
+  const float* r[Reads];
+  float* w[Writes];
+  for (int k = 0; k < Reads; ++k) r[k] = reads[k];
+  for (int k = 0; k < Writes; ++k) w[k] = writes[k];
+  ONEPASS_INDEPENDENT
+  for (int64_t i = begin; i < end; ++i) {
+    float sum = 0;
+    for (int k = 0; k < Reads; ++k) sum += r[k][i];
+    for (int k = 0; k < Writes; ++k) w[k][i] = 0.5f * w[k][i] + sum;
+  }
+}
+
+// Past the caches where that can be said: a line that is written whole need not be read first. Wider stores
+// are no faster, 256 bytes at a time are (docs/decisions.md).
+void copy_part(const float* from, float* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__SSE2__)
+  constexpr int64_t kLine = 16, kBlock = 64;
+  for (; i < n && reinterpret_cast<uintptr_t>(to + i) % (kLine * sizeof(float)) != 0; ++i) to[i] = from[i];
+  for (; i + kBlock <= n; i += kBlock) {
+    for (int64_t k = i; k < i + kBlock; k += 4) _mm_stream_ps(to + k, _mm_loadu_ps(from + k));
+  }
+  _mm_sfence();
+#endif
+  std::memcpy(to + i, from + i, size_t(n - i) * sizeof(float));
+}
+
+}  // namespace
+
+void probe_copy(const float* from, float* to, int64_t n, const Launch& launch) {
+  for_parts(n, launch.threads,
+            [&](int64_t begin, int64_t end) { copy_part(from + begin, to + begin, end - begin); });
+}
+
+void probe(const float* const* reads, int read_count, float* const* writes, int write_count, int64_t n,
+           const Launch& launch) {
+  for_parts(n, launch.threads, [&](int64_t begin, int64_t end) {
+    if (read_count == 1 && write_count == 1) probe_part<1, 1>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 2) probe_part<1, 2>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 3) probe_part<1, 3>(reads, writes, begin, end);
+    if (read_count == 1 && write_count == 4) probe_part<1, 4>(reads, writes, begin, end);
+  });
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,79 @@
+// flags.h - which elements of a row pass: those that a bit mask lets through and a dropout keeps, on
+// the CPU.
+#pragma once
+
+#include "loops/common/rows.h"
+
+namespace onepass::ONEPASS_ISA {
+
+struct Passing {
+  const uint8_t* mask = nullptr;  // bits in the order of memory; nullptr: all pass
+  bool drops = false;
+  math::Dropout dropout{};
+
+  bool asks() const { return mask || drops; }
+  double scale() const { return drops ? dropout.scale : 1; }
+};
+
+inline void and_bits(const uint8_t* mask, int64_t begin, int64_t n, uint8_t* flags) {
+  uint8_t bits[kChannelRow];
+  unpack_bits(mask, begin, n, bits);
+  for (int64_t i = 0; i < n; ++i) flags[i] &= bits[i];
+}
+
+// Of n elements, at most kChannelRow, that follow each other from `begin` on in memory and in logical order.
+inline void fill_flags(const Passing& passing, int64_t begin, int64_t n, uint8_t* flags) {
+  if (!passing.drops) return unpack_bits(passing.mask, begin, n, flags);
+  draw_row(passing.dropout, begin, n, flags);
+  if (passing.mask) and_bits(passing.mask, begin, n, flags);
+}
+
+// Draws for rows row .. row + rows of one channel, whose flags lie where `draws` has been told.
+inline void draw_rows(BlockDraws& draws, const ChannelShape& shape, int64_t row, int64_t rows,
+                      int64_t channel, uint8_t* flags) {
+  while (rows > 0) {
+    const int64_t left = shape.positions - row % shape.positions, n = left < rows ? left : rows;
+    draws.add(shape.logical_index(row, channel), n, flags);
+    flags += n * draws.width();
+    row += n;
+    rows -= n;
+  }
+}
+
+// Channels last: flags[k * width + i] is row `row` + k of channel `channel` + i. width: at most kChannelRow.
+inline void fill_flags_last(const Passing& passing, const ChannelShape& shape, int64_t row, int64_t rows,
+                            int64_t channel, int64_t width, uint8_t* flags) {
+  const bool apart = passing.drops && shape.positions > 1;
+  if (apart) {
+    BlockDraws draws(passing.dropout, width);
+    for (int64_t i = 0; i < width; ++i) draw_rows(draws, shape, row, rows, channel + i, flags + i);
+    draws.flush();
+    if (!passing.mask) return;
+  }
+  for (int64_t k = 0; k < rows; ++k) {
+    const int64_t begin = (row + k) * shape.channels + channel;
+    if (!apart) {
+      fill_flags(passing, begin, width, flags + k * width);
+    } else {
+      and_bits(passing.mask, begin, width, flags + k * width);
+    }
+  }
+}
+
+// The same of n elements that follow each other in memory from `begin` on, in any layout.
+inline void fill_span(const Passing& passing, const ChannelShape& shape, int64_t begin, int64_t n,
+                      uint8_t* flags) {
+  if (!shape.channels_last || shape.positions == 1 || !passing.drops) {
+    return fill_flags(passing, begin, n, flags);
+  }
+  const int64_t channels = shape.channels;
+  BlockDraws draws(passing.dropout, channels);
+  for (int64_t i = 0; i < channels && i < n; ++i) {
+    const int64_t row = (begin + i) / channels, rows = (n - i + channels - 1) / channels;
+    draw_rows(draws, shape, row, rows, (begin + i) % channels, flags + i);
+  }
+  draws.flush();
+  if (passing.mask) and_bits(passing.mask, begin, n, flags);
+}
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,201 @@
+// walk.h - a formula made of each channel's parameters, for elements that follow each other in
+// memory, on the CPU (channels.h).
+//
+// Results that go past the caches are stored a line at a time as soon as they are made, so that reading and
+// writing go on together: to fill a long row first and to store it then takes half as long again.
+#pragma once
+
+#include "loops/channels/reduce_last.h"
+#include "math/batch_norm.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int kRowsAtOnce = 4;
+
+// out = formula(a, b) of one element; with F::kFlags its flag too.
+template <class F, class S>
+ONEPASS_HD void walk_element(const F& formula, const S* a, const S* b, S& out, uint8_t* flags, int64_t i) {
+  using T = arithmetic<S>;
+  const T value = formula(F::kReadsX ? widen(a[i]) : T(0), F::kReadsOther ? widen(b[i]) : T(0));
+  narrow(formula.result(value), out);
+  if constexpr (F::kFlags) flags[i] = math::passes(value) ? 1 : 0;
+}
+
+// The same of two neighbours as one word (core/convert.h says why). With the channels last, whose parameters
+// would have to be parted, it is no faster (probe).
+template <class F>
+ONEPASS_HD void walk_pair(const F& formula, const BFloat16* a, const BFloat16* b, BFloat16* out,
+                          uint8_t* flags) {
+  const BFloat16Pair none{0, 0}, x = F::kReadsX ? from_bfloat16_pair(&a->bits) : none,
+                                 other = F::kReadsOther ? from_bfloat16_pair(&b->bits) : none;
+  const float v = formula(x.first, other.first), w = formula(x.second, other.second);
+  to_bfloat16_pair({formula.result(v), formula.result(w)}, &out->bits);
+  if constexpr (F::kFlags) {
+    const uint16_t both = uint16_t((math::passes(v) ? 1 : 0) | (math::passes(w) ? 0x100 : 0));
+    std::memcpy(flags, &both, sizeof both);  // x86 and ARM are little-endian
+  }
+}
+
+template <class F, class S>
+ONEPASS_HD void walk_elements(const F& formula, const S* a, const S* b, S* out, uint8_t* flags, int64_t n) {
+  int64_t paired = 0;
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    paired = n / 2 * 2;
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < paired; i += 2) {
+      walk_pair(formula, a + i, b + i, out + i, flags + i);
+    }
+  }
+  ONEPASS_INDEPENDENT
+  for (int64_t i = paired; i < n; ++i) walk_element(formula, a, b, out[i], flags, i);
+}
+
+template <class F, class S>
+ONEPASS_WALK void walk_channel(const F formula, const S* __restrict a, const S* __restrict b,
+                               S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  walk_elements(formula, a, b, out, flags, n);
+}
+
+// The same past the caches: whole lines.
+template <class F, class S>
+ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S* __restrict b,
+                                 S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+    constexpr int64_t kCount = count;
+    fetch_chosen<F>(b + begin, kCount);
+    walk_elements(formula, a + begin, b + begin, block, flags + begin, kCount);
+  });
+}
+
+// kRows rows of n channels, `period` elements apart, which share the loads of their parameters.
+template <class F, int kRows, class S, class T>
+ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
+                                S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
+  const T* p[F::kParams];
+  for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) {
+    const F formula = formula_at<F>(p, i);
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = i + r * period;
+      walk_element(formula, a, b, out[at], flags, at);
+    }
+  }
+}
+
+// One row past the caches: whole lines.
+template <class F, class S, class T>
+ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
+                                  S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  const T* p[F::kParams];
+  for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
+  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+    constexpr int64_t kCount = count;
+    fetch_chosen<F>(b + begin, kCount);
+    ONEPASS_INDEPENDENT
+    for (int64_t k = 0; k < kCount; ++k) {
+      walk_element(formula_at<F>(p, begin + k), a, b, block[k], flags, begin + k);
+    }
+  });
+}
+
+// At most kChannelRow elements that follow each other in memory, and which of them pass (not filled if nobody
+// asks).
+template <class T>
+struct Span {
+  const ChannelShape& shape;
+  const T* const* params;  // of channel i at [k][i]
+  const RepeatedParams<T>& repeated;
+  int64_t period;  // elements for which they are repeated
+  int64_t begin, n;
+  uint8_t flags[kChannelRow];
+
+  // out = formula(a, b) of all elements; with F::kFlags also new flags. streams: past the caches.
+  template <class F, class S>
+  void walk(const S* a, const S* b, S* out, uint8_t* passed, bool streams) const {
+    const Row<S> all{a, b, out, passed};
+    OpenLine<S> line;
+    shape.channels_last ? walk_positions<F>(all, line, streams) : walk_planes<F>(all, line, streams);
+    line.close();
+  }
+
+ private:
+  template <class S>
+  struct Row {
+    const S* a;
+    const S* b;
+    S* out;
+    uint8_t* flags;
+    Row from(int64_t i) const { return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags}; }
+  };
+
+  // Channels first.
+  template <class F, class S>
+  void walk_planes(const Row<S>& all, OpenLine<S>& line, bool streams) const {
+    for (int64_t i = 0, at = begin % shape.positions, here; i < n; i += here, at = 0) {
+      const int64_t left = shape.positions - at;
+      here = left < n - i ? left : n - i;
+      const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
+      const Row<S> row = all.from(i);
+      const auto plain = [&](int64_t first, int64_t last, S* to) {
+        const Row<S> from = row.from(first);
+        walk_channel(formula, from.a, from.b, to, from.flags, last - first);
+      };
+      if (!streams) {
+        plain(0, here, row.out);
+        continue;
+      }
+      walk_streamed(line, row.out, here, plain, [&](int64_t first, int64_t last) {
+        const Row<S> from = row.from(first);
+        stream_channel(formula, from.a, from.b, from.out, from.flags, last - first);
+      });
+    }
+  }
+
+  // Channels last.
+  template <class F, class S>
+  void walk_positions(const Row<S>& all, OpenLine<S>& line, bool streams) const {
+    for (int64_t i = 0, at = begin % period; i < n; at = 0) {
+      const int64_t here = period - at < n - i ? period - at : n - i;
+      const Row<S> row = all.from(i);
+      const T* from[kMostParams];
+      for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
+      // Past the caches one at a time: rows written in turns take longer than the loads they share.
+      const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
+      if (streams) {
+        stream_position<F>(from, row, here, line);
+      } else {
+        several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_rows<F, 1>(from, row, here);
+      }
+      i += several ? kRowsAtOnce * period : here;
+    }
+  }
+
+  // kRows rows of `count` channels.
+  template <class F, int kRows, class S>
+  void walk_rows(const T* const* from, const Row<S>& row, int64_t count) const {
+    if (count > 0) walk_channels<F, kRows>(from, row.a, row.b, row.out, row.flags, period, count);
+  }
+
+  template <class F, class S>
+  void stream_position(const T* const* from, const Row<S>& row, int64_t count, OpenLine<S>& line) const {
+    const T* at[kMostParams];
+    const auto params_at = [&](int64_t begin) {
+      for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
+      return at;
+    };
+    walk_streamed(
+        line, row.out, count,
+        [&](int64_t begin, int64_t end, S* to) {
+          Row<S> part = row.from(begin);
+          part.out = to;
+          walk_rows<F, 1>(params_at(begin), part, end - begin);
+        },
+        [&](int64_t begin, int64_t end) {
+          const Row<S> lines = row.from(begin);
+          stream_channels<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
+        });
+  }
+};
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,250 @@
+// columns.h - walks over tiles of rows side by side, on the CPU: for classes that lie apart in memory
+// (inner > 1), and for rows of so few classes that a walk along them would be all beginnings and ends.
+//
+// A vector holds one class of several rows. A tile of up to kTileMost rows is copied class by class into a
+// buffer of kTileElements, the only read from memory; what it does not hold follows in further leaves, to
+// which the sums are raised. A row's result depends on its own logits alone, whatever tile it is in.
+#pragma once
+
+#include "loops/classes/rows.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int64_t kTileStep = 16;
+constexpr int64_t kClassesAtOnce = 16;
+
+// Some rows, from `begin` on, and the classes of them that are in the buffer: class `first_class` + c of row
+// begin + l at [c * stride + l].
+struct Tile {
+  const ClassShape& shape;
+  int64_t begin, rows, stride;
+  int64_t first_class = 0, classes = 0;
+
+  // Lanes that are computed with: whole vectors.
+  int64_t width() const { return (rows + kTileStep - 1) / kTileStep * kTileStep; }
+
+  // visit(index, lane, n): n rows of class c that follow each other in memory.
+  template <class Visit>
+  void for_runs(int64_t c, const Visit& visit) const {
+    for (int64_t lane = 0; lane < rows;) {
+      const int64_t row = begin + lane, left = shape.inner - row % shape.inner;
+      const int64_t n = left < rows - lane ? left : rows - lane;
+      visit(shape.index(row, first_class + c), lane, n);
+      lane += n;
+    }
+  }
+};
+
+template <class T>
+ONEPASS_WALK void turn_tile(const T* __restrict from, int64_t rows, int64_t classes, int64_t stride,
+                            T* __restrict to) {
+  for (int64_t l = 0; l < rows; ++l) {
+    for (int64_t c = 0; c < classes; ++c) to[c * stride + l] = from[l * classes + c];
+  }
+}
+
+// buffer: the tile's elements; work: as many more. Lanes beyond the rows are 0.
+template <class T>
+inline void load_tile(const Tile& tile, DType dtype, const void* stored, T* buffer, T* work) {
+  for (int64_t c = 0; c < tile.classes && tile.rows < tile.width(); ++c) {
+    for (int64_t l = tile.rows; l < tile.width(); ++l) buffer[c * tile.stride + l] = T(0);
+  }
+  if (tile.shape.inner == 1) {
+    const int64_t begin = tile.begin * tile.classes, n = tile.rows * tile.classes;
+    return turn_tile(read_row(dtype, stored, begin, n, work), tile.rows, tile.classes, tile.stride, buffer);
+  }
+  for (int64_t c = 0; c < tile.classes; ++c) {
+    tile.for_runs(c, [&](int64_t index, int64_t lane, int64_t n) {
+      load_row(dtype, stored, index, buffer + c * tile.stride + lane, n);
+      // The next tile's, whose logits lie behind these.
+      fetch_elements(dtype, stored, index + n, n);
+    });
+  }
+}
+
+template <class T>
+inline void store_tile(const Tile& tile, const Output& output, const T* buffer, T* work) {
+  if (tile.shape.inner == 1) {
+    const int64_t begin = tile.begin * tile.classes, n = tile.rows * tile.classes;
+    for (int64_t l = 0; l < tile.rows; ++l) {
+      for (int64_t c = 0; c < tile.classes; ++c) work[l * tile.classes + c] = buffer[c * tile.stride + l];
+    }
+    for (int64_t i = 0; i < n; i += kChannelRow) {
+      output.copy(begin + i, work + i, kChannelRow < n - i ? kChannelRow : n - i);
+    }
+    return;
+  }
+  for (int64_t c = 0; c < tile.classes; ++c) {
+    tile.for_runs(c, [&](int64_t index, int64_t lane, int64_t n) {
+      output.copy(index, buffer + c * tile.stride + lane, n);
+    });
+  }
+}
+
+// One number each row of a tile.
+template <class T>
+using Lane = T[kTileMost];
+
+template <class T>
+struct TileSums {
+  alignas(64) Lane<T> max, rest, distance, weight, spread;
+  alignas(64) Lane<T> leaf_max;
+  alignas(64) Lane<T> x_first, x_second;  // of the labels
+  alignas(64) Lane<int32_t> best;         // the first class with the largest logit
+
+  ONEPASS_HD math::SoftmaxSums<T, T> at(int64_t l) const {
+    return {max[l], rest[l], distance[l], weight[l], spread[l]};
+  }
+};
+
+// Lanes are walked kTileStep at a time with all classes, so that sums stay in registers.
+template <bool kBest, class T>
+ONEPASS_WALK void tile_largest(const Tile& tile, const T* __restrict x, TileSums<T>& sums) {
+  for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
+    alignas(64) T max[kTileStep];
+    alignas(64) int32_t best[kTileStep];
+    for (int l = 0; l < kTileStep; ++l) {
+      max[l] = sums.leaf_max[begin + l];
+      best[l] = sums.best[begin + l];
+    }
+    const T* row = x + begin;
+    for (int64_t c = 0; c < tile.classes; ++c, row += tile.stride) {
+      const int32_t at = int32_t(tile.first_class + c);
+      ONEPASS_LANES
+      for (int l = 0; l < kTileStep; ++l) {
+        if constexpr (kBest) best[l] = row[l] > max[l] ? at : best[l];
+        max[l] = math::larger(max[l], row[l]);
+      }
+    }
+    for (int l = 0; l < kTileStep; ++l) {
+      sums.leaf_max[begin + l] = max[l];
+      sums.best[begin + l] = best[l];
+    }
+  }
+}
+
+// From max to leaf_max, the maximum with this leaf.
+template <class T>
+ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
+  ONEPASS_INDEPENDENT
+  for (int64_t l = 0; l < width; ++l) {
+    const auto to = math::raised(sums.at(l), sums.leaf_max[l]);
+    sums.max[l] = to.max;
+    sums.rest[l] = to.rest;
+    sums.distance[l] = to.distance;
+    sums.spread[l] = to.spread;
+  }
+}
+
+// Sums of some classes of kTileStep rows.
+template <class T>
+struct StepSums {
+  alignas(64) T rest[kTileStep] = {};
+  alignas(64) T distance[kTileStep] = {};
+  alignas(64) T weight[kTileStep] = {};
+  alignas(64) T spread[kTileStep] = {};
+};
+
+// Adds a leaf to the sums, and finds the logits of the first labels.
+// w: as x, not read without Share::kGiven. label: class of each row, -1 for none. kClassesAtOnce classes are
+// summed before they are added to what was: rounding errors grow with the root of the classes then, and not
+// with them.
+template <math::Share kShare, bool kSpread, class T>
+ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __restrict w,
+                           const int32_t* __restrict label, TileSums<T>& sums) {
+  constexpr bool kGiven = kShare == math::Share::kGiven;
+  for (int64_t begin = 0; begin < tile.width(); begin += kTileStep) {
+    alignas(64) T shift[kTileStep];
+    alignas(64) int32_t own[kTileStep];
+    alignas(64) T picked[kTileStep];
+    ONEPASS_LANES
+    for (int l = 0; l < kTileStep; ++l) {
+      shift[l] = math::shift_of(sums.max[begin + l]);
+      own[l] = label[begin + l];
+      picked[l] = sums.x_first[begin + l];
+    }
+    const T *row = x + begin, *weights = w + begin;
+    StepSums<T> all;
+    for (int64_t c = 0; c < tile.classes;) {
+      StepSums<T> some;
+      const int64_t end = c + kClassesAtOnce < tile.classes ? c + kClassesAtOnce : tile.classes;
+      for (; c < end; ++c, row += tile.stride, weights += tile.stride) {
+        const int32_t at = int32_t(tile.first_class + c);
+        ONEPASS_LANES
+        for (int l = 0; l < kTileStep; ++l) {
+          const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
+          const T kept = own[l] == at ? T(0) : T(1);
+          picked[l] = own[l] == at ? row[l] : picked[l];
+          term.add(row[l], kGiven ? weights[l] : T(0), kept, some.rest[l], some.distance[l], some.weight[l],
+                   some.spread[l]);
+        }
+      }
+      ONEPASS_LANES
+      for (int l = 0; l < kTileStep; ++l) {
+        all.rest[l] += some.rest[l];
+        all.distance[l] += some.distance[l];
+        all.weight[l] += some.weight[l];
+        all.spread[l] += some.spread[l];
+      }
+    }
+    ONEPASS_LANES
+    for (int l = 0; l < kTileStep; ++l) {
+      sums.x_first[begin + l] = picked[l];
+      sums.rest[begin + l] += all.rest[l];
+      sums.distance[begin + l] += all.distance[l];
+      sums.weight[begin + l] += kShare == math::Share::kEqual ? T(tile.classes) : all.weight[l];
+      sums.spread[begin + l] += all.spread[l];
+    }
+  }
+}
+
+// picked = the labels' logits, of those labels that are in the buffer.
+template <class T>
+ONEPASS_WALK void pick_tile(const Tile& tile, const T* __restrict x, const int32_t* __restrict label,
+                            T* __restrict picked) {
+  const int32_t first = int32_t(tile.first_class), classes = int32_t(tile.classes),
+                stride = int32_t(tile.stride);
+  ONEPASS_INDEPENDENT
+  for (int32_t l = 0; l < int32_t(tile.rows); ++l) {
+    const int32_t c = label[l] - first;
+    const bool inside = uint32_t(c) < uint32_t(classes);
+    const T found = x[(inside ? c : 0) * stride + l];
+    picked[l] = inside ? found : picked[l];
+  }
+}
+
+template <class T>
+struct TileGradients {
+  alignas(64) Lane<T> exp_shift, exp_least;  // of math::ScaledExp
+  alignas(64) Lane<T> max, scale, share, first, second;
+};
+
+template <math::Share kShare, class T>
+ONEPASS_WALK void walk_tile(const Tile& tile, const TileGradients<T>& rows, const T* __restrict w,
+                            const int32_t* __restrict label, T* x) {
+  const int64_t width = tile.width();
+  for (int64_t c = 0; c < tile.classes; ++c, x += tile.stride, w += tile.stride) {
+    const int32_t at = int32_t(tile.first_class + c);
+    ONEPASS_INDEPENDENT
+    for (int64_t l = 0; l < width; ++l) {
+      const math::RowGradient<T> row{
+          {rows.exp_shift[l], rows.exp_least[l]}, rows.max[l], rows.scale[l], rows.share[l], T(0), T(0)};
+      const T all =
+          row.template at<kShare != math::Share::kNone>(x[l], kShare == math::Share::kGiven ? w[l] : T(1));
+      x[l] = label[l] == at ? rows.first[l] : all;
+    }
+  }
+}
+
+// Of the second labels.
+template <class T>
+ONEPASS_WALK void add_second(const Tile& tile, const TileGradients<T>& rows, const int32_t* __restrict label,
+                             T* dx) {
+  for (int64_t c = 0; c < tile.classes; ++c, dx += tile.stride) {
+    const int32_t at = int32_t(tile.first_class + c);
+    ONEPASS_INDEPENDENT
+    for (int64_t l = 0; l < tile.rows; ++l) dx[l] += label[l] == at ? rows.second[l] : T(0);
+  }
+}
+
+}  // namespace onepass::ONEPASS_ISA

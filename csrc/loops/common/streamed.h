@@ -1,0 +1,146 @@
+// streamed.h - results that are stored past the caches, on the CPU: whole lines, as soon as they are made.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "loops/common/fetch.h"
+
+namespace onepass::ONEPASS_ISA {
+
+// to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
+// `to` begins a line; bytes: a multiple of one.
+ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
+  char* out = static_cast<char*>(to);
+  const char* in = static_cast<const char*>(from);
+#if defined(__AVX512F__)
+  for (int64_t i = 0; i < bytes; i += 64) {
+    _mm512_stream_si512((__m512i*)(out + i), _mm512_loadu_si512(in + i));
+  }
+#elif defined(__AVX__)
+  for (int64_t i = 0; i < bytes; i += 32) {
+    _mm256_stream_si256((__m256i*)(out + i), _mm256_loadu_si256((const __m256i*)(in + i)));
+  }
+#elif defined(__SSE2__)
+  for (int64_t i = 0; i < bytes; i += 16) {
+    _mm_stream_si128((__m128i*)(out + i), _mm_loadu_si128((const __m128i*)(in + i)));
+  }
+#else
+  std::memcpy(out, in, size_t(bytes));
+#endif
+}
+
+// What loops store past the caches at a time; less where it is the end.
+constexpr int64_t kStreamBytes = 256;
+template <class S>
+constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+template <class S>
+constexpr int64_t kStreamLine = kLine / int64_t(sizeof(S));
+
+// out[0 .. n) past the caches, n a number of whole lines: fill(begin, block, count) writes elements begin ..
+// begin + count, a number that the compiler knows, to block.
+template <class S, class Fill>
+ONEPASS_HD void stream_blocks(S* out, int64_t n, const Fill& fill) {
+  int64_t i = 0;
+  for (; i + kStreamBlock<S> <= n; i += kStreamBlock<S>) {
+    alignas(64) S block[kStreamBlock<S>];
+    fill(i, block, std::integral_constant<int64_t, kStreamBlock<S>>{});
+    stream_lines(out + i, block, kStreamBytes);
+  }
+  for (; i < n; i += kStreamLine<S>) {
+    alignas(64) S block[kStreamLine<S>];
+    fill(i, block, std::integral_constant<int64_t, kStreamLine<S>>{});
+    stream_lines(out + i, block, kLine);
+  }
+}
+
+// A line that is filled piece by piece before it is stored past the caches: stored in parts it would have to
+// be read first. Pieces come in the order of memory.
+template <class S>
+class OpenLine {
+ public:
+  // Where what belongs at `out` is to be written: into the line, unless its beginning was none of the pieces.
+  S* open(S* out) {
+    if (past(out) == 0) begin_ = out;
+    return begin_ ? elements_ + past(out) : out;
+  }
+  // n elements have been.
+  void fill(S* out, int64_t n) {
+    if (!begin_) return;
+    filled_ = past(out) + n;
+    if (filled_ < kStreamLine<S>) return;
+    stream_lines(begin_, elements_, kLine);
+    begin_ = nullptr;
+  }
+  // No more pieces will come.
+  void close() {
+    if (begin_) std::memcpy(begin_, elements_, size_t(filled_) * sizeof(S));
+    begin_ = nullptr;
+  }
+
+ private:
+  static int64_t past(const S* out) {
+    return int64_t(reinterpret_cast<uintptr_t>(out) % kLine) / int64_t(sizeof(S));
+  }
+  alignas(kLine) S elements_[kStreamLine<S>];
+  S* begin_ = nullptr;  // where the line belongs
+  int64_t filled_ = 0;
+};
+
+// Cuts n elements at `out` for such a loop: stream(begin, end) of whole lines, plain(begin, end) of what lies
+// before and behind.
+template <class S, class Plain, class Stream>
+ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
+  const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S)),
+                head = missing < n ? missing : n;
+  const int64_t end = head + (n - head) / kStreamLine<S> * kStreamLine<S>;
+  if (head > 0) plain(0, head);
+  if (head < end) stream(head, end);
+  if (end < n) plain(end, n);
+}
+
+// The same of a piece whose neighbours share its first and last line: plain(begin, end, to) writes to `to`.
+template <class S, class Plain, class Stream>
+ONEPASS_HD void walk_streamed(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
+                              const Stream& stream) {
+  const auto shared = [&](int64_t begin, int64_t end) {
+    plain(begin, end, line.open(out + begin));
+    line.fill(out + begin, end - begin);
+  };
+  walk_streamed(out, n, shared, stream);
+}
+
+// to[0 .. bytes) = from[0 .. bytes) for any place and number.
+ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+  char* out = static_cast<char*>(to);
+  const char* in = static_cast<const char*>(from);
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine), head = (kLine - past) % kLine;
+  if (head + kLine > bytes) {
+    std::memcpy(out, in, size_t(bytes));
+    return;
+  }
+  const int64_t lines = (bytes - head) / kLine * kLine;
+  std::memcpy(out, in, size_t(head));
+  stream_lines(out + head, in + head, lines);
+  std::memcpy(out + head + lines, in + head + lines, size_t(bytes - head - lines));
+}
+
+// After the last stream_row of a thread, before others may read.
+inline void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+// Outputs of as many bytes are streamed. Measured with 26 and 103 MB, on a Zen 4 with 32 MB of last-level
+// cache: both walks of batch norm's forward took 1.5 and 1.3 times as long with plain stores, and a reader
+// that follows was not slower. On a Zen 5 plain stores took 1.05 to 1.2 times as long with 8 to 16 MB.
+constexpr int64_t kStreamedBytes = 8 << 20;
+
+}  // namespace onepass::ONEPASS_ISA

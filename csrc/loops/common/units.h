@@ -1,0 +1,43 @@
+// units.h - numbered pieces of work shared out among threads, on the CPU. A thread takes the next one when it
+// is done with one, so results must not depend on who takes which.
+#pragma once
+
+#include <cstdint>
+
+#include "core/parallel.h"
+#include "loops/common/streamed.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int64_t kMinElementsPerThread = 16 * 1024;
+
+template <class Unit>
+struct UnitWork {
+  const Unit& unit;
+  int64_t count;
+  int64_t next;
+
+  static void run(void* self) {
+    UnitWork& work = *static_cast<UnitWork*>(self);
+    while (true) {
+      const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
+      if (i >= work.count) return stream_fence();
+      work.unit(i);
+    }
+  }
+};
+
+// unit(0) .. unit(count - 1), in no order.
+template <class Unit>
+inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
+  UnitWork<Unit> work{unit, count, 0};
+  parallel_run(threads < count ? threads : int(count), work.run, &work);
+}
+
+// At most `threads`, and no more than pay for themselves.
+inline int threads_for(int64_t numel, int threads) {
+  const int64_t most = numel / kMinElementsPerThread + 1;
+  return threads < most ? threads : int(most);
+}
+
+}  // namespace onepass::ONEPASS_ISA

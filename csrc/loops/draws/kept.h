@@ -1,0 +1,178 @@
+// kept.h - which elements a dropout keeps, a row of flags at a time, on the CPU. CUDA: kept.cuh.
+//
+// A flag is one byte, 1 or 0: whether an element is kept. Draws are bytes, too, and become flags in place.
+//
+// Ties, one element in 256, would cost more than all draws if a branch decided on each of them: a
+// mispredicted one takes as long as 60 elements. So their places are collected with few branches, and their
+// second draws made many at a time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "loops/draws/philox_blocks.h"
+#include "math/dropout.h"
+
+namespace onepass::ONEPASS_ISA {
+
+constexpr int kEach = math::kDrawsPerBlock;
+constexpr int kDrawsAtOnce = kEach * kBlocksAtOnce;
+constexpr int kTiesAtOnce = 16;
+
+// drawn[4 b .. 4 b + 3]: the words of block[b].
+ONEPASS_WALK inline void draw_first(const math::Dropout dropout, const uint64_t* __restrict block,
+                                    uint32_t* __restrict drawn) {
+  draw_numbered(block, math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed, drawn);
+}
+
+// Bit k: whether bytes[k] is `wanted`, 0 <= k < 64.
+ONEPASS_HD uint64_t equal_bytes(const uint8_t* bytes, uint8_t wanted) {
+  uint64_t found = 0;
+#if defined(__AVX512BW__)
+  found = _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(wanted)));
+#elif defined(__SSE2__)
+  const __m128i same = _mm_set1_epi8(char(wanted));
+  for (int k = 0; k < 64; k += 16) {
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + k));
+    found |= uint64_t(uint32_t(_mm_movemask_epi8(_mm_cmpeq_epi8(some, same)))) << k;
+  }
+#else
+  for (int k = 0; k < 64; ++k) found |= uint64_t(bytes[k] == wanted) << k;
+#endif
+  return found;
+}
+
+ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
+  ONEPASS_INDEPENDENT
+  for (int64_t i = 0; i < n; ++i) flags[i] = drawn[i] >= bound ? 1 : 0;
+}
+
+// flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places
+// of ties and needs room for n. Returns how many there are. flags may be drawn.
+ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n,
+                                      int32_t* __restrict at) {
+  int ties = 0;
+  for (int64_t i = 0; i < n; i += 64) {
+    uint64_t found = equal_bytes(drawn + i, bound);
+    ONEPASS_INDEPENDENT
+    for (int64_t k = i; k < i + 64; ++k) flags[k] = drawn[k] >= bound ? 1 : 0;
+    // One without a branch; there are rarely more.
+    at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
+    ties += found != 0;
+    for (found &= found - 1; found; found &= found - 1) at[ties++] = int32_t(i) + __builtin_ctzll(found);
+  }
+  return ties;
+}
+
+// flags[at[k]]: whether the second draw of element[k] keeps it.
+ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t* __restrict element,
+                                     const int32_t* __restrict at, uint8_t* __restrict flags) {
+  alignas(64) uint64_t word[kTiesAtOnce];
+  draw_words_0<kTiesAtOnce / kBlockLanes>(element, math::kSecondDraw[0], math::kSecondDraw[1], dropout.seed,
+                                          word);
+  // No choice: as a branch it would be mispredicted every other time.
+  uint8_t kept[kTiesAtOnce];
+  for (int k = 0; k < kTiesAtOnce; ++k) kept[k] = dropout.keeps_tie(uint32_t(word[k])) ? 1 : 0;
+  for (int k = 0; k < kTiesAtOnce; ++k) flags[at[k]] = kept[k];
+}
+
+// flags[i]: whether drawn[i], a first draw, and where it is a tie the second one, keep its element; `count`:
+// of whole batches. number(i): of the element that drawn[i] is of. flags may be drawn.
+template <class Number>
+inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
+                   uint8_t* flags) {
+  const uint8_t bound = uint8_t(dropout.first);
+  if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
+  constexpr int64_t kPart = 2048;
+  for (int64_t begin = 0; begin < count; begin += kPart) {
+    const int64_t n = begin + kPart < count ? kPart : count - begin;
+    int32_t at[kPart + kTiesAtOnce];
+    const int ties = compare_draws(drawn + begin, bound, flags + begin, n, at);
+    // The last one again and again: it is decided alike.
+    for (int32_t *k = at + ties, *end = k + kTiesAtOnce; k < end && ties > 0; ++k) *k = at[ties - 1];
+    for (int t = 0; t < ties; t += kTiesAtOnce) {
+      alignas(64) uint64_t element[kTiesAtOnce];
+      for (int k = 0; k < kTiesAtOnce; ++k) element[k] = number(begin + at[t + k]);
+      decide_ties(dropout, element, at + t, flags + begin);
+    }
+  }
+}
+
+struct Nothing {
+  ONEPASS_HD void operator()(int64_t) const {}
+};
+
+// kept[0 .. n) of the elements from `first` on in logical order. beside(i), i = 0, 1, ...: see
+// draw_blocks_from; it may not be called at all.
+template <class Beside = Nothing>
+inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
+                     const Beside& beside = {}) {
+  if (dropout.drops_all()) {
+    std::memset(kept, 0, size_t(n));
+    return;
+  }
+  constexpr int64_t kPart = 2048 + kDrawsAtOnce;
+  static_assert(kPart % kDrawsAtOnce == 0, "whole batches");
+  alignas(64) uint8_t drawn[kPart];
+  for (int64_t i = 0; i < n;) {
+    const int64_t skip = (first + i) % kEach, begin = first + i - skip;
+    const int64_t here = kPart - skip < n - i ? kPart - skip : n - i;
+    const int64_t count = (skip + here + kDrawsAtOnce - 1) / kDrawsAtOnce * kDrawsAtOnce;
+    draw_blocks_from(uint64_t(begin / kEach), math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed,
+                     count / kDrawsAtOnce, beside, reinterpret_cast<uint32_t*>(drawn));
+    const bool fits = here == count;
+    uint8_t* flags = fits ? kept + i : drawn;
+    decide(dropout, drawn, count, [&](int64_t at) { return uint64_t(begin + at); }, flags);
+    if (!fits) std::memcpy(kept + i, drawn + skip, size_t(here));
+    i += here;
+  }
+}
+
+// Draws for a run of positions of several channels, which lie apart in logical order: blocks are collected
+// from all channels until they are worth drawing. kept[k * width + i] is position k of channel i.
+class BlockDraws {
+ public:
+  BlockDraws(const math::Dropout& dropout, int64_t width) : dropout_(dropout), width_(width) {}
+  int64_t width() const { return width_; }
+  // n elements from `first` on, one channel's, to be written from `to` on.
+  void add(int64_t first, int64_t n, uint8_t* to) {
+    for (int64_t block = first / kEach; block * kEach < first + n; ++block) {
+      const int64_t offset = block * kEach - first;
+      block_[count_] = uint64_t(block);
+      target_[count_] = {to + offset * width_, offset < 0 ? int(-offset) : 0,
+                         n - offset < kEach ? int(n - offset) : int(kEach)};
+      if (++count_ == kBlocksAtOnce) flush();
+    }
+  }
+  void flush() {
+    alignas(64) uint8_t drawn[kDrawsAtOnce];
+    for (int b = count_; b < kBlocksAtOnce; ++b) block_[b] = 0;
+    if (dropout_.drops_all()) {
+      std::memset(drawn, 0, kDrawsAtOnce);
+    } else if (count_ > 0) {
+      draw_first(dropout_, block_, reinterpret_cast<uint32_t*>(drawn));
+      const auto number = [this](int64_t at) { return block_[at / kEach] * kEach + uint64_t(at % kEach); };
+      decide(dropout_, drawn, kDrawsAtOnce, number, drawn);
+    }
+    for (int b = 0; b < count_; ++b) {
+      const Target& target = target_[b];
+      for (int k = target.begin; k < target.end; ++k) {
+        target.to[k * width_] = drawn[b * kEach + k];
+      }
+    }
+    count_ = 0;
+  }
+
+ private:
+  struct Target {
+    uint8_t* to;  // of the block's first draw, which may lie before the run
+    int begin, end;
+  };
+  const math::Dropout& dropout_;
+  int64_t width_;
+  int count_ = 0;
+  uint64_t block_[kBlocksAtOnce];
+  Target target_[kBlocksAtOnce];
+};
+
+}  // namespace onepass::ONEPASS_ISA

@@ -1,0 +1,85 @@
+// elementwise.h - visits every element of a tensor in the order of memory with its flag of a dropout, on the
+// CPU. CUDA: elementwise.cuh.
+//
+// The flag depends on the element's logical index (places.h). Where several elements share a draw the
+// flags are drawn first, into a table; else each row draws its own.
+#pragma once
+
+#include "loops/channels/flags.h"
+#include "loops/common/units.h"
+#include "loops/elements/places.h"
+
+namespace onepass::ONEPASS_ISA {
+
+// Elements that a thread takes at a time: whole rows.
+constexpr int64_t kElementTicket = 32 * kChannelRow;
+
+// kept[0 .. n) of the elements from `begin` on in memory, n <= kChannelRow.
+inline void look_up_row(const DropoutPlaces& places, int64_t begin, int64_t n, uint8_t* kept) {
+  const ChannelShape& shape = places.shape;
+  for (int64_t i = 0; i < n;) {
+    const int64_t draw = places.draw_of(begin + i);
+    if (places.planes && !shape.channels_last) {
+      const int64_t left = shape.positions - (begin + i) % shape.positions,
+                    here = left < n - i ? left : n - i;
+      std::memset(kept + i, places.table[draw], size_t(here));
+      i += here;
+    } else if (places.planes != shape.channels_last) {
+      kept[i++] = places.table[draw];
+    } else {
+      // The draws follow each other in memory's order, to the end of the channels or of the example.
+      const int64_t run = places.planes ? shape.channels : places.draws();
+      const int64_t left = run - (begin + i) % run, here = left < n - i ? left : n - i;
+      std::memcpy(kept + i, places.table + draw, size_t(here));
+      i += here;
+    }
+  }
+}
+
+inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout, int threads) {
+  const int64_t draws = places.draws(), count = (draws + kElementTicket - 1) / kElementTicket;
+  for_each_unit(threads_for(draws, threads), count, [&](int64_t i) {
+    const int64_t begin = i * kElementTicket, left = draws - begin;
+    draw_row(dropout, begin, left < kElementTicket ? left : kElementTicket, places.table + begin);
+  });
+}
+
+// Elements of a part of a row.
+constexpr int64_t kRowPart = kDrawsAtOnce;
+
+// For each ticket of rows a visitor, made by make(): `prepare(begin, n, part)` for the parts of a row, in
+// order, if possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next
+// row is visited; `finish()` after the last row.
+template <class Make>
+inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout, int threads,
+                      const Make& make) {
+  const int64_t numel = places.shape.numel(), count = (numel + kElementTicket - 1) / kElementTicket;
+  if (places.has_table()) draw_table(places, dropout, threads);
+  Passing passing;
+  passing.drops = true;
+  passing.dropout = dropout;
+  for_each_unit(threads_for(numel, threads), count, [&](int64_t i) {
+    alignas(64) uint8_t flags[2][kChannelRow];
+    auto visitor = make();
+    const int64_t begin = i * kElementTicket;
+    const int64_t end = begin + kElementTicket < numel ? begin + kElementTicket : numel;
+    for (int64_t row = begin; row < end; row += kChannelRow) {
+      const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
+      uint8_t* kept = flags[row / kChannelRow % 2];
+      int64_t prepared = 0;
+      const auto beside = [&](int64_t) { visitor.prepare(row, n, prepared++); };
+      if (places.has_table()) {
+        look_up_row(places, row, n, kept);
+      } else if (places.shape.channels_last) {
+        fill_span(passing, places.shape, row, n, kept);
+      } else {
+        draw_row(dropout, row, n, kept, beside);
+      }
+      while (prepared < kChannelRow / kRowPart) beside(0);
+      visitor.visit(row, n, kept);
+    }
+    visitor.finish();
+  });
+}
+
+}  // namespace onepass::ONEPASS_ISA

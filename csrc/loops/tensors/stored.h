@@ -1,0 +1,121 @@
+// stored.h - rows of a parameter's value as the storage of its list (tensor_list.h) keeps it, and of the
+// draws by which it is rounded, on the CPU. CUDA: stored.cuh.
+#pragma once
+
+#include <cstring>
+
+#include "loops/draws/philox_blocks.h"
+#include "loops/tensors/multi_tensor.h"
+#include "math/draws.h"
+#include "math/rounding.h"
+
+namespace onepass::ONEPASS_ISA {
+
+// words[j]: of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is a multiple
+// of kDrawGroup; words has room for kRow elements. All groups of a row are drawn side by side.
+ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int64_t begin,
+                                  uint32_t* __restrict words) {
+  constexpr int kGroups = kRow / math::kDrawGroup, kBlocks = kGroups * math::kDrawBlocks;
+  const int64_t block = begin / math::kDrawGroup * math::kDrawBlocks;
+  alignas(64) uint64_t number[kBlocks];
+  alignas(64) uint32_t drawn[kBlocks * 4];
+  for (int b = 0; b < kBlocks; ++b) number[b] = uint64_t(block + b);
+  draw_numbered<kBlocks / kBlockLanes>(number, draws.step, tensor, draws.seed, drawn);
+  for (int g = 0; g < kGroups; ++g) {
+    for (int j = 0; j < math::kDrawWords; ++j) {
+      const uint32_t word = drawn[g * math::kDrawWords + j];
+      words[g * math::kDrawLanes + j] = word;
+      words[g * math::kDrawLanes + math::kDrawWords + j] = rotate_right(word, math::kSecondRotation);
+    }
+  }
+}
+
+// values[0 .. n) = the parameter's value from element begin on; n is at most kRow.
+template <class T>
+inline void load_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
+                       T* __restrict values, int64_t n) {
+  load_row(dtype[kParam], item.list[kParam], begin, values, n);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (storage == Storage::kMaster) {
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const float* master = static_cast<const float*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) {
+        values[i] = math::master_or_stored(master[i], to_float16(master[i]), values[i], stored[i]);
+      }
+    } else if (storage == Storage::kRemainder) {
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const uint16_t* remainder = static_cast<const uint16_t*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = math::join(stored[i], remainder[i]);
+    } else if (storage == Storage::kKahan) {
+      alignas(64) T low[kRow];
+      load_row(dtype[kLow], item.list[kLow], begin, low, n);
+      const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
+      const auto add_low = [&](const auto& narrow) {
+        for (int64_t i = 0; i < n; ++i) {
+          const uint16_t nearly = narrow(math::nearly_sum(values[i], low[i]));
+          values[i] = math::sum_or_stored(values[i], low[i], nearly, stored[i]);
+        }
+      };
+      if (dtype[kParam] == DType::kFloat16) {
+        add_low([](float value) { return to_float16(value); });
+      } else {
+        add_low([](float value) { return to_bfloat16(value); });
+      }
+    }
+  }
+}
+
+// words: of draw_row from this element on; rotation: of the list.
+inline void store_row_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
+                                 int64_t n, const uint32_t* __restrict words, int rotation) {
+  uint16_t* to = static_cast<uint16_t*>(stored) + begin;
+  const auto draw = [=](int64_t i) { return rotate_right(words[i / 2], rotation + (i % 2 != 0 ? 16 : 0)); };
+  if (dtype == DType::kFloat16) {
+    for (int64_t i = 0; i < n; ++i) to[i] = math::stochastic_float16(values[i], draw(i));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = math::stochastic_bfloat16(values[i], draw(i));
+  }
+}
+
+// The parameter's value from element begin on = values[0 .. n); what is kept of it is left in values. words:
+// as above, with kStochastic.
+inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
+                        float* __restrict values, int64_t n, const uint32_t* words) {
+  void* param = item.list[kParam];
+  if (dtype[kParam] == DType::kFloat32) {  // beside states of 16 bits
+    std::memcpy(static_cast<float*>(param) + begin, values, size_t(n) * sizeof(float));
+    return;
+  }
+  switch (storage) {
+    case Storage::kNearest:
+      store_row(dtype[kParam], param, begin, values, n);
+      break;
+    case Storage::kStochastic:
+      store_row_stochastic(dtype[kParam], param, begin, values, n, words, math::list_rotation(0));
+      break;
+    case Storage::kKahan: {
+      store_row(dtype[kParam], param, begin, values, n);
+      alignas(64) float low[kRow];
+      load_row(dtype[kParam], param, begin, low, n);
+      for (int64_t i = 0; i < n; ++i) low[i] = math::residue(values[i], low[i]);
+      store_row(dtype[kLow], item.list[kLow], begin, low, n);
+      break;
+    }
+    case Storage::kRemainder: {
+      uint16_t* stored = static_cast<uint16_t*>(param) + begin;
+      uint16_t* remainder = static_cast<uint16_t*>(item.list[kLow]) + begin;
+      for (int64_t i = 0; i < n; ++i) {
+        const math::Split both = math::split(values[i]);
+        stored[i] = both.stored;
+        remainder[i] = both.remainder;
+      }
+      break;
+    }
+    case Storage::kMaster:
+      std::memcpy(static_cast<float*>(item.list[kLow]) + begin, values, size_t(n) * sizeof(float));
+      store_row(dtype[kParam], param, begin, values, n);
+      break;
+  }
+}
+
+}  // namespace onepass::ONEPASS_ISA

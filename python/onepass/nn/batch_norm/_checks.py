@@ -1,0 +1,69 @@
+"""What batch normalisation refuses before it computes anything: torch's rules, and what is no tensor's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onepass.nn._call.checks import (
+    OPTIONAL,
+    check_dense,
+    check_number,
+    check_optional,
+    check_probability,
+    check_tensor,
+)
+
+__all__ = ["check"]
+
+
+def check(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    dropout: float,
+) -> None:
+    """Raises for what the core does not check."""
+    # The types first: a call on a small tensor would notice the loop.
+    if type(weight) not in OPTIONAL or type(bias) not in OPTIONAL or type(residual) not in OPTIONAL:
+        check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
+    check_tensor("batch_norm", "input", input)
+    if input.is_nested:
+        check_dense("batch_norm", input=input)
+    if input.dim() < 2 and input.numel():
+        raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
+    check_number("batch_norm", "eps", eps)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
+    if type(running_mean) not in OPTIONAL or type(running_var) not in OPTIONAL:
+        check_optional("batch_norm", running_mean=running_mean, running_var=running_var)
+    # Without a loop, which a call on a small tensor would notice.
+    if (
+        running_mean is not None
+        and running_var is not None
+        and (running_mean.requires_grad or running_var.requires_grad)
+        and torch.is_grad_enabled()
+    ):
+        raise ValueError("batch_norm: running_mean and running_var must not require a gradient, got one that does")
+    if training:
+        if not eps > 0:
+            raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")
+        shape = input.shape
+        if len(shape) > 1 and input.numel() == shape[1] and shape[1]:
+            raise ValueError(
+                f"batch_norm: input must have more than 1 value per channel in training, got shape {tuple(shape)}"
+            )
+    else:
+        if not eps >= 0:
+            raise ValueError(f"batch_norm: eps must be at least 0, got {eps}")
+        if running_mean is None:
+            raise ValueError("batch_norm: running_mean and running_var must be given when not training, got None")
+    if activation is not None and activation != "relu":
+        raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
+    check_probability("batch_norm", "dropout", dropout)

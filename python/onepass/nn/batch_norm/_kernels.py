@@ -1,0 +1,212 @@
+"""Calls of the batch norm kernels on plain dense tensors: what they write into is allocated here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from onepass import _native
+from onepass._versions import bump_versions
+from onepass.nn._call.buffers import statistics_dtype, workspace
+from onepass.nn._call.seeds import Seed
+
+__all__ = [
+    "Options",
+    "Running",
+    "Saved",
+    "backward",
+    "forward",
+    "invstd_of",
+    "new_gradients",
+    "new_mask",
+    "new_statistic",
+    "options_of",
+]
+
+
+class Options(NamedTuple):
+    """What a call does, tensors aside."""
+
+    training: bool
+    """Whether the statistics are the batch's."""
+    momentum: float | None
+    """How far the running statistics move towards the batch's; None: by 1 / `Running.batches`."""
+    eps: float
+    """Added to the variance."""
+    activation: str | None
+    """None or ``"relu"``."""
+    dropout: float
+    """Probability of an element to become 0; 0 in evaluation."""
+
+
+# The same object for the same options: a call on a small tensor would notice that one is made.
+options_of = lru_cache(maxsize=256)(Options)
+
+
+class Running(NamedTuple):
+    """Running statistics: both given, or none."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    batches: Tensor | None
+    """How many batches they stand for, this one included: an int64 tensor of one element; None with momentum."""
+
+
+class Saved(NamedTuple):
+    """What backward needs besides input, weight and bias."""
+
+    mean: Tensor
+    """Of shape (C)."""
+    spread: Tensor
+    """Of shape (C): 1 / standard deviation in training, else the variance (`invstd_of`)."""
+    mask: Tensor | None
+    """The bits of ReLU behind a residual, which cannot be computed again; else None."""
+    seed: Tensor | None
+    """The seed of dropout."""
+
+
+def new_statistic(input: Tensor) -> Tensor:
+    """Memory for one number each channel, as mean and spread are."""
+    return torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
+
+
+def new_mask(input: Tensor, activation: str | None) -> Tensor | None:
+    """Memory for the bits of ReLU behind a residual, without which they are computed again."""
+    if activation is None:
+        return None
+    return torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
+
+
+def forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    seed: Seed,
+    options: Options,
+    for_backward: bool = True,
+) -> tuple[Tensor, Saved]:
+    """Runs the kernel on plain dense tensors; training changes the running statistics in place.
+
+    Returns:
+        Output, and what `backward` needs; without for_backward the latter is of no use.
+    """
+    core = _native.core
+    output = torch.empty_like(input)
+    mask = None if residual is None else new_mask(input, options.activation)
+    if not options.training:
+        drawn = core.batch_norm_inference(
+            input,
+            output,
+            weight,
+            bias,
+            residual,
+            running.mean,
+            running.var,
+            options.eps,
+            options.activation,
+            options.dropout,
+            seed,
+            mask,
+            torch.get_num_threads(),
+        )
+        mean, var = cast(Tensor, running.mean), cast(Tensor, running.var)
+        if for_backward:
+            # Copies: a training step before the backward pass must not move what this output was computed with.
+            wide = statistics_dtype(input)
+            mean, var = _copy(mean, wide), _copy(var, wide)
+        return output, Saved(mean, var, mask, drawn)
+    mean = new_statistic(input)
+    invstd = torch.empty_like(mean)
+    drawn = core.batch_norm_forward(
+        input,
+        output,
+        weight,
+        bias,
+        residual,
+        mean,
+        invstd,
+        running.mean,
+        running.var,
+        options.momentum,
+        running.batches,
+        options.eps,
+        options.activation,
+        options.dropout,
+        seed,
+        mask,
+        workspace(input, lambda: core.batch_norm_workspace(input)),
+        torch.get_num_threads(),
+    )
+    if running.mean is not None and running.var is not None:
+        _count_writes(running.mean, running.var)
+    return output, Saved(mean, invstd, mask, drawn)
+
+
+def _count_writes(mean: Tensor, var: Tensor) -> None:
+    written = [mean, var]
+    if mean.is_inference() or var.is_inference():
+        # Those have no counter, and older torch raises.
+        written = [one for one in written if not one.is_inference()]
+    bump_versions(written)
+
+
+def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
+    # `to` with copy=True takes twice as long as `clone`.
+    return buffer.clone() if buffer.dtype == dtype else buffer.to(dtype)
+
+
+def new_gradients(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Memory for the gradients of input, weight, bias and residual that are wanted."""
+    return (
+        torch.empty_like(input) if wanted[0] else None,
+        torch.empty_like(weight) if wanted[1] and weight is not None else None,
+        torch.empty_like(bias) if wanted[2] and bias is not None else None,
+        torch.empty_like(input) if wanted[3] else None,
+    )
+
+
+def backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Saved,
+    options: Options,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Runs the kernel on plain tensors: the gradients of input, weight, bias and residual that are wanted."""
+    core = _native.core
+    dx, dweight, dbias, dresidual = new_gradients(input, weight, bias, wanted)
+    core.batch_norm_backward(
+        grad,
+        input,
+        dx,
+        dweight,
+        dbias,
+        dresidual,
+        weight,
+        bias,
+        saved.mean,
+        saved.spread if options.training else invstd_of(saved.spread, options.eps),
+        options.activation,
+        options.dropout,
+        0 if saved.seed is None else saved.seed,
+        saved.mask,
+        options.training,
+        workspace(input, lambda: core.batch_norm_workspace(input)),
+        torch.get_num_threads(),
+    )
+    return dx, dweight, dbias, dresidual
+
+
+def invstd_of(var: Tensor, eps: float) -> Tensor:
+    """1 / standard deviation, as the kernel computes it, operation by operation: ReLU's sign depends on it."""
+    return (var.double() + eps).sqrt().reciprocal().to(var.dtype)

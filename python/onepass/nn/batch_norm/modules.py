@@ -1,0 +1,251 @@
+"""BatchNorm1d, 2d and 3d: torch.nn's modules with activation, residual and dropout in the same pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from onepass.nn._call.checks import check_probability
+from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampled
+from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
+from onepass.nn._call.tracing import node_for
+from onepass.nn.batch_norm import _exported
+from onepass.nn.batch_norm._kernels import Running
+from onepass.nn.batch_norm.functions import normalise
+from onepass.nn.dropout._call import dropout
+
+__all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
+
+
+# Functions of torch, timm and apex that make something else of a batch norm's weights and statistics.
+_REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_eval", "fuse_linear_bn_eval")
+
+
+class FusedBatchNorm(_BatchNorm):
+    """What the three modules have in common; each is also torch's class of its name."""
+
+    # What TorchScript takes as constants, also where they are the class's.
+    __constants__ = [*_BatchNorm.__constants__, "activation", "dropout"]  # noqa: RUF012 (no ClassVar in torch)
+    activation: str | None = None
+    dropout: float = 0.0
+    # `mc_dropout` sets it: the next seed of the network that is being sampled.
+    _thinned: Callable[[torch.nn.Module], int] | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:
+            # By hand: older versions of torch do not know the argument.
+            self.register_parameter("bias", None)
+        if activation is not None and activation != "relu":
+            raise ValueError(f"{type(self).__name__}: activation must be None or 'relu', got {activation!r}")
+        check_probability(type(self).__name__, "dropout", dropout)
+        self.activation = activation
+        self.dropout = dropout
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
+
+    def __prepare_scriptable__(self) -> FusedBatchNorm:
+        """Refuses what TorchScript cannot have, before it compiles anything."""
+        refuse_sampled(self)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuses a function that would lose the activation or dropout: what it reads is all that tells.
+
+        Raises:
+            RuntimeError: One of those that rebuild a batch norm of its weights reads its statistics.
+        """
+        fused = name == "running_mean" and (self.activation is not None or self.dropout)
+        if fused and not torch.compiler.is_compiling():
+            reader = sys._getframe(1).f_code.co_name
+            # What is fused into a layer evaluates: dropout does nothing there.
+            if reader in _REBUILDERS and (self.activation is not None or reader.startswith("convert")):
+                lost = f"dropout={self.dropout}" if self.activation is None else f"activation={self.activation!r}"
+                raise RuntimeError(
+                    f"{reader}: a {type(self).__name__} must not have {lost} to be rebuilt of its weights, which "
+                    "know nothing of it; write onepass.nn.Sequential of a batch norm and torch's module behind it"
+                )
+        return super().__getattr__(name)
+
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
+
+        Args:
+            input: x, of the dimensions that torch's class takes.
+            residual: r, of x's shape and dtype, or None for 0.
+            activation: ``"relu"`` to apply it in this call; None for what the module has been made with.
+
+        Returns:
+            y, of x's shape, dtype and layout.
+        """
+        if not is_scripting():
+            # Not for the regular call, whose tensors are plain.
+            if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
+                node = node_for(self, input, residual=residual, activation=activation)
+                if node is not None:
+                    return cast(Tensor, node)
+            if not asked._is_exporting_flag:
+                return self._run(input, residual, activation)
+        return self._composed(input, residual, activation)
+
+    def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
+        if not is_scripting():
+            refuse_sampled(self)
+            if self.training and self.track_running_stats and self.momentum is None:
+                refuse("batch_norm", "momentum", "a number in training", None)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        if is_scripting():
+            mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+            tensors = self.weight, self.bias
+        else:
+            # An exported graph names its inputs by the way in which they were found.
+            parameters, buffers = self._parameters, self._buffers
+            mean, var = _own(self, buffers, "running_mean"), _own(self, buffers, "running_var")
+            count = _own(self, buffers, "num_batches_tracked")
+            tensors = cast(Any, (_own(self, parameters, "weight"), _own(self, parameters, "bias")))
+        training, momentum = self.training, 0.0 if self.momentum is None else self.momentum
+        if training and self.track_running_stats and count is not None:
+            count.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(count)
+        kept = not training or self.track_running_stats
+        return _exported.batch_norm(
+            input,
+            mean if kept else None,
+            var if kept else None,
+            tensors[0],
+            tensors[1],
+            residual,
+            training or (mean is None and var is None),
+            momentum,
+            self.eps,
+            self.activation if activation is None else activation,
+            self.dropout,
+            training,
+        )
+
+    def _run(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
+        """`forward` on the kernels."""
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        training, momentum = self.training, self.momentum
+        parameters, buffers = self._parameters, self._buffers
+        mean, var = _own(self, buffers, "running_mean"), _own(self, buffers, "running_var")
+        count = batches = None
+        if training:
+            if self.track_running_stats:
+                count = _own(self, buffers, "num_batches_tracked")
+                if is_recomputed(self):
+                    mean, var, count = throwaway(mean, var, count)
+            else:
+                mean = var = None
+        step: int | Tensor = 1
+        if momentum is None:
+            if count is None:
+                momentum = 0.0
+            else:
+                # torch reads the count back to the host; here the kernel divides by it.
+                batches = count + 1
+                step = count_of_pass(count)
+        output = normalise(
+            input,
+            Running(mean, var, batches),
+            _own(self, parameters, "weight"),
+            _own(self, parameters, "bias"),
+            residual,
+            training or (mean is None and var is None),
+            momentum,
+            self.eps,
+            self.activation if activation is None else activation,
+            self.dropout if training else 0.0,
+        )
+        if count is not None:
+            # After all checks: a rejected batch is not counted.
+            count.add_(step)
+        if self._thinned is not None:
+            return dropout(
+                "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True
+            )
+        return output
+
+    def extra_repr(self) -> str:
+        """As torch's, and our options where they are set."""
+        text: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        if self.activation is not None:
+            text += f", activation={self.activation}"
+        return text + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:
+    """A parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
+
+    Parametrised or sharded modules have it as an attribute alone.
+    """
+    return where[name] if name in where else cast(Tensor | None, getattr(module, name))
+
+
+class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
+    """Batch normalisation over (N, C, H, W), with a residual, ReLU and dropout in the same pass if wanted.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance, so that a constant channel is not divided by 0.
+        momentum: How far the running statistics move towards those of a batch, or None for the mean over all
+            batches. torch's name: it is 1 minus what other libraries call so.
+        affine: Whether there are weight (initially 1) and bias (initially 0).
+        track_running_stats: Whether there are running statistics; without them evaluation, too, normalises by
+            the batch's own.
+        device: Where parameters and buffers lie.
+        dtype: Their dtype. Half precision inputs go with float32 ones, the default, as in torch.
+        bias: False for no bias.
+        activation: None or ``"relu"``, applied to the output.
+        dropout: Probability that an element of the output becomes 0 in training; the others are divided by
+            1 - dropout. The seed is drawn from torch's generator of the device.
+
+    Raises:
+        ValueError: activation or dropout is none of these; in ``forward``, what functional.batch_norm raises,
+            and an input of another number of dimensions.
+
+    Differs from torch: see `onepass.nn.functional.batch_norm`. ``state_dict`` is torch's, both ways: activation
+    and dropout are options, not state. What torch makes of a batch norm by reading its weights (SyncBatchNorm's
+    conversion, fusion into convolutions) knows nothing of them, and is refused where torch's own functions do it;
+    in front of an nn.ReLU in a `Sequential` of ours the batch norm needs no activation.
+
+    Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm2d.
+    """
+
+
+class BatchNorm1d(FusedBatchNorm, torch.nn.BatchNorm1d):
+    """Batch normalisation over (N, C) or (N, C, L); arguments as `BatchNorm2d`."""
+
+
+class BatchNorm3d(FusedBatchNorm, torch.nn.BatchNorm3d):
+    """Batch normalisation over (N, C, D, H, W); arguments as `BatchNorm2d`."""
+
+
+# torch's classes and ours.
+OURS: dict[type[torch.nn.Module], type[FusedBatchNorm]] = {
+    torch.nn.BatchNorm1d: BatchNorm1d,
+    torch.nn.BatchNorm2d: BatchNorm2d,
+    torch.nn.BatchNorm3d: BatchNorm3d,
+}

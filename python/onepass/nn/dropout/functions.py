@@ -1,0 +1,332 @@
+"""The functions of dropout, which `onepass.nn.functional` offers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from onepass.nn._call.checks import check_optional, check_scaling, check_tensor
+from onepass.nn.dropout import _call
+
+__all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    residual: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    scaling: str = "inverted",
+    shared: bool = False,
+) -> Tensor:
+    r"""Sets elements to 0 with probability p, scales the others, and adds a residual, in one pass.
+
+    .. math::
+        y_i = \begin{cases} r_i & \text{with probability } p \\ x_i / (1 - p) + r_i & \text{else} \end{cases}
+
+    Which elements are dropped is a function of the seed and of an element's index in x's logical order: the same
+    on any device, in any layout, with any number of threads, eager or compiled. The backward pass computes it
+    again: nothing is kept for it but the seed. P(dropped) is p to 2^-40.
+
+    Args:
+        input: x, of any shape: float32, float64, bfloat16 or float16. Contiguous and channels_last tensors, and
+            transposes of the last two dimensions, are taken as they are; others are copied first.
+        p: Probability of an element to be dropped, from 0 to 1.
+        training: Whether to drop at all.
+        inplace: Whether to write into x.
+        residual: r, of x's shape and dtype, or None for 0. Its gradient is that of y.
+        generator: Draws the seed instead of torch's default generator of the device.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device. Like generator it
+            has no say where nothing is drawn: without training, or with p = 0.
+        scaling: ``"inverted"`` as above. ``"test_time"``: what is kept is not divided in training, and
+            without training y = (1 - p) x + r.
+        shared: Whether all x[n] have the draws of x[0], as if x were one network's batch (`mc_dropout`).
+
+    Returns:
+        y, of x's shape and dtype: x itself where nothing happens to it.
+
+    Raises:
+        ValueError: p is not in [0, 1]; scaling is unknown; seed and generator are both given; seed is out of
+            range; residual has another shape.
+        TypeError: A dtype is not supported, or residual's is not x's; a tensor is sparse or nested.
+        RuntimeError: inplace with a leaf that requires grad.
+
+    Differs from torch: the mask is not torch's for the same seed. Dropped elements are 0 also where x is not
+    finite. Integer, complex, sparse and nested tensors are refused where something is to be computed (with p = 1,
+    too); else they come back, as with torch.
+
+    Source: Srivastava et al. 2014; torch.nn.functional.dropout.
+    """
+    check_scaling("dropout", scaling)
+    if has_torch_function_variadic(input, residual):
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout, input, p, training, inplace, residual=residual, **options)
+    return _call.dropout(
+        "dropout",
+        input,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def dropout1d(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    residual: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    scaling: str = "inverted",
+    shared: bool = False,
+) -> Tensor:
+    """Sets whole channels of (N, C, L) or (C, L) to 0 with probability p; arguments as `dropout`.
+
+    Raises:
+        ValueError: x has another number of dimensions; what `dropout` raises.
+
+    Source: Tompson et al. 2015; torch.nn.functional.dropout1d.
+    """
+    check_scaling("dropout1d", scaling)
+    if has_torch_function_variadic(input, residual):
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout1d, input, p, training, inplace, residual=residual, **options)
+    _check_dimensions("dropout1d", input, (2, 3))
+    return _channels(
+        "dropout1d",
+        input,
+        3,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def dropout2d(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    residual: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    scaling: str = "inverted",
+    shared: bool = False,
+) -> Tensor:
+    """Sets whole channels of (N, C, H, W) to 0 with probability p; arguments as `dropout`.
+
+    Three dimensions are (N, C, L), as in torch, with a warning, as in torch.
+
+    Raises:
+        ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
+
+    Source: Tompson et al. 2015; torch.nn.functional.dropout2d.
+    """
+    check_scaling("dropout2d", scaling)
+    if has_torch_function_variadic(input, residual):
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout2d, input, p, training, inplace, residual=residual, **options)
+    _check_dimensions("dropout2d", input, (3, 4))
+    if input.dim() == 3:
+        warnings.warn(
+            "dropout2d: input with 3 dimensions is taken as (N, C, L), as torch does; dropout1d says so",
+            stacklevel=2,
+        )
+    return _channels(
+        "dropout2d",
+        input,
+        3,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def dropout3d(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    residual: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    scaling: str = "inverted",
+    shared: bool = False,
+) -> Tensor:
+    """Sets whole channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability p; arguments as `dropout`.
+
+    Raises:
+        ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
+
+    Source: Tompson et al. 2015; torch.nn.functional.dropout3d.
+    """
+    check_scaling("dropout3d", scaling)
+    if has_torch_function_variadic(input, residual):
+        options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
+        return _handled(dropout3d, input, p, training, inplace, residual=residual, **options)
+    _check_dimensions("dropout3d", input, (4, 5))
+    return _channels(
+        "dropout3d",
+        input,
+        5,
+        p,
+        training,
+        inplace,
+        scaling,
+        residual,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def alpha_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    shared: bool = False,
+) -> Tensor:
+    r"""Sets elements to SELU's lower limit with probability p, then restores mean 0 and variance 1.
+
+    .. math::
+        y_i = a z_i + b, \quad z_i = -\alpha' \text{ with probability } p, \text{ else } x_i
+
+    with alpha' = 1.7581, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = a p alpha'. With p = 1 all is 0, as in torch.
+
+    Args:
+        input: x, as of `dropout`.
+        p: Probability of an element to be dropped, from 0 to 1.
+        training: Whether to drop at all; False by default, as in torch.
+        inplace: Whether to write into x.
+        generator: As of `dropout`.
+        seed: As of `dropout`.
+        shared: As of `dropout`.
+
+    Returns:
+        y, of x's shape and dtype.
+
+    Raises:
+        ValueError: As `dropout`.
+        TypeError: As `dropout`.
+
+    Differs from torch: as `dropout`.
+
+    Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.
+    """
+    if has_torch_function_variadic(input):
+        return _handled(alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared)
+    return _call.dropout(
+        "alpha_dropout",
+        input,
+        p,
+        training,
+        inplace,
+        "alpha",
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def feature_alpha_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
+    shared: bool = False,
+) -> Tensor:
+    """`alpha_dropout` of whole channels of (N, C, ...); arguments as there.
+
+    Raises:
+        ValueError: x has fewer than 2 dimensions where something is dropped; what `dropout` raises.
+
+    Source: torch.nn.functional.feature_alpha_dropout.
+    """
+    if has_torch_function_variadic(input):
+        return _handled(
+            feature_alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared
+        )
+    check_tensor("feature_alpha_dropout", "input", input)
+    if input.dim() < 2 and training and p != 0:
+        raise ValueError(f"feature_alpha_dropout: input must have at least 2 dimensions, got {input.dim()}")
+    return _call.dropout(
+        "feature_alpha_dropout",
+        input,
+        p,
+        training,
+        inplace,
+        "alpha",
+        planes=True,
+        generator=generator,
+        seed=seed,
+        shared=shared,
+    )
+
+
+def _handled(function: Any, input: Tensor, p: float, training: bool, inplace: bool, **options: Any) -> Tensor:
+    """The call by __torch_function__ of one of its tensors or of a mode."""
+    tensors = (input, options.get("residual"))
+    result = handle_torch_function(function, tensors, input, p=p, training=training, inplace=inplace, **options)
+    return cast(Tensor, result)
+
+
+def _check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> None:
+    check_tensor(function, "input", input)
+    if input.dim() not in wanted:
+        raise ValueError(f"{function}: input must have {wanted[0]} or {wanted[1]} dimensions, got {input.dim()}")
+
+
+def _channels(
+    function: str,
+    input: Tensor,
+    batched: int,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None,
+    **draws: Any,
+) -> Tensor:
+    """One draw a channel; an input of fewer dimensions than `batched` is one example."""
+    check_optional(function, residual=residual)
+    if input.dim() >= batched:
+        return _call.dropout(function, input, p, training, inplace, scaling, residual, planes=True, **draws)
+    if residual is not None:
+        residual = residual.unsqueeze(0)
+    batch = input.unsqueeze(0)
+    output = _call.dropout(function, batch, p, training, inplace, scaling, residual, planes=True, **draws)
+    return input if inplace else output.squeeze(0)

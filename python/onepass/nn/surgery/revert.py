@@ -1,0 +1,118 @@
+"""The way back: torch's own classes for the modules of a model that are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar, cast
+
+from torch import nn
+
+from onepass.nn import batch_norm, dropout, sequential
+from onepass.nn.batch_norm import FusedBatchNorm
+from onepass.nn.cross_entropy import CrossEntropyLoss
+from onepass.nn.dropout import DropoutModule
+
+__all__ = ["is_ours", "revert", "revert_modules"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+class _Option(NamedTuple):
+    """What ours has and torch's class has not."""
+
+    name: str
+    neutral: Any
+    """The value with which ours computes what torch's class computes."""
+    instead: str
+    """What to do where it has another; empty where the option changes no number."""
+
+
+_BATCH_NORM = (
+    _Option("activation", None, "set it to None and put an nn.ReLU behind the module"),
+    _Option("dropout", 0, "set it to 0 and put an nn.Dropout behind the module"),
+)
+_SCALING = (_Option("scaling", "inverted", "torch's dropout scales in training"),)
+_LOSS = (
+    _Option("z_loss", 0, "set it to 0 and add the term to the loss"),
+    _Option("inplace_backward", False, ""),
+    _Option("return_stats", False, "set it to False"),
+)
+_OURS: tuple[type[nn.Module], ...] = (FusedBatchNorm, DropoutModule, CrossEntropyLoss, sequential.Sequential)
+# Torch's classes by ours.
+_TORCHS: dict[type[nn.Module], type[nn.Module]] = {
+    **{ours: torchs for torchs, ours in batch_norm.OURS.items()},
+    **{ours: torchs for torchs, ours in dropout.OURS.items()},
+    CrossEntropyLoss: nn.CrossEntropyLoss,
+    sequential.Sequential: nn.Sequential,
+}
+
+
+def is_ours(module: nn.Module) -> bool:
+    """True for a module of onepass, also of a subclass."""
+    return isinstance(module, _OURS)
+
+
+def revert(model: _Model) -> _Model:
+    """Gives the modules of a model that are of onepass torch's own classes, in place.
+
+    The way back from `convert` without what it returned, also after ``copy.deepcopy``, ``pickle`` and
+    ``torch.load``. Parameters, buffers, hooks, training flags, names and attributes stay as they are, and every
+    nn.ReLU and nn.Dropout is where it was. Dropouts then draw other masks for the same seed. Calls of
+    `onepass.nn.functional` in the model's code remain.
+
+    Args:
+        model: Any module, also one of onepass itself.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: A module does what torch's class cannot, by name: a batch norm with activation or dropout, a
+            dropout with another scaling, a loss with z_loss or statistics, a class that is derived from one
+            of ours, also by torch's parametrizations. Nothing has been changed then.
+        RuntimeError: The model is within an `mc_dropout` block.
+    """
+    revert_modules(model.named_modules())
+    return model
+
+
+def revert_modules(named: Iterable[tuple[str, nn.Module]]) -> None:
+    """`revert` for these modules alone; those that are not ours stay as they are."""
+    found = [(name, module) for name, module in named if is_ours(module)]
+    kinds = [_torchs_class(name, module) for name, module in found]
+    for (_, module), kind in zip(found, kinds, strict=True):
+        for option in _options_of(module):
+            module.__dict__.pop(option.name, None)
+        module.__class__ = cast(Any, kind)
+
+
+def _options_of(module: nn.Module) -> tuple[_Option, ...]:
+    if isinstance(module, FusedBatchNorm):
+        return _BATCH_NORM
+    if isinstance(module, CrossEntropyLoss):
+        return _LOSS
+    # That of the alpha dropouts is their class's, and no option.
+    return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
+
+
+def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
+    """The class that a module gets; raises where it would compute something else then."""
+    which = f"{name or 'the model itself'} ({type(module).__name__})"
+    kind = _TORCHS.get(type(module))
+    if isinstance(module, sequential.Sequential):
+        stands_for = type(module)._stands_for
+        if sequential.sequential_class(stands_for) is type(module):
+            kind = stands_for
+    if kind is None:
+        own = "with parametrizations" if "parametrizations" in module._modules else "of a class derived from it"
+        raise ValueError(f"revert: {which} must be exactly a module of onepass, got one {own}")
+    for option in _options_of(module):
+        value = getattr(module, option.name)
+        if option.instead and value != option.neutral:
+            raise ValueError(
+                f"revert: {option.name} of {which} must be {option.neutral!r}, which torch's class does, "
+                f"got {value!r}; {option.instead}"
+            )
+    if getattr(module, "_thinned", None) is not None:
+        raise RuntimeError(f"revert: {which} must not be within an mc_dropout block, got one that is")
+    return kind

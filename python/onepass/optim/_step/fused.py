@@ -1,0 +1,261 @@
+"""The step that SGD, Adam and AdamW share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from onepass import _native
+from onepass.optim._step.partly_fused import PartlyFused
+from onepass.optim._step.placeholders import Placeholders, are_asked_for
+from onepass.optim._step.precision import DEFAULTS as PRECISION
+from onepass.optim._step.precision import (
+    LOW_STATES,
+    check_dtypes,
+    check_precision,
+    drawn_seed,
+    loaded_state_dtype,
+    low_name,
+    mode_of,
+    option,
+)
+from onepass.optim._step.tailed import Tail, wide_copy
+from onepass.optim._step.watched import entered_if_watched
+
+# Options that are checked when they are not what they were at the last step.
+_SETTLED = (*PRECISION, "differentiable")
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+# The mode with which make_fx traces, if it does.
+_dispatch_mode: Callable[[Any], Any] = torch._C._get_dispatch_mode
+# Asked first: a stream cannot be capturing, and must not be created, where CUDA was never used.
+_initialized: Callable[[], bool] = torch.cuda.is_initialized
+
+
+class FusedOptimizer(PartlyFused):
+    """An optimizer whose step updates all parameters of all groups in one native call.
+
+    Subclasses say which options their groups have (`_check_group`, `_options`), which states a parameter has
+    (`_init_group`), and which native function takes the step.
+    """
+
+    # The options of low precision of each group, and whether it is differentiable, at the last step.
+    _precision: list[tuple[Any, ...]] | None = None
+    _is_differentiable = False
+    # What the core calls the update.
+    _formula: ClassVar[str]
+    # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
+    _plan: Any = None
+
+    def _patch_step_function(self) -> None:
+        before: Any = type(self).step
+        super()._patch_step_function()
+        # Not so if the class is known already, or has marked its step as one to leave alone. As torch does it, the
+        # class is changed, which mypy takes for a mistake.
+        if type(self).step is not before:
+            type(self).step = entered_if_watched(type(self).step)  # type: ignore[method-assign]
+
+    def step(self, closure: Callable[[], Any] | None = None, *, zero_grad: bool = False) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: Reevaluates the model and returns the loss; called once, with gradients enabled.
+            zero_grad: Also set the gradients to zero, in the same pass; their memory stays. Those of a skipped
+                step, too.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: A gradient, state or hyper-parameter does not fit; nothing has been changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
+            TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
+
+        Differs from torch: the range ``Optimizer.step#...`` is opened where one of torch's profilers or a hook is
+        there; an observer of another kind does not see it.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            if not torch.compiler.is_compiling():
+                if _dispatch_mode(_PROXY) is None:
+                    self._step_eager(zero_grad)
+                else:
+                    self._step_traced(zero_grad)
+            elif (
+                self._has_tail(zero_grad)
+                or any(mode_of(group) for group in self.param_groups)
+                or self._needs_loop()
+            ):
+                self._step_between_graphs(zero_grad)
+            else:
+                self._step_compiled()
+        return loss
+
+    # torch.compiler.disable, which torch.optim itself takes from here: the public one loads the whole compiler.
+    @_disable_dynamo
+    def _step_between_graphs(self, zero_grad: bool) -> None:
+        self._step_eager(zero_grad)
+
+    def _step_traced(self, zero_grad: bool) -> None:
+        """The step as operators, which make_fx sees: kernels that it did not would be missing from its graph."""
+        if self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups) or self._needs_loop():
+            raise RuntimeError(
+                f"{type(self).__name__}: a step that make_fx traces must have no tail, no option of low precision "
+                "and no parameters that torch's loop updates"
+            )
+        self._step_compiled()
+
+    def _step_eager(self, zero_grad: bool) -> None:
+        if not self.state and self._is_asked_for_states():
+            self._make_placeholders()
+            return
+        if self._placeholders is not None:
+            self._drop_placeholders()
+        tail = self._prepare_tail(zero_grad)
+        capturing = _initialized() and torch.cuda.is_current_stream_capturing()
+        if capturing:
+            self._check_capture()
+        precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
+        if precision != self._precision:
+            self._settle_precision()
+        groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
+        if type(self._plan) is not _native.core.Plan:
+            self._plan = _native.core.Plan()
+        try:
+            if not self._is_differentiable and self._native_step(groups, tail):
+                return
+        except (TypeError, ValueError, RuntimeError) as error:
+            if not self._is_fake_step():
+                self._raise_by_own_name(error)
+                raise
+        if capturing:
+            raise RuntimeError(
+                f"{type(self).__name__}: the first step must be taken before a CUDA graph is captured (it makes "
+                "the states, and a replay would make them again), got a capture with states missing, tensors "
+                "whose layout is not their parameter's, or parameters that torch's loop updates"
+            )
+        self._step_irregular(tail)
+
+    def _raise_by_own_name(self, error: Exception) -> None:
+        """Raises the core's error by the name of this class: there a step is called by its formula's name."""
+        name, text = type(self).__name__.lower(), str(error)
+        if name != self._formula and text.startswith(f"{self._formula}: "):
+            raise type(error)(name + text[len(self._formula) :]) from None
+
+    def _is_asked_for_states(self) -> bool:
+        # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
+        lr = self.param_groups[0]["lr"] if self.param_groups else 1.0
+        return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
+
+    def _make_placeholders(self) -> None:
+        try:
+            # Such as can be written later, wherever they are asked for.
+            with torch.inference_mode(False), torch.no_grad():
+                for group in self.param_groups:
+                    self._make_placeholders_of(group, [p for p in group["params"] if p.grad is not None])
+        except BaseException:
+            self.state.clear()
+            raise
+        self._placeholders = Placeholders(self.state)
+
+    def _make_placeholders_of(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        self._begin_states(group, params)
+        self._lows(group, params)
+        for param in params:
+            own = self.state.get(param, {})
+            for name in own.keys() & set(self._state_names):
+                # Float32 ones of a checkpoint must not be rounded; `load_state_dict` narrows the others.
+                own[name] = own[name].to(loaded_state_dtype(param, group, torch.float32))
+            if self.ema_decay is not None:
+                self.state[param]["ema"] = wide_copy(param.detach(), param)
+
+    def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Makes the states with which the parameters' first step begins, but for those of tail and precision."""
+        raise NotImplementedError
+
+    def _settle_precision(self) -> None:
+        """Checks the options of low precision, which may have been changed by hand; then fits states."""
+        name = type(self).__name__
+        for group in self.param_groups:
+            check_precision(name, group)
+            check_dtypes(name, group, group["params"])
+        for group in self.param_groups:
+            if mode_of(group) == "stochastic" and option(group, "seed") is None:
+                group["seed"] = drawn_seed()
+            if self._precision is not None:
+                for param in group["params"]:
+                    self._fit_states(group, param, self.state.get(param, {}))
+        self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
+        self._is_differentiable = any(group["differentiable"] for group in self.param_groups)
+
+    def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
+        for name in self._state_names:
+            value = own.get(name)
+            if isinstance(value, Tensor) and value.is_floating_point():
+                dtype = loaded_state_dtype(param, group, value.dtype)
+                own[name] = value if value.dtype == dtype else value.to(dtype)
+        if low_name(param, group) is None:
+            _drop(own, LOW_STATES)
+
+    def _check_capture(self) -> None:
+        """Raises RuntimeError if a replay of the graph now captured would not be a step."""
+
+    def _step_irregular(self, tail: Tail) -> None:
+        """The step when a state is missing or a layout differs; says what is wrong if something is."""
+        apart = self._apart()
+        before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
+        taken = False
+        try:
+            if self._is_fake_step():
+                taken = self._step_fake(tail, apart)
+            elif apart:
+                taken = self._step_divided(tail, apart)
+            else:
+                self._run_lists(self._make_lists(tail, frozenset()), tail)
+                taken = not tail.skipped_on_host()
+        finally:
+            # The states of a rejected or skipped step go as they came.
+            if not taken:
+                self._drop_states_but(before)
+        if taken:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    kept = low_name(param, group)
+                    _drop(self.state.get(param, {}), [name for name in LOW_STATES if name != kept])
+
+    def _drop_states_but(self, before: dict[Tensor, set[str]]) -> None:
+        for param, names in before.items():
+            own = self.state.get(param, {})
+            for name in own.keys() - names:
+                del own[name]
+            if not own:
+                self.state.pop(param, None)
+
+    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
+        """Takes the step in the regular case, else returns False."""
+        raise NotImplementedError
+
+    def _step_compiled(self) -> None:
+        raise NotImplementedError
+
+    def _options(self, group: dict[str, Any], first: int) -> Any:
+        """The group's options as the core takes them; first: number of its first parameter."""
+        raise NotImplementedError
+
+    def _numbered_groups(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The groups, each with the number of its first parameter among all of the optimizer."""
+        first = 0
+        for group in self.param_groups:
+            yield first, group
+            first += len(group["params"])
+
+
+def _drop(own: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        own.pop(name, None)

@@ -1,0 +1,135 @@
+"""The lists of a step: gradients, and states, which are made where they are missing and laid out as needed."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from onepass.optim._lists.arguments import Names
+from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
+from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
+from onepass.optim._step.precision import is_half, low_name, make_low, mode_of
+from onepass.optim._step.tailed import Tail, TailedOptimizer, wide_copy
+
+
+class StatefulOptimizer(TailedOptimizer):
+    """The states of an optimizer's parameters."""
+
+    # Names of the state tensors that have their parameter's shape.
+    _state_names: ClassVar[tuple[str, ...]] = ()
+    # Set while states are there that no step has made, and perhaps nothing was loaded into.
+    _placeholders: Placeholders | None = None
+
+    def _drop_placeholders(self) -> None:
+        """Leaves no state that is only a placeholder: the next step is then the first one."""
+        placeholders = self._placeholders
+        if placeholders is None:
+            return
+        self._placeholders = None
+        for param in list(self.state):
+            left = placeholders.without(param, self.state[param])
+            if left:
+                self.state[param] = left
+            else:
+                del self.state[param]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without placeholders: a copy or pickle would not know them as such."""
+        self._drop_placeholders()
+        return super().__getstate__()
+
+    def _gradients(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], left_out: Set[int] = frozenset()
+    ) -> None:
+        """Appends the group's parameters that have a gradient, and the gradients, without those of these ids."""
+        self._drop_placeholders()  # a compiled step comes here first
+        if not self.state and are_asked_for(COMPILED_FRAMES):
+            raise RuntimeError(
+                f"{type(self).__name__}: step must not be compiled where torch.distributed.checkpoint makes the "
+                "first states, got a compiled one; compile it afterwards"
+            )
+        for param in group["params"]:
+            grad = param.grad
+            if grad is None or id(param) in left_out:
+                continue
+            if grad.layout != torch.strided:
+                where = self._where(group, "grads", param)
+                raise ValueError(f"{where} must be dense, got layout {grad.layout}")
+            if param.is_complex() or grad.is_complex():
+                where = self._where(group, "params", param)
+                raise TypeError(f"{where} must be real, got {param.dtype} with gradient {grad.dtype}")
+            params.append(param)
+            grads.append(grad)
+
+    def _averages(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
+        """The moving averages of these parameters, those that begin now being copies of them."""
+        if not tail.has_ema:
+            return None
+        for param in params:
+            if "ema" not in self.state[param]:
+                self.state[param]["ema"] = wide_copy(param.detach(), param)
+        return [self._relaid_state(group, param, "ema", "emas") for param in params]
+
+    def _lows(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor | None] | None:
+        """What the parameters' own 16 bits do not hold, made where it is missing; None if the group keeps none."""
+        if mode_of(group) not in ("kahan", "master"):
+            return None
+        return [self._low(group, param) for param in params]
+
+    def _low(self, group: dict[str, Any], param: Tensor) -> Tensor | None:
+        name = low_name(param, group)
+        if name is None:
+            return None
+        own = self.state[param]
+        of_another_half = name == "kahan_comp" and isinstance(own.get(name), Tensor) and is_half(own[name])
+        if name not in own or (of_another_half and own[name].dtype != param.dtype):
+            own[name] = make_low(param, own, name)
+        return self._relaid_state(group, param, name, name)
+
+    def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
+        """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""
+        value = self._state_of(group, param, name, listed)
+        if not isinstance(value, Tensor):
+            where = self._where(group, listed, param)
+            raise TypeError(f"{where} must be a torch.Tensor, got {type(value).__name__}")
+        if value.layout != torch.strided or (value.is_meta and not param.is_meta):
+            where, kind = self._where(group, listed, param), "meta" if value.is_meta else value.layout
+            raise TypeError(f"{where} must be a dense tensor with memory: got one of {kind}")
+        if value.shape == param.shape and not same_layout(value, param) and is_dense(param):
+            value = self.state[param][name] = laid_out_like(value, param)
+        return value
+
+    def _state_of(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Any:
+        """A state as it is; `listed` is what its list is called in errors."""
+        if name not in self.state[param]:
+            where = self._where(group, listed, param)
+            raise ValueError(f"{where} must be in its parameter's state, got {list(self.state[param])}")
+        return self.state[param][name]
+
+    def _where(self, group: dict[str, Any], listed: str, param: Tensor) -> str:
+        """Names what belongs to a parameter, for errors."""
+        number = next(i for i, other in enumerate(self.param_groups) if other is group)
+        index = next(i for i, other in enumerate(group["params"]) if other is param)
+        names = Names(type(self).__name__.lower(), (listed,), number if len(self.param_groups) > 1 else None)
+        return names.full(0, index)
+
+
+def step_count(param: Tensor, capturable: bool, value: float) -> Tensor:
+    """A step count as torch keeps it: on the CPU, or beside its parameter for CUDA graphs."""
+    device = param.device if capturable else "cpu"
+    return torch.tensor(value, dtype=torch.float32, device=device)
+
+
+def count_on_device(state: dict[Tensor, Any], params: list[Tensor], state_steps: list[Tensor]) -> None:
+    """Moves step counts to CUDA parameters: only there is known whether a step was taken."""
+    for i, param in enumerate(params):
+        if param.is_cuda and not state_steps[i].is_cuda:
+            state_steps[i] = state[param]["step"] = state_steps[i].to(param.device, torch.float32)
+
+
+def with_gradient(group: dict[str, Any], left_out: Set[int] = frozenset()) -> list[int]:
+    """Where in the group the parameters stand that have a gradient, without those of these ids."""
+    return [i for i, p in enumerate(group["params"]) if p.grad is not None and id(p) not in left_out]

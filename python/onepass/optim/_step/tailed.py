@@ -1,0 +1,344 @@
+"""What a step does beside the update: unscale, clip, skip, average, zero the gradients.
+
+Pass one, where one is needed, reads the gradients and writes what it decides into the control tensor; pass two
+reads it there. On CUDA nothing waits for it: the skipped steps are counted on the device.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from onepass import _native
+from onepass.optim._lists.arguments import check_range, limit_number, number, number_or_tensor
+from onepass.optim._lists.kinds import is_fake
+from onepass.optim._lists.layout import is_dense
+from onepass.optim._step.statistics import GroupStatistics
+
+# Places in the control tensor (csrc/math/clip.h, StepControl).
+_SKIP, _NORM, _SKIPPED_STEPS = 1, 2, 4
+
+
+class Tail:
+    """The tail of one optimizer's steps, as the core takes it, and the tensors it lives in."""
+
+    def __init__(self) -> None:
+        self.options: tuple[Any, ...] | None = None
+        self.control: Tensor | None = None
+        self.workspace: Tensor | None = None
+        self.statistics: Tensor | None = None
+
+    @property
+    def zero_grad(self) -> bool:
+        """Whether the step writes the gradients."""
+        return self.options is not None and bool(self.options[2])
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether the step keeps moving averages."""
+        return self.options is not None and self.options[3] is not None
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether the step may turn out not to be taken."""
+        return self.options is not None and bool(self.options[1] or self.options[5] is not None)
+
+    def prepare(self, options: tuple[Any, ...] | None, device: torch.device, measured_groups: int) -> None:
+        """Sets what the next step does.
+
+        options: the first six entries that csrc/bind/tail.h describes, or None; measured_groups: the number of
+        param groups if they are measured, else 0.
+        """
+        self.options = options
+        size = (measured_groups, _native.core.statistics_size)
+        if measured_groups == 0:
+            self.statistics = None
+        elif self.statistics is None or self.statistics.shape != size or self.statistics.device != device:
+            self.statistics = torch.full(size, float("nan"), dtype=torch.float64, device=device)
+        if options is not None and (self.control is None or self.control.device != device):
+            self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
+            self.workspace = torch.empty(2, dtype=torch.float64, device=device)
+
+    def run(self, native: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls the core, again if the workspace was too small."""
+        while True:
+            packed = None
+            if self.options is not None:
+                packed = (*self.options, self.statistics, self.control, self.workspace)
+            result = native(*arguments, packed, torch.get_num_threads())
+            if type(result) is not int or result == 0:
+                return result
+            assert self.control is not None
+            self.workspace = torch.empty(result, dtype=torch.float64, device=self.control.device)
+
+    def note(self, skipped: bool, norm: float) -> None:
+        """Writes what the core would have decided of a step that was decided elsewhere."""
+        assert self.control is not None
+        self.control[_SKIP] = float(skipped)
+        self.control[_NORM] = norm
+        self.control[_SKIPPED_STEPS] += float(skipped)
+
+    def skipped_on_host(self) -> bool:
+        """True if the last step is known, without waiting for a GPU, not to have been taken."""
+        return self.may_skip and self.control is not None and self.control.is_cpu and bool(self.control[_SKIP])
+
+
+NO_TAIL = Tail()
+
+
+class TailedOptimizer(Optimizer):
+    """The options of the tail, their state, and what is read from it."""
+
+    max_grad_norm: float | None
+    """Largest norm of all gradients together that a step takes as it is, or None."""
+    skip_nonfinite: bool
+    """Whether a step is skipped if an element of a gradient is infinite or nan."""
+    ema_decay: float | None
+    """Decay of the moving average of the parameters, or None."""
+    # Only annotated: GradScaler asks whether there is such an attribute.
+    grad_scale: float | Tensor | None
+    """By which the loss was multiplied; gradients are divided by it. torch.amp.GradScaler sets and deletes it."""
+    found_inf: float | Tensor | None
+    """Not 0 if the step is to be skipped. torch.amp.GradScaler sets and deletes it."""
+    telemetry: bool
+    """Whether a step measures what `statistics` returns."""
+    _tail: Tail | None = None
+    # The options when they were last checked, and what `_checked_numbers` gives.
+    _checked: tuple[tuple[Any, ...], tuple[float | None, float | None]] | None = None
+    _averages_are_in = False
+
+    def _set_tail(
+        self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None, telemetry: bool
+    ) -> None:
+        self.max_grad_norm = max_grad_norm
+        self.skip_nonfinite = skip_nonfinite
+        self.ema_decay = ema_decay
+        self.telemetry = telemetry
+        self._check_tail()
+
+    def _check_tail(self) -> None:
+        name = type(self).__name__
+        if self.max_grad_norm is not None:
+            limit_number(name, "max_grad_norm", self.max_grad_norm)
+        if self.ema_decay is not None:
+            check_range(name, "ema_decay", self.ema_decay, 0, 1)
+        for option in ("skip_nonfinite", "telemetry"):
+            if not isinstance(getattr(self, option), bool):
+                raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the options of the tail, which torch's own leaves out; pickle and copy then keep them.
+
+        Raises:
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
+        """
+        self._check_no_averages_in("it can be neither pickled nor copied", "the parameters hold the averages")
+        options = ("max_grad_norm", "skip_nonfinite", "ema_decay", "telemetry")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in options}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fills in what pickles of older versions lack."""
+        # Not torch's class of the same name, which takes some of our states for its own.
+        Optimizer.__setstate__(self, state)
+        self.__dict__.setdefault("telemetry", False)
+
+    def _check_no_averages_in(self, refused: str, advice: str) -> None:
+        if self._averages_are_in:
+            raise RuntimeError(f"{type(self).__name__}: {refused} inside ema_parameters(); {advice}")
+
+    def _has_tail(self, zero_grad: bool) -> bool:
+        wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
+        flags = zero_grad or self.skip_nonfinite or self.telemetry
+        return flags or any(option is not None for option in wanted)
+
+    def _scaling(self) -> tuple[float | Tensor | None, float | Tensor | None]:
+        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+
+    def _prepare_tail(self, zero_grad: bool) -> Tail:
+        self._check_no_averages_in("no step can be taken", "the parameters hold the averages")
+        if not self._has_tail(zero_grad):
+            if self._tail is not None:
+                self._tail.statistics = None  # of a step before this one
+            return NO_TAIL
+        if self._tail is None:
+            self._tail = Tail()
+        name = type(self).__name__.lower()
+        max_grad_norm, ema_decay = self._checked_numbers(name)
+        grad_scale, found_inf = self._scaling()
+        options = (
+            max_grad_norm,
+            self.skip_nonfinite,
+            bool(zero_grad),
+            ema_decay,
+            None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
+            None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
+        )
+        first = next(param for group in self.param_groups for param in group["params"])
+        self._tail.prepare(options, first.device, len(self.param_groups) if self.telemetry else 0)
+        params = (param for group in self.param_groups for param in group["params"])
+        if self._tail.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
+            self._tail.statistics.zero_()  # no kernel will
+        return self._tail
+
+    def _checked_numbers(self, name: str) -> tuple[float | None, float | None]:
+        """max_grad_norm and ema_decay as the core takes them; all options checked, if one is not as it was."""
+        options = (self.max_grad_norm, self.ema_decay, self.skip_nonfinite, self.telemetry)
+        checked = self._checked
+        if checked is None or any(map(operator.is_not, options, checked[0])):
+            self._check_tail()
+            norm, decay = self.max_grad_norm, self.ema_decay
+            numbers = (
+                None if norm is None else number(name, "max_grad_norm", norm),
+                None if decay is None else number(name, "ema_decay", decay),
+            )
+            checked = (options, numbers)
+            # A tensor may be another number next time.
+            self._checked = None if isinstance(norm, Tensor) or isinstance(decay, Tensor) else checked
+        return checked[1]
+
+    def _reads_grads(self) -> bool:
+        return self.max_grad_norm is not None or self.skip_nonfinite
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped since this object was made. Waits for the GPU."""
+        control = None if self._tail is None else self._tail.control
+        return 0 if control is None or is_fake(control) else int(control[_SKIPPED_STEPS])
+
+    @property
+    def grad_norm(self) -> Tensor:
+        """The 2-norm of all unscaled gradients of the last step, before clipping: float64, of shape ().
+
+        On the parameters' device, and not waited for; the next step writes it anew. nan before the first step
+        with max_grad_norm or skip_nonfinite.
+        """
+        if self._tail is None or self._tail.control is None or not self._reads_grads():
+            return torch.tensor(float("nan"), dtype=torch.float64)
+        return self._tail.control[_NORM]
+
+    def statistics(self) -> list[GroupStatistics]:
+        """What the last step did, measured in its own pass over memory: for each param group.
+
+        A step that was skipped has gradients and parameters, and no update. The next step leaves what was returned
+        as it is.
+
+        Raises:
+            RuntimeError: Nothing was measured: telemetry is False, or no step was taken yet.
+        """
+        measured = None if self._tail is None else self._tail.statistics
+        if measured is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: statistics needs a step taken with telemetry=True, got telemetry "
+                f"{self.telemetry}"
+            )
+        return [GroupStatistics(*row) for row in measured.clone().unbind(0)]
+
+    @contextmanager
+    def ema_parameters(self) -> Iterator[None]:
+        """Puts the moving averages into the parameters for a while, for evaluation.
+
+        Parameters that have no average yet stay as they are. Bits of the parameters are the same afterwards.
+
+        Inside it save the model alone: what belongs to the weights (`step`, `state_dict`, `load_state_dict`,
+        `import_ema`, copies and pickles of the optimizer) is refused.
+
+        Raises:
+            RuntimeError: No averages are kept (`ema_decay` is None and none were loaded), or they are in already.
+                On leaving: parameters were written inside (a checkpoint was loaded, for instance); they are what
+                they were before all the same. Not raised on top of another error.
+        """
+        name = type(self).__name__
+        averaged = [
+            (p, self.state[p]["ema"])
+            for group in self.param_groups
+            for p in group["params"]
+            if "ema" in self.state.get(p, {})
+        ]
+        if not averaged and self.ema_decay is None:
+            raise RuntimeError(f"{name}: ema_parameters needs an optimizer with ema_decay, got ema_decay None")
+        if self._averages_are_in:
+            raise RuntimeError(f"{name}: the moving averages are already in the parameters")
+        with torch.no_grad():
+            kept = [param.clone() for param, _ in averaged]
+            for param, average in averaged:
+                param.copy_(average)
+        shown = [_version_of(param) for param, _ in averaged]
+        self._averages_are_in = True
+        try:
+            yield
+        finally:
+            self._averages_are_in = False
+            with torch.no_grad():
+                written = 0
+                for (param, average), value, version in zip(averaged, kept, shown, strict=True):
+                    converted = param.dtype != value.dtype
+                    written += converted or (_version_of(param) != version and not _is_copy(param, average))
+                    if converted:
+                        param.data = value
+                    else:
+                        param.copy_(value)
+        if written:
+            raise RuntimeError(
+                f"{name}: parameters must not be written or converted inside ema_parameters(), got {written} that "
+                "were (was a checkpoint loaded there?); all are what they were before it"
+            )
+
+    def import_ema(self, averages: AveragedModel | Iterable[Tensor], params: Iterable[Tensor]) -> None:
+        """Takes over moving averages that were kept elsewhere.
+
+        Args:
+            averages: A torch.optim.swa_utils.AveragedModel, or one tensor for each of `params`.
+            params: The parameters that they belong to, in the same order: ``model.parameters()``.
+
+        Raises:
+            ValueError: A parameter is not one of this optimizer's, or number or shapes differ; nothing has been
+                changed.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`).
+        """
+        name = type(self).__name__
+        self._check_no_averages_in("import_ema cannot be called", "other averages are in the parameters")
+        if isinstance(averages, AveragedModel):
+            averages = averages.module.parameters()
+        theirs, ours = list(averages), list(params)
+        if len(theirs) != len(ours):
+            raise ValueError(f"{name}: averages must be as many as params, got {len(theirs)} for {len(ours)}")
+        known = {id(p) for group in self.param_groups for p in group["params"]}
+        for i, (average, param) in enumerate(zip(theirs, ours, strict=True)):
+            if id(param) not in known:
+                raise ValueError(f"{name}: params[{i}] must be a parameter of this optimizer, got another tensor")
+            if average.shape != param.shape:
+                raise ValueError(
+                    f"{name}: averages[{i}] must have shape {tuple(param.shape)} like its parameter, got "
+                    f"{tuple(average.shape)}"
+                )
+        for average, param in zip(theirs, ours, strict=True):
+            self.state[param]["ema"] = wide_copy(average.detach(), param)
+
+
+def _version_of(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else int(tensor._version)
+
+
+def _is_copy(param: Tensor, average: Tensor) -> bool:
+    """Whether the parameter holds the average, whoever wrote it; a nan is equal to itself."""
+    return torch.allclose(param, average.to(param.device, param.dtype), rtol=0, atol=0, equal_nan=True)
+
+
+def wide_copy(value: Tensor, param: Tensor) -> Tensor:
+    """The value in the dtype of a moving average and its parameter's layout."""
+    layout = param.detach() if is_dense(param) else param.detach().contiguous()
+    return torch.empty_like(layout, dtype=average_dtype(param)).copy_(value)
+
+
+def average_dtype(param: Tensor) -> torch.dtype:
+    """The dtype of a parameter's moving average: float32; float64 for float64; complex as wide as these."""
+    if param.is_complex():
+        return torch.complex128 if param.dtype == torch.complex128 else torch.complex64
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
