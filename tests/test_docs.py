@@ -136,8 +136,10 @@ FILES = [
 def test_files_that_a_page_names_exist(page):
     if page.name == "CHANGELOG.md":
         pytest.skip("names files of the past")
-    for named in re.findall(r"`([\w./-]+\.(?:py|pyi|h|cuh|cu|cpp|cmake|json))`", page.read_text()):
-        assert any(f"/{path}".endswith(f"/{named}") for path in FILES), named
+    ends = r"(?:py|pyi|h|cuh|cu|cpp|cmake|json)"
+    for stem, ending, both in re.findall(rf"`([\w./-]+\.)(?:({ends})|{{({ends},{ends})}})`", page.read_text()):
+        for named in (stem + one for one in (ending or both).split(",")):
+            assert any(f"/{path}".endswith(f"/{named}") for path in FILES), named
 
 
 def test_traps_name_tests():
