@@ -16,6 +16,7 @@ import torch
 
 import onepass
 from conftest import apart
+from core_calls import Producer, on_device, patched
 from onepass import _native, _versions
 from onepass.optim import _lists, functional
 
@@ -34,16 +35,6 @@ class Fallback(torch.Tensor):
     """A tensor as torch gave it before the exchange API: by __dlpack__ alone."""
 
     __dlpack_c_exchange_api__ = None
-
-
-class Producer:
-    """An object that is no tensor and hands out what `make` returns."""
-
-    def __init__(self, make):
-        self.make = make
-
-    def __dlpack__(self, **_):
-        return self.make()
 
 
 @pytest.fixture
@@ -104,20 +95,6 @@ def test_numpy_arrays(rule, dtype, grad_dtype, host):
     assert (arrays[0][-1] != before).all()
 
 
-def patched(offset, kind, value, version=None):
-    """A tensor of four elements, 1 to 4, whose DLPack struct has another value at this offset."""
-
-    def make():
-        capsule = torch.arange(1.0, 9.0)[:4].__dlpack__(**({"max_version": version} if version else {}))
-        get = ctypes.pythonapi.PyCapsule_GetPointer
-        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        address = get(capsule, b"dltensor_versioned" if version else b"dltensor")
-        kind.from_address(address + offset).value = value
-        return capsule
-
-    return Producer(make)
-
-
 NO_TENSOR = "must be a torch.Tensor or a numpy.ndarray, got "
 # What may be neither a parameter nor a gradient of four elements.
 STRANGERS = {
@@ -125,8 +102,8 @@ STRANGERS = {
     "list": (lambda: [1.0] * 4, TypeError, NO_TENSOR + "list"),
     "class": (lambda: torch.Tensor, TypeError, NO_TENSOR),
     "numpy-scalar": (lambda: np.float32(1), TypeError, NO_TENSOR + "numpy.float32"),
-    "strings": (lambda: np.array(["a"] * 4), TypeError, "must be a dense writable tensor: BufferError"),
-    "swapped-bytes": (lambda: np.ones(4, ">f4"), TypeError, "must be a dense writable tensor: BufferError"),
+    "strings": (lambda: np.array(["a"] * 4), TypeError, "must be a dense writable tensor, got BufferError"),
+    "swapped-bytes": (lambda: np.ones(4, ">f4"), TypeError, "must be a dense writable tensor, got BufferError"),
     "integers": (lambda: np.ones(4, np.int64), TypeError, "must be torch.float32, .* got torch.int64"),
     "booleans": (lambda: torch.ones(4).bool(), TypeError, "must be torch.float32, .* got torch.bool"),
     "complex": (lambda: np.ones(4, np.complex64), TypeError, "must be torch.float32, .* got torch.complex64"),
@@ -136,10 +113,10 @@ STRANGERS = {
         "must be torch.float32, .* got DLPack type",
     ),
     "backwards": (lambda: np.ones(4, np.float32)[::-1], ValueError, r"strides .*\(-1,\)"),
-    "meta": (lambda: torch.ones(4, device="meta"), TypeError, "must be a dense tensor with memory: .*meta"),
-    "sparse": (lambda: torch.ones(4).to_sparse(), TypeError, "must be a dense tensor with memory: "),
+    "meta": (lambda: torch.ones(4, device="meta"), TypeError, "must be a dense tensor with memory, got .*meta"),
+    "sparse": (lambda: torch.ones(4).to_sparse(), TypeError, "must be a dense tensor with memory, got "),
     "raises": (lambda: Producer(lambda: 1 / 0), TypeError, "ZeroDivisionError: division"),
-    "other-device": (lambda: patched(8, ctypes.c_int32, 10), ValueError, "must be on .*DLPack device 10"),
+    "other-device": (lambda: on_device(10), ValueError, "must be on .*DLPack device 10"),
     "lanes": (lambda: patched(22, ctypes.c_uint16, 2), TypeError, "must be torch.float32"),
     "next-version": (lambda: patched(0, ctypes.c_uint32, 2, (1, 1)), TypeError, "must be .*DLPack"),
 }
@@ -160,8 +137,8 @@ def test_objects_that_are_no_tensors(name, which, backend):
 
 
 def on_cuda():
-    """A tensor that says it lies on a GPU."""
-    return patched(8, ctypes.c_int32, 2)
+    """A tensor that says it is on a GPU."""
+    return on_device(2)
 
 
 def clipped_sgd():

@@ -97,7 +97,7 @@ py::object grad_norm(const std::string& function, const py::list& grads, double 
                      int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
-  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must not be empty");
+  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must have at least one tensor, got none");
   StepControl* const decided = control_of(control, function.c_str(), gradients.device(), gradients.reader());
   const StructArray<Leaf> rows = struct_array_of<Leaf>(workspace, {function.c_str(), "workspace"},
                                                        gradients.device(), gradients.reader());
