@@ -18,7 +18,8 @@ import onepass
 from conftest import apart
 from core_calls import Producer, on_device, patched
 from onepass import _native, _versions
-from onepass.optim import _lists, functional
+from onepass.optim import functional
+from onepass.optim._lists import run
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
 ADAM = {"lr": 0.5, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}
@@ -260,7 +261,7 @@ def test_the_lock_of_the_interpreter_is_released(host):
 @pytest.mark.parametrize("bump", [_versions.bump_versions, _versions._bump_one_by_one], ids=["list", "one-by-one"])
 def test_versions_count_writes(bump, monkeypatch):
     """torch 2.4 increments the version of one tensor at a time."""
-    monkeypatch.setattr(_lists, "bump_versions", bump)
+    monkeypatch.setattr(run, "bump_versions", bump)
     params = [torch.ones(4), np.ones(4, np.float32), torch.ones(2)]
     functional.sgd(params, [torch.ones(4), torch.ones(4), torch.ones(2)], [], **SGD)
     assert (params[0]._version, params[2]._version) == (1, 1)

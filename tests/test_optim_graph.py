@@ -14,7 +14,7 @@ import torch
 
 import onepass.optim
 from onepass import _native
-from onepass.optim import _base
+from onepass.optim._step import fused
 from tail_setup import flat, same_states, states
 
 RULES = {
@@ -49,7 +49,7 @@ def capture(backend, monkeypatch):
 
     @contextmanager
     def capturing(graph):
-        monkeypatch.setattr(_base, "_initialized", lambda: True)
+        monkeypatch.setattr(fused, "_initialized", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         graph.begin()
         try:

@@ -10,7 +10,7 @@ import torch
 
 import onepass.optim
 from conftest import Backend
-from onepass.optim import _tail
+from onepass.optim._step import tailed
 from tail_setup import (
     each_dtype,
     each_rule,
@@ -183,7 +183,7 @@ def test_device_scalars(backend):
         set_grads(other, step)
         mine.grad_scale, mine.found_inf = scale, found
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_tail, "number_or_tensor", lambda *a, **k: a[2])
+            patch.setattr(tailed, "number_or_tensor", lambda *a, **k: a[2])
             mine.step()
         if step != 2:
             plain.step()

@@ -23,7 +23,7 @@ import onepass.optim
 from onepass.bench.memory import kept_bytes
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
-from onepass.optim._base import FusedOptimizer
+from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim.lr_scheduler import ScheduleLR
 from onepass.optim.schedules import Schedule
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from onepass.optim._states import StatefulOptimizer
+from onepass.optim._step.stateful import StatefulOptimizer
 from onepass.optim.lr_scheduler._updates import Hook
 from onepass.optim.lr_scheduler._wrapped import stepping
 

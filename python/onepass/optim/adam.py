@@ -13,7 +13,7 @@ from torch.optim.adamw import adamw as torch_adamw
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import (
+from onepass.optim._lists.arguments import (
     check_pair,
     check_range,
     group_number,
@@ -22,13 +22,13 @@ from onepass.optim._arguments import (
     plain_pair,
     rate_of,
 )
-from onepass.optim._base import FusedOptimizer
-from onepass.optim._groups import ParamsT
-from onepass.optim._lists import run_adam
-from onepass.optim._precision import LOW_STATES, native_option, not_default, state_dtype_of
-from onepass.optim._states import count_on_device, step_count, with_gradient
-from onepass.optim._tail import Tail
-from onepass.optim._unfused import UnfusedParameter
+from onepass.optim._lists.run import run_adam
+from onepass.optim._step.fused import FusedOptimizer
+from onepass.optim._step.grouped import ParamsT
+from onepass.optim._step.partly_fused import UnfusedParameter
+from onepass.optim._step.precision import LOW_STATES, native_option, not_default, state_dtype_of
+from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
+from onepass.optim._step.tailed import Tail
 
 __all__ = ["Adam"]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from onepass.optim._groups import ParamsT
+from onepass.optim._step.grouped import ParamsT
 from onepass.optim.adam import Adam
 
 __all__ = ["AdamW"]

@@ -13,9 +13,9 @@ from torch import Tensor
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import Names, limit_number, number
-from onepass.optim._layout import regular
-from onepass.optim._overlap import check_apart
+from onepass.optim._lists.arguments import Names, limit_number, number
+from onepass.optim._lists.layout import regular
+from onepass.optim._lists.overlap import check_apart
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 

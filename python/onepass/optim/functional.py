@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.optim._arguments import number, number_or_tensor
-from onepass.optim._lists import run_adam, run_sgd
+from onepass.optim._lists.arguments import number, number_or_tensor
+from onepass.optim._lists.run import run_adam, run_sgd
 
 __all__ = ["adam", "adamw", "sgd"]
 

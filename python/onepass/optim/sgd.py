@@ -12,15 +12,15 @@ from torch.optim.sgd import sgd as torch_sgd
 from onepass import _native
 from onepass._versions import bump_versions
 from onepass.optim import _ops
-from onepass.optim._arguments import check_range, group_number, loop_number, rate_of
-from onepass.optim._base import FusedOptimizer
-from onepass.optim._groups import ParamsT
-from onepass.optim._lists import run_sgd
-from onepass.optim._placeholders import unbegun
-from onepass.optim._precision import mode_of, native_option, not_default, option, state_dtype_of
-from onepass.optim._states import count_on_device, step_count, with_gradient
-from onepass.optim._tail import NO_TAIL, Tail
-from onepass.optim._unfused import UnfusedParameter
+from onepass.optim._lists.arguments import check_range, group_number, loop_number, rate_of
+from onepass.optim._lists.run import run_sgd
+from onepass.optim._step.fused import FusedOptimizer
+from onepass.optim._step.grouped import ParamsT
+from onepass.optim._step.partly_fused import UnfusedParameter
+from onepass.optim._step.placeholders import unbegun
+from onepass.optim._step.precision import mode_of, native_option, not_default, option, state_dtype_of
+from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
+from onepass.optim._step.tailed import NO_TAIL, Tail
 
 __all__ = ["SGD"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import onepass.optim
-from onepass.optim._tail import wide_copy
+from onepass.optim._step.tailed import wide_copy
 from onepass.parity.harness import Row, Tally
 from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
 

@@ -115,7 +115,7 @@ class FunctionLR(LRScheduler):
 
     def _first_write(self) -> None:
         """Applies step 0 to what is there. A later step is what it is, unless others were just resumed at it."""
-        others, again = resumed(self) if self.last_epoch else (True, False)
+        others, again = resumed(self, self._settings) if self.last_epoch else (True, False)
         if not others:
             self._restart(self.last_epoch)
         elif again:

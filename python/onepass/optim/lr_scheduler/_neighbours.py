@@ -1,58 +1,84 @@
-"""The schedulers that share an optimizer. Nobody is kept alive by it."""
+"""Knows the schedulers that share an optimizer, and keeps none of them alive."""
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from torch.optim import Optimizer
 
+from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._wrapped import stepping
 
-if TYPE_CHECKING:
-    from onepass.optim.lr_scheduler._base import FunctionLR
-    from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
 
-    Scheduler: TypeAlias = FunctionLR | ReduceLROnPlateau
+class Field(Protocol):
+    """What is asked of a `Track` here."""
 
-_SCHEDULERS: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Scheduler]] = weakref.WeakKeyDictionary()
+    field: str
+    ends: list[float]
 
 
-def _of(scheduler: Scheduler) -> weakref.WeakSet[Scheduler]:
+class Neighbour(Protocol):
+    """What a scheduler shows the others of its optimizer."""
+
+    optimizer: Optimizer
+    base_lrs: list[float]
+    last_epoch: int
+    _step_count: int
+
+    @property
+    def _memories(self) -> Mapping[str, Memory]: ...
+
+    def _all_tracks(self) -> Sequence[Field]: ...
+
+
+_NEIGHBOURS: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Neighbour]] = weakref.WeakKeyDictionary()
+
+
+def _all_of(scheduler: Neighbour) -> weakref.WeakSet[Neighbour]:
     optimizer = scheduler.optimizer
-    return _SCHEDULERS.setdefault(stepping(optimizer) or optimizer, weakref.WeakSet())
+    return _NEIGHBOURS.setdefault(stepping(optimizer) or optimizer, weakref.WeakSet())
 
 
-def join(scheduler: Scheduler) -> None:
+def join(scheduler: Neighbour) -> None:
     """Makes a scheduler known to the others of its optimizer."""
-    _of(scheduler).add(scheduler)
+    _all_of(scheduler).add(scheduler)
 
 
-def leave(scheduler: Scheduler) -> None:
+def leave(scheduler: Neighbour) -> None:
     """Takes out one that does not write by itself any more."""
-    _of(scheduler).discard(scheduler)
+    _all_of(scheduler).discard(scheduler)
 
 
-def resumed(scheduler: FunctionLR) -> tuple[bool, bool]:
-    """Whether others have just been resumed at the same step; whether the same one was made before, too."""
+def resumed(scheduler: Neighbour, settings: Sequence[str]) -> tuple[bool, bool]:
+    """Looks for schedulers that have just been resumed at the same step.
+
+    Args:
+        scheduler: The one that is being made.
+        settings: Names of the attributes that are its arguments.
+
+    Returns:
+        Whether there is another one, and whether the same one was made before.
+    """
     others = [
         other
-        for other in _of(scheduler)
+        for other in _all_of(scheduler)
         if other is not scheduler and other.last_epoch == scheduler.last_epoch and other._step_count == 1
     ]
-    again = [_is_again(scheduler, other) for other in others]
+    again = [_is_again(scheduler, other, settings) for other in others]
     return not all(again), any(again)
 
 
-def _is_again(scheduler: FunctionLR, other: Scheduler) -> bool:
+def _is_again(scheduler: Neighbour, other: Neighbour, settings: Sequence[str]) -> bool:
     """Whether the same scheduler was made once more, as in a cell of a notebook that is run again."""
     same = type(other) is type(scheduler) and other.base_lrs == scheduler.base_lrs
-    return same and all(getattr(other, name) == getattr(scheduler, name) for name in scheduler._settings)
+    return same and all(getattr(other, name) == getattr(scheduler, name) for name in settings)
 
 
-def scale_zeros(scheduler: Scheduler, field: str, i: int, ratio: float) -> None:
+def scale_zeros(scheduler: Neighbour, field: str, i: int, ratio: float) -> None:
     """Tells a factor to those that hold group i at 0: it cannot be seen in the value, which is to come back."""
-    for other in _of(scheduler):
+    for other in _all_of(scheduler):
         memory = other._memories.get(field)
         if other is not scheduler and memory is not None and memory.factor(i) == 0:
             tracks = [track for track in other._all_tracks() if track.field == field]

@@ -7,21 +7,36 @@ state also holds them, and what the scheduler itself wrote last. torch's states 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from onepass.optim.lr_scheduler._memory import as_held
 from onepass.optim.lr_scheduler._track import Track, get, put
-
-if TYPE_CHECKING:
-    from onepass.optim.lr_scheduler._base import FunctionLR
 
 # torch's recursion adds up rounding, in float32 where the rate is such a tensor.
 _NUMBERS, _TENSORS, _NEAR_ZERO = 1e-9, 1e-4, 1e-12
 
 
-def written(scheduler: FunctionLR) -> dict[str, Any]:
+class _Scheduler(Protocol):
+    """What is asked of a `FunctionLR` here."""
+
+    optimizer: Optimizer
+    last_epoch: int
+    _step_count: int
+    _first_lrs: list[Any]
+
+    def lr_at(self, step: int) -> list[float]: ...
+
+    def get_last_lr(self) -> list[Any]: ...
+
+    def _all_tracks(self) -> list[Track]: ...
+
+    def _restart(self, step: int) -> None: ...
+
+
+def written(scheduler: _Scheduler) -> dict[str, Any]:
     """The values that do not follow from the step alone, by field.
 
     The step is noted with them: torch's classes hand them on unchanged in states of other steps.
@@ -36,7 +51,7 @@ def written(scheduler: FunctionLR) -> dict[str, Any]:
     return {"last_epoch": scheduler.last_epoch, "fields": fields}
 
 
-def _has_begun(scheduler: FunctionLR) -> bool:
+def _has_begun(scheduler: _Scheduler) -> bool:
     """Whether it is no part of torch's sequence whose turn has not come, which is at -1."""
     return scheduler.last_epoch >= 0
 
@@ -51,7 +66,7 @@ def _is_alone(track: Track, now: list[Any], step: int) -> bool:
     return all(value is None or as_held(value, held) == held for value, held in pairs)
 
 
-def is_untouched(scheduler: FunctionLR) -> bool:
+def is_untouched(scheduler: _Scheduler) -> bool:
     """Whether the groups still hold the rates that the scheduler wrote."""
     if not _has_begun(scheduler):
         return False
@@ -70,7 +85,7 @@ def are_the_same(now: list[Any], lasts: list[Any]) -> bool:
     return all(float(a) == as_held(float(b), a) if isinstance(a, Tensor) else a is b for a, b in pairs)
 
 
-def restore(scheduler: FunctionLR, state: dict[str, Any], untouched: bool) -> None:
+def restore(scheduler: _Scheduler, state: dict[str, Any], untouched: bool) -> None:
     """Sets the values of `last_epoch`, and what others had changed.
 
     Args:
@@ -92,7 +107,7 @@ def restore(scheduler: FunctionLR, state: dict[str, Any], untouched: bool) -> No
         scheduler._restart(scheduler.last_epoch)
 
 
-def adopt(scheduler: FunctionLR) -> None:
+def adopt(scheduler: _Scheduler) -> None:
     """Begins with rates that already have the scheduler's factor."""
     now = scheduler.get_last_lr()
     scheduler._restart(scheduler.last_epoch)
@@ -103,14 +118,14 @@ def adopt(scheduler: FunctionLR) -> None:
         track.take_over([float(lr) for lr in now])
 
 
-def _put_back(scheduler: FunctionLR, track: Track, values: list[float], memory: dict[str, Any] | None) -> None:
+def _put_back(scheduler: _Scheduler, track: Track, values: list[float], memory: dict[str, Any] | None) -> None:
     for group, value in zip(scheduler.optimizer.param_groups, values, strict=True):
         put(group, track.field, value)
     if track.memory is not None and memory is not None:
         track.memory.load(memory)
 
 
-def _restore_torchs(scheduler: FunctionLR, lasts: list[Any], untouched: bool) -> None:
+def _restore_torchs(scheduler: _Scheduler, lasts: list[Any], untouched: bool) -> None:
     """In torch ``_last_lr`` is what the scheduler wrote; what others wrote since is in the optimizer's state."""
     groups = scheduler.optimizer.param_groups
     now = [group["lr"] for group in groups]

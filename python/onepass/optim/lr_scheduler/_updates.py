@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onepass.optim._placeholders import are_asked_for
-from onepass.optim._tail import TailedOptimizer
+from onepass.optim._step.placeholders import are_asked_for
+from onepass.optim._step.tailed import TailedOptimizer
 from onepass.optim.lr_scheduler._wrapped import stepping
 
 

@@ -4,12 +4,11 @@
 is remembered from one step to the next, so a resumed training has the same bits. `parse` reads the same text.
 """
 
-from onepass.optim.schedules._combine import clamp, product, sequence, take
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
+from onepass.optim.schedules._limits import clamp, take
 from onepass.optim.schedules._parse import parse
-from onepass.optim.schedules._schedule import Schedule
+from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
 from onepass.optim.schedules._shapes import (
-    constant,
     cosine,
     exponential,
     inverse_sqrt,

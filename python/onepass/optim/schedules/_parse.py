@@ -5,15 +5,32 @@ from __future__ import annotations
 import ast
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
-from onepass.optim.schedules import _combine, _cycles, _shapes
-from onepass.optim.schedules._schedule import Schedule
-
-_NAMES = (
-    *("clamp", "constant", "cosine", "cyclic", "exponential", "inverse_sqrt", "linear", "multistep", "one_cycle"),
-    *("polynomial", "product", "sequence", "sqrt_decay", "step", "take", "warm_restarts", "warmup", "wsd"),
+from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
+from onepass.optim.schedules._limits import clamp, take
+from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
+from onepass.optim.schedules._shapes import (
+    cosine,
+    exponential,
+    inverse_sqrt,
+    linear,
+    multistep,
+    polynomial,
+    sqrt_decay,
+    step,
+    warmup,
+    wsd,
 )
+
+_BY_NAME: dict[str, Callable[..., Schedule]] = {
+    function.__name__: function
+    for function in (
+        *(clamp, constant, cosine, cyclic, exponential, inverse_sqrt, linear, multistep, one_cycle),
+        *(polynomial, product, sequence, sqrt_decay, step, take, warm_restarts, warmup, wsd),
+    )
+}
 # Deep enough for any schedule, and far from what the parser's recursion bears.
 _MAX_CHARACTERS = 2000
 
@@ -71,9 +88,9 @@ class _Reader:
 
     def _call(self, node: ast.Call) -> Schedule:
         name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
-        if name not in _NAMES:
-            raise self.wrong(node.func, f"the name must be one of {', '.join(_NAMES)}, got {name}")
-        function = next(getattr(module, name) for module in (_shapes, _cycles, _combine) if hasattr(module, name))
+        if name not in _BY_NAME:
+            raise self.wrong(node.func, f"the name must be one of {', '.join(_BY_NAME)}, got {name}")
+        function = _BY_NAME[name]
         for keyword in node.keywords:
             if keyword.arg is None or keyword.arg not in inspect.signature(function).parameters:
                 known = ", ".join(inspect.signature(function).parameters)
@@ -83,7 +100,7 @@ class _Reader:
         positional = [self.value(argument) for argument in node.args]
         named = {keyword.arg: self.value(keyword.value) for keyword in node.keywords if keyword.arg}
         try:
-            return function(*positional, **named)  # type: ignore[no-any-return]
+            return function(*positional, **named)
         except (ValueError, TypeError, OverflowError) as error:
             raise self.wrong(node, str(error)) from None
 

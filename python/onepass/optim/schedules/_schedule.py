@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property, reduce
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,8 +13,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from onepass.optim.schedules._combine import product, sequence
 
 
 class Numbers:
@@ -112,15 +111,10 @@ class Schedule:
 
     def __rshift__(self, other: Schedule) -> sequence:
         """This schedule until its end, then the other."""
-        from onepass.optim.schedules._combine import sequence
-
         return sequence(self, other) if isinstance(other, Schedule) else NotImplemented
 
     def __mul__(self, other: Schedule | float) -> product:
         """The product of both factors."""
-        from onepass.optim.schedules._combine import product
-        from onepass.optim.schedules._shapes import constant
-
         if isinstance(other, Real):
             return product(self, constant(float(other)))
         if not isinstance(other, Schedule):
@@ -129,9 +123,6 @@ class Schedule:
 
     def __rmul__(self, other: float) -> product:
         """This schedule scaled; the number stands first, as it was written."""
-        from onepass.optim.schedules._combine import product
-        from onepass.optim.schedules._shapes import constant
-
         if not isinstance(other, Real):
             return NotImplemented
         return product(constant(float(other)), self)
@@ -169,3 +160,122 @@ def check_real(
     if kind not in (int, float) and getattr(schedule, name, None) is value:
         # float32 of numpy would compute the factors with its own few digits.
         object.__setattr__(schedule, name, int(value) if isinstance(value, Integral) else size)
+
+
+def check_parts(schedule: object, parts: tuple[Any, ...]) -> None:
+    name = type(schedule).__name__
+    if not parts:
+        raise ValueError(f"{name}: parts must be at least one schedule, got none")
+    for i, part in enumerate(parts):
+        if not isinstance(part, Schedule):
+            raise TypeError(f"{name}: parts[{i}] must be a schedule, got {part!r}")
+
+
+# Lower case like the functions that they stand for: who uses one calls it.
+@dataclass(frozen=True, repr=False)
+class constant(Schedule):
+    """f = factor.
+
+    Args:
+        factor: The factor, at least 0.
+        steps: The length if another schedule is to follow, else None.
+    """
+
+    factor: float = 1.0
+    steps: float | None = None
+
+    def __post_init__(self) -> None:
+        check_real(self, "factor", self.factor, 0)
+        if self.steps is not None:
+            check_real(self, "steps", self.steps, 0)
+
+    @property
+    def length(self) -> float | None:
+        """`steps`."""
+        return self.steps
+
+    def _at(self, t: Any, m: Any) -> Any:
+        return self.factor
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class sequence(Schedule):
+    """One schedule after the other: f_i(t - (length of those before)).
+
+    Args:
+        parts: Schedules; all but the last must have an end. At its end a part gives way to the next.
+
+    Raises:
+        ValueError: A part that is not the last has no end.
+    """
+
+    parts: tuple[Schedule, ...]
+
+    def __init__(self, *parts: Schedule) -> None:
+        check_parts(self, parts)
+        flat = [p for part in parts for p in (part.parts if isinstance(part, sequence) else (part,))]
+        for i, part in enumerate(flat[:-1]):
+            if part.length is None:
+                raise ValueError(
+                    f"sequence: parts[{i}] must have an end to be followed by another, got {part!r}; "
+                    f"take({part!r}, steps) gives it one"
+                )
+        object.__setattr__(self, "parts", tuple(flat))
+
+    @cached_property
+    def bounds(self) -> list[float]:
+        """Where each part gives way to the next."""
+        lengths = [part.length or 0 for part in self.parts[:-1]]
+        return [sum(lengths[: i + 1]) for i in range(len(lengths))]
+
+    @cached_property
+    def length(self) -> float | None:
+        """The sum of all lengths."""
+        lengths = [part.length for part in self.parts]
+        return None if lengths[-1] is None else sum(length or 0 for length in lengths)
+
+    def _at(self, t: Any, m: Any) -> Any:
+        bounds = self.bounds
+        if m is Numbers:
+            i = bisect_right(bounds, t)
+            return self.parts[i]._at(t - bounds[i - 1] if i else t, m)
+        which = m.count(bounds, t)
+        values = np.empty(t.shape, dtype=np.float64)
+        for i, part in enumerate(self.parts):
+            here = which == i
+            values[here] = part._at(t[here] - (bounds[i - 1] if i else 0), m)
+        return values
+
+    def __repr__(self) -> str:
+        return " >> ".join(map(repr, self.parts))
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class product(Schedule):
+    """The product of schedules that all count from the same step.
+
+    Args:
+        parts: Schedules. The product ends when the last of them does; one without an end has none, but a constant
+            does not count.
+    """
+
+    parts: tuple[Schedule, ...]
+
+    def __init__(self, *parts: Schedule) -> None:
+        check_parts(self, parts)
+        flat = [p for part in parts for p in (part.parts if isinstance(part, product) else (part,))]
+        object.__setattr__(self, "parts", tuple(flat))
+
+    @property
+    def length(self) -> float | None:
+        """The largest of the lengths."""
+        plain = [p for p in self.parts if not (isinstance(p, constant) and p.steps is None)]
+        lengths = [part.length for part in plain or self.parts]
+        known = [length for length in lengths if length is not None]
+        return max(known) if len(known) == len(lengths) else None
+
+    def _at(self, t: Any, m: Any) -> Any:
+        return reduce(lambda value, part: value * part._at(t, m), self.parts[1:], self.parts[0]._at(t, m))
+
+    def __repr__(self) -> str:
+        return " * ".join(f"({part!r})" if isinstance(part, sequence) else repr(part) for part in self.parts)

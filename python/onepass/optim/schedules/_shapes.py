@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from onepass.optim.schedules._combine import sequence
-from onepass.optim.schedules._schedule import Schedule, check_real
+from onepass.optim.schedules._schedule import Schedule, check_real, constant, sequence
 
 
 class Finite(Schedule):
@@ -30,32 +29,6 @@ class Finite(Schedule):
 
 
 # Lower case like the functions that they stand for: who uses one calls it.
-@dataclass(frozen=True, repr=False)
-class constant(Schedule):
-    """f = factor.
-
-    Args:
-        factor: The factor, at least 0.
-        steps: The length if another schedule is to follow, else None.
-    """
-
-    factor: float = 1.0
-    steps: float | None = None
-
-    def __post_init__(self) -> None:
-        check_real(self, "factor", self.factor, 0)
-        if self.steps is not None:
-            check_real(self, "steps", self.steps, 0)
-
-    @property
-    def length(self) -> float | None:
-        """`steps`."""
-        return self.steps
-
-    def _at(self, t: Any, m: Any) -> Any:
-        return self.factor
-
-
 @dataclass(frozen=True, repr=False)
 class linear(Finite):
     """f = start + (end - start) t / T.

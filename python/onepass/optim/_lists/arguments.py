@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor
 
-from onepass.optim._kinds import is_fake
+from onepass.optim._lists.kinds import is_fake
 
 # Well within the range of floats.
 _LARGE = 2**53

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from onepass._versions import bump_versions
-from onepass.optim._groups import GroupedOptimizer
-from onepass.optim._kinds import hides_memory, is_fake, is_plain, is_sharded
-from onepass.optim._layout import overlaps_itself
-from onepass.optim._precision import mode_of, option
-from onepass.optim._tail import NO_TAIL, Tail, average_dtype
+from onepass.optim._lists.kinds import hides_memory, is_fake, is_plain, is_sharded
+from onepass.optim._lists.layout import overlaps_itself
+from onepass.optim._step.grouped import GroupedOptimizer
+from onepass.optim._step.precision import mode_of, option
+from onepass.optim._step.tailed import NO_TAIL, Tail, average_dtype
 
 __all__ = ["PartlyFused", "UnfusedParameter"]
 

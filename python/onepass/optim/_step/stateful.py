@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from onepass.optim._arguments import Names
-from onepass.optim._layout import is_dense, laid_out_like, same_layout
-from onepass.optim._placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
-from onepass.optim._precision import is_half, low_name, make_low, mode_of
-from onepass.optim._tail import Tail, TailedOptimizer, wide_copy
+from onepass.optim._lists.arguments import Names
+from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
+from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
+from onepass.optim._step.precision import is_half, low_name, make_low, mode_of
+from onepass.optim._step.tailed import Tail, TailedOptimizer, wide_copy
 
 
 class StatefulOptimizer(TailedOptimizer):

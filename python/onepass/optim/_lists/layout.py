@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onepass.optim._arguments import Names
-from onepass.optim._overlap import Extent, extent_of
+from onepass.optim._lists.arguments import Names
+from onepass.optim._lists.overlap import Extent, extent_of
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from onepass import _native
-from onepass.optim._arguments import check_range, limit_number, number, number_or_tensor
-from onepass.optim._kinds import is_fake
-from onepass.optim._layout import is_dense
-from onepass.optim._statistics import GroupStatistics
+from onepass.optim._lists.arguments import check_range, limit_number, number, number_or_tensor
+from onepass.optim._lists.kinds import is_fake
+from onepass.optim._lists.layout import is_dense
+from onepass.optim._step.statistics import GroupStatistics
 
 # Places in the control tensor (csrc/math/clip.h, StepControl).
 _SKIP, _NORM, _SKIPPED_STEPS = 1, 2, 4

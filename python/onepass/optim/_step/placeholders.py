@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.optim._kinds import is_fake
-from onepass.optim._precision import LOW_STATES
+from onepass.optim._lists.kinds import is_fake
+from onepass.optim._step.precision import LOW_STATES
 
 # Function and module; the second is torch.distributed's optimizer with names.
 _ASKING = {

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from onepass import _native
-from onepass.optim._placeholders import Placeholders, are_asked_for
-from onepass.optim._precision import DEFAULTS as PRECISION
-from onepass.optim._precision import (
+from onepass.optim._step.partly_fused import PartlyFused
+from onepass.optim._step.placeholders import Placeholders, are_asked_for
+from onepass.optim._step.precision import DEFAULTS as PRECISION
+from onepass.optim._step.precision import (
     LOW_STATES,
     check_dtypes,
     check_precision,
@@ -22,9 +23,8 @@ from onepass.optim._precision import (
     mode_of,
     option,
 )
-from onepass.optim._tail import Tail, wide_copy
-from onepass.optim._unfused import PartlyFused
-from onepass.optim._watched import entered_if_watched
+from onepass.optim._step.tailed import Tail, wide_copy
+from onepass.optim._step.watched import entered_if_watched
 
 # Options that are checked when they are not what they were at the last step.
 _SETTLED = (*PRECISION, "differentiable")

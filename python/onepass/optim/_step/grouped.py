@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onepass.optim._arguments import number, plain_number, plain_pair
-from onepass.optim._placeholders import all_exact, is_unbegun
-from onepass.optim._precision import DEFAULTS as PRECISION
-from onepass.optim._precision import (
+from onepass.optim._lists.arguments import number, plain_number, plain_pair
+from onepass.optim._step.placeholders import all_exact, is_unbegun
+from onepass.optim._step.precision import DEFAULTS as PRECISION
+from onepass.optim._step.precision import (
     LOW_STATES,
     check_concerns,
     check_dtypes,
@@ -28,8 +28,8 @@ from onepass.optim._precision import (
     option,
     state_dtype_of,
 )
-from onepass.optim._states import StatefulOptimizer
-from onepass.optim._tail import average_dtype
+from onepass.optim._step.stateful import StatefulOptimizer
+from onepass.optim._step.tailed import average_dtype
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from onepass import _native
 from onepass._versions import bump_versions
-from onepass.optim._arguments import Names
-from onepass.optim._layout import Stand, regular
-from onepass.optim._overlap import Extent, check_apart
-from onepass.optim._tail import NO_TAIL, Tail
+from onepass.optim._lists.arguments import Names
+from onepass.optim._lists.layout import Stand, regular
+from onepass.optim._lists.overlap import Extent, check_apart
+from onepass.optim._step.tailed import NO_TAIL, Tail
 
 __all__ = ["run_adam", "run_sgd"]
 

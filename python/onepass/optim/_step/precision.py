@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from onepass._seed import check_seed
-from onepass.optim._layout import is_dense
+from onepass.optim._lists.layout import is_dense
 
 ROUNDINGS = ("nearest", "stochastic", "kahan")
 # Options of a param group. Groups, and so checkpoints, hold only those that are not the defaults: torch does

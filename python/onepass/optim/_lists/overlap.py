@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onepass.optim._arguments import Names
-from onepass.optim._kinds import hides_memory
+from onepass.optim._lists.arguments import Names
+from onepass.optim._lists.kinds import hides_memory
 
 
 class Extent(NamedTuple):
