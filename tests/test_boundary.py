@@ -1,4 +1,4 @@
-"""The tensor boundary: who may hand memory to the core, how it is given back, and what lies there afterwards."""
+"""The tensor boundary: who may hand memory to the core, how it is given back, and what it holds afterwards."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SHAPES = [(), (0,), (0, 3), (1,), (37,), (4, 5), (2, 1, 3)]
 
 
 class Fallback(torch.Tensor):
-    """A tensor as torch gave it before the exchange API: by __dlpack__ alone."""
+    """A tensor as older versions of torch give it: only through __dlpack__, without the exchange API."""
 
     __dlpack_c_exchange_api__ = None
 
 
 @pytest.fixture
 def host(backend):
-    """A backend whose tensors lie on the CPU, where numpy arrays and patched structs do."""
+    """Gives the backends whose tensors are on the CPU, as numpy arrays and patched structs are."""
     if backend.name == "cuda":
-        pytest.skip("for memory of the CPU alone")
+        pytest.skip("for memory of the CPU only")
     return backend
 
 
@@ -97,7 +97,7 @@ def test_numpy_arrays(rule, dtype, grad_dtype, host):
 
 
 NO_TENSOR = "must be a torch.Tensor or a numpy.ndarray, got "
-# What may be neither a parameter nor a gradient of four elements.
+# Objects that can be neither a parameter nor a gradient of four elements.
 STRANGERS = {
     "none": (lambda: None, TypeError, NO_TENSOR + "NoneType"),
     "list": (lambda: [1.0] * 4, TypeError, NO_TENSOR + "list"),
@@ -130,7 +130,7 @@ def test_objects_that_are_no_tensors(name, which, backend):
     good = [torch.full((4,), 3.0, device=backend.device) for _ in range(3)]
     lists = {"params": good[:2], "grads": [good[2], good[2]]}
     lists[which] = [lists[which][0], make()]
-    # Which of two devices is the wrong one, the core cannot know.
+    # The core cannot know which of two devices is the wrong one: it names the gradient.
     where = "grads" if name == "other-device" else which
     with pytest.raises(error, match=rf"^sgd: {where}\[1\].*{message}"):
         functional.sgd(lists["params"], lists["grads"], [], **SGD)
@@ -179,7 +179,7 @@ def test_read_only_memory_may_be_read():
 
 
 def test_memory_that_torch_would_not_make(host):
-    """Addresses that are no multiple of the element, structs without strides, structs with an offset."""
+    """Addresses that are no multiple of the element's size, structs without strides, structs with an offset."""
     param, grad = (np.zeros(17, np.uint8)[1:].view(np.float32) for _ in "ab")
     param[:], grad[:] = (1, 2, 3, 4), (2, 4, 6, 8)
     assert not param.flags.aligned
@@ -217,7 +217,7 @@ def step_with_rubbish(name, which):
 @pytest.mark.parametrize("which", ["params", "grads"])
 @pytest.mark.parametrize("name", RUBBISH)
 def test_dlpack_that_returns_rubbish(name, which):
-    """The pointer in a capsule that is none, or is used up, is null."""
+    """A pointer from an object that is no capsule, or from a used one, is null."""
     assert f"sgd: {which}[0] must be" in apart("test_boundary", f"step_with_rubbish({name!r}, {which!r})")
 
 
@@ -246,7 +246,7 @@ def test_the_lock_of_the_interpreter_is_released(host):
 
     worker = threading.Thread(target=tick)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a core for each
+    torch.set_num_threads(1)  # a processor core for each
     worker.start()
     begin = time.perf_counter()
     functional.adam(*rows, [torch.tensor(3.0)], **ADAM)
