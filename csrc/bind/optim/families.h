@@ -129,7 +129,9 @@ class EntryList {
             const char* name) {
     if (!wanted) return;
     OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ValueError, function,
-             ": ", name, " must be a list of ", size, " entries like params");
+             ": ", name, " must be a list of ", size, " entries like params, got ",
+             PyList_Check(given.ptr()) ? concat("one of ", PyList_GET_SIZE(given.ptr()))
+                                       : std::string(Py_TYPE(given.ptr())->tp_name));
     list_ = given;
   }
   // Borrowed; nullptr if the call has no such list, or None stands there.
