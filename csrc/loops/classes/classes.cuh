@@ -10,7 +10,7 @@
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
 #include "loops/classes/shape.h"
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "math/cross_entropy.h"
 
 namespace onepass::gpu {

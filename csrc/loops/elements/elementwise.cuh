@@ -7,9 +7,9 @@
 #pragma once
 
 #include "core/packs.cuh"
+#include "loops/common/block.cuh"
 #include "loops/draws/kept.cuh"
 #include "loops/elements/places.h"
-#include "loops/tensors/reduce.cuh"
 
 namespace onepass::gpu {
 

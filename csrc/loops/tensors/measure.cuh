@@ -1,9 +1,9 @@
 // measure.cuh - the statistics (statistics.h) of what one block updates, on the GPU. CPU: measure.h.
 //
-// Each thread adds up its own elements in double; threads are merged as reduce.cuh does it.
+// Each thread adds up its own elements in double; threads are merged as block.cuh does it.
 #pragma once
 
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "loops/tensors/statistics.h"
 
 namespace onepass::gpu {

@@ -14,7 +14,7 @@
 
 namespace onepass::gpu {
 
-static_assert(kThreads == kReduceThreads, "blocks are merged by reduce.cuh");
+static_assert(kThreads == kReduceThreads, "blocks are merged by block.cuh");
 
 template <class Source, int kStates>
 struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
