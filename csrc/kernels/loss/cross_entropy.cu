@@ -105,13 +105,12 @@ struct Forward : Work<S> {
     for (int v = 0; v < V; ++v) {
       if (v >= n) break;
       const T kept = c + v == label ? T(0) : T(1);
-      math::SoftmaxSums<T, T>& to = value.sums;
       if (this->share == Share::kNone) {
         const math::SoftmaxTerm<T, Share::kNone, true> term{shift};
-        term.add(x[v], w[v], kept, to.rest, to.distance, to.weight, to.spread);
+        term.add(x[v], w[v], kept, value.sums);
       } else {
         const math::SoftmaxTerm<T, Share::kGiven, true> term{shift};
-        term.add(x[v], w[v], kept, to.rest, to.distance, to.weight, to.spread);
+        term.add(x[v], w[v], kept, value.sums);
       }
     }
   }

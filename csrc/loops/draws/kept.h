@@ -14,6 +14,7 @@
 #include "loops/common/bytes.h"
 #include "loops/common/fetch.h"
 #include "loops/draws/philox_blocks.h"
+#include "loops/draws/seed.h"
 #include "math/dropout.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -30,7 +31,7 @@ ONEPASS_WALK inline void draw_first(const math::Dropout dropout, const uint64_t*
 
 ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
   ONEPASS_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) flags[i] = drawn[i] >= bound ? 1 : 0;
+  for (int64_t i = 0; i < n; ++i) flags[i] = math::Dropout::reaches(drawn[i], bound) ? 1 : 0;
 }
 
 // flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places
@@ -41,7 +42,7 @@ ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8
   for (int64_t i = 0; i < n; i += 64) {
     uint64_t found = equal_bytes(drawn + i, bound);
     ONEPASS_INDEPENDENT
-    for (int64_t k = i; k < i + 64; ++k) flags[k] = drawn[k] >= bound ? 1 : 0;
+    for (int64_t k = i; k < i + 64; ++k) flags[k] = math::Dropout::reaches(drawn[k], bound) ? 1 : 0;
     // One without a branch; there are rarely more.
     at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
     ties += found != 0;
@@ -67,7 +68,7 @@ ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t
 template <class Number>
 inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
                    uint8_t* flags) {
-  const uint8_t bound = uint8_t(dropout.first);
+  const uint8_t bound = dropout.first_byte();
   if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
   constexpr int64_t kPart = 2048;
   for (int64_t begin = 0; begin < count; begin += kPart) {

@@ -5,6 +5,7 @@
 // depend on the address. combine() then merges all leaves in one block.
 #pragma once
 
+#include "core/bits.h"
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
 #include "loops/common/block.cuh"
@@ -57,8 +58,8 @@ __global__ void __launch_bounds__(kReduceThreads)
   double value = 0, nonfinite = 0;
   with_typed(table.dtype, slot.data, [&](auto* data) {
     for_own_elements(data, begin, end, [&](auto x) { value = norm.add(value, double(x)); });
-    if (value - value != 0) {
-      for_own_elements(data, begin, end, [&](auto x) { nonfinite += x - x != 0 ? 1 : 0; });
+    if (!is_finite(value)) {
+      for_own_elements(data, begin, end, [&](auto x) { nonfinite += is_finite(x) ? 0 : 1; });
     }
   });
   value = merge_block(value, [&](double a, double b) { return norm.merge(a, b); });
