@@ -20,6 +20,8 @@ from core_calls import Producer, on_device, patched
 from onepass import _native, _versions
 from onepass.optim import functional
 from onepass.optim._lists import run
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.tail import Tail, TailMemory
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
 ADAM = {"lr": 0.5, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}
@@ -143,9 +145,10 @@ def on_cuda():
 
 
 def clipped_sgd():
-    options = (0.5, 0.0, 0.0, 0.0, False, False, False, None)
-    clips = (1.0, False, False, *[None] * 6)
-    _native.core.sgd("sgd", [([on_cuda()], [on_cuda()], [], [False], None, None, None, options, None)], clips, 1)
+    options = {name: 0.0 for name in ("lr", "momentum", "dampening", "weight_decay")}
+    options |= {"nesterov": False, "maximize": False, "capturable": False, "precision": None}
+    clips = Tail(max_grad_norm=1.0, memory=TailMemory(torch.device("cpu")))
+    _native.core.sgd.step_lists("sgd", [ListGroup([on_cuda()], [on_cuda()], options)], clips, 1)
 
 
 CALLS = [
