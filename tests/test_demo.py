@@ -73,9 +73,9 @@ def test_images(digits):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_both_learn_the_same(optimizer, few):
-    """The first steps differ by rounding alone; dropout and order are the same for both.
+    """The first steps differ only by rounding; dropout and order are the same for both.
 
-    Now and then an element lies so near to a tie of max pooling, or to the kink of ReLU, that a last bit decides,
+    Now and then an element is so near to a tie of max pooling, or to the kink of ReLU, that a last bit decides,
     and from there the two drift apart: of 12 runs of SGD (seeds 0 to 2, 1 to 4 threads) one did within 10 steps.
     Which run that is depends on the processor, so two of three seeds must agree.
     """
