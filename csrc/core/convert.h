@@ -119,7 +119,7 @@ constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat
 
 // values[0 .. n) = stored[begin .. begin + n), widened or narrowed to T.
 template <class T>
-void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {
+void load_strip(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {
   switch (dtype) {
     case DType::kFloat32: {
       const float* from = static_cast<const float*>(stored) + begin;
@@ -150,7 +150,7 @@ void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict valu
 
 // stored[begin .. begin + n) = values[0 .. n), rounded. Only lists that are narrower than the arithmetic
 // are written through here: T is float.
-inline void store_row(DType dtype, void* stored, int64_t begin, const float* __restrict values, int64_t n) {
+inline void store_strip(DType dtype, void* stored, int64_t begin, const float* __restrict values, int64_t n) {
   uint16_t* to = static_cast<uint16_t*>(stored) + begin;
   if (dtype == DType::kFloat16) {
     floats_to_float16(values, to, n);

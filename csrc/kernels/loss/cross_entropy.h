@@ -56,9 +56,9 @@ struct CrossEntropy {
   }
 };
 
-// Rows are so few that each is shared out among threads.
+// LossRows are so few that each is shared out among threads.
 inline bool splits_rows(const ClassShape& shape, int threads) {
-  return threads > 1 && !shape.walks_columns() && shape.leaves() > 1 && shape.rows() < 4 * threads;
+  return threads > 1 && !shape.walks_columns() && shape.segments() > 1 && shape.rows() < 4 * threads;
 }
 
 }  // namespace onepass

@@ -34,7 +34,7 @@ struct Params {
 
 double param_of(const BatchNorm& op, const void* stored, int64_t c, double missing) {
   double value = missing;
-  if (stored) load_row(op.param_dtype, stored, c, &value, 1);
+  if (stored) load_strip(op.param_dtype, stored, c, &value, 1);
   return value;
 }
 
@@ -46,7 +46,7 @@ void set_param(const BatchNorm& op, void* stored, int64_t c, double value) {
     static_cast<float*>(stored)[c] = float(value);
   } else {
     const float rounded = float(value);
-    store_row(op.param_dtype, stored, c, &rounded, 1);
+    store_strip(op.param_dtype, stored, c, &rounded, 1);
   }
 }
 
@@ -55,8 +55,8 @@ math::Affine<T> affine_of(const BatchNorm& op, int64_t c, T mean, T invstd) {
   return math::Affine<T>::make(mean, invstd, param_of(op, op.weight, c, 1), param_of(op, op.bias, c, 0));
 }
 
-Passing dropout_of(const BatchNorm& op) {
-  Passing passing;
+PassFlags dropout_of(const BatchNorm& op) {
+  PassFlags passing;
   passing.drops = op.dropout > 0;
   passing.dropout = math::Dropout::make(op.dropout, seed_of(op.device_seed, op.seed));
   return passing;
@@ -74,7 +74,7 @@ void with_stored(const BatchNorm& op, bool by_rows, const Run& run) {
 }
 
 Output output_of(const BatchNorm& op, void* stored) {
-  return {op.dtype, stored, op.shape.numel() * size_of(op.dtype) >= kStreamedBytes};
+  return {op.dtype, stored, op.shape.numel() * size_of(op.dtype) >= kNontemporalLeast};
 }
 
 // Calls run(formula type) for the formula of y.
@@ -88,27 +88,28 @@ void with_normalise(const BatchNorm& op, const Run& run) {
 
 // ahead: as in ChannelInputs.
 template <class S, class F, class T>
-void write_y(const BatchNorm& op, const Passing& passing, const Output& y, int64_t ahead, Span<T>& span) {
+void write_y(const BatchNorm& op, const PassFlags& passing, const Output& y, int64_t ahead, Span<T>& span) {
   if (op.residual && ahead > 0) fetch_elements(op.dtype, op.residual, span.begin + ahead, span.n);
-  alignas(64) S buffer[3][kChannelRow];
-  const S* x = read_row(op.dtype, op.x, span.begin, span.n, buffer[0]);
-  const S* residual = op.residual ? read_row(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
+  alignas(64) S buffer[3][kStrip];
+  const S* x = read_strip(op.dtype, op.x, span.begin, span.n, buffer[0]);
+  const S* residual =
+      op.residual ? read_strip(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
   // Dropped elements pass through a row.
-  const bool streams = y.streams && y.takes<S>() && !passing.drops;
-  S* row = streams ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
-  uint8_t passed[kChannelRow];
-  span.template walk<F>(x, residual, row, passed, streams);
+  const bool nontemporal = y.nontemporal && y.takes<S>() && !passing.drops;
+  S* row = nontemporal ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
+  uint8_t passed[kStrip];
+  span.template walk<F>(x, residual, row, passed, nontemporal);
   if (F::kFlags) pack_bits(passed, span.n, op.mask + span.begin / 8);
-  if (streams) return;
+  if (nontemporal) return;
   if constexpr (sizeof(S) >= sizeof(float)) {
-    if (passing.drops) drop_row(row, span.flags, S(passing.scale()), row, span.n);
+    if (passing.drops) drop_strip(row, span.flags, S(passing.scale()), row, span.n);
   }
   y.close(span.begin, row, span.n);
 }
 
 // The second walk of forward and inference.
 template <class T>
-void write_y(const BatchNorm& op, const Slab& slab, const Passing& passing, const Params<T>& params,
+void write_y(const BatchNorm& op, const Slab& slab, const PassFlags& passing, const Params<T>& params,
              int threads) {
   const Output y = output_of(op, op.y);
   const int64_t ahead = slab.width() < op.shape.channels ? op.shape.channels * op.shape.positions : 0;
@@ -154,7 +155,7 @@ void forward(const BatchNorm& op, int threads) {
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
   const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-  const Passing passing = dropout_of(op);
+  const PassFlags passing = dropout_of(op);
   const auto walk_both = [&](const Slab& slab, int at_once) {
     with_stored<T>(op, false, [&](auto stored) {
       reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, slab, params.view(), parts, at_once);
@@ -194,31 +195,31 @@ void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, co
 }
 
 template <class S, class F, class T>
-void write_dx(const BatchNorm& op, const Passing& passing, const Output& dx, const Output& dresidual,
+void write_dx(const BatchNorm& op, const PassFlags& passing, const Output& dx, const Output& dresidual,
               Span<T>& span) {
-  alignas(64) S buffer[3][kChannelRow];
-  const S* g = read_row(op.dtype, op.dy, span.begin, span.n, buffer[0]);
+  alignas(64) S buffer[3][kStrip];
+  const S* g = read_strip(op.dtype, op.dy, span.begin, span.n, buffer[0]);
   if constexpr (sizeof(S) >= sizeof(float)) {
     if (passing.asks()) {
       S* row = dresidual.stored ? dresidual.open(span.begin, buffer[0]) : buffer[0];
-      drop_row(g, span.flags, S(passing.scale()), row, span.n);
+      drop_strip(g, span.flags, S(passing.scale()), row, span.n);
       g = row;
     }
   }
   if (dresidual.stored) dresidual.copy(span.begin, g, span.n);
   if (!op.dx) return;
-  const S* x = F::kReadsX ? read_row(op.dtype, op.x, span.begin, span.n, buffer[1]) : nullptr;
-  const bool streams = dx.streams && dx.takes<S>();
-  S* row = streams ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
-  span.template walk<F>(x, g, row, static_cast<uint8_t*>(nullptr), streams);
-  if (!streams) dx.close(span.begin, row, span.n);
+  const S* x = F::kReadsX ? read_strip(op.dtype, op.x, span.begin, span.n, buffer[1]) : nullptr;
+  const bool nontemporal = dx.nontemporal && dx.takes<S>();
+  S* row = nontemporal ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
+  span.template walk<F>(x, g, row, static_cast<uint8_t*>(nullptr), nontemporal);
+  if (!nontemporal) dx.close(span.begin, row, span.n);
 }
 
 template <class T, bool kRelu, bool kTraining>
 void backward(const BatchNorm& op, int threads) {
   using Sums = math::GradientSums<T, kRelu>;
   using F = math::Gradient<T, kRelu, kTraining>;
-  Passing passing = dropout_of(op);
+  PassFlags passing = dropout_of(op);
   passing.mask = op.mask;
   ChannelInputs in{op.shape, op.dtype, op.x, op.dy, passing};
   auto* parts = reinterpret_cast<math::Pair*>(op.workspace);

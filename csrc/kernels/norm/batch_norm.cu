@@ -32,7 +32,7 @@ __device__ __forceinline__ void set_param(DType dtype, void* list, int64_t c, do
   if (dtype == DType::kFloat16) static_cast<__half*>(list)[c] = gpu::narrow<__half>(float(value));
 }
 
-gpu::Passing passing_of(const BatchNorm& op, bool masked) {
+gpu::PassBits passing_of(const BatchNorm& op, bool masked) {
   return {op.shape, math::Dropout::make(op.dropout, op.seed), op.dropout > 0, op.device_seed,
           masked ? op.mask : nullptr};
 }
@@ -42,7 +42,7 @@ template <class S>
 struct Work {
   using T = gpu::arithmetic<S>;
   BatchNorm op;
-  gpu::Passing passing;
+  gpu::PassBits passing;
 
   __host__ __device__ const ChannelShape& shape() const { return op.shape; }
 

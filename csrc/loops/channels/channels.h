@@ -19,9 +19,9 @@
 
 namespace onepass::ONEPASS_ISA {
 
-constexpr int64_t kTicketElements = 32 * 1024;  // of the second walk
-constexpr int64_t kSpanMultiple = 64;           // elements of whole lines, of any type
-static_assert(kTicketElements % kChannelRow == 0 && kChannelRow % 8 == 0);
+constexpr int64_t kWalkUnit = 32 * 1024;  // of the second walk
+constexpr int64_t kSpanMultiple = 64;     // elements of whole lines, of any type
+static_assert(kWalkUnit % kStrip == 0 && kStrip % 8 == 0);
 
 // Channels that are taken at a time, from `begin` to `end`.
 struct Slab {
@@ -102,25 +102,25 @@ inline void reduce_channels(const ChannelInputs& in, const Slab& slab, const ari
 // The second walk: visit(span) for all elements of a slab. Spans begin at multiples of 8 elements, so that no
 // two of them share a byte of a bit mask, if a slab's pieces do (mask_multiple).
 template <class T, class Visit>
-inline void walk_spans(const ChannelShape& shape, const Slab& slab, const Passing& passing,
+inline void walk_spans(const ChannelShape& shape, const Slab& slab, const PassFlags& passing,
                        const T* const* params, int threads, const Visit& visit) {
   // Pieces of a slab, each of them in one piece of memory.
   const bool whole = slab.width() == shape.channels;
   const int64_t piece = whole ? shape.numel() : slab.width() * shape.positions;
   const int64_t apart = shape.channels * shape.positions, first = slab.begin * shape.positions;
   const int64_t numel = slab.width() * shape.rows();
-  const int64_t count = (numel + kTicketElements - 1) / kTicketElements;
+  const int64_t count = (numel + kWalkUnit - 1) / kWalkUnit;
   RepeatedParams<T> repeated;
   const int64_t at_once = rows_at_once(shape, shape.channels);
   if (shape.channels_last) repeated.fill(kMostParams, params, shape.channels, at_once);
   for_each_unit(threads, count, [&](int64_t i) {
     Span<T> span{shape, params, repeated, at_once * shape.channels, 0, 0, {}};
-    const int64_t begin = (count - 1 - i) * kTicketElements;
-    const int64_t end = begin + kTicketElements < numel ? begin + kTicketElements : numel;
+    const int64_t begin = (count - 1 - i) * kWalkUnit;
+    const int64_t end = begin + kWalkUnit < numel ? begin + kWalkUnit : numel;
     for (int64_t at = begin; at < end; at += span.n) {
       span.begin = first + at / piece * apart + at % piece;
       // They end with a line of memory, if the tensor begins with one.
-      const int64_t left = piece - at % piece, fits = kChannelRow - span.begin % kSpanMultiple;
+      const int64_t left = piece - at % piece, fits = kStrip - span.begin % kSpanMultiple;
       const int64_t most = left < fits ? left : fits;
       span.n = end - at < most ? end - at : most;
       if (passing.asks()) fill_span(passing, shape, span.begin, span.n, span.flags);

@@ -8,7 +8,7 @@
 
 namespace onepass::gpu {
 
-struct Passing {
+struct PassBits {
   ChannelShape shape;
   math::Dropout dropout;
   bool drops;

@@ -19,7 +19,7 @@ constexpr int kLaneBlock = kRowLanes * kLaneSteps;
 constexpr int kWideLanes = 8;
 constexpr int64_t kReduceWidth = 64;  // channels of a tile
 constexpr int kMostParams = 5;
-static_assert(kChannelRow % kLaneBlock == 0 && kRowLanes == 2 * kWideLanes);
+static_assert(kStrip % kLaneBlock == 0 && kRowLanes == 2 * kWideLanes);
 
 // What is read. other: a second operand, whose elements may be masked and dropped.
 struct ChannelInputs {
@@ -27,7 +27,7 @@ struct ChannelInputs {
   DType dtype;
   const void* x;
   const void* other;
-  Passing passing;
+  PassFlags passing;
   // Elements from what is read to what is asked for beforehand, where pieces of memory lie apart; 0: nothing
   // is.
   int64_t ahead = 0;
@@ -113,12 +113,12 @@ inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, 
       return {static_cast<const S*>(stored) + begin, in.ahead};
     }
     if (in.ahead > 0) fetch_elements(in.dtype, stored, begin + in.ahead, here);
-    const S* piece = read_row(in.dtype, stored, begin, here, buffer + done);
+    const S* piece = read_strip(in.dtype, stored, begin, here, buffer + done);
     if constexpr (sizeof(S) >= sizeof(float)) {
       if (masked) {
-        uint8_t flags[kChannelRow];
+        uint8_t flags[kStrip];
         fill_flags(in.passing, begin, here, flags);
-        drop_row(piece, flags, S(in.passing.scale()), buffer + done, here);
+        drop_strip(piece, flags, S(in.passing.scale()), buffer + done, here);
         piece = buffer + done;
       }
     }
@@ -144,7 +144,7 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
                         const arithmetic<S>* const* params, math::Pair* parts) {
   using T = arithmetic<S>;
   alignas(64) WideLanes wide[kReduceWidth] = {};
-  alignas(64) S x_buffer[kChannelRow], g_buffer[kChannelRow];
+  alignas(64) S x_buffer[kStrip], g_buffer[kStrip];
   T shift[kReduceWidth];
   const T* formula[kMostParams] = {shift};
   if constexpr (!Sums::kShifted) {
@@ -152,10 +152,10 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
   }
   const RowRange rows = in.shape.tile(tile);
   for (int64_t segment = rows.begin; segment < rows.end;) {
-    const int64_t end = in.shape.segment_end(segment, rows);
+    const int64_t end = in.shape.run_end(segment, rows);
     for (int64_t i = 0; i < width; ++i) {
-      for (int64_t row = segment; row < end; row += kChannelRow) {
-        const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
+      for (int64_t row = segment; row < end; row += kStrip) {
+        const int64_t n = end - row < kStrip ? end - row : kStrip;
         const Run<S> x = gather_run<false>(in, channel + i, row, n, x_buffer);
         Run<S> g{nullptr, 0};
         if constexpr (Sums::kGrad) g = gather_run<true>(in, channel + i, row, n, g_buffer);

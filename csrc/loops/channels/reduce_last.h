@@ -67,8 +67,8 @@ inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t ro
     const int64_t pieces = whole ? 1 : rows, n = whole ? rows * width : width;
     for (int64_t k = 0; k < pieces; ++k) {
       S* to = buffer + k * width;
-      const S* from = read_row(in.dtype, stored, begin + k * channels, n, to);
-      if (masked) drop_row(from, flags + k * width, S(in.passing.scale()), to, n);
+      const S* from = read_strip(in.dtype, stored, begin + k * channels, n, to);
+      if (masked) drop_strip(from, flags + k * width, S(in.passing.scale()), to, n);
     }
   }
   return {buffer, width};
@@ -215,7 +215,7 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
   const bool stored = stored_as(in.dtype, S{}) && !(Sums::kGrad && in.passing.asks());
   const RowRange all = in.shape.tile(tile);
   for (int64_t segment = all.begin; segment < all.end;) {
-    const int64_t end = in.shape.segment_end(segment, all);
+    const int64_t end = in.shape.run_end(segment, all);
     for (int64_t row = segment; row < end; row += kGroup) {
       const int64_t rows = end - row < kGroup ? end - row : kGroup;
       const RowGroup<S> x = gather_group<false>(in, row, rows, channel, width, x_buffer);

@@ -13,7 +13,7 @@
 
 namespace onepass {
 
-constexpr int64_t kTile = 2048;      // rows of a tile of several planes, about,
+constexpr int64_t kTileRows = 2048;  // rows of a tile of several planes, about,
 constexpr int64_t kShortTile = 512;  // if they are short
 constexpr int64_t kWideTile = 4096;  // rows of a tile at most
 constexpr int64_t kShortPlane = 64;  // planes of fewer positions are no segments: their tiles are
@@ -43,7 +43,7 @@ struct ChannelShape {
   ONEPASS_HD int64_t tile_rows() const {
     if (positions < kShortPlane) return kShortTile;
     if (positions > kWideTile) return kWideTile;
-    return (positions < kTile ? kTile / positions : 1) * positions;
+    return (positions < kTileRows ? kTileRows / positions : 1) * positions;
   }
   ONEPASS_HD int64_t tiles() const {
     return positions > kWideTile ? batch * tiles_of_plane() : (rows() + tile_rows() - 1) / tile_rows();
@@ -57,7 +57,7 @@ struct ChannelShape {
     return {begin, end < rows() ? end : rows()};
   }
   // The end of the segment that begins at `row` in a tile.
-  ONEPASS_HD int64_t segment_end(int64_t row, const RowRange& tile) const {
+  ONEPASS_HD int64_t run_end(int64_t row, const RowRange& tile) const {
     if (positions < kShortPlane) return tile.end;
     const int64_t plane_end = (row / positions + 1) * positions;
     return plane_end < tile.end ? plane_end : tile.end;

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/parallel.h"
-#include "loops/common/streamed.h"
+#include "loops/common/nontemporal.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -21,7 +21,7 @@ struct UnitWork {
     UnitWork& work = *static_cast<UnitWork*>(self);
     while (true) {
       const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-      if (i >= work.count) return stream_fence();
+      if (i >= work.count) return nontemporal_fence();
       work.unit(i);
     }
   }

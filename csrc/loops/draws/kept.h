@@ -29,7 +29,7 @@ ONEPASS_WALK inline void draw_first(const math::Dropout dropout, const uint64_t*
   draw_numbered(block, math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed, drawn);
 }
 
-ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
+ONEPASS_WALK inline void compare_bytes(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) flags[i] = math::Dropout::reaches(drawn[i], bound) ? 1 : 0;
 }
@@ -69,7 +69,7 @@ template <class Number>
 inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
                    uint8_t* flags) {
   const uint8_t bound = dropout.first_byte();
-  if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
+  if (!dropout.has_ties()) return compare_bytes(drawn, bound, flags, count);
   constexpr int64_t kPart = 2048;
   for (int64_t begin = 0; begin < count; begin += kPart) {
     const int64_t n = begin + kPart < count ? kPart : count - begin;
@@ -86,7 +86,7 @@ inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t c
 }
 
 template <class T>
-ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
+ONEPASS_WALK void drop_strip(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
   constexpr int64_t kBlock = 64;
   const auto drop = [&](int64_t begin, int64_t end) {
     ONEPASS_INDEPENDENT
@@ -108,8 +108,8 @@ struct Nothing {
 // kept[0 .. n) of the elements from `first` on in logical order. beside(i), i = 0, 1, ...: see
 // draw_blocks_from; it may not be called at all.
 template <class Beside = Nothing>
-inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
-                     const Beside& beside = {}) {
+inline void draw_kept(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
+                      const Beside& beside = {}) {
   if (dropout.drops_all()) {
     std::memset(kept, 0, size_t(n));
     return;

@@ -138,12 +138,12 @@ __device__ __forceinline__ Rule rule_of(const Source& source) {
 }
 
 // What one block walks of a tensor: packs, and before and after them single elements.
-struct Part {
+struct BlockRange {
   int64_t begin, packs_begin, packs_end, end;
 };
 
 template <class Types, class Slot>
-__device__ __forceinline__ Part part_of(const Slot& slot, int64_t chunk) {
+__device__ __forceinline__ BlockRange range_of_block(const Slot& slot, int64_t chunk) {
   constexpr int V = Types::kPack;
   const int64_t head = head_of<typename Types::P>(slot.list[kParam], slot.numel);
   const int64_t block = blockIdx.x - slot.first_block;
@@ -155,7 +155,7 @@ __device__ __forceinline__ Part part_of(const Slot& slot, int64_t chunk) {
 
 // Calls pack(i) for each pack and single(i) for each other element that is this thread's.
 template <int V, class ForPack, class ForSingle>
-__device__ __forceinline__ void walk(const Part& part, const ForPack& pack, const ForSingle& single) {
+__device__ __forceinline__ void walk(const BlockRange& part, const ForPack& pack, const ForSingle& single) {
   for (int64_t i = part.packs_begin + int64_t(threadIdx.x) * V; i < part.packs_end; i += kThreads * V)
     pack(i);
   const int64_t before = part.packs_begin - part.begin, after = part.end - part.packs_end;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
     multi_tensor_kernel(const __grid_constant__ Table<Slot<Source, kFirstState + Rule::kStates>> table) {
   constexpr int V = Types::kPack;
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
-  const Part part = part_of<Types>(slot, table.chunk);
+  const BlockRange part = range_of_block<Types>(slot, table.chunk);
   const Rule rule = rule_of<Rule>(slot.source);
   const Update<Types, Rule, V> packs(slot, table.grad, part.packs_begin);
   const Update<Types, Rule, 1> singles(slot, table.grad, part.begin);

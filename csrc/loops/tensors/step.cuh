@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
   const StepPack<Types, Rule, 1> singles(slot, storage);
   ThreadMeasure measure;
   walk<V>(
-      part_of<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
+      range_of_block<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
       [&](int64_t i) { singles.run(rule, step, i, measure); });
   if (!tail.statistics) return;
   math::Statistics sum = measure.merge();

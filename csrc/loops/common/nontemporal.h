@@ -15,7 +15,7 @@ namespace onepass::ONEPASS_ISA {
 
 // to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
 // `to` begins a line; bytes: a multiple of one.
-ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
+ONEPASS_HD void copy_lines_nontemporal(void* to, const void* from, int64_t bytes) {
   char* out = static_cast<char*>(to);
   const char* in = static_cast<const char*>(from);
 #if defined(__AVX512F__)
@@ -36,26 +36,26 @@ ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
 }
 
 // What loops store past the caches at a time; less where it is the end.
-constexpr int64_t kStreamBytes = 256;
+constexpr int64_t kNontemporalBytes = 256;
 template <class S>
-constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+constexpr int64_t kNontemporalBlock = kNontemporalBytes / int64_t(sizeof(S));
 template <class S>
-constexpr int64_t kStreamLine = kLine / int64_t(sizeof(S));
+constexpr int64_t kLineElements = kLine / int64_t(sizeof(S));
 
 // out[0 .. n) past the caches, n a number of whole lines: fill(begin, block, count) writes elements begin ..
 // begin + count, a number that the compiler knows, to block.
 template <class S, class Fill>
-ONEPASS_HD void stream_blocks(S* out, int64_t n, const Fill& fill) {
+ONEPASS_HD void fill_nontemporal(S* out, int64_t n, const Fill& fill) {
   int64_t i = 0;
-  for (; i + kStreamBlock<S> <= n; i += kStreamBlock<S>) {
-    alignas(64) S block[kStreamBlock<S>];
-    fill(i, block, std::integral_constant<int64_t, kStreamBlock<S>>{});
-    stream_lines(out + i, block, kStreamBytes);
+  for (; i + kNontemporalBlock<S> <= n; i += kNontemporalBlock<S>) {
+    alignas(64) S block[kNontemporalBlock<S>];
+    fill(i, block, std::integral_constant<int64_t, kNontemporalBlock<S>>{});
+    copy_lines_nontemporal(out + i, block, kNontemporalBytes);
   }
-  for (; i < n; i += kStreamLine<S>) {
-    alignas(64) S block[kStreamLine<S>];
-    fill(i, block, std::integral_constant<int64_t, kStreamLine<S>>{});
-    stream_lines(out + i, block, kLine);
+  for (; i < n; i += kLineElements<S>) {
+    alignas(64) S block[kLineElements<S>];
+    fill(i, block, std::integral_constant<int64_t, kLineElements<S>>{});
+    copy_lines_nontemporal(out + i, block, kLine);
   }
 }
 
@@ -73,8 +73,8 @@ class OpenLine {
   void fill(S* out, int64_t n) {
     if (!begin_) return;
     filled_ = past(out) + n;
-    if (filled_ < kStreamLine<S>) return;
-    stream_lines(begin_, elements_, kLine);
+    if (filled_ < kLineElements<S>) return;
+    copy_lines_nontemporal(begin_, elements_, kLine);
     begin_ = nullptr;
   }
   // No more pieces will come.
@@ -87,7 +87,7 @@ class OpenLine {
   static int64_t past(const S* out) {
     return int64_t(reinterpret_cast<uintptr_t>(out) % kLine) / int64_t(sizeof(S));
   }
-  alignas(kLine) S elements_[kStreamLine<S>];
+  alignas(kLine) S elements_[kLineElements<S>];
   S* begin_ = nullptr;  // where the line belongs
   int64_t filled_ = 0;
 };
@@ -95,11 +95,11 @@ class OpenLine {
 // Cuts n elements at `out` for such a loop: stream(begin, end) of whole lines, plain(begin, end) of what lies
 // before and behind.
 template <class S, class Plain, class Stream>
-ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
+ONEPASS_HD void split_at_lines(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
   const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S)),
                 head = missing < n ? missing : n;
-  const int64_t end = head + (n - head) / kStreamLine<S> * kStreamLine<S>;
+  const int64_t end = head + (n - head) / kLineElements<S> * kLineElements<S>;
   if (head > 0) plain(0, head);
   if (head < end) stream(head, end);
   if (end < n) plain(end, n);
@@ -107,17 +107,17 @@ ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const
 
 // The same of a piece whose neighbours share its first and last line: plain(begin, end, to) writes to `to`.
 template <class S, class Plain, class Stream>
-ONEPASS_HD void walk_streamed(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
-                              const Stream& stream) {
+ONEPASS_HD void split_at_lines(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
+                               const Stream& stream) {
   const auto shared = [&](int64_t begin, int64_t end) {
     plain(begin, end, line.open(out + begin));
     line.fill(out + begin, end - begin);
   };
-  walk_streamed(out, n, shared, stream);
+  split_at_lines(out, n, shared, stream);
 }
 
 // to[0 .. bytes) = from[0 .. bytes) for any place and number.
-ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+ONEPASS_WALK inline void copy_nontemporal(void* to, const void* from, int64_t bytes) {
   char* out = static_cast<char*>(to);
   const char* in = static_cast<const char*>(from);
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine), head = (kLine - past) % kLine;
@@ -127,12 +127,12 @@ ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
   }
   const int64_t lines = (bytes - head) / kLine * kLine;
   std::memcpy(out, in, size_t(head));
-  stream_lines(out + head, in + head, lines);
+  copy_lines_nontemporal(out + head, in + head, lines);
   std::memcpy(out + head + lines, in + head + lines, size_t(bytes - head - lines));
 }
 
-// After the last stream_row of a thread, before others may read.
-inline void stream_fence() {
+// After the last copy_nontemporal of a thread, before others may read.
+inline void nontemporal_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
@@ -141,6 +141,6 @@ inline void stream_fence() {
 // Outputs of as many bytes are streamed. Measured with 26 and 103 MB, on a Zen 4 with 32 MB of last-level
 // cache: both walks of batch norm's forward took 1.5 and 1.3 times as long with plain stores, and a reader
 // that follows was not slower. On a Zen 5 plain stores took 1.05 to 1.2 times as long with 8 to 16 MB.
-constexpr int64_t kStreamedBytes = 8 << 20;
+constexpr int64_t kNontemporalLeast = 8 << 20;
 
 }  // namespace onepass::ONEPASS_ISA
