@@ -1,5 +1,5 @@
-// flags.h - which elements of a row pass: those that a bit mask lets through and a dropout keeps, on
-// the CPU.
+// flags.h - which elements of a strip pass, as flags: those that a bit mask lets through and a dropout keeps,
+// on the CPU. CUDA: flags.cuh.
 #pragma once
 
 #include "loops/channels/shape.h"
@@ -23,14 +23,15 @@ inline void and_bits(const uint8_t* mask, int64_t begin, int64_t n, uint8_t* fla
   for (int64_t i = 0; i < n; ++i) flags[i] &= bits[i];
 }
 
-// Of n elements, at most kStrip, that follow each other from `begin` on in memory and in logical order.
+// The flags of n elements, at most kStrip, that follow each other from `begin` on in memory and in logical
+// order.
 inline void fill_flags(const PassFlags& passing, int64_t begin, int64_t n, uint8_t* flags) {
   if (!passing.drops) return unpack_bits(passing.mask, begin, n, flags);
   draw_kept(passing.dropout, begin, n, flags);
   if (passing.mask) and_bits(passing.mask, begin, n, flags);
 }
 
-// Draws for rows row .. row + rows of one channel, whose flags lie where `draws` has been told.
+// Adds rows row .. row + rows of one channel to the draws; their flags are written from `flags` on.
 inline void draw_rows(BlockDraws& draws, const ChannelShape& shape, int64_t row, int64_t rows,
                       int64_t channel, uint8_t* flags) {
   while (rows > 0) {
@@ -62,7 +63,7 @@ inline void fill_flags_last(const PassFlags& passing, const ChannelShape& shape,
   }
 }
 
-// The same of n elements that follow each other in memory from `begin` on, in any layout.
+// The same for n elements that follow each other in memory from `begin` on, in any layout.
 inline void fill_span(const PassFlags& passing, const ChannelShape& shape, int64_t begin, int64_t n,
                       uint8_t* flags) {
   if (!shape.channels_last || shape.positions == 1 || !passing.drops) {

@@ -1,5 +1,5 @@
-// reduce.cuh - two sums over each tile of each channel, on the GPU: parts[c * tiles + tile], in the
-// order of tiles.cuh. CPU: reduce.h.
+// reduce.cuh - two sums over each tile of each channel, on the GPU: parts[c * tiles + tile], in the order of
+// tiles.cuh. CPU: reduce.h.
 //
 // An Op gives what is added: `Sums channel(c, rows)` makes the formula of a channel in a tile; `hold(sums,
 // index, n, held)` loads n of its elements that follow each other in memory, `add(sums, held, n, s1, s2)`
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kChannelThreads)
   }
 }
 
-// Where a row of a channel lies.
+// A row of a channel: its place in memory.
 __host__ __device__ __forceinline__ int64_t memory_index(const ChannelShape& shape, int64_t row,
                                                          int64_t channel) {
   return shape.channels_last ? row * shape.channels + channel : shape.logical_index(row, channel);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kChannelThreads)
   if (channel < shape.channels) op.finish(channel, parts + channel * ChannelCut(shape).tiles());
 }
 
-// Blocks that keep a GPU busy; pieces of memory that are not read for naught.
+// Blocks that keep a GPU busy, and the shortest piece of memory that is read whole.
 constexpr int64_t kManyBlocks = 512;
 constexpr int kSectorBytes = 32;
 

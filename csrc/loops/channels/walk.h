@@ -1,8 +1,9 @@
-// walk.h - a formula made of each channel's parameters, for elements that follow each other in
-// memory, on the CPU (channels.h).
+// walk.h - applies a formula, made of each channel's parameters, to elements that follow each other in
+// memory, on the CPU (channels.h). Along: elements of one plane, which share one formula. Across: elements of
+// a row, each of another channel.
 //
 // Results that go past the caches are stored a line at a time as soon as they are made, so that reading and
-// writing go on together: to fill a long row first and to store it then takes half as long again.
+// writing go on together. To fill a long strip first and store it afterwards takes 1.5 times as long.
 #pragma once
 
 #include "loops/channels/reduce_last.h"
@@ -21,8 +22,8 @@ ONEPASS_HD void walk_element(const F& formula, const S* a, const S* b, S& out, u
   if constexpr (F::kFlags) flags[i] = math::passes(value) ? 1 : 0;
 }
 
-// The same of two neighbours as one word (core/convert.h says why). With the channels last, whose parameters
-// would have to be parted, it is no faster (probe).
+// The same for two neighbours as one word (core/convert.h says why). Across channels it is no faster: their
+// parameters would have to be separated.
 template <class F>
 ONEPASS_HD void walk_pair(const F& formula, const BFloat16* a, const BFloat16* b, BFloat16* out,
                           uint8_t* flags) {
@@ -100,8 +101,8 @@ ONEPASS_WALK void walk_across_nontemporal(const T* const* params, const S* __res
   });
 }
 
-// At most kStrip elements that follow each other in memory, and which of them pass (not filled if nobody
-// asks).
+// At most kStrip elements that follow each other in memory, and which of them pass (left unfilled where all
+// do).
 template <class T>
 struct Span {
   const ChannelShape& shape;
@@ -111,7 +112,7 @@ struct Span {
   int64_t begin, n;
   uint8_t flags[kStrip];
 
-  // out = formula(a, b) of all elements; with F::kFlags also new flags. nontemporal: past the caches.
+  // out = formula(a, b) for all elements; with F::kFlags also new flags. nontemporal: past the caches.
   template <class F, class S>
   void walk(const S* a, const S* b, S* out, uint8_t* passed, bool nontemporal) const {
     const Operands<S> all{a, b, out, passed};
@@ -132,30 +133,33 @@ struct Span {
     }
   };
 
-  // Channels first.
+  // Channels first: a plane at a time.
   template <class F, class S>
   void walk_planes(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
-    for (int64_t i = 0, at = begin % shape.positions, here; i < n; i += here, at = 0) {
-      const int64_t left = shape.positions - at;
-      here = left < n - i ? left : n - i;
+    int64_t i = 0;
+    while (i < n) {
+      const int64_t left = shape.positions - (begin + i) % shape.positions,
+                    here = left < n - i ? left : n - i;
       const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
       const Operands<S> row = all.from(i);
       const auto plain = [&](int64_t first, int64_t last, S* to) {
         const Operands<S> from = row.from(first);
         walk_along(formula, from.a, from.b, to, from.flags, last - first);
       };
-      if (!nontemporal) {
-        plain(0, here, row.out);
-        continue;
-      }
-      split_at_lines(line, row.out, here, plain, [&](int64_t first, int64_t last) {
+      const auto whole_lines = [&](int64_t first, int64_t last) {
         const Operands<S> from = row.from(first);
         walk_along_nontemporal(formula, from.a, from.b, from.out, from.flags, last - first);
-      });
+      };
+      if (nontemporal) {
+        split_at_lines(line, row.out, here, plain, whole_lines);
+      } else {
+        plain(0, here, row.out);
+      }
+      i += here;
     }
   }
 
-  // Channels last.
+  // Channels last: a row, or some rows, at a time.
   template <class F, class S>
   void walk_positions(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
     for (int64_t i = 0, at = begin % period; i < n; at = 0) {

@@ -2,9 +2,9 @@
 // (inner > 1), and for rows of so few classes that a walk along them would be all beginnings and ends.
 //
 // A vector holds one class of several rows. A panel of up to kPanelMostRows rows is copied class by class
-// into a buffer of kPanelElements, the only read from memory; what it does not hold follows in further
-// segments, to which the sums are raised. A row's result depends on its own logits alone, whatever panel it
-// is in.
+// into a buffer of kPanelElements, the only read from memory. Classes that do not fit follow in further
+// segments, and the sums so far are raised to each new maximum. A row's result depends on its own logits
+// only, whatever panel it is in.
 #pragma once
 
 #include "loops/classes/rows.h"
@@ -21,7 +21,7 @@ struct Panel {
   int64_t begin, rows, stride;
   int64_t first_class = 0, classes = 0;
 
-  // Lanes that are computed with: whole vectors.
+  // Lanes that are computed: whole vectors.
   int64_t width() const { return (rows + kPanelStep - 1) / kPanelStep * kPanelStep; }
 
   // visit(index, lane, n): n rows of class c that follow each other in memory.
@@ -44,7 +44,7 @@ ONEPASS_WALK void transpose_panel(const T* __restrict from, int64_t rows, int64_
   }
 }
 
-// buffer: the panel's elements; work: as many more. Lanes beyond the rows are 0.
+// buffer: receives the panel's elements; work: a second buffer of that size. Lanes beyond the rows are 0.
 template <class T>
 inline void load_panel(const Panel& panel, DType dtype, const void* stored, T* buffer, T* work) {
   for (int64_t c = 0; c < panel.classes && panel.rows < panel.width(); ++c) {
@@ -58,7 +58,7 @@ inline void load_panel(const Panel& panel, DType dtype, const void* stored, T* b
   for (int64_t c = 0; c < panel.classes; ++c) {
     panel.for_runs(c, [&](int64_t index, int64_t lane, int64_t n) {
       load_strip(dtype, stored, index, buffer + c * panel.stride + lane, n);
-      // The next panel's, whose logits lie behind these.
+      // The logits of the next panel lie behind these.
       fetch_elements(dtype, stored, index + n, n);
     });
   }
@@ -83,7 +83,7 @@ inline void store_panel(const Panel& panel, const Output& output, const T* buffe
   }
 }
 
-// One number each row of a panel.
+// One number for each row of a panel.
 template <class T>
 using PerRow = T[kPanelMostRows];
 
@@ -106,7 +106,7 @@ struct PanelSums {
   }
 };
 
-// Lanes are walked kPanelStep at a time with all classes, so that sums stay in registers.
+// Each kPanelStep lanes are walked with all classes, so that sums stay in registers.
 template <bool kBest, class T>
 ONEPASS_WALK void find_largest(const Panel& panel, const T* __restrict x, PanelSums<T>& sums) {
   for (int64_t begin = 0; begin < panel.width(); begin += kPanelStep) {
@@ -132,7 +132,7 @@ ONEPASS_WALK void find_largest(const Panel& panel, const T* __restrict x, PanelS
   }
 }
 
-// From max to segment_max, the maximum with this segment.
+// Raises the sums from max to segment_max, the maximum that includes this segment.
 template <class T>
 ONEPASS_WALK void raise_panel(PanelSums<T>& sums, int64_t width) {
   ONEPASS_INDEPENDENT
@@ -235,7 +235,7 @@ ONEPASS_WALK void walk_panel(const Panel& panel, const PanelGradients<T>& rows, 
   }
 }
 
-// Of the second labels.
+// Adds the gradients of the second labels.
 template <class T>
 ONEPASS_WALK void add_second(const Panel& panel, const PanelGradients<T>& rows,
                              const int32_t* __restrict label, T* dx) {

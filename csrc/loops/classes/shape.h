@@ -2,7 +2,7 @@
 // devices (rows.h, columns.h, classes.cuh).
 //
 // Row r has its logits at index(r, c): those of (N, C, d1, ...) are N x C x (d1 ...), those with the classes
-// last (rows) x C x 1. LossRows are counted in the order of their targets in either layout.
+// last (rows) x C x 1. Rows are counted in the order of their targets in either layout.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,11 @@
 namespace onepass {
 
 constexpr int64_t kClassSegment = 4096;   // classes of a segment of a row
-constexpr int64_t kFewClasses = 128;      // so few are walked in panels,
-constexpr int64_t kFewTransposed = 32;    // and so few where results have to be turned back
+constexpr int64_t kFewClasses = 128;      // rows of at most this many are walked in panels,
+constexpr int64_t kFewTransposed = 32;    // and of at most this many where results are transposed back
 constexpr int64_t kPanelElements = 8192;  // of a panel's buffer
-constexpr int64_t kPanelMostRows = 256;   // rows of a panel: of few classes,
-constexpr int64_t kPanelLeastRows = 64;   // and of many
+constexpr int64_t kPanelMostRows = 256;   // rows of a panel, if there are few classes,
+constexpr int64_t kPanelLeastRows = 64;   // and if there are many
 constexpr int64_t kUnitElements = 1 << 16;
 static_assert(kFewClasses * kPanelLeastRows <= kPanelElements, "few classes fit a panel");
 
@@ -31,7 +31,7 @@ struct ClassShape {
     return classes * kPanelMostRows <= kPanelElements ? kPanelMostRows : kPanelLeastRows;
   }
   ONEPASS_HD int64_t segments() const { return (classes + kClassSegment - 1) / kClassSegment; }
-  // LossRows over which one subtotal is formed on the CPU.
+  // Rows over which one subtotal is formed on the CPU.
   ONEPASS_HD int64_t unit_rows() const {
     const int64_t least = walks_columns() ? panel_rows() : 1, times = kUnitElements / (least * classes + 1);
     return least * (times < 1 ? 1 : times);

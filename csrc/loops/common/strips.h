@@ -1,5 +1,5 @@
-// rows.h - rows of elements that follow each other in memory, on the CPU: read where they lie or through a
-// buffer in the L1 cache, and stored likewise.
+// strips.h - strips, on the CPU: up to kStrip elements that follow each other in memory, read where they lie
+// or through a buffer in the L1 cache, and stored likewise.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// Elements of a row at most.
+// Elements of a strip at most: its buffers fit the L1 cache.
 constexpr int64_t kStrip = 2048;
 
 // Asks for stored[begin .. begin + n).
@@ -21,8 +21,8 @@ inline void fetch_elements(DType dtype, const void* stored, int64_t begin, int64
   fetch_lines(static_cast<const char*>(stored) + begin * size, n * size);
 }
 
-// stored[begin .. begin + n) as S: in place, or widened in the buffer. While the buffer is worked on memory
-// would be idle, so what lies behind is asked for.
+// stored[begin .. begin + n) as S: in place, or widened in the buffer. Memory would be idle while the buffer
+// is worked on, so the elements behind it are asked for.
 template <class S>
 inline const S* read_strip(DType dtype, const void* stored, int64_t begin, int64_t n, S* buffer) {
   if (stored_as(dtype, S{})) return static_cast<const S*>(stored) + begin;
@@ -34,13 +34,14 @@ inline const S* read_strip(DType dtype, const void* stored, int64_t begin, int64
   return buffer;
 }
 
-// Rows to be filled and stored: into the memory itself, or a buffer for narrower elements or for streaming.
+// Where strips are filled and stored: in the memory itself, or in a buffer if elements are narrower or stored
+// past the caches.
 struct Output {
   DType dtype;
   void* stored;
   bool nontemporal;
 
-  // Whether rows can be walked straight to where they are stored.
+  // Whether results can be written as S straight to where they are stored.
   template <class S>
   bool takes() const {
     return stored_as(dtype, S{});
@@ -49,7 +50,7 @@ struct Output {
   S* open(int64_t begin, S* buffer) const {
     return stored_as(dtype, S{}) && !nontemporal ? static_cast<S*>(stored) + begin : buffer;
   }
-  // The row is stored whether or not it was opened here.
+  // Stores a strip that need not have been opened here.
   template <class S>
   void copy(int64_t begin, const S* row, int64_t n) const {
     S* to = static_cast<S*>(stored) + begin;

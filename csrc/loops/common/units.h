@@ -1,5 +1,5 @@
-// units.h - numbered pieces of work shared out among threads, on the CPU. A thread takes the next one when it
-// is done with one, so results must not depend on who takes which.
+// units.h - shares numbered units of work out among threads, on the CPU. A thread that is done with a unit
+// takes the next one, so results must not depend on which thread takes which unit.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
   parallel_run(threads < count ? threads : int(count), work.run, &work);
 }
 
-// At most `threads`, and no more than pay for themselves.
+// At most `threads`: each further thread must have work enough to pay for itself.
 inline int threads_for(int64_t numel, int threads) {
   const int64_t most = numel / kMinElementsPerThread + 1;
   return threads < most ? threads : int(most);

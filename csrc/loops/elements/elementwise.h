@@ -2,7 +2,7 @@
 // CPU. CUDA: elementwise.cuh.
 //
 // The flag depends on the element's logical index (places.h). Where several elements share a draw the
-// flags are drawn first, into a table; else each row draws its own.
+// flags are drawn first, into a table; else each strip draws its own.
 #pragma once
 
 #include "loops/channels/flags.h"
@@ -11,7 +11,7 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// Elements that a thread takes at a time: whole rows.
+// Elements of a unit of work: whole strips.
 constexpr int64_t kElementUnit = 32 * kStrip;
 
 // kept[0 .. n) of the elements from `begin` on in memory, n <= kStrip.
@@ -44,12 +44,12 @@ inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout
   });
 }
 
-// Elements of a part of a row.
+// Elements of a part of a strip.
 constexpr int64_t kStripPart = kDrawsAtOnce;
 
-// For each ticket of rows a visitor, made by make(): `prepare(begin, n, part)` for the parts of a row, in
-// order, if possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next
-// row is visited; `finish()` after the last row.
+// Each unit has a visitor, made by make(): `prepare(begin, n, part)` for the parts of a strip, in order, if
+// possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next strip is
+// visited; `finish()` after the last strip.
 template <class Make>
 inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout, int threads,
                       const Make& make) {

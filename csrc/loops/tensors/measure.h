@@ -1,10 +1,10 @@
-// measure.h - the statistics (statistics.h) of one leaf, row by row while it is in the L1 cache, on the CPU.
-// CUDA: measure.cuh.
+// measure.h - the statistics (statistics.h) of one leaf, strip by strip while it is in the L1 cache, on the
+// CPU. CUDA: measure.cuh.
 //
-// Element i of a row goes to lane i % kMeasureLanes; a row's lanes are added in the arithmetic type, rows and
-// lanes in double: the same bits for any number of threads and any instruction set. A row whose squares leave
-// the range in which float32 adds them accurately is added once more in double, and searched for what is not
-// finite.
+// Element i of a strip goes to lane i % kMeasureLanes. A strip's lanes are added in the arithmetic type,
+// strips and lanes in double: the same bits for any number of threads and any instruction set. A strip whose
+// squares leave the range in which float32 adds them accurately is added again in double, and its elements
+// that are not finite are counted.
 #pragma once
 
 #include <cstdint>
@@ -49,14 +49,14 @@ class LeafMeasure {
     sum_strip(row, before, after, grad, n);
     add_sums(row, before, after, grad, n);
   }
-  // The same where the row's sums are there already.
+  // The same with sums that were formed already.
   template <class T>
   void add_sums(const StripSums<T>& row, const T* before, const T* after, const T* grad, int64_t n) {
     if (is_accurate(row.grad) && is_accurate(row.param) && is_accurate(row.update)) return add(row);
     StripSums<double> wide;
     sum_strip(wide, before, after, grad, n);
     add(wide);
-    for (int64_t i = 0; i < n; ++i) nonfinite_ += is_finite(grad[i]) ? 0 : 1;
+    for (int64_t i = 0; i < n; ++i) nonfinite_ += !is_finite(grad[i]) ? 1 : 0;
   }
 
   math::Statistics result() const {

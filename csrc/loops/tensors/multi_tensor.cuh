@@ -5,7 +5,7 @@
 // tensor by binary search, so one launch takes any number of blocks and as many tensors as the parameters
 // hold (hundreds). The first elements up to a 16-byte boundary of the parameter and the last ones that fill
 // no pack go one by one, everything between in packs; a list that is misaligned against the parameter loses
-// only its own packs. With all that a step does beside the update: step.cuh.
+// only its own packs. step.cuh has the kernel for all that a step does in the same pass.
 #pragma once
 
 #include <type_traits>
@@ -21,7 +21,7 @@ constexpr int64_t kMaxChunk = 64 * 1024;
 // Enough blocks that the last wave of them is a small part of all.
 constexpr int64_t kBlocksPerProcessor = 32;
 
-// P: stored type of parameters, S: of states, T: arithmetic.
+// P: stored type of parameters, S: stored type of states, T: arithmetic type.
 template <class P_, class S_, class T_>
 struct Types {
   using P = P_;
@@ -183,8 +183,8 @@ inline int64_t chunk_size(int64_t numel, int processors, int pack) {
   return even < unit ? unit : even > kMaxChunk ? kMaxChunk : even;
 }
 
-// Cuts the list in tables and calls start(table, blocks) for each. lists: of a slot, by their number in an
-// item. fill(slot, item): the rest of a slot.
+// Cuts the list in tables and calls start(table, blocks) for each. lists: the lists of a slot, by their
+// number in an item. fill(slot, item): the rest of a slot.
 template <class Types, class Slot, class Fill, class Start>
 void for_each_table(const TensorList& list, const int (&lists)[Slot::kLists], int64_t chunk, const Fill& fill,
                     const Start& start) {

@@ -1,10 +1,9 @@
 // multi_tensor.h - one update rule over the elements of many tensors, on the CPU. CUDA: multi_tensor.cuh.
 //
-// One parallel region for the whole list. The elements of all tensors, numbered through, are cut in chunks
-// that threads take by ticket; a chunk may span many small tensors or be part of a large one. Elements are
-// independent, so the result has the same bits for any number of threads. Lists stored as the arithmetic
-// type are updated in place; narrower ones pass through a row of registers' worth of L1 (kUpdateStrip
-// elements).
+// One parallel region for the whole list. The elements of all tensors, numbered through, are cut in chunks,
+// the units of work; a chunk may span many small tensors or be part of a large one. Elements are independent,
+// so the result has the same bits for any number of threads. Lists stored as the arithmetic type are updated
+// in place; narrower ones pass through a strip of kUpdateStrip elements in the L1 cache.
 #pragma once
 
 #include <cstdint>
@@ -88,8 +87,8 @@ ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored, uint32_t d
   std::memcpy(stored, &both, sizeof both);
 }
 
-// The same where all lists are bfloat16: no row in between, two elements to a 32-bit word. words: nullptr, or
-// the draws by which results are rounded, a word for each two elements (math/draws.h).
+// The same where all lists are bfloat16: no strip in between, two elements to a 32-bit word. words: nullptr,
+// or the draws by which results are rounded, a word for each two elements (math/draws.h).
 template <bool kStochastic, class Rule>
 ONEPASS_WALK void update_bfloat16_pairs(const TensorItem& item, const Rule rule, int64_t begin, int64_t end,
                                         const uint32_t* __restrict words) {

@@ -19,7 +19,7 @@ namespace onepass::ONEPASS_ISA {
 constexpr int kLanes = 32;
 constexpr int64_t kMaxLeavesPerUnit = 16;
 
-// kStored: x is memory, and not a row in the cache.
+// kStored: x lies in memory, and is not a strip in the cache.
 template <bool kStored, class Norm, class T>
 ONEPASS_WALK void add_strip(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
   int64_t i = 0;
@@ -31,19 +31,21 @@ ONEPASS_WALK void add_strip(const Norm norm, double* __restrict lane, const T* _
   for (int l = 0; i < n; ++i, ++l) lane[l] = norm.add(lane[l], double(x[i]));
 }
 
-// Calls row(values, n, stored) for the rows of stored[begin .. end): float or double values where they lie,
-// all at once, or kUpdateStrip of them or the rest in the cache.
-template <class Row>
-inline void for_each_strip(DType dtype, const void* stored, int64_t begin, int64_t end, const Row& row) {
+// Calls strip(values, n, in_place) for stored[begin .. end): once for all of it where it lies, if that is
+// float or double, else for each strip, widened in the cache.
+template <class Strip>
+inline void for_each_strip(DType dtype, const void* stored, int64_t begin, int64_t end, const Strip& strip) {
   const std::true_type in_place;
-  if (dtype == DType::kFloat32) return row(static_cast<const float*>(stored) + begin, end - begin, in_place);
-  if (dtype == DType::kFloat64) return row(static_cast<const double*>(stored) + begin, end - begin, in_place);
+  if (dtype == DType::kFloat32)
+    return strip(static_cast<const float*>(stored) + begin, end - begin, in_place);
+  if (dtype == DType::kFloat64)
+    return strip(static_cast<const double*>(stored) + begin, end - begin, in_place);
   alignas(64) float values[kUpdateStrip];
   for (int64_t start = begin; start < end; start += kUpdateStrip) {
     const int64_t n = end - start < kUpdateStrip ? end - start : kUpdateStrip;
     fetch_ahead(static_cast<const char*>(stored) + start * size_of(dtype), n * size_of(dtype));
     load_strip(dtype, stored, start, values, n);
-    row(values, n, std::false_type{});
+    strip(values, n, std::false_type{});
   }
 }
 
@@ -57,7 +59,7 @@ inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
   if (!is_finite(leaf.value)) {
     for_each_strip(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
-      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += is_finite(x[i]) ? 0 : 1;
+      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += !is_finite(x[i]) ? 1 : 0;
     });
   }
   return leaf;
@@ -73,7 +75,7 @@ struct ReduceWork {
   int which;
   const Norm norm;
   Leaf* leaves;
-  std::vector<FirstLeaf> first;  // of each tensor, and of one that would follow
+  std::vector<FirstLeaf> first;  // the first leaf of each tensor, and of one that would follow
 
   void reduce_leaves(int64_t leaf, int64_t last) const {
     int64_t i = tensor_at(first.data(), list.count, &FirstLeaf::number, leaf);

@@ -1,8 +1,9 @@
-// step.h - an update rule with all that a step does beside it (tail.h, Storage), on the CPU: what
+// step.h - an update rule with all that a step does in the same pass (tail.h, Storage), on the CPU: what
 // multi_tensor.h runs in place of the plain rule. CUDA: step.cuh.
 //
 // Where all lists are stored as the arithmetic type and nothing is measured, everything happens in one loop
-// over registers. Else row by row: what comes before and after the update finds the row in the L1 cache.
+// over registers. Else strip by strip: what comes before and after the update finds the strip in the L1
+// cache.
 #pragma once
 
 #include <cstring>
@@ -17,7 +18,7 @@ namespace onepass::ONEPASS_ISA {
 
 static_assert(kUpdateStrip % math::kDrawGroup == 0 && kChunkAlign % math::kDrawGroup == 0 &&
                   kLeaf % kChunkAlign == 0,
-              "rows begin with a group of draws");
+              "strips begin with a group of draws");
 
 // The update of for_each_chunk: a rule with its tail.
 template <class T, class Rule>
@@ -50,15 +51,15 @@ ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepUpdate<T, R
   }
 }
 
-// Long, since what is done once a row would show. The parameter as it was has room in the L1 cache.
+// A longer strip, so that the work done once a strip is hidden. The parameter's old value fits the L1 cache.
 constexpr int64_t kMeasuredStrip = 2048;
 
-// A row that is measured in the same loop: measuring it afterwards would let memory wait. before: the
-// parameter as it was, for LeafMeasure.
+// Updates and measures a strip in one loop: memory would wait while a second loop measures. before: receives
+// the parameter's old value, for LeafMeasure.
 template <class T, class Rule>
 ONEPASS_WALK void update_measured(const TensorItem& item, const StepUpdate<T, Rule> step, int64_t begin,
                                   int64_t n, T* __restrict before, StripSums<T>& result) {
-  // A local one stays in registers: stores through pointers cannot reach it.
+  // A local variable stays in registers: stores through pointers cannot reach it.
   StripSums<T> sums;
   constexpr int kLists = kFirstState + Rule::kStates;
   T* at[kLists];
@@ -102,7 +103,7 @@ inline bool all_stored_as(const DType* dtype, DType wanted) {
   return all;
 }
 
-// One row whose parameter or states are not simply rounded to nearest.
+// A strip whose parameter or states are not simply rounded to nearest.
 template <class Rule>
 ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype,
                                       const StepUpdate<float, Rule>& step, int64_t begin, int64_t n) {
@@ -128,7 +129,7 @@ ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype
   store_value(item, dtype, step.storage, begin, row[kParam], n, words);
 }
 
-// begin .. end is at most a row, and its place in the tensor is a multiple of kDrawGroup.
+// begin .. end is at most a strip, and begin is a multiple of kDrawGroup.
 template <class T, class Rule>
 inline void update_strip(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                          int64_t begin, int64_t end) {
@@ -143,7 +144,7 @@ inline void update_strip(const TensorItem& item, const DType* dtype, const StepU
   }
 }
 
-// The n elements from begin on as T: where they lie, if they are that, else widened into the row.
+// The n elements from begin on as T: where they lie, if they are stored as T, else widened into the strip.
 template <class T>
 inline const T* strip_of(DType dtype, const void* stored, int64_t begin, T* row, int64_t n) {
   if (dtype == dtype_of<T>) return static_cast<const T*>(stored) + begin;
@@ -151,7 +152,7 @@ inline const T* strip_of(DType dtype, const void* stored, int64_t begin, T* row,
   return row;
 }
 
-// Row by row, all lists being stored as T.
+// Strip by strip, all lists being stored as T.
 template <class T, class Rule>
 inline void step_measured_strips(const TensorItem& item, const StepUpdate<T, Rule>& step, int64_t begin,
                                  int64_t end, LeafMeasure& measure) {
@@ -167,7 +168,7 @@ inline void step_measured_strips(const TensorItem& item, const StepUpdate<T, Rul
   }
 }
 
-// Row by row; measure: nullptr, or what the leaf that these rows belong to comes to.
+// Strip by strip. measure: nullptr, or the sums of the leaf that these strips belong to.
 template <class T, class Rule>
 ONEPASS_WALK void step_strips(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                               int64_t begin, int64_t end, LeafMeasure* measure) {

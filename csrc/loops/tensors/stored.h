@@ -1,5 +1,5 @@
-// stored.h - rows of a parameter's value as the storage of its list (tensor_list.h) keeps it, and of the
-// draws by which it is rounded, on the CPU. CUDA: stored.cuh.
+// stored.h - loads and stores strips of a parameter's value as the storage of its list (tensor_list.h) keeps
+// it, and draws the words by which it is rounded, on the CPU. CUDA: stored.cuh.
 #pragma once
 
 #include <cstring>
@@ -11,8 +11,9 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// words[j]: of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is a multiple
-// of kDrawGroup; words has room for kUpdateStrip elements. All groups of a row are drawn side by side.
+// words[j]: the draws of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is
+// a multiple of kDrawGroup; words has room for kUpdateStrip elements. All groups of a strip are drawn side by
+// side.
 ONEPASS_WALK inline void draw_words(const math::Draws draws, uint32_t tensor, int64_t begin,
                                     uint32_t* __restrict words) {
   constexpr int kGroups = kUpdateStrip / math::kDrawGroup, kBlocks = kGroups * math::kDrawBlocks;
@@ -65,7 +66,7 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
   }
 }
 
-// words: of draw_words from this element on; rotation: of the list.
+// words: those of draw_words from this element on; rotation: the list's.
 inline void store_strip_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
                                    int64_t n, const uint32_t* __restrict words, int rotation) {
   uint16_t* to = static_cast<uint16_t*>(stored) + begin;
@@ -77,12 +78,12 @@ inline void store_strip_stochastic(DType dtype, void* stored, int64_t begin, con
   }
 }
 
-// The parameter's value from element begin on = values[0 .. n); what is kept of it is left in values. words:
-// as above, with kStochastic.
+// Stores values[0 .. n) as the parameter's value from element begin on, and leaves in values what the storage
+// keeps of them. words: as above, read with kStochastic only.
 inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
                         float* __restrict values, int64_t n, const uint32_t* words) {
   void* param = item.list[kParam];
-  if (dtype[kParam] == DType::kFloat32) {  // beside states of 16 bits
+  if (dtype[kParam] == DType::kFloat32) {  // with states of 16 bits
     std::memcpy(static_cast<float*>(param) + begin, values, size_t(n) * sizeof(float));
     return;
   }
