@@ -1,4 +1,4 @@
-// dropout.cpp - dropout on the CPU: math/dropout.h over loops/elementwise.h. CUDA: dropout.cu.
+// dropout.cpp - dropout on the CPU: math/dropout.h over loops/elements/elementwise.h. CUDA: dropout.cu.
 //
 // x and the residual are read once, y is written once.
 
@@ -57,12 +57,12 @@ ONEPASS_WALK void drop_nontemporal(const F formula, const S* __restrict x, const
 }
 
 // Reading, drawing and writing one after the other would leave memory idle while draws are made. So while a
-// part of a row is drawn its x is fetched, and the same part of the row before is streamed out.
+// part of a strip is drawn its x is fetched, and the same part of the strip before is written.
 template <class F, class S>
 class Visitor {
  public:
   Visitor(const DropoutCall& op, const F& formula) : op_(op), formula_(formula) {
-    // What is overwritten in place is in the cache already; float16 passes through rows of floats.
+    // What is overwritten in place is in the cache already; float16 passes through strips of floats.
     nontemporal_ = stored_as(op.dtype, S{}) && op.x != op.y &&
                    op.places.shape.numel() * int64_t(sizeof(S)) >= kNontemporalLeast;
   }
@@ -86,9 +86,9 @@ class Visitor {
     const S* x = read_strip(op_.dtype, op_.x, begin, n, buffer_[0]);
     const S* residual = op_.residual ? read_strip(op_.dtype, op_.residual, begin, n, buffer_[1]) : nullptr;
     const Output out{op_.dtype, op_.y, false};
-    S* row = out.open(begin, buffer_[0]);
-    drop_elements(formula_, x, residual, kept, row, n);
-    out.close(begin, row, n);
+    S* strip = out.open(begin, buffer_[0]);
+    drop_elements(formula_, x, residual, kept, strip, n);
+    out.close(begin, strip, n);
   }
 
   void finish() {
@@ -96,7 +96,7 @@ class Visitor {
   }
 
  private:
-  // A part of the row that visit() was told of last.
+  // Writes a part of the strip that visit() had last.
   void write_part(int64_t part) {
     const int64_t skip = part * kStripPart, left = waiting_n_ - skip,
                   n = left < kStripPart ? left : kStripPart;

@@ -10,7 +10,7 @@
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-// Calls run(template arguments as values) for how the classes count and whether entropy is wanted.
+// Calls run(template arguments as values): how the classes count, and whether entropy is asked for.
 template <class Run>
 void with_terms(const CrossEntropy& op, const Run& run) {
   const auto with_spread = [&](auto share) {
@@ -74,7 +74,7 @@ void forward_columns(const LossRows<T>& rows, int threads) {
   });
 }
 
-// The units' subtotals put together in their order, and the loss they make.
+// Adds the subtotals of the units in their order, and makes the loss of them.
 template <class T>
 void conclude(const LossRows<T>& rows) {
   const CrossEntropy& op = rows.op;
@@ -173,7 +173,7 @@ void backward(const CrossEntropy& op, int threads) {
   run(std::integral_constant<Share, Share::kGiven>{});
 }
 
-// Calls run(S) for what the walks see logits as.
+// Calls run(S) for the type as which logits are walked.
 template <class Run>
 void with_logits(DType dtype, const Run& run) {
   if (dtype == DType::kFloat64) return run(double{});
@@ -189,7 +189,7 @@ int threads_of(const ClassShape& shape, int threads) {
 
 }  // namespace
 
-// A subtotal each unit, and the sums of each segment of split rows.
+// A subtotal for each unit, and the sums of each segment of rows that are shared out.
 int64_t cross_entropy_workspace(const ClassShape& shape, bool statistics, int threads) {
   const int64_t totals = shape.units() * (statistics ? kTotals : kAllWeights);
   return totals + (splits_rows(shape, threads) ? shape.rows() * (shape.segments() + 2) * 5 : 0);

@@ -9,7 +9,7 @@ namespace onepass::ONEPASS_ISA {
 
 using math::Share;
 
-// What is known of each row of a panel, as lanes.
+// What is known of each row of a panel, a lane each.
 template <class T>
 struct PanelRows {
   alignas(64) PerRow<T> first, second, share, total, total_less, weight, of_label;
@@ -42,7 +42,8 @@ struct PanelRows {
       has_second |= labels.second >= 0;
     }
   }
-  // The same without class weights and second labels, in wide code; false if a label is none of the classes.
+  // The same without class weights and second labels, in wide code. Returns false if a label is none of the
+  // classes.
   bool fill_usual(const LossRows<T>& rows, const Panel& panel) {
     const int64_t classes = rows.op.shape.classes, ignored = rows.op.ignore_index;
     const int64_t* target = rows.op.target + panel.begin;
@@ -56,7 +57,7 @@ struct PanelRows {
     }
     for (int64_t l = panel.rows; l < panel.width(); ++l) label[l] = -1;
     const bool whole = missing == 0 && panel.rows == panel.stride;
-    // LossRows that all count are the same in every panel.
+    // Where all rows count, their values are the same in every panel.
     if (!whole || !filled_whole) fill_counted(rows.usual.target, panel.width());
     filled_whole = whole;
     return wrong == 0;
@@ -80,7 +81,7 @@ struct PanelRows {
   math::RowTarget<T> target(int64_t l) const {
     return {first[l], second[l], share[l], total[l], total_less[l], weight[l], of_label[l]};
   }
-  // With probabilities what the row's sums say takes the place of labels.
+  // With probabilities the row's sums take the place of labels.
   void take_probabilities(const T* totals, int64_t width) {
     for (int64_t l = 0; l < width; ++l) {
       const auto all = math::RowTarget<T>::of_probabilities(totals[l]);
@@ -148,7 +149,7 @@ inline void for_segments(const CrossEntropy& op, Panel& panel, PanelBuffers<T>& 
   }
 }
 
-// PerRow i % 16 first, in double: fixed bits.
+// Element i goes to lane i % 16, in double: fixed bits.
 template <class T>
 ONEPASS_WALK double sum_counted(const T* __restrict lane, const int32_t* __restrict counts, int64_t n) {
   alignas(64) double sum[kPanelStep] = {};
@@ -241,8 +242,8 @@ ONEPASS_WALK void fill_gradients(const PanelSums<T>& sums, const PanelRows<T>& r
   }
 }
 
-// The gradients' factors of the rows of a panel, from what forward kept. The labels' logits are in the buffer
-// if all classes are, else they are looked up.
+// Makes the factors of the gradients of a panel's rows from what forward kept. The labels' logits are in the
+// buffer if all classes are; else they are looked up.
 template <class T>
 inline void prepare_panel(const CrossEntropy& op, const Panel& panel, const LossRows<T>& known,
                           PanelBuffers<T>& b, PanelGradients<T>& gradients) {

@@ -1,4 +1,4 @@
-// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know of single rows: labels, results,
+// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know about single rows: labels, results,
 // totals.
 #pragma once
 
@@ -14,7 +14,7 @@ struct LossRows {
   const CrossEntropy& op;
   double classes, all_weights;
   T grad_of_all = 0;   // with a reduction
-  RowLabels<T> usual;  // without class weights and second labels: of every row that counts
+  RowLabels<T> usual;  // of every row that counts, without class weights and second labels
 
   explicit LossRows(const CrossEntropy& call) : op(call), classes(double(op.shape.classes)) {
     all_weights = classes;
@@ -42,7 +42,7 @@ struct LossRows {
     return value;
   }
 
-  // -1 for a label that is ignored, or wrong: that is told.
+  // The label, or -1 if it is ignored. A wrong label is reported by bad_row and counts as ignored.
   int64_t checked(int64_t label, int64_t row) const {
     if (label == op.ignore_index) return -1;
     if (label >= 0 && label < op.shape.classes) return label;
@@ -81,7 +81,7 @@ struct LossRows {
   }
 };
 
-// Sums over the rows of a unit; statistics only if they are wanted.
+// Sums over the rows of a unit; statistics only if they are asked for.
 struct UnitTotals {
   double* at;
   bool statistics;

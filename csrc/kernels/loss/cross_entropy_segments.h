@@ -1,7 +1,7 @@
 // cross_entropy_segments.h - the CPU kernels of cross_entropy.cpp for rows of classes that follow each other
 // (loops/classes/rows.h).
 //
-// S: as logits are walked (loops/common/strips.h); T: what is computed in.
+// S: the type as which logits are walked (core/convert.h); T: the arithmetic type.
 #pragma once
 
 #include "kernels/loss/cross_entropy_rows.h"
@@ -11,7 +11,7 @@ namespace onepass::ONEPASS_ISA {
 
 using math::Share;
 
-// The weights w_c of a segment of a row: the classes', or what probabilities and classes' make.
+// The weights w_c of a segment of a row: those of the classes, or made of them and of probabilities.
 template <class T>
 const T* segment_weights(const CrossEntropy& op, int64_t row, int64_t c, int64_t n, T* buffer, T* work) {
   const T* w = buffer;
@@ -103,14 +103,15 @@ void forward_row(const LossRows<T>& rows, int64_t r, const UnitTotals& totals, c
              [&] { return find_class(rows, r, sums.max, best_segment * kClassSegment); });
 }
 
-// A row's gradient but for its logits: what a segment needs.
+// What a segment needs for the gradient of a row besides the logits.
 template <class T>
 struct PreparedRow {
   RowLabels<T> labels;
   math::RowGradient<T> gradient;
 };
 
-// Of rows that are shared out, in the workspace (cross_entropy_workspace): they have two segments at least.
+// The rows that are shared out are prepared in the workspace (cross_entropy_workspace); each has two segments
+// at least.
 static_assert(sizeof(PreparedRow<double>) <= (2 + 2) * 5 * sizeof(double), "the workspace is too small");
 
 template <class T>
@@ -127,8 +128,8 @@ PreparedRow<T> prepare_row(const LossRows<T>& rows, int64_t r) {
   return row;
 }
 
-// What the labels of a row get, counted from class `begin` on, of which n logits are at x. Before any is
-// overwritten.
+// The gradients of a row's labels, counted from class `begin` on, whose n logits are at x. Called before any
+// logit is overwritten.
 template <Share kShare, class S, class T>
 LabelGradients<S> gradients_of_labels(const PreparedRow<T>& row, int64_t begin, const S* x, const T* w,
                                       int64_t n) {
@@ -144,7 +145,7 @@ LabelGradients<S> gradients_of_labels(const PreparedRow<T>& row, int64_t begin, 
   return labels;
 }
 
-// Gradients of n classes from x to out: past the caches or not.
+// Writes the gradients of n classes from x to out. nontemporal: past the caches.
 template <bool kSoftmax, Share kShare, class S, class T>
 void walk_segment(const math::RowGradient<T>& row, const LabelGradients<S>& labels, const S* x, const T* w,
                   S* out, int64_t n, bool nontemporal) {

@@ -1,4 +1,4 @@
-// batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels.h. CUDA:
+// batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels/channels.h. CUDA:
 // batch_norm.cu.
 //
 // Passes over memory, forward: x is read for the statistics, and again with the residual for y. Backward: x
@@ -12,11 +12,11 @@
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-// Names of params[k]; the first one also is the shift's place in the forward's reduction, which makes its
-// own.
+// Names of params[k]. The forward's reduction has the shift, which it makes itself, in place of the first
+// one.
 enum { kMean, kScale, kBias, kMeanG, kSlope };
 
-// Plain nans, since bfloat16 results are rounded in pairs.
+// The parameters of all channels. Their nans are plain ones, since bfloat16 results are rounded in pairs.
 template <class T>
 struct Params {
   T* at[kMostParams];
@@ -62,13 +62,14 @@ PassFlags dropout_of(const BatchNorm& op) {
   return passing;
 }
 
-// Calls run(S) for the type in which loops see the elements. by_rows: each row is worked on before or after.
+// Calls run(S) for the type as which loops see the elements. by_strips: each strip is worked on before or
+// after.
 template <class T, class Run>
-void with_stored(const BatchNorm& op, bool by_rows, const Run& run) {
+void with_stored(const BatchNorm& op, bool by_strips, const Run& run) {
   if constexpr (std::is_same_v<T, double>) {
     run(double{});
   } else {
-    if (op.dtype == DType::kBFloat16 && !by_rows) return run(BFloat16{});
+    if (op.dtype == DType::kBFloat16 && !by_strips) return run(BFloat16{});
     run(float{});
   }
 }
@@ -94,17 +95,17 @@ void write_y(const BatchNorm& op, const PassFlags& passing, const Output& y, int
   const S* x = read_strip(op.dtype, op.x, span.begin, span.n, buffer[0]);
   const S* residual =
       op.residual ? read_strip(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
-  // Dropped elements pass through a row.
+  // Elements are dropped in a strip, before they are stored.
   const bool nontemporal = y.nontemporal && y.takes<S>() && !passing.drops;
-  S* row = nontemporal ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
+  S* strip = nontemporal ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
   uint8_t passed[kStrip];
-  span.template walk<F>(x, residual, row, passed, nontemporal);
+  span.template walk<F>(x, residual, strip, passed, nontemporal);
   if (F::kFlags) pack_bits(passed, span.n, op.mask + span.begin / 8);
   if (nontemporal) return;
   if constexpr (sizeof(S) >= sizeof(float)) {
-    if (passing.drops) drop_strip(row, span.flags, S(passing.scale()), row, span.n);
+    if (passing.drops) drop_strip(strip, span.flags, S(passing.scale()), strip, span.n);
   }
-  y.close(span.begin, row, span.n);
+  y.close(span.begin, strip, span.n);
 }
 
 // The second walk of forward and inference.
@@ -132,7 +133,8 @@ math::Moments moments_of(const ChannelShape& shape, const math::Pair* parts) {
   return {mean, m2};
 }
 
-// The statistics of channel c from its tiles: saved, averaged into the running ones, and made parameters.
+// Merges the statistics of channel c from its tiles, saves them, updates the running ones, and makes the
+// channel's parameters.
 template <class T>
 void finish_forward(const BatchNorm& op, double factor, const Params<T>& params, int64_t c,
                     const math::Pair* parts) {
@@ -181,7 +183,7 @@ void inference(const BatchNorm& op, int threads) {
   write_y(op, {0, op.shape.channels}, dropout_of(op), params, threads);
 }
 
-// The sums of channel c: what dweight and dbias are, and what they make of dx.
+// Merges the sums of channel c: dweight, dbias, and the channel's terms of dx.
 template <class T>
 void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, const math::Pair* parts) {
   const double invstd = double(static_cast<const T*>(op.invstd)[c]);
@@ -201,18 +203,18 @@ void write_dx(const BatchNorm& op, const PassFlags& passing, const Output& dx, c
   const S* g = read_strip(op.dtype, op.dy, span.begin, span.n, buffer[0]);
   if constexpr (sizeof(S) >= sizeof(float)) {
     if (passing.asks()) {
-      S* row = dresidual.stored ? dresidual.open(span.begin, buffer[0]) : buffer[0];
-      drop_strip(g, span.flags, S(passing.scale()), row, span.n);
-      g = row;
+      S* strip = dresidual.stored ? dresidual.open(span.begin, buffer[0]) : buffer[0];
+      drop_strip(g, span.flags, S(passing.scale()), strip, span.n);
+      g = strip;
     }
   }
   if (dresidual.stored) dresidual.copy(span.begin, g, span.n);
   if (!op.dx) return;
   const S* x = F::kReadsX ? read_strip(op.dtype, op.x, span.begin, span.n, buffer[1]) : nullptr;
   const bool nontemporal = dx.nontemporal && dx.takes<S>();
-  S* row = nontemporal ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
-  span.template walk<F>(x, g, row, static_cast<uint8_t*>(nullptr), nontemporal);
-  if (!nontemporal) dx.close(span.begin, row, span.n);
+  S* strip = nontemporal ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
+  span.template walk<F>(x, g, strip, static_cast<uint8_t*>(nullptr), nontemporal);
+  if (!nontemporal) dx.close(span.begin, strip, span.n);
 }
 
 template <class T, bool kRelu, bool kTraining>
@@ -254,7 +256,7 @@ void backward(const BatchNorm& op, int threads) {
 
 template <class T>
 void backward(const BatchNorm& op, int threads) {
-  // With a residual the sign is not x's: the mask tells it.
+  // With a residual the sign of v does not follow from x: the mask has it.
   const bool relu = op.relu && !op.mask;
   if (relu) return op.training ? backward<T, true, true>(op, threads) : backward<T, true, false>(op, threads);
   op.training ? backward<T, false, true>(op, threads) : backward<T, false, false>(op, threads);
@@ -262,7 +264,7 @@ void backward(const BatchNorm& op, int threads) {
 
 }  // namespace
 
-// A pair for each tile of each channel, and the parameters of the channels.
+// Room for a pair for each tile of each channel, and for the parameters of the channels.
 int64_t batch_norm_workspace(const ChannelShape& shape) {
   return shape.channels * (2 * shape.tiles() + kChannelParams);
 }

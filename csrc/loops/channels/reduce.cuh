@@ -98,6 +98,29 @@ constexpr int kMostGroups = V == 1 ? 8 : 2;
 template <class T>
 constexpr int kBlocksAtOnce = sizeof(T) == 8 ? 1 : 2;
 
+// Merges what the threads of a block left in shared memory, a warp for each channel: visit(c, both sums) in
+// one thread for channel c of the block. sums: lane l of channel c at l * width + c; groups: lanes of a
+// thread.
+template <class T, int N, class Visit>
+__device__ __forceinline__ void merge_block_lanes(const T (&sums)[2][N], int groups, int channels, int width,
+                                                  const Visit& visit) {
+  const int thread = int(threadIdx.x) % kWarp, apart = kChannelPack / groups;
+  for (int c = int(threadIdx.x) / kWarp; c < channels; c += kChannelWarps) {
+    T s[2][kChannelPack] = {};
+#pragma unroll
+    for (int k = 0; k < kChannelPack; ++k) {
+      if (k < apart) {
+        s[0][k] = sums[0][(thread + k * kTileThreads) * width + c];
+        s[1][k] = sums[1][(thread + k * kTileThreads) * width + c];
+      }
+    }
+    merge_pairs(s[0], apart);
+    merge_pairs(s[1], apart);
+    const math::Pair both{sum_warp(double(s[0][0])), sum_warp(double(s[1][0]))};
+    if (thread == 0) visit(c, both);
+  }
+}
+
 // One element of V channels at a time, wherever rows lie. groups: of V channels, of a block.
 template <class Op, int V>
 __global__ void __launch_bounds__(kChannelThreads, kBlocksAtOnce<typename Op::T>)
@@ -148,23 +171,10 @@ __global__ void __launch_bounds__(kChannelThreads, kBlocksAtOnce<typename Op::T>
   }
   __syncthreads();
 
-  const int thread = int(threadIdx.x) % kWarp;
-  for (int c = int(threadIdx.x) / kWarp; c < channels; c += kChannelWarps) {
-    T s[2][kChannelPack] = {};
-#pragma unroll
-    for (int k = 0; k < kChannelPack; ++k) {
-      if (k < apart) {
-        s[0][k] = lane_sums[0][(thread + k * kTileThreads) * width + c];
-        s[1][k] = lane_sums[1][(thread + k * kTileThreads) * width + c];
-      }
-    }
-    merge_pairs(s[0], apart);
-    merge_pairs(s[1], apart);
-    const double a = sum_warp(double(s[0][0])), b = sum_warp(double(s[1][0]));
-    if (thread == 0) {
-      parts[(first + c) * tiles + number] = formulas[c].part(double(rows.end - rows.begin), a, b);
-    }
-  }
+  merge_block_lanes(lane_sums, groups, channels, width, [&](int c, const math::Pair& all) {
+    parts[(first + c) * tiles + number] =
+        formulas[c].part(double(rows.end - rows.begin), all.first, all.second);
+  });
 }
 
 // The sum of term(tile) over tiles, in every thread of a warp.

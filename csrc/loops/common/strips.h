@@ -52,21 +52,21 @@ struct Output {
   }
   // Stores a strip that need not have been opened here.
   template <class S>
-  void copy(int64_t begin, const S* row, int64_t n) const {
+  void copy(int64_t begin, const S* strip, int64_t n) const {
     S* to = static_cast<S*>(stored) + begin;
-    if (!stored_as(dtype, S{}) || nontemporal) return close(begin, row, n);
-    if (row != to) std::memcpy(to, row, size_t(n) * sizeof(S));
+    if (!stored_as(dtype, S{}) || nontemporal) return close(begin, strip, n);
+    if (strip != to) std::memcpy(to, strip, size_t(n) * sizeof(S));
   }
   template <class S>
-  void close(int64_t begin, const S* row, int64_t n) const {
+  void close(int64_t begin, const S* strip, int64_t n) const {
     if (stored_as(dtype, S{})) {
-      if (nontemporal) copy_nontemporal(static_cast<S*>(stored) + begin, row, n * int64_t(sizeof(S)));
+      if (nontemporal) copy_nontemporal(static_cast<S*>(stored) + begin, strip, n * int64_t(sizeof(S)));
       return;
     }
     if constexpr (std::is_same_v<S, float>) {
-      if (!nontemporal) return store_strip(dtype, stored, begin, row, n);
+      if (!nontemporal) return store_strip(dtype, stored, begin, strip, n);
       uint16_t narrow[kStrip];
-      store_strip(dtype, narrow, 0, row, n);
+      store_strip(dtype, narrow, 0, strip, n);
       copy_nontemporal(static_cast<uint16_t*>(stored) + begin, narrow, n * int64_t(sizeof(uint16_t)));
     }
   }

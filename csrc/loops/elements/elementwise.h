@@ -63,20 +63,20 @@ inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout,
     auto visitor = make();
     const int64_t begin = i * kElementUnit;
     const int64_t end = begin + kElementUnit < numel ? begin + kElementUnit : numel;
-    for (int64_t row = begin; row < end; row += kStrip) {
-      const int64_t n = end - row < kStrip ? end - row : kStrip;
-      uint8_t* kept = flags[row / kStrip % 2];
+    for (int64_t at = begin; at < end; at += kStrip) {
+      const int64_t n = end - at < kStrip ? end - at : kStrip;
+      uint8_t* kept = flags[at / kStrip % 2];
       int64_t prepared = 0;
-      const auto beside = [&](int64_t) { visitor.prepare(row, n, prepared++); };
+      const auto beside = [&](int64_t) { visitor.prepare(at, n, prepared++); };
       if (places.has_table()) {
-        look_up_strip(places, row, n, kept);
+        look_up_strip(places, at, n, kept);
       } else if (places.shape.channels_last) {
-        fill_span(passing, places.shape, row, n, kept);
+        fill_span(passing, places.shape, at, n, kept);
       } else {
-        draw_kept(dropout, row, n, kept, beside);
+        draw_kept(dropout, at, n, kept, beside);
       }
       while (prepared < kStrip / kStripPart) beside(0);
-      visitor.visit(row, n, kept);
+      visitor.visit(at, n, kept);
     }
     visitor.finish();
   });

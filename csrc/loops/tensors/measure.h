@@ -45,14 +45,14 @@ class LeafMeasure {
   // before, after: the parameter's value; grad as it is stored.
   template <class T>
   void add_strip(const T* before, const T* after, const T* grad, int64_t n) {
-    StripSums<T> row;
-    sum_strip(row, before, after, grad, n);
-    add_sums(row, before, after, grad, n);
+    StripSums<T> strip;
+    sum_strip(strip, before, after, grad, n);
+    add_sums(strip, before, after, grad, n);
   }
   // The same with sums that were formed already.
   template <class T>
-  void add_sums(const StripSums<T>& row, const T* before, const T* after, const T* grad, int64_t n) {
-    if (is_accurate(row.grad) && is_accurate(row.param) && is_accurate(row.update)) return add(row);
+  void add_sums(const StripSums<T>& strip, const T* before, const T* after, const T* grad, int64_t n) {
+    if (is_accurate(strip.grad) && is_accurate(strip.param) && is_accurate(strip.update)) return add(strip);
     StripSums<double> wide;
     sum_strip(wide, before, after, grad, n);
     add(wide);
@@ -69,12 +69,12 @@ class LeafMeasure {
     return math::squares_are_accurate(total(lane));
   }
   template <class T>
-  void add(const StripSums<T>& row) {
+  void add(const StripSums<T>& strip) {
     for (int l = 0; l < kMeasureLanes; ++l) {
-      sums_.grad[l] += double(row.grad[l]);
-      sums_.param[l] += double(row.param[l]);
-      sums_.update[l] += double(row.update[l]);
-      sums_.lost[l] += double(row.lost[l]);
+      sums_.grad[l] += double(strip.grad[l]);
+      sums_.param[l] += double(strip.param[l]);
+      sums_.update[l] += double(strip.update[l]);
+      sums_.lost[l] += double(strip.lost[l]);
     }
   }
   // Pairwise, in steps whose lengths the compiler knows.

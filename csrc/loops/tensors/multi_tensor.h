@@ -64,19 +64,19 @@ template <class T, class Rule>
 ONEPASS_WALK void update_strips(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin,
                                 int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
-  alignas(64) T row[kLists][kUpdateStrip];
+  alignas(64) T strip[kLists][kUpdateStrip];
   for (int64_t start = begin; start < end; start += kUpdateStrip) {
     const int64_t n = end - start < kUpdateStrip ? end - start : kUpdateStrip;
     T* at[kLists];
     for (int k = 0; k < kLists; ++k) {
       const bool in_place = dtype[k] == dtype_of<T>;
-      at[k] = in_place ? static_cast<T*>(item.list[k]) + start : row[k];
-      if (!in_place) load_strip(dtype[k], item.list[k], start, row[k], n);
+      at[k] = in_place ? static_cast<T*>(item.list[k]) + start : strip[k];
+      if (!in_place) load_strip(dtype[k], item.list[k], start, strip[k], n);
     }
     apply(rule, at[kParam], at[kGrad], at + kFirstState, n);
     if constexpr (sizeof(T) == sizeof(float)) {
       for (int k = 0; k < kLists; ++k) {
-        if (k != kGrad && at[k] == row[k]) store_strip(dtype[k], item.list[k], start, row[k], n);
+        if (k != kGrad && at[k] == strip[k]) store_strip(dtype[k], item.list[k], start, strip[k], n);
       }
     }
   }

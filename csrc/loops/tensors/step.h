@@ -109,24 +109,24 @@ ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype
                                       const StepUpdate<float, Rule>& step, int64_t begin, int64_t n) {
   constexpr int kLists = kFirstState + Rule::kStates;
   const bool stochastic = step.storage == Storage::kStochastic;
-  alignas(64) float row[kLists][kUpdateStrip];
+  alignas(64) float strip[kLists][kUpdateStrip];
   alignas(64) uint32_t words[kUpdateStrip / 2];
   if (stochastic) draw_words(step.own.draws, item.number, begin, words);
-  load_value(item, dtype, step.storage, begin, row[kParam], n);
-  for (int k = kGrad; k < kLists; ++k) load_strip(dtype[k], item.list[k], begin, row[k], n);
+  load_value(item, dtype, step.storage, begin, strip[kParam], n);
+  for (int k = kGrad; k < kLists; ++k) load_strip(dtype[k], item.list[k], begin, strip[k], n);
   float* state[Rule::kStates + 1];
-  for (int k = 0; k < Rule::kStates; ++k) state[k] = row[kFirstState + k];
-  apply(step.rule, row[kParam], row[kGrad], state, n);
+  for (int k = 0; k < Rule::kStates; ++k) state[k] = strip[kFirstState + k];
+  apply(step.rule, strip[kParam], strip[kGrad], state, n);
   for (int k = kFirstState; k < kLists; ++k) {
     if (dtype[k] == DType::kFloat32) {
-      std::memcpy(static_cast<float*>(item.list[k]) + begin, row[k], size_t(n) * sizeof(float));
+      std::memcpy(static_cast<float*>(item.list[k]) + begin, strip[k], size_t(n) * sizeof(float));
     } else if (stochastic) {
-      store_strip_stochastic(dtype[k], item.list[k], begin, row[k], n, words, math::list_rotation(k - 1));
+      store_strip_stochastic(dtype[k], item.list[k], begin, strip[k], n, words, math::list_rotation(k - 1));
     } else {
-      store_strip(dtype[k], item.list[k], begin, row[k], n);
+      store_strip(dtype[k], item.list[k], begin, strip[k], n);
     }
   }
-  store_value(item, dtype, step.storage, begin, row[kParam], n, words);
+  store_value(item, dtype, step.storage, begin, strip[kParam], n, words);
 }
 
 // begin .. end is at most a strip, and begin is a multiple of kDrawGroup.
@@ -146,10 +146,10 @@ inline void update_strip(const TensorItem& item, const DType* dtype, const StepU
 
 // The n elements from begin on as T: where they lie, if they are stored as T, else widened into the strip.
 template <class T>
-inline const T* strip_of(DType dtype, const void* stored, int64_t begin, T* row, int64_t n) {
+inline const T* strip_of(DType dtype, const void* stored, int64_t begin, T* strip, int64_t n) {
   if (dtype == dtype_of<T>) return static_cast<const T*>(stored) + begin;
-  load_strip(dtype, stored, begin, row, n);
-  return row;
+  load_strip(dtype, stored, begin, strip, n);
+  return strip;
 }
 
 // Strip by strip, all lists being stored as T.
@@ -172,7 +172,7 @@ inline void step_measured_strips(const TensorItem& item, const StepUpdate<T, Rul
 template <class T, class Rule>
 ONEPASS_WALK void step_strips(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                               int64_t begin, int64_t end, LeafMeasure* measure) {
-  alignas(64) T before[kUpdateStrip], value[kUpdateStrip], grad_row[kUpdateStrip];
+  alignas(64) T before[kUpdateStrip], value[kUpdateStrip], grad_strip[kUpdateStrip];
   const bool in_place = dtype[kParam] == dtype_of<T>;
   for (int64_t start = begin; start < end; start += kUpdateStrip) {
     const int64_t stop = end - start < kUpdateStrip ? end : start + kUpdateStrip, n = stop - start;
@@ -184,7 +184,7 @@ ONEPASS_WALK void step_strips(const TensorItem& item, const DType* dtype, const 
       average_strip(step.own.average, static_cast<T*>(item.list[kEma]) + start, after, n);
     }
     if (measure)
-      measure->add_strip(before, after, strip_of(dtype[kGrad], item.list[kGrad], start, grad_row, n), n);
+      measure->add_strip(before, after, strip_of(dtype[kGrad], item.list[kGrad], start, grad_strip, n), n);
     if (step.tail.zero_grad) zero_elements(item, dtype[kGrad], start, stop);
   }
 }
