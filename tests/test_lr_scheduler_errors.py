@@ -119,6 +119,8 @@ BAD = {
     ),
     "factor": (lambda o: ls.ReduceLROnPlateau(o, factor=1.0), "factor must be at least 0 and below 1, got 1.0"),
     "patience": (lambda o: ls.ReduceLROnPlateau(o, patience=-1), "patience must be at least 0, got -1"),
+    "patience_text": (lambda o: ls.ReduceLROnPlateau(o, patience="3"), "patience must be a number, got '3'"),
+    "factor_none": (lambda o: ls.ReduceLROnPlateau(o, factor=None), "factor must be a number, got None"),
     "smoothing": (lambda o: ls.ReduceLROnPlateau(o, smoothing=0), "smoothing must be an integer and at least 1"),
     "min_lr": (lambda o: ls.ReduceLROnPlateau(o, min_lr=[1]), "min_lr must have one entry for each of 2 groups"),
     "warmup": (
@@ -143,6 +145,16 @@ def test_wrong_arguments(name):
     if name not in MAKES_PARTS:
         assert optimizer.state_dict() == before
         assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("epoch", ["3", float("nan"), float("inf")])
+def test_an_epoch_that_is_no_number(epoch):
+    optimizer = optimizer_of()
+    scheduler = ls.StepLR(optimizer, 3)
+    before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    with pytest.raises((TypeError, ValueError, OverflowError), match="StepLR: epoch must be a finite number, got"):
+        scheduler.step(epoch)
+    assert (optimizer.state_dict(), scheduler.state_dict()) == before
 
 
 def test_no_momentum_to_cycle():

@@ -66,7 +66,8 @@ PUBLIC = {
     "onepass.nn.revert": "is_ours revert revert_modules",
     "onepass.nn.sequential": "Sequential neighbours_of pairs_of runs_in_turn sequential_class",
     "onepass.optim": (
-        "Adam AdamW Lion SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules to_apex"
+        "Adam AdamW Lion SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules "
+        "to_apex"
     ),
     "onepass.optim.adam": "Adam",
     "onepass.optim.adamw": "AdamW",

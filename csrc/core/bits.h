@@ -33,11 +33,17 @@ ONEPASS_HD uint64_t bits_of(double value) {
   return bits;
 }
 
-// A nan whose low half is empty: pairs of bfloat16 (convert.h) are rounded right with no other. A GPU's, all
-// ones, would become -0.
+// Gives a nan an empty low half: pairs of bfloat16 (convert.h) are rounded right with no other nan. A GPU's,
+// all ones, would become -0.
 template <class T>
 ONEPASS_HD T plain_nan(T x) {
   return x == x ? x : T(NAN);
+}
+
+// Whether x is neither infinite nor a nan: x - x is 0 for finite numbers only. As arithmetic it vectorises.
+template <class T>
+ONEPASS_HD bool is_finite(T x) {
+  return x - x == 0;
 }
 
 ONEPASS_HD uint32_t rotate_right(uint32_t x, int by) { return x >> (by % 32) | x << ((32 - by) % 32); }

@@ -16,6 +16,10 @@
 //   p_t - 1
 // Kept between the two: m and rest of each row. lse alone, rounded to float32, would cost e^(x - lse) the
 // digits that lse has before the point.
+//
+// Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7 (smoothing); Zhang et al.
+// 2018, "mixup" (two labels); Chowdhery et al. 2023, "PaLM", section 5 (z-loss);
+// torch.nn.functional.cross_entropy.
 #pragma once
 
 #include "math/exp.h"
@@ -23,27 +27,38 @@
 
 namespace onepass::math {
 
-// Which classes count beside the label's, by what weight: none (no smoothing), each by 1, each by its own.
+// Which classes count besides the label's, and by which weight: none (no smoothing), each by 1, each by its
+// own.
 enum class Share { kNone, kEqual, kGiven };
 
-// Sums over some classes of a row, in A; the first label is left out of rest and spread, which are counted as
-// ScaledExp does until they are settled().
-template <class T, class A>
-struct SoftmaxSums {
-  T max;
+// Sums over some classes of a row, in A, counted from one m, which need not be the maximum; the first label
+// is left out of rest and spread, which are counted as ScaledExp does until they are settled().
+template <class A>
+struct TermSums {
   A rest;
   A distance;
   A weight;  // sum w_c; with Share::kNone 0
   A spread;  // sum e^(x_c - m) (m - x_c): entropy = log s + spread / s
 };
 
-// Where exponents are counted from: a row of -inf alone has no finite maximum.
-template <class T>
-ONEPASS_HD T shift_of(T max) {
-  return max < 0 && max - max != 0 ? T(0) : max;
+template <class A>
+ONEPASS_HD TermSums<A> operator+(const TermSums<A>& a, const TermSums<A>& b) {
+  return {a.rest + b.rest, a.distance + b.distance, a.weight + b.weight, a.spread + b.spread};
 }
 
-// The larger one; nans have no say, they show in the sums.
+// The same with their m.
+template <class T, class A>
+struct SoftmaxSums : TermSums<A> {
+  T max;
+};
+
+// Where exponents are counted from: a row that is all -inf has no finite maximum.
+template <class T>
+ONEPASS_HD T shift_of(T max) {
+  return max < 0 && !is_finite(max) ? T(0) : max;
+}
+
+// The larger one. A nan b is passed over: it shows in the sums.
 template <class T>
 ONEPASS_HD T larger(T a, T b) {
   return b > a ? b : a;
@@ -54,17 +69,17 @@ template <class T, Share kShare, bool kSpread>
 struct SoftmaxTerm {
   static constexpr Share kShareOf = kShare;
   T shift;
-  ONEPASS_HD void add(T x, T w, T kept, T& rest, T& distance, T& weight, T& spread) const {
+  ONEPASS_HD void add(T x, T w, T kept, TermSums<T>& sums) const {
     const T above = x - shift;
     const T e = ScaledExp<T>::usual()(above);
-    rest += kept * e;
-    if (kShare == Share::kEqual) distance -= above;
+    sums.rest += kept * e;
+    if (kShare == Share::kEqual) sums.distance -= above;
     if (kShare == Share::kGiven) {
-      distance -= w * above;
-      weight += w;
+      sums.distance -= w * above;
+      sums.weight += w;
     }
     // Below -1000 e is 0, and its product with -inf must be.
-    if (kSpread) spread -= kept * (e * larger(above, T(-1000)));
+    if (kSpread) sums.spread -= kept * (e * larger(above, T(-1000)));
   }
 };
 
@@ -72,26 +87,33 @@ struct SoftmaxTerm {
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> raised(SoftmaxSums<T, A> a, T max) {
   const T before = shift_of(a.max), after = shift_of(max), gap = after - before;
-  if (gap == 0) return {max, a.rest, a.distance, a.weight, a.spread};
+  if (gap == 0) return {{a.rest, a.distance, a.weight, a.spread}, max};
   const A scale = A(exponential(a.max - max)), rest = a.rest * scale;
   const A spread = scale == 0 ? A(0) : a.spread * scale + rest * A(gap);
-  return {max, rest, a.weight == 0 ? a.distance : a.distance + A(gap) * a.weight, a.weight, spread};
+  return {{rest, a.weight == 0 ? a.distance : a.distance + A(gap) * a.weight, a.weight, spread}, max};
+}
+
+// Whether sums that were counted from `shift` are as good once they are raised to `max`: their terms were not
+// much above 1. Else they are better formed again.
+template <class T>
+ONEPASS_HD bool can_raise(T shift, T max) {
+  return max - shift <= 1;
 }
 
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> merge(const SoftmaxSums<T, A>& a, const SoftmaxSums<T, A>& b) {
   const T max = larger(a.max, b.max);
   const SoftmaxSums<T, A> x = raised(a, max), y = raised(b, max);
-  return {max, x.rest + y.rest, x.distance + y.distance, x.weight + y.weight, x.spread + y.spread};
+  return {x + y, max};
 }
 
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> settled(const SoftmaxSums<T, A>& a) {
   constexpr A kLess = A(ExpConstants<T>::kLess);
-  return {a.max, a.rest * kLess, a.distance, a.weight, a.spread * kLess};
+  return {{a.rest * kLess, a.distance, a.weight, a.spread * kLess}, a.max};
 }
 
-// What the call says of every row.
+// The options of a call, the same for every row.
 struct LossOptions {
   double smoothing = 0;
   double z_loss = 0;
@@ -125,7 +147,7 @@ struct RowTarget {
             T(a.lam * a.weight + b.lam * b.weight),
             T(first + share * a.weight)};
   }
-  // Of probabilities, whose sum by weight is `total`.
+  // From probabilities, whose sum by weight is `total`.
   ONEPASS_HD static RowTarget of_probabilities(T total) {
     return {T(0), T(0), T(1), total, total, T(1), T(0)};
   }
@@ -139,7 +161,7 @@ struct RowLabels {
   bool counts = false;  // false: the row is ignored
   RowTarget<T> target{};
 
-  // Of labels -1 where there is none; their weights by weight_of(class).
+  // a, b: the labels, -1 where there is none; weight_of(class): their weights.
   template <class Weight>
   ONEPASS_HD static RowLabels make(int64_t a, double lam_a, int64_t b, double lam_b,
                                    const LossOptions& options, double classes, double all_weights,
@@ -160,14 +182,14 @@ struct RowLabels {
     found.target = RowTarget<T>::make(one, other, options, classes, all_weights);
     return found;
   }
-  // Of probabilities, whose sum by weight is `total`.
+  // From probabilities, whose sum by weight is `total`.
   ONEPASS_HD static RowLabels of_probabilities(T total) {
     RowLabels found;
     found.counts = true;
     found.target = RowTarget<T>::of_probabilities(total);
     return found;
   }
-  // How right it is to predict a class.
+  // The target's share of class `best`: how right that prediction is.
   ONEPASS_HD double correctness(int64_t best) const {
     return (best == first ? lam_first : 0) + (best == second ? lam_second : 0);
   }
@@ -178,7 +200,7 @@ ONEPASS_HD T smoothed(T probability, T weight, T kept, T share) {
   return weight * (kept * probability + share);
 }
 
-// What follows from a row's sums. x_t, x_u: of the labels, the maximum where there is none.
+// What follows from a row's sums. x_t, x_u: the logits of the labels, the maximum where there is none.
 template <class T>
 struct RowSoftmax {
   T max, rest, e_t, sum, log_sum;
@@ -230,7 +252,7 @@ struct RowGradient {
             grad * first,
             -q.second * grad};
   }
-  // Of a row that is ignored: zeros, whatever its logits are.
+  // For a row that is ignored: zeros, whatever its logits are.
   ONEPASS_HD static RowGradient none() { return {ScaledExp<T>::usual(), T(0), T(0), T(0), T(0), T(0)}; }
   // Whether logits matter.
   ONEPASS_HD bool has_softmax() const { return scale != 0; }

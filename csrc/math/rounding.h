@@ -2,7 +2,7 @@
 //
 //   stochastic    up with probability (value - below) / spacing: right on average
 //   split, join   value = stored + remainder: bfloat16 and the 16 bits that it lacks, exactly
-//   master        a float32 of its own beside the parameter, its rounded copy
+//   master        a float32 of its own next to the parameter, its rounded copy
 //   residue       value - stored, to be kept in 16 bits of its own and added at the next step (Kahan)
 //
 // Rounding to nearest is core/convert.h's and core/packs.cuh's. Source: Gupta et al. 2015, "Deep learning
@@ -21,6 +21,12 @@ namespace onepass::math {
 ONEPASS_HD uint16_t stochastic_bfloat16(float value, uint32_t draw) {
   // A nan could be carried to something else; an infinity cannot.
   return uint16_t(value != value ? 0x7fc0u : (bits_of(value) + (draw & 0xffffu)) >> 16);
+}
+
+// Two neighbours in one word, the earlier one in its low half, by the draws in the halves of another: the
+// same without the question for a nan. So only for values that core/convert.h's round_to_high_half takes.
+ONEPASS_HD uint32_t stochastic_bfloat16_pair(float first, float second, uint32_t draws) {
+  return (bits_of(first) + (draws & 0xffffu)) >> 16 | ((bits_of(second) + (draws >> 16)) & 0xffff0000u);
 }
 
 // Below 2^-14 the probability is a multiple of 2^-16, the next below; beyond the largest finite number
@@ -74,6 +80,6 @@ ONEPASS_HD float sum_or_stored(float stored, float kept, uint16_t nearly, uint16
 }
 
 // stored: the value rounded, widened again. Nothing is left of an infinity.
-ONEPASS_HD float residue(float value, float stored) { return stored - stored == 0 ? value - stored : 0.0f; }
+ONEPASS_HD float residue(float value, float stored) { return is_finite(stored) ? value - stored : 0.0f; }
 
 }  // namespace onepass::math

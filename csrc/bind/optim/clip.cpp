@@ -96,7 +96,7 @@ bool grad_norm(const std::string& function, const py::list& grads, double norm_t
                int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
-  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must not be empty");
+  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must have at least one tensor, got none");
   StepControl* const decided = control_of(control, function.c_str(), gradients.device(), gradients.reader());
   int64_t leaves = 0;
   gradients.for_each([&](const TensorList& list) { leaves += leaf_count(list); });

@@ -128,11 +128,10 @@ class EntryList {
   EntryList(const std::string& function, const pybind11::object& given, bool wanted, int64_t size,
             const char* name) {
     if (!wanted) return;
-    OP_CHECK(PyList_Check(given.ptr()), TypeError, function, ": ", name, " must be a list, got ",
-             Py_TYPE(given.ptr())->tp_name);
-    const int64_t own = PyList_GET_SIZE(given.ptr());
-    OP_CHECK(own == size, ValueError, function, ": ", name, " must have ", size, " entries like params, got ",
-             own);
+    OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ValueError, function,
+             ": ", name, " must be a list of ", size, " entries like params, got ",
+             PyList_Check(given.ptr()) ? concat("one of ", PyList_GET_SIZE(given.ptr()))
+                                       : std::string(Py_TYPE(given.ptr())->tp_name));
     list_ = given;
   }
   // Borrowed; nullptr if the call has no such list, or None stands there.

@@ -1,14 +1,16 @@
 // statistics.cu - the statistics of param groups from those of leaves: math/statistics.h. CPU:
 // statistics.cpp.
 
+#include "core/cuda_device.cuh"
 #include "kernels/kernels.h"
 #include "kernels/optim/device_scalar.cuh"
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 
 namespace onepass {
 namespace {
 
-// One block a group; each looks through all rows, which are few beside the elements that they stand for.
+// One block for each group. Each looks through all rows, which are few compared with the elements they stand
+// for.
 __global__ void __launch_bounds__(gpu::kReduceThreads)
     gather_kernel(const StatisticsRow* rows, int64_t count, GroupStatistics* groups, double host_grad_scale,
                   const DeviceScalar grad_scale) {

@@ -1,15 +1,15 @@
 // elementwise.cuh - visits every element of a tensor in the order of memory with its flag of a dropout, on
 // the GPU. CPU: elementwise.h.
 //
-// A warp takes 32 blocks of draws, 512 elements, at a time: each thread draws one block and hands the bits to
+// A warp takes 32 Philox blocks, 512 elements, at a time: each thread draws one block and hands the bits to
 // the threads that have the elements, so that memory is accessed in packs of 16 bytes that follow each other.
 // With the channels last, where a pack's elements draw from as many blocks, every element draws by itself.
 #pragma once
 
 #include "core/packs.cuh"
+#include "loops/common/block.cuh"
 #include "loops/draws/kept.cuh"
 #include "loops/elements/places.h"
-#include "loops/tensors/reduce.cuh"
 
 namespace onepass::gpu {
 
@@ -21,23 +21,19 @@ struct Kept {
   math::Dropout dropout;
   const int64_t* device_seed;
 
-  __device__ math::Dropout seeded() const {
-    math::Dropout own = dropout;
-    if (device_seed) own.seed = uint64_t(*device_seed);
-    return own;
-  }
+  __device__ math::Dropout drawn() const { return seeded(dropout, device_seed); }
   // True if the draws follow each other in memory's order.
   __host__ __device__ bool draws_in_order() const {
     return !places.has_table() && !places.shape.channels_last;
   }
 };
 
-// places.table, a block of draws a thread.
+// Fills places.table: each thread draws one Philox block.
 static __global__ void __launch_bounds__(kElementThreads) table_kernel(const __grid_constant__ Kept kept) {
   const int64_t block = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
   const int64_t begin = block * math::kDrawsPerBlock, draws = kept.places.draws();
   if (begin >= draws) return;
-  const uint32_t bits = kept_of_block(kept.seeded(), uint64_t(block));
+  const uint32_t bits = kept_of_block(kept.drawn(), uint64_t(block));
   for (int k = 0; k < math::kDrawsPerBlock && begin + k < draws; ++k) {
     kept.places.table[begin + k] = uint8_t(bits >> k & 1);
   }
@@ -52,7 +48,7 @@ __global__ void __launch_bounds__(kElementThreads) elementwise_kernel(const __gr
   const int64_t begin = warp * kWarpElements;
   // The same for all threads of a warp.
   if (begin >= numel) return;
-  const math::Dropout dropout = op.kept.seeded();
+  const math::Dropout dropout = op.kept.drawn();
   const DropoutPlaces& places = op.kept.places;
   const bool in_order = op.kept.draws_in_order();
   const uint32_t own = in_order ? kept_of_block(dropout, uint64_t(warp) * kWarp + uint64_t(lane)) : 0;

@@ -1,9 +1,9 @@
 // measure.cuh - the statistics (statistics.h) of what one block updates, on the GPU. CPU: measure.h.
 //
-// Each thread adds up its own elements in double; threads are merged as reduce.cuh does it.
+// Each thread adds up its own elements in double; threads are merged as block.cuh does it.
 #pragma once
 
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "loops/tensors/statistics.h"
 
 namespace onepass::gpu {
@@ -14,15 +14,11 @@ struct ThreadMeasure {
 
   template <class T>
   __device__ __forceinline__ void add(T before, T after, T g) {
-    const double change = double(after) - double(before);
-    grad += double(g) * double(g);
-    param += double(after) * double(after);
-    update += change * change;
-    nonfinite += g - g != 0 ? 1 : 0;
-    lost += after == before && g != 0 ? 1 : 0;
+    math::StatisticsTerm<double, int>::add(before, after, g, grad, param, update, lost);
+    nonfinite += !is_finite(g) ? 1 : 0;
   }
 
-  // The block's, in thread 0. Every thread of the block must come here.
+  // The statistics of the block, in thread 0. Every thread of the block must call it.
   __device__ __forceinline__ math::Statistics merge() const {
     const auto sum = [](double a, double b) { return a + b; };
     return {merge_block(grad, sum), merge_block(param, sum), merge_block(update, sum),

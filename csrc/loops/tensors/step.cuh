@@ -1,8 +1,8 @@
-// step.cuh - an update rule with all that a step does beside it (tail.h, Storage), on the GPU: the walk of
-// multi_tensor.cuh. CPU: step.h.
+// step.cuh - an update rule with all that a step does in the same pass (tail.h, Storage), on the GPU: the
+// walk of multi_tensor.cuh. CPU: step.h.
 //
-// What a step does is known at run time, the same for every thread of a launch: one kernel for all of it. It
-// waits for memory, not for the branches.
+// One kernel serves all combinations. What a step does is known at run time and the same for every thread of
+// a launch, and the kernel waits for memory, not for the branches.
 #pragma once
 
 #include "loops/tensors/leaves.h"
@@ -10,11 +10,10 @@
 #include "loops/tensors/multi_tensor.cuh"
 #include "loops/tensors/stored.cuh"
 #include "loops/tensors/tail.h"
-#include "math/ema.h"
 
 namespace onepass::gpu {
 
-static_assert(kThreads == kReduceThreads, "blocks are merged by reduce.cuh");
+static_assert(kThreads == kReduceThreads, "blocks are merged by block.cuh");
 
 template <class Source, int kStates>
 struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
@@ -24,11 +23,10 @@ struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
   uint32_t number;
 };
 
-// What the elements of one tensor have in common. T: arithmetic, and stored type of the average.
+// What the elements of one tensor have in common. T: arithmetic type, and stored type of the average.
 template <class T>
 struct StepOfTensor {
-  math::Ema<T> average;
-  math::Draws draws;
+  RuleTail<T> own;
   uint32_t number;
   DType grad;
   Storage storage;
@@ -83,7 +81,7 @@ struct StepPack {
     T s[kStates + 1][V];
     uint32_t draw[V] = {};
     const bool stochastic = sizeof(T) == sizeof(float) && step.storage == Storage::kStochastic;
-    if (stochastic) draw_pack<V>(step.draws, step.number, i, draw);
+    if (stochastic) draw_pack<V>(step.own.draws, step.number, i, draw);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) load_pack<V>(state[k] + i, pack_aligned<S, V>(state[k] + i), s[k]);
     apply(rule, value, gradient, s);
@@ -102,7 +100,7 @@ struct StepPack {
     T average[V];
     load_pack<V>(ema + i, aligned, average);
 #pragma unroll
-    for (int v = 0; v < V; ++v) step.average(average[v], value[v]);
+    for (int v = 0; v < V; ++v) step.own.average(average[v], value[v]);
     store_pack<V>(ema + i, aligned, average);
   }
 
@@ -116,7 +114,7 @@ struct StepPack {
   }
 };
 
-// Source: has `Rule make() const`, and what StepScalars holds as `step`.
+// Source: has `Rule make() const` and `RuleTail<T> tail<T>() const`.
 template <class Types, class Rule, class Source>
 __global__ void __launch_bounds__(kThreads)
     step_kernel(const __grid_constant__ Table<StepSlot<Source, Rule::kStates>> table, const Tail tail,
@@ -126,27 +124,21 @@ __global__ void __launch_bounds__(kThreads)
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
   const bool skipped = tail.control && tail.control->skip != 0;
   if (skipped && !tail.zero_grad && !tail.statistics) return;
-  const StepOfTensor<T> step{math::Ema<T>::make(slot.source.step.ema_decay),
-                             {slot.source.step.seed, slot.source.taken()},
-                             slot.number,
-                             table.grad,
-                             storage,
-                             tail.ema,
-                             tail.zero_grad,
-                             tail.statistics != nullptr,
-                             skipped};
+  const StepOfTensor<T> step{
+      slot.source.template tail<T>(), slot.number, table.grad, storage, tail.ema, tail.zero_grad,
+      tail.statistics != nullptr,     skipped};
   const Rule rule = rule_of<Rule>(slot.source);
   const StepPack<Types, Rule, V> packs(slot, storage);
   const StepPack<Types, Rule, 1> singles(slot, storage);
   ThreadMeasure measure;
   walk<V>(
-      part_of<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
+      range_of_block<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
       [&](int64_t i) { singles.run(rule, step, i, measure); });
   if (!tail.statistics) return;
   math::Statistics sum = measure.merge();
   if (threadIdx.x != 0) return;
   if (skipped) sum.lost = 0;  // nothing was to be updated
-  const double group = double(slot.source.step.group);
+  const double group = step.own.group;
   const int64_t leaf = blockIdx.x - slot.first_block;
   StatisticsRow* const rows = tail.statistics + slot.first_leaf;
   rows[leaf] = {sum, group};

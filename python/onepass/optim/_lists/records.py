@@ -1,6 +1,6 @@
 """The records in which a step's groups reach the core, which reads each entry by its name.
 
-Options are dicts, since a NamedTuple takes twice as long to make (docs/decisions.md, "Records that cross the
+Options are dicts, since a NamedTuple takes twice as long to make (docs/decisions/core.md, "Records that cross the
 border").
 """
 
