@@ -11,6 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tolerance import SHOWN_RTOL
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -171,7 +173,9 @@ def test_readmes_figures_are_drawn_from_the_json():
     torchs = [case["competitors"]["torch"]["theirs_over_ours"] for case in cases if "torch" in case["competitors"]]
     (train,) = [case["competitors"]["torch"]["theirs_over_ours"] for case in cases if case["case"] == "train"]
     (shown, low, high) = re.search(r"\*\*([\d.]+)\*\*.* ([\d.]+) to ([\d.]+) ", row).groups()
-    assert [float(shown), float(low), float(high)] == pytest.approx([train, min(torchs), max(torchs)], rel=0.01)
+    assert [float(shown), float(low), float(high)] == pytest.approx(
+        [train, min(torchs), max(torchs)], rel=SHOWN_RTOL
+    )
 
 
 @pytest.mark.parametrize("name", results.TABLES)

@@ -10,6 +10,7 @@ import torch
 
 from chain_setup import STEPS, assert_same, optimizer_of, read, shrink, theirs
 from onepass.optim import lr_scheduler as ours
+from tolerance import RECURSIVE_ATOL, RECURSIVE_RTOL
 
 PARTS = {
     "LinearLR": lambda p, o: p.LinearLR(o, 0.25, 0.8, 4),
@@ -178,7 +179,7 @@ def test_a_chain_and_another_that_arrive_at_zero_together():
         for scheduler in schedulers:
             scheduler.step()
         wanted = closed.lr_at(step)[0] * cosine.lr_at(step)[0]
-        assert both.param_groups[0]["lr"] == pytest.approx(wanted, rel=1e-9, abs=1e-12), step
+        assert both.param_groups[0]["lr"] == pytest.approx(wanted, rel=RECURSIVE_RTOL, abs=RECURSIVE_ATOL), step
 
 
 def test_two_schedules_that_arrive_at_zero_together():
@@ -193,4 +194,4 @@ def test_two_schedules_that_arrive_at_zero_together():
     assert rates[3] == 0
     # From there on their factors raise it.
     assert 0 < rates[4] < rates[5] < rates[6] < rates[7]
-    assert rates[7] / rates[5] == pytest.approx(2**3, rel=1e-9)
+    assert rates[7] / rates[5] == pytest.approx(2**3, rel=RECURSIVE_RTOL)

@@ -16,6 +16,7 @@ import onepass.optim
 from onepass.monitor import _snapshot, lr_range_test
 from onepass.monitor._rules import RULES
 from onepass.optim import lr_scheduler
+from tolerance import ACCUMULATED_RTOL
 
 OPTIMIZERS = {
     "torch-sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
@@ -174,7 +175,7 @@ def test_accumulated_batches_are_one():
         loss_fn = torch.nn.functional.cross_entropy
         return lr_range_test(model, optimizer, loss_fn, loader, steps=20, accumulate=accumulate, seeds=1).curves[0]
 
-    assert sweep(8, 4).losses == pytest.approx(sweep(32, 1).losses, rel=1e-4)
+    assert sweep(8, 4).losses == pytest.approx(sweep(32, 1).losses, rel=ACCUMULATED_RTOL)
 
 
 @pytest.mark.parametrize("sweep", ["exponential", "linear"])

@@ -13,6 +13,7 @@ import onepass.optim
 from onepass import _native
 from onepass.optim import lr_scheduler as ls
 from onepass.optim import schedules as s
+from tolerance import SCHEDULE_RTOL
 
 STEPS = 40
 # One cycle of 30 steps is run beyond its end, which warns (test_lr_chain.py).
@@ -198,7 +199,7 @@ def test_a_chain_with_restarts_keeps_the_other(turned):
     scheduler = ls.ChainedScheduler(parts[::-1] if turned else parts)
     cosine = s.warm_restarts(50)
     wanted = [cosine(step) * 0.1 ** min(step, 3) for step in range(8)]
-    assert [values[0] for values in run(scheduler, optimizer, 8)] == pytest.approx(wanted, rel=1e-12)
+    assert [values[0] for values in run(scheduler, optimizer, 8)] == pytest.approx(wanted, rel=SCHEDULE_RTOL)
 
 
 def drop(optimizer, scaler, bad):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onepass.optim import lr_scheduler as ours
-from tolerance import SCHEDULE_RTOL
+from tolerance import RECURSIVE_ATOL, RECURSIVE_RTOL, SCHEDULE_RTOL
 
 theirs = torch.optim.lr_scheduler
 STEPS = 300
@@ -161,7 +161,7 @@ def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
     fields = ("lr", "momentum" if kind == "SGD" else "beta1")
     mine, other = (stepped(make, package, [1.0, 1.0], kind, fields, total) for package in (ours, theirs))
     # A difference has the error of the larger number.
-    assert_close(mine, other, atol=SCHEDULE_RTOL * top * 1e-2)
+    assert_close(mine, other, atol=SCHEDULE_RTOL * top / 100)
 
 
 @EXAMPLES
@@ -287,7 +287,7 @@ def test_checkpoints_go_both_ways(name, direction, at):
         values.append([read(group, field) for group in after.param_groups for field in fields])
         resumed.step()
     for a, b in zip(values, straight[at:], strict=True):
-        assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
+        assert a == pytest.approx(b, rel=RECURSIVE_RTOL, abs=RECURSIVE_ATOL)
 
 
 @pytest.mark.parametrize("direction", ["to torch", "from torch"])
