@@ -42,3 +42,12 @@ def simt(session: nox.Session) -> None:
     """The CUDA kernels on the host: plain, sanitizers, race detector."""
     session.install("cmake", "ninja")
     session.run("bash", ".ci/simt", "build/simt", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, into build/docs; warnings are errors."""
+    session.install(TORCH)
+    session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.install("-r", "docs/requirements.txt")
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "build/docs")

@@ -90,7 +90,7 @@ def test_both_clip_and_average_the_same(few):
 
 @pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "float32"])
 def test_bfloat16_weights_learn(few, precision):
-    """Both see the same losses at first; ours keeps what its option says."""
+    """Both have the same losses at first; ours keeps the states that its option names."""
     makers = contenders("adamw", None, precision=precision)
     runs = train(few, Plan(2, 40, 0, CPU, precision=precision), makers)
     model, optimizer = runs[OURS].model, runs[OURS].optimizer
@@ -108,16 +108,16 @@ def test_our_loss_learns_smoothed_labels(few):
     ours, theirs = runs[OURS], runs[TORCH]
     assert isinstance(ours.loss, onepass.nn.CrossEntropyLoss)
     assert type(theirs.loss) is torch.nn.CrossEntropyLoss
-    # The dropout masks are others than torch's.
+    # Our dropout masks differ from torch's.
     assert ours.losses[:10] == pytest.approx(theirs.losses[:10], rel=0.3)
     # No smoothed loss is below its target's entropy.
     assert min(ours.losses) > 0.7
 
 
 def test_our_layers_learn_and_keep_less(few):
-    """Of dropout and the ReLU before it nothing is kept; the other ReLUs' outputs are what pooling keeps.
+    """Nothing is kept for dropout and the ReLU before it; pooling keeps the outputs of the other ReLUs.
 
-    The masks are others than torch's: the two learn alike, and not the same.
+    Our masks differ from torch's, so the losses are alike but not the same.
     """
     runs = train(few, Plan(3, 40, 0, CPU, layers="onepass"), contenders("adamw", None))
     ours, theirs = runs[OURS], runs[TORCH]
@@ -171,7 +171,7 @@ def test_command(tmp_path, monkeypatch, few):
         *("--epochs", "2", "--batch-size", "40"),
         *("--output", str(folder), "--threads", "1", "--device", "cpu"),
     ]
-    # The command is recorded as it was typed: here that is how the tests were started, or nothing.
+    # The command is recorded as it was typed. Without this that would be the command that started the tests.
     monkeypatch.setattr(sys, "argv", ["/somewhere/onepass", "demo", *arguments])
     done = invoke(*arguments)
     assert done.exit_code == 0, done.output

@@ -40,6 +40,13 @@ ONEPASS_HD T plain_nan(T x) {
   return x == x ? x : T(NAN);
 }
 
+// Neither infinite nor a nan: only of finite numbers the difference is 0. Arithmetic, so that a loop over it
+// becomes wide code.
+template <class T>
+ONEPASS_HD bool is_finite(T x) {
+  return x - x == 0;
+}
+
 ONEPASS_HD uint32_t rotate_right(uint32_t x, int by) { return x >> (by % 32) | x << ((32 - by) % 32); }
 
 }  // namespace onepass

@@ -96,6 +96,27 @@ inline void floats_to_float16(const float* __restrict values, uint16_t* __restri
   for (; i < n; ++i) stored[i] = to_float16(values[i]);
 }
 
+// How loops see stored elements: S is float, double or this, and T, the arithmetic type, is double for double
+// and float for the others. A float16, and a bfloat16 whose row is worked on before the loop, passes through
+// a row of floats.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+ONEPASS_HD float widen(float x) { return x; }
+ONEPASS_HD double widen(double x) { return x; }
+ONEPASS_HD float widen(BFloat16 x) { return from_bfloat16(x.bits); }
+ONEPASS_HD void narrow(float x, float& stored) { stored = x; }
+ONEPASS_HD void narrow(double x, double& stored) { stored = x; }
+ONEPASS_HD void narrow(float x, BFloat16& stored) { stored.bits = to_bfloat16(x); }
+
+template <class S>
+using arithmetic = decltype(widen(S{}));
+
+constexpr bool stored_as(DType dtype, float) { return dtype == DType::kFloat32; }
+constexpr bool stored_as(DType dtype, double) { return dtype == DType::kFloat64; }
+constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat16; }
+
 // values[0 .. n) = stored[begin .. begin + n), widened or narrowed to T.
 template <class T>
 void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {

@@ -14,6 +14,10 @@ __device__ __forceinline__ double widen(double x) { return x; }
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+// What elements stored as S are computed in.
+template <class S>
+using arithmetic = decltype(widen(S{}));
+
 template <class S, class T>
 __device__ __forceinline__ S narrow(T x) {
   if constexpr (std::is_same_v<S, __half>) {

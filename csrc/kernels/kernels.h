@@ -46,6 +46,12 @@ struct StepScalars {
   const StepControl* control = nullptr;  // on the device: its factor takes the place of grad_factor
   uint64_t seed = 0;                     // of the random draws (math/draws.h)
   int64_t group = 0;                     // whose statistics the tensors' are
+
+  // taken: the step being taken, wherever its number is.
+  template <class T>
+  ONEPASS_HD RuleTail<T> tail(double taken) const {
+    return {math::Ema<T>::make(ema_decay), {seed, uint32_t(int64_t(taken))}, double(group)};
+  }
 };
 
 // The rule of some tensors of a step: the options of an optimizer family, and what all families share.

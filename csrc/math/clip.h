@@ -10,7 +10,7 @@
 
 #include <cmath>
 
-#include "core/compiler.h"
+#include "core/bits.h"
 
 namespace onepass::math {
 
@@ -42,7 +42,7 @@ ONEPASS_HD StepControl decide(const ClipOptions& o, double norm, double nonfinit
   const double inv_scale = 1 / grad_scale;
   const double unscaled = norm * inv_scale;
   const double factor = o.clips ? inv_scale * clip_coefficient(unscaled, o.max_norm) : inv_scale;
-  const bool overflowed = o.skip_nonfinite && (nonfinite > 0 || unscaled - unscaled != 0);
+  const bool overflowed = o.skip_nonfinite && (nonfinite > 0 || !is_finite(unscaled));
   const double skip = overflowed || found_inf != 0 ? 1 : 0;
   return {factor, skip, unscaled, nonfinite, skipped_before + skip};
 }

@@ -26,21 +26,31 @@ namespace onepass::math {
 // Which classes count beside the label's, by what weight: none (no smoothing), each by 1, each by its own.
 enum class Share { kNone, kEqual, kGiven };
 
-// Sums over some classes of a row, in A; the first label is left out of rest and spread, which are counted as
-// ScaledExp does until they are settled().
-template <class T, class A>
-struct SoftmaxSums {
-  T max;
+// Sums over some classes of a row, in A, counted from one m, which need not be the maximum; the first label
+// is left out of rest and spread, which are counted as ScaledExp does until they are settled().
+template <class A>
+struct TermSums {
   A rest;
   A distance;
   A weight;  // sum w_c; with Share::kNone 0
   A spread;  // sum e^(x_c - m) (m - x_c): entropy = log s + spread / s
 };
 
+template <class A>
+ONEPASS_HD TermSums<A> operator+(const TermSums<A>& a, const TermSums<A>& b) {
+  return {a.rest + b.rest, a.distance + b.distance, a.weight + b.weight, a.spread + b.spread};
+}
+
+// The same with their m.
+template <class T, class A>
+struct SoftmaxSums : TermSums<A> {
+  T max;
+};
+
 // Where exponents are counted from: a row of -inf alone has no finite maximum.
 template <class T>
 ONEPASS_HD T shift_of(T max) {
-  return max < 0 && max - max != 0 ? T(0) : max;
+  return max < 0 && !is_finite(max) ? T(0) : max;
 }
 
 // The larger one; nans have no say, they show in the sums.
@@ -54,17 +64,17 @@ template <class T, Share kShare, bool kSpread>
 struct SoftmaxTerm {
   static constexpr Share kShareOf = kShare;
   T shift;
-  ONEPASS_HD void add(T x, T w, T kept, T& rest, T& distance, T& weight, T& spread) const {
+  ONEPASS_HD void add(T x, T w, T kept, TermSums<T>& sums) const {
     const T above = x - shift;
     const T e = ScaledExp<T>::usual()(above);
-    rest += kept * e;
-    if (kShare == Share::kEqual) distance -= above;
+    sums.rest += kept * e;
+    if (kShare == Share::kEqual) sums.distance -= above;
     if (kShare == Share::kGiven) {
-      distance -= w * above;
-      weight += w;
+      sums.distance -= w * above;
+      sums.weight += w;
     }
     // Below -1000 e is 0, and its product with -inf must be.
-    if (kSpread) spread -= kept * (e * larger(above, T(-1000)));
+    if (kSpread) sums.spread -= kept * (e * larger(above, T(-1000)));
   }
 };
 
@@ -72,23 +82,30 @@ struct SoftmaxTerm {
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> raised(SoftmaxSums<T, A> a, T max) {
   const T before = shift_of(a.max), after = shift_of(max), gap = after - before;
-  if (gap == 0) return {max, a.rest, a.distance, a.weight, a.spread};
+  if (gap == 0) return {{a.rest, a.distance, a.weight, a.spread}, max};
   const A scale = A(exponential(a.max - max)), rest = a.rest * scale;
   const A spread = scale == 0 ? A(0) : a.spread * scale + rest * A(gap);
-  return {max, rest, a.weight == 0 ? a.distance : a.distance + A(gap) * a.weight, a.weight, spread};
+  return {{rest, a.weight == 0 ? a.distance : a.distance + A(gap) * a.weight, a.weight, spread}, max};
+}
+
+// Whether sums that were counted from `shift` are as good once they are raised to `max`: their terms were not
+// much above 1. Else they are better formed again.
+template <class T>
+ONEPASS_HD bool can_raise(T shift, T max) {
+  return max - shift <= 1;
 }
 
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> merge(const SoftmaxSums<T, A>& a, const SoftmaxSums<T, A>& b) {
   const T max = larger(a.max, b.max);
   const SoftmaxSums<T, A> x = raised(a, max), y = raised(b, max);
-  return {max, x.rest + y.rest, x.distance + y.distance, x.weight + y.weight, x.spread + y.spread};
+  return {x + y, max};
 }
 
 template <class T, class A>
 ONEPASS_HD SoftmaxSums<T, A> settled(const SoftmaxSums<T, A>& a) {
   constexpr A kLess = A(ExpConstants<T>::kLess);
-  return {a.max, a.rest * kLess, a.distance, a.weight, a.spread * kLess};
+  return {{a.rest * kLess, a.distance, a.weight, a.spread * kLess}, a.max};
 }
 
 // What the call says of every row.

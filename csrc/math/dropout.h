@@ -47,9 +47,16 @@ struct Dropout {
   ONEPASS_HD bool drops_all() const { return first > 255; }
   // False: a tie is kept, without a second draw.
   ONEPASS_HD bool has_ties() const { return second > 0; }
-  ONEPASS_HD bool keeps(uint32_t draw) const { return draw >= first; }
+  // How draws decide, in any unsigned type: wide code compares bytes.
+  template <class Draw>
+  ONEPASS_HD static bool reaches(Draw draw, Draw threshold) {
+    return draw >= threshold;
+  }
+  // The first threshold as a byte, for reaches(); not with drops_all().
+  ONEPASS_HD uint8_t first_byte() const { return uint8_t(first); }
+  ONEPASS_HD bool keeps(uint32_t draw) const { return reaches(draw, first); }
   ONEPASS_HD bool is_tie(uint32_t draw) const { return draw == first && has_ties(); }
-  ONEPASS_HD bool keeps_tie(uint32_t second_draw) const { return second_draw >= second; }
+  ONEPASS_HD bool keeps_tie(uint32_t second_draw) const { return reaches(second_draw, second); }
   // The whole rule for one element.
   ONEPASS_HD bool keeps_element(uint64_t i) const {
     const uint32_t draw = lane(draws(i / kDrawsPerBlock), int(i % kDrawsPerBlock));

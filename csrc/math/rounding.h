@@ -23,6 +23,12 @@ ONEPASS_HD uint16_t stochastic_bfloat16(float value, uint32_t draw) {
   return uint16_t(value != value ? 0x7fc0u : (bits_of(value) + (draw & 0xffffu)) >> 16);
 }
 
+// Two neighbours in one word, the earlier one in its low half, by the draws in the halves of another: the
+// same without the question for a nan. So only for values that core/convert.h's round_to_high_half takes.
+ONEPASS_HD uint32_t stochastic_bfloat16_pair(float first, float second, uint32_t draws) {
+  return (bits_of(first) + (draws & 0xffffu)) >> 16 | ((bits_of(second) + (draws >> 16)) & 0xffff0000u);
+}
+
 // Below 2^-14 the probability is a multiple of 2^-16, the next below; beyond the largest finite number
 // rounding is to nearest, as there is nothing above to round to but infinity.
 ONEPASS_HD uint16_t stochastic_float16(float value, uint32_t draw) {
@@ -74,6 +80,6 @@ ONEPASS_HD float sum_or_stored(float stored, float kept, uint16_t nearly, uint16
 }
 
 // stored: the value rounded, widened again. Nothing is left of an infinity.
-ONEPASS_HD float residue(float value, float stored) { return stored - stored == 0 ? value - stored : 0.0f; }
+ONEPASS_HD float residue(float value, float stored) { return is_finite(stored) ? value - stored : 0.0f; }
 
 }  // namespace onepass::math

@@ -3,7 +3,7 @@
 //   norm = sqrt(sum x^2);   of the gradients as they would be unscaled: norm / grad_scale
 #pragma once
 
-#include "core/compiler.h"
+#include "core/bits.h"
 #include "math/norm.h"
 
 namespace onepass::math {
@@ -22,6 +22,28 @@ struct GroupStatistics {
   double grad_norm, param_norm, update_norm;
   double nonfinite, lost;
 };
+
+// What one element adds, in Sum; T: the arithmetic type. before, after: the parameter's value; grad as it is
+// stored.
+template <class Sum, class Count = Sum>
+struct StatisticsTerm {
+  template <class T>
+  ONEPASS_HD static void add(T before, T after, T grad, Sum& grad_square, Sum& param_square,
+                             Sum& update_square, Count& lost) {
+    const Sum g = grad, p = after, u = Sum(after) - Sum(before);
+    grad_square += g * g;
+    param_square += p * p;
+    update_square += u * u;
+    lost += (after == before) & (g != Sum(0)) ? Count(1) : Count(0);
+  }
+};
+
+// Whether float32 added these squares accurately. Those below 2^-126 lose digits: next to a sum above 2^-80
+// the lost digits are invisible.
+template <class T>
+ONEPASS_HD bool squares_are_accurate(T sum) {
+  return sum > T(0x1p-80) && is_finite(sum);
+}
 
 ONEPASS_HD Statistics merge(const Statistics& a, const Statistics& b) {
   return {a.grad_square + b.grad_square, a.param_square + b.param_square, a.update_square + b.update_square,

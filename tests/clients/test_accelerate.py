@@ -26,20 +26,20 @@ STEPS = 12
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Its state is the process's."""
+    """Resets accelerate's state, which belongs to the process."""
     accelerate.state.AcceleratorState._reset_state(True)
     accelerate.state.GradientState._reset_state()
 
 
 def accelerator(scaled=False, **options):
     made = accelerate.Accelerator(cpu=True, **options)
-    if scaled:  # it makes a scaler on accelerators alone
+    if scaled:  # accelerate makes a scaler only on accelerators
         made.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     return made
 
 
 class Program:
-    """Model, optimizer, scheduler and batches, prepared by accelerate."""
+    """Returns model, optimizer, scheduler and batches, prepared by accelerate."""
 
     def __init__(self, package, rule, schedule="exponential", order="together", options=None, **settings):
         self.accelerator = accelerator(**settings)
@@ -61,7 +61,7 @@ class Program:
         self.rates, self.skipped = [], []
 
     def epoch(self, clip=None, spoiled=None):
-        """One pass over the batches; the loss of the batch `spoiled` is infinite."""
+        """Trains once over the batches; the loss of the batch `spoiled` is infinite."""
         for i, (inputs, labels) in enumerate(self.batches):
             with self.accelerator.accumulate(self.net):
                 loss = cross_entropy(self.net(inputs).float(), labels)
@@ -115,7 +115,7 @@ def test_trains_as_with_torch(rule, accumulate, clip, precision, watch):
 @each_rule
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_a_dropped_step_is_seen(rule, clip, watch):
-    """Its optimizer says so, and its scheduler does not move."""
+    """accelerate's optimizer reports the skipped step, and its scheduler does not move."""
     theirs = train("torch", rule, clip=clip, spoiled=2, scaled=True)
     ours = train("onepass", rule, clip=clip, spoiled=2, scaled=True)
     assert theirs.skipped == ours.skipped
@@ -127,7 +127,7 @@ def test_a_dropped_step_is_seen(rule, clip, watch):
 
 @each_rule
 def test_a_dropped_step_with_fused(rule):
-    """With fused=True the step drops by itself, which accelerate does not see, as with torch's."""
+    """With fused=True the step drops an update by itself, which accelerate does not see, as with torch's."""
     theirs = train("torch", rule, spoiled=2, scaled=True, options={"fused": True})
     ours = train("onepass", rule, spoiled=2, scaled=True, options={"fused": True})
     assert ours.skipped == theirs.skipped
@@ -136,7 +136,7 @@ def test_a_dropped_step_with_fused(rule):
 
 
 def test_following_the_optimizer():
-    """A rate for each update that was taken, whoever dropped the others; the scheduler is not prepared."""
+    """The rate moves with each update that was taken, whoever drops others; the scheduler is not prepared."""
     for options in ({}, {"fused": True}):
         made = accelerator(scaled=True)
         net = model()
@@ -162,7 +162,7 @@ def test_schedulers(schedule):
 
 
 def test_plateau():
-    """Through its scheduler, and on its optimizer."""
+    """Our scheduler works prepared by accelerate, and on its optimizer."""
     seen = {}
     for package, module in PACKAGES.items():
         made = accelerator()
@@ -181,7 +181,7 @@ def test_plateau():
 
 @each_rule
 def test_saves_and_loads_its_state(rule, tmp_path, watch):
-    """Bit for bit, and across the packages."""
+    """The resumed run equals the other bit for bit, also across the packages."""
     whole = train("onepass", rule)
     for package in PACKAGES:
         train(package, rule, epochs=1).accelerator.save_state(tmp_path / package)

@@ -1,4 +1,4 @@
-"""BackPACK: its extensions know layers by their class; ours extended, or refused as loudly as unknown ones."""
+"""BackPACK: its extensions know layers by their class; ours are extended, or refused as loudly as unknown ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def with_layers(package):
 
 @pytest.mark.parametrize("extension", list(EXTENSIONS))
 def test_our_loss(extension):
-    """The same numbers as with torch's loss, or the error that an unknown loss gets; nothing silently missing."""
+    """Results equal those with torch's loss, or the error of an unknown loss is raised; nothing is missing."""
     expected = run(model(), nn.CrossEntropyLoss(), extension)
     try:
         found = run(model(), onepass.nn.CrossEntropyLoss(), extension)
@@ -54,7 +54,7 @@ def test_our_loss(extension):
 
 
 def test_our_layers():
-    """It looks the exact class up: with ours, second order raises, first order warns and leaves them out."""
+    """BackPACK looks the exact class up: with ours, second order raises, first order warns and leaves them out."""
     run(with_layers(nn), nn.CrossEntropyLoss(), "diag_ggn_exact")
     with pytest.raises(NotImplementedError, match=r"Dropout|BatchNorm1d"):
         run(with_layers(onepass.nn), nn.CrossEntropyLoss(), "diag_ggn_exact")
@@ -71,7 +71,7 @@ def test_our_layers():
 
 @pytest.mark.parametrize("extension", ["grad_batch", "diag_ggn_exact"])
 def test_reverted_layers(extension):
-    """convert and back: torch's numbers, bit for bit."""
+    """After convert and revert its numbers are torch's, bit for bit."""
     expected = run(with_layers(nn), nn.CrossEntropyLoss(), extension)
     net = with_layers(nn)
     onepass.nn.convert(net).revert()
@@ -80,7 +80,7 @@ def test_reverted_layers(extension):
 
 
 def test_our_optimizer_after_it(watch):
-    """Steps of ours beside its extensions, which hang attributes on parameters."""
+    """Our steps work next to its extensions, which put attributes on parameters."""
     net, loss = backpack.extend(model()), backpack.extend(nn.CrossEntropyLoss())
     plain = model()
     inputs, labels = data()

@@ -13,7 +13,7 @@ attr = client("captum.attr")
 
 
 def trained(fuse=None):
-    """In evaluation, with statistics that are not 0 and 1; converted unless fuse is None."""
+    """Makes a model in evaluation, with statistics that are not 0 and 1; converts it unless fuse is None."""
     net = image_model()
     net.train()
     with torch.random.fork_rng(), torch.no_grad():
@@ -50,7 +50,7 @@ METHODS = {
 @pytest.mark.parametrize("fuse", [False, True], ids=["converted", "fused"])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_attributions(method, fuse):
-    """The same, or an error of the method for both; with a fused ReLU it may also name revert()."""
+    """Attributions are the same, or both raise the method's error; with a fused ReLU it may also name revert()."""
     run = METHODS[method]
     try:
         expected = run(trained(), images().requires_grad_())
@@ -62,7 +62,7 @@ def test_attributions(method, fuse):
     try:
         found = run(trained(fuse), images().requires_grad_())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        assert fuse  # right or loud, where the ReLU that the method looks for is taken over
+        assert fuse  # right or loud, where the ReLU that the method looks for is fused
         assert "revert" in str(error)  # noqa: PT017
         return
     scale = float(expected.abs().max())
@@ -70,7 +70,7 @@ def test_attributions(method, fuse):
 
 
 def test_the_methods_differ_without_the_relu():
-    """What the comparison must notice: guided back-propagation through a ReLU that the method does not see."""
+    """The comparison must notice guided back-propagation through a ReLU that the method does not see."""
     net = trained()
     expected = METHODS["guided-backprop"](net, images().requires_grad_())
     plain = METHODS["saliency"](net, images().requires_grad_())

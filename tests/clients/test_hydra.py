@@ -53,7 +53,7 @@ def train(opt, lrs, net):
 
 
 def kinds(value):
-    """The types of everything in nested dicts, lists and tuples."""
+    """Yields the types of everything in nested dicts, lists and tuples."""
     if isinstance(value, dict):
         return {type(value)}.union(*(kinds(one) for one in value.values()))
     if isinstance(value, (list, tuple)):
@@ -89,7 +89,7 @@ def test_groups_of_a_configuration(watch):
         groups = [
             {"params": layer.parameters(), **group} for layer, group in zip(layers, made.groups, strict=True)
         ]
-        made.optimizer._partial_ = True  # else hydra makes configurations of the groups
+        made.optimizer._partial_ = True  # otherwise hydra makes configurations of the groups
         opt = hydra.instantiate(made.optimizer)(groups)
         train(opt, hydra.instantiate(made.scheduler, optimizer=opt), net)
         watch.assert_steps(package, STEPS)
@@ -99,7 +99,7 @@ def test_groups_of_a_configuration(watch):
 
 @pytest.mark.parametrize("where", ["constructor", "group", "set later"])
 def test_checkpoints_hold_numbers_alone(where, tmp_path):
-    """Not the lists of the configuration, which know their parents and so the whole of it."""
+    """A checkpoint has none of the configuration's lists, which refer to their parents and so to all of it."""
     net, made = model(), config("onepass")
     betas = made.optimizer.betas
     if where == "constructor":
@@ -137,7 +137,7 @@ def test_other_targets(target, options):
 
 
 def test_schedulers_take_its_lists():
-    """Every argument that takes a list takes one of these; torch's OneCycleLR and CyclicLR need real ones."""
+    """Arguments that take a list take a configuration's; torch's OneCycleLR and CyclicLR need real lists."""
     lists = omegaconf.OmegaConf.create({"max_lr": [0.1, 0.2], "base": [0.01, 0.02], "milestones": [2]})
     params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     seen = {}

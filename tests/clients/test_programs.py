@@ -1,4 +1,4 @@
-"""The helpers themselves: a plain loop, and what the comparison must notice."""
+"""The helpers themselves: a plain loop, and differences that the comparison must notice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 12
 
 
 def train(package, rule, schedule=None, steps=STEPS, low=None, clip=None):
-    """A plain loop; returns the weights and the rates."""
+    """Trains in a plain loop; returns the weights and the rates."""
     net = model()
     opt = optimizer(package, rule, net.parameters())
     lrs, rates = scheduler(package, schedule, opt) if schedule else None, []

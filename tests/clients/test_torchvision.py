@@ -26,7 +26,7 @@ def build(name, seed=0, **options):
         net = torchvision.models.get_model(name, weights=None, num_classes=5, **options)
     for module in net.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0  # the masks of the two are others
+            module.p = 0.0  # the masks of the two differ
         if type(module).__name__ == "StochasticDepth":
             module.p = 0.0
     return net
@@ -46,7 +46,7 @@ def loss_and_gradients(net, precision=torch.float32):
 
 
 def assert_as_accurate(ours, theirs, exact):
-    """Whole networks, of up to a hundred batch norms: at most 4 times torch's distance from float64, in norm.
+    """Fails if a network of up to a hundred batch norms is over 4 times as far from float64 as torch's, in norm.
 
     The floor is for losses, single numbers that torch may hit by luck.
     """
@@ -60,7 +60,7 @@ def assert_as_accurate(ours, theirs, exact):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", MODELS)
 def test_converted(name, layout, fuse, watch):
-    """Loss, all gradients and running statistics of a training step; evaluation after it; and back."""
+    """A training step agrees in loss, gradients and running statistics; so do evaluation after it, and revert."""
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     plain, ours = (build(name).to(memory_format=memory) for _ in range(2))
     exact = loss_and_gradients(copy.deepcopy(plain), torch.float64)
@@ -86,7 +86,7 @@ def test_converted(name, layout, fuse, watch):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
 def test_norm_layer(name, watch):
-    """The class itself where a model takes one; its checkpoint is the plain model's."""
+    """Models take our class as norm_layer; its checkpoint is the plain model's."""
     options = {"norm_layer": onepass.nn.BatchNorm2d} if name != "shufflenet_v2_x0_5" else {}
     plain, ours = build(name), build(name, **options)
     if not options:
@@ -99,7 +99,7 @@ def test_norm_layer(name, watch):
 
 @pytest.mark.parametrize("activation", [None, nn.ReLU])
 def test_conv_norm_activation(activation, watch):
-    """Conv2dNormActivation and its like."""
+    """Our layers work in Conv2dNormActivation."""
     blocks = {}
     for package, layer in (("torch", nn.BatchNorm2d), ("onepass", onepass.nn.BatchNorm2d)):
         torch.manual_seed(0)
@@ -111,7 +111,7 @@ def test_conv_norm_activation(activation, watch):
 
 
 def test_frozen_batch_norm():
-    """Its FrozenBatchNorm2d is no batch norm of torch's: convert leaves it, and checkpoints go in."""
+    """torchvision's FrozenBatchNorm2d is no batch norm of torch's: convert leaves it, and checkpoints load."""
     net = build("resnet18", norm_layer=torchvision.ops.FrozenBatchNorm2d)
     assert onepass.nn.convert(net).table == []
 
@@ -120,7 +120,7 @@ REFERENCE_STEPS = 8
 
 
 def reference_training(package, amp, dtype=torch.float32):
-    """As its reference script: groups without decay, warm-up and cosine, smoothing, averages, clipping."""
+    """Trains as its reference script: groups without decay, warm-up and cosine, smoothing, averages, clipping."""
     net = build("resnet18").to(dtype)
     if package == "onepass":
         onepass.nn.convert(net, fuse_relu=True)
@@ -182,7 +182,7 @@ def test_reference_training(amp, watch):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_feature_extraction(training):
-    """The features of a converted model: traced once, it follows train() and eval(), as the plain one's does."""
+    """An extractor of a converted model follows train() and eval(), as that of the plain one does."""
     plain, ours = build("resnet18"), build("resnet18")
     onepass.nn.convert(ours, fuse_relu=True)
     nodes = {"layer1": "low", "layer3.0.bn1": "norm", "avgpool": "high"}

@@ -1,4 +1,4 @@
-"""torchvision's feature extraction, a tracer of its own: our layers are its leaves as torch's are."""
+"""torchvision's feature extraction has a tracer of its own: our layers are leaves in it, as torch's are."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_features_are_torchs_in_both_modes(name):
             features, expected = (one.train(training)(x) for one in (found, wanted))
         for node in NODES[name]:
             if training and node.startswith("classifier"):
-                continue  # dropped: torch's masks are others
+                continue  # dropped: torch's masks differ
             scale = expected[node].abs().max().item()
             torch.testing.assert_close(features[node], expected[node], rtol=1e-3, atol=1e-4 * scale)
 

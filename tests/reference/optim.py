@@ -11,7 +11,7 @@ Array = np.ndarray
 
 @dataclass
 class Sgd:
-    """Stochastic gradient descent; `buffer` is momentum_buffer after the first step."""
+    """Does stochastic gradient descent; `buffer` is momentum_buffer after the first step."""
 
     lr: float = 1e-3
     momentum: float = 0.0
@@ -37,7 +37,7 @@ class Sgd:
 
 @dataclass
 class Adam:
-    """Adam, AdamW (decoupled) and AMSGrad; `m`, `v` and `x` are exp_avg, exp_avg_sq and max_exp_avg_sq."""
+    """Does Adam, AdamW (decoupled) and AMSGrad; `m`, `v` and `x` are exp_avg, exp_avg_sq and max_exp_avg_sq."""
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)

@@ -29,8 +29,8 @@ void* LayerCall::like_input(const char* list, py::handle tensor, DType dtype, Ac
   expect(view, where, dtype, "input");
   OP_CHECK(same_shape(view, input_), ValueError, to_string(where), " must have input's shape ",
            shape_name(input_.shape, input_.ndim), ", got ", shape_name(view.shape, view.ndim));
-  OP_CHECK(same_strides(view, input_), ValueError, to_string(where),
-           " must have input's strides, got other ones");
+  OP_CHECK(same_strides(view, input_), ValueError, to_string(where), " must have input's strides, got ",
+           view.strides ? shape_name(view.strides, view.ndim) : "contiguous ones");
   if (in_place && view.data == input_.data) {
     in_place_ = true;
   } else {
@@ -92,12 +92,12 @@ void LayerCall::expect(const TensorView& view, const ArgumentName& where, DType 
            ", got ", name_of(dtype));
 }
 
-DType LayerCall::mixed_dtype(const TensorView& view, const ArgumentName& where, const char* like) const {
-  const DType dtype = float_dtype(view, where);
-  const bool half = size_of(dtype_) == 2;
-  OP_CHECK(dtype == dtype_ || (half && dtype == DType::kFloat32), TypeError, to_string(where), " must be ",
-           name_of(dtype_), half ? " or torch.float32" : "", like, ", got ", name_of(dtype));
-  return dtype;
+bool LayerCall::goes_with_input(DType dtype) const {
+  return dtype == dtype_ || (size_of(dtype_) == 2 && dtype == DType::kFloat32);
+}
+
+std::string LayerCall::dtypes_with_input() const {
+  return std::string(name_of(dtype_)) + (size_of(dtype_) == 2 ? " or torch.float32" : "");
 }
 
 bool LayerCall::lies_in_order(bool last) const {

@@ -80,8 +80,10 @@ class LayerCall {
   void* part(const TensorView& view, const ArgumentName& where, int64_t numel, Access access);
   // Throws unless the dtype is `wanted`. like: which argument has that dtype, for the message.
   void expect(const TensorView& view, const ArgumentName& where, DType wanted, const char* like) const;
-  // Throws unless the dtype is the input's, or float32 beside a half precision one. like: as expect.
-  DType mixed_dtype(const TensorView& view, const ArgumentName& where, const char* like) const;
+  // Whether parameters may have this dtype: the input's, or float32 with a half precision one; and which
+  // those are.
+  bool goes_with_input(DType dtype) const;
+  std::string dtypes_with_input() const;
   // Whether the input's memory has its dimensions in order: with the second one, of channels or classes,
   // moved to the end if `last`.
   bool lies_in_order(bool last) const;

@@ -103,7 +103,8 @@ TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {
   if (producer.api) {
     dlpack::DLTensor tensor;
     if (producer.api->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
-      throw TypeError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
+      throw TypeError(
+          concat(to_string(name), " must be a dense tensor with memory, got ", take_python_error()));
     }
     fill(view, tensor);
     OP_CHECK(view.numel != 1 || !is_negated(object), TypeError, to_string(name),
@@ -134,7 +135,7 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
     if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt is no complaint about the tensor
     const std::string text = error.what();
     throw TypeError(
-        concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
+        concat(to_string(name), " must be a dense writable tensor, got ", text.substr(0, text.find('\n'))));
   }
   kept_.push_back(capsule);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {

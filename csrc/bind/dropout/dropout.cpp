@@ -50,7 +50,7 @@ class Call : public LayerCall {
     const py::handle table = arguments_["table"];
     OP_CHECK(op_.places.has_table() != table.is_none(), ValueError,
              "dropout: table must be given if and only if planes or shared is True, got ",
-             table.is_none() ? "none" : "one");
+             table.is_none() ? "None" : "one");
     if (table.is_none()) return;
     op_.places.table =
         static_cast<uint8_t*>(part("table", table, kUint8, op_.places.draws(), Access::kWrite));

@@ -39,10 +39,10 @@ class Call : public LayerCall {
     }
     const py::handle probabilities = arguments_["probabilities"];
     OP_CHECK((op_.target == nullptr) != probabilities.is_none(), ValueError, function_,
-             ": one of target and probabilities must be given, got ", op_.target ? "both" : "none");
+             ": one of target and probabilities must be given, got ", op_.target ? "both" : "neither");
     if (probabilities.is_none()) return;
-    const ArgumentName where = name("probabilities");
-    op_.probabilities_dtype = mixed_dtype(read(probabilities, where, Access::kRead), where, " like input");
+    const TensorView view = read(probabilities, name("probabilities"), Access::kRead);
+    op_.probabilities_dtype = dtype_of(view, name("probabilities"));
     op_.probabilities =
         like_input("probabilities", probabilities, op_.probabilities_dtype, Access::kRead, false);
   }
@@ -50,10 +50,9 @@ class Call : public LayerCall {
   void set_weight() {
     const py::handle weight = arguments_["weight"];
     if (weight.is_none()) return;
-    const ArgumentName where = name("weight");
-    const TensorView view = read(weight, where, Access::kRead);
-    op_.weight_dtype = mixed_dtype(view, where, " like input");
-    op_.weight = part(view, where, op_.shape.classes, Access::kRead);
+    const TensorView view = read(weight, name("weight"), Access::kRead);
+    op_.weight_dtype = dtype_of(view, name("weight"));
+    op_.weight = part(view, name("weight"), op_.shape.classes, Access::kRead);
   }
 
   void set_options() {
@@ -81,6 +80,13 @@ class Call : public LayerCall {
  private:
   int64_t rows() const { return op_.shape.rows(); }
   dlpack::DLDataType arithmetic() const { return op_.dtype == DType::kFloat64 ? kFloat64 : kFloat32; }
+
+  DType dtype_of(const TensorView& view, const ArgumentName& where) const {
+    const DType dtype = float_dtype(view, where);
+    OP_CHECK(goes_with_input(dtype), TypeError, to_string(where), " must be ", dtypes_with_input(),
+             " like input, got ", name_of(dtype));
+    return dtype;
+  }
 
   Reduction reduction_of(const char* name) const {
     const std::string_view text = name ? name : "None";

@@ -44,7 +44,9 @@ class Call : public LayerCall {
     const ArgumentName where = name(list);
     const TensorView view = read(tensor, where, access);
     if (!has_params_) {
-      op_.param_dtype = mixed_dtype(view, where, "");
+      op_.param_dtype = float_dtype(view, where);
+      OP_CHECK(goes_with_input(op_.param_dtype), TypeError, to_string(where), " must be ",
+               dtypes_with_input(), ", got ", name_of(op_.param_dtype));
       has_params_ = true;
     }
     expect(view, where, op_.param_dtype, "the first parameter");
@@ -84,7 +86,7 @@ class Call : public LayerCall {
     set_mask(Access::kWrite);
     OP_CHECK((op_.relu && op_.residual) == (op_.mask != nullptr), ValueError, function_,
              ": mask must be given if and only if activation is \"relu\" and there is a residual, got ",
-             op_.mask ? "one" : "none");
+             op_.mask ? "one" : "None");
   }
 
  private:

@@ -141,7 +141,7 @@ void with_formula(const DropoutCall& op, const math::Dropout& dropout, int threa
 }  // namespace
 
 void dropout(const DropoutCall& op, const Launch& launch) {
-  const auto drawn = math::Dropout::make(op.p, op.device_seed ? uint64_t(*op.device_seed) : op.seed);
+  const auto drawn = math::Dropout::make(op.p, seed_of(op.device_seed, op.seed));
   if (op.dtype == DType::kFloat64) return with_formula<double>(op, drawn, launch.threads);
   if (op.dtype == DType::kBFloat16) return with_formula<BFloat16>(op, drawn, launch.threads);
   with_formula<float>(op, drawn, launch.threads);

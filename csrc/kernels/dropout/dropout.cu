@@ -15,7 +15,7 @@ constexpr int kPackOf = gpu::kPackBytes / int(sizeof(S));
 
 template <class S>
 struct Drop {
-  using T = decltype(gpu::widen(S{}));
+  using T = gpu::arithmetic<S>;
   static constexpr int V = kPackOf<S>;
   gpu::Kept kept;
   const S* x;

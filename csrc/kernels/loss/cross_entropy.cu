@@ -16,9 +16,6 @@ namespace {
 using math::RowLabels;
 using math::Share;
 
-template <class S>
-using Arithmetic = decltype(gpu::widen(S{}));
-
 __device__ __forceinline__ double element(DType dtype, const void* list, int64_t i) {
   double value = 0;
   gpu::with_typed(dtype, list, [&](auto* typed) { value = double(gpu::widen(typed[i])); });
@@ -35,7 +32,7 @@ __device__ __forceinline__ void refuse(const char* name, int64_t label, int64_t 
 // What both directions know.
 template <class S>
 struct Work {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   CrossEntropy op;
   Share share;
 
@@ -84,7 +81,7 @@ struct Work {
 
 template <class S>
 struct Forward : Work<S> {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
 
   template <int V>
   __device__ void load(int64_t row, int64_t c, int n, T (&x)[V], T (&w)[V]) const {
@@ -108,13 +105,12 @@ struct Forward : Work<S> {
     for (int v = 0; v < V; ++v) {
       if (v >= n) break;
       const T kept = c + v == label ? T(0) : T(1);
-      math::SoftmaxSums<T, T>& to = value.sums;
       if (this->share == Share::kNone) {
         const math::SoftmaxTerm<T, Share::kNone, true> term{shift};
-        term.add(x[v], w[v], kept, to.rest, to.distance, to.weight, to.spread);
+        term.add(x[v], w[v], kept, value.sums);
       } else {
         const math::SoftmaxTerm<T, Share::kGiven, true> term{shift};
-        term.add(x[v], w[v], kept, to.rest, to.distance, to.weight, to.spread);
+        term.add(x[v], w[v], kept, value.sums);
       }
     }
   }
@@ -153,9 +149,9 @@ struct RowTotals {
 
 template <class S>
 __device__ __forceinline__ RowTotals finish_row(const Work<S>& work, int64_t r,
-                                                const gpu::SegmentSums<Arithmetic<S>>* parts,
+                                                const gpu::SegmentSums<gpu::arithmetic<S>>* parts,
                                                 double* totals) {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   const CrossEntropy& op = work.op;
   const int64_t segments = gpu::segments_of(op.shape);
   gpu::SegmentSums<T> found = parts[r * segments];
@@ -192,8 +188,8 @@ __device__ __forceinline__ RowTotals finish_row(const Work<S>& work, int64_t r,
 
 template <class S>
 __global__ void __launch_bounds__(gpu::kClassThreads)
-    finish_rows_kernel(const __grid_constant__ Work<S> work, const gpu::SegmentSums<Arithmetic<S>>* parts,
-                       double* blocks) {
+    finish_rows_kernel(const __grid_constant__ Work<S> work,
+                       const gpu::SegmentSums<gpu::arithmetic<S>>* parts, double* blocks) {
   const int64_t r = int64_t(blockIdx.x) * gpu::kClassThreads + threadIdx.x;
   RowTotals own{};
   if (r < work.op.shape.rows()) own = finish_row(work, r, parts, work.op.totals);
@@ -226,7 +222,7 @@ __global__ void __launch_bounds__(gpu::kClassThreads)
 
 template <class S>
 struct Backward : Work<S> {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   struct Row {
     int64_t first, second;
     math::RowGradient<T> gradient;
@@ -301,7 +297,7 @@ void cuda::cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
     work.op = op;
     work.share = op.share();
     auto* parts =
-        reinterpret_cast<gpu::SegmentSums<Arithmetic<S>>*>(op.workspace + row_blocks(shape) * kTotals);
+        reinterpret_cast<gpu::SegmentSums<gpu::arithmetic<S>>*>(op.workspace + row_blocks(shape) * kTotals);
     const dim3 grid = grid_of(shape, gpu::segments_of(shape));
     if (shape.walks_columns()) {
       start(gpu::sum_columns_kernel<Forward<S>>, grid, work, parts);
@@ -309,7 +305,7 @@ void cuda::cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
       start(gpu::sum_rows_kernel<Forward<S>>, grid, work, parts);
     }
     start(finish_rows_kernel<S>, by_rows, static_cast<const Work<S>&>(work), parts, blocks);
-    start(conclude_kernel<Arithmetic<S>>, dim3(1), op, blocks, row_blocks(shape));
+    start(conclude_kernel<gpu::arithmetic<S>>, dim3(1), op, blocks, row_blocks(shape));
   });
 }
 

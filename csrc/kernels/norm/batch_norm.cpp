@@ -58,7 +58,7 @@ math::Affine<T> affine_of(const BatchNorm& op, int64_t c, T mean, T invstd) {
 Passing dropout_of(const BatchNorm& op) {
   Passing passing;
   passing.drops = op.dropout > 0;
-  passing.dropout = math::Dropout::make(op.dropout, op.device_seed ? uint64_t(*op.device_seed) : op.seed);
+  passing.dropout = math::Dropout::make(op.dropout, seed_of(op.device_seed, op.seed));
   return passing;
 }
 

@@ -16,9 +16,6 @@ namespace {
 
 constexpr int V = gpu::kChannelPack;
 
-template <class S>
-using Arithmetic = decltype(gpu::widen(S{}));
-
 // Channel c of a list of parameters, or of one that is not there.
 __device__ __forceinline__ double param_of(DType dtype, const void* list, int64_t c, double missing) {
   double value = missing;
@@ -43,7 +40,7 @@ gpu::Passing passing_of(const BatchNorm& op, bool masked) {
 // What both walks of a direction know.
 template <class S>
 struct Work {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   BatchNorm op;
   gpu::Passing passing;
 
@@ -74,7 +71,7 @@ struct Work {
 
 template <class S>
 struct Forward : Work<S> {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   using Sums = math::ShiftedSums<T>;
   bool inference;
 
@@ -163,7 +160,7 @@ struct Forward : Work<S> {
 
 template <class S>
 struct Backward : Work<S> {
-  using T = Arithmetic<S>;
+  using T = gpu::arithmetic<S>;
   using Sums = math::GradientSums<T, false>;
   using Params = math::Gradient<T, false, true>;
   T* terms;   // of channel c at 2 c

@@ -12,7 +12,10 @@ namespace onepass::gpu {
 template <class Rule, class Step>
 struct DeviceRule {
   Step step;
-  __device__ uint32_t taken() const { return uint32_t(int64_t(value_of(step.device_step, step.step))); }
+  template <class T>
+  __device__ RuleTail<T> tail() const {
+    return step.template tail<T>(value_of(step.device_step, step.step));
+  }
   __device__ Rule make() const {
     Step now = step;
     now.options.lr = value_of(step.lr, step.options.lr);

@@ -12,7 +12,8 @@ void run_rule(const TensorList& list, const RuleStep<Options>* rules, const Tail
   with_arithmetic(list, [&](auto zero) {
     using T = decltype(zero);
     const auto make = [=](int64_t i) { return Rule<T>::make(rules[i].options, rules[i].step); };
-    multi_tensor<T>(list, threads, tail, rules, make);
+    multi_tensor_step<T>(list, threads, tail, make,
+                         [=](int64_t i) { return rules[i].template tail<T>(rules[i].step); });
   });
 }
 

@@ -1,9 +1,10 @@
 // statistics.cu - the statistics of param groups from those of leaves: math/statistics.h. CPU:
 // statistics.cpp.
 
+#include "core/cuda_device.cuh"
 #include "kernels/kernels.h"
 #include "kernels/optim/device_scalar.cuh"
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 
 namespace onepass {
 namespace {

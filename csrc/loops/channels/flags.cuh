@@ -19,21 +19,20 @@ struct Passing {
   __host__ __device__ double scale() const { return drops ? dropout.scale : 1; }
 
   ONEPASS_CALLED __device__ uint32_t kept(int64_t index, int n) const {
-    math::Dropout seeded = dropout;
-    if (device_seed) seeded.seed = uint64_t(*device_seed);
+    const math::Dropout drawn = seeded(dropout, device_seed);
     if (shape.channels_last && shape.positions > 1) {
       uint32_t bits = 0;
       for (int v = 0; v < n; ++v) {
         const int64_t row = (index + v) / shape.channels, channel = (index + v) % shape.channels;
-        bits |= uint32_t(seeded.keeps_element(uint64_t(shape.logical_index(row, channel)))) << v;
+        bits |= uint32_t(drawn.keeps_element(uint64_t(shape.logical_index(row, channel)))) << v;
       }
       return bits;
     }
     constexpr int kEach = math::kDrawsPerBlock;
     const uint64_t block = uint64_t(index) / kEach;
     const int skip = int(index % kEach);
-    uint32_t bits = kept_of_block(seeded, block) >> skip;
-    if (skip + n > kEach) bits |= kept_of_block(seeded, block + 1) << (kEach - skip);
+    uint32_t bits = kept_of_block(drawn, block) >> skip;
+    if (skip + n > kEach) bits |= kept_of_block(drawn, block + 1) << (kEach - skip);
     return bits & 0xffu;
   }
 

@@ -2,7 +2,9 @@
 // the CPU.
 #pragma once
 
+#include "loops/channels/shape.h"
 #include "loops/common/rows.h"
+#include "loops/draws/kept.h"
 
 namespace onepass::ONEPASS_ISA {
 

@@ -8,8 +8,9 @@
 #pragma once
 
 #include "core/cuda_device.cuh"
+#include "core/packs.cuh"
 #include "loops/channels/tiles.cuh"
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "math/moments.h"
 
 namespace onepass::gpu {

@@ -10,7 +10,7 @@
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
 #include "loops/classes/shape.h"
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "math/cross_entropy.h"
 
 namespace onepass::gpu {
@@ -37,7 +37,7 @@ struct SegmentSums {
 
 template <class T>
 __device__ __forceinline__ SegmentSums<T> no_classes() {
-  return {{-T(INFINITY), T(0), T(0), T(0), T(0)}, -1};
+  return {{{T(0), T(0), T(0), T(0)}, -T(INFINITY)}, -1};
 }
 
 // b's classes follow a's, or lie among them: of equal logits the first class is the best.
@@ -50,7 +50,7 @@ __device__ __forceinline__ SegmentSums<T> merge_segments(const SegmentSums<T>& a
 
 // What a warp came to.
 struct WarpSums {
-  double rest, distance, weight, spread;
+  math::TermSums<double> terms;
   long long best;
 };
 
@@ -76,18 +76,17 @@ __device__ __forceinline__ SegmentSums<T> merge_class_block(SegmentSums<T> value
     best = other < best ? other : best;
   }
   const math::SoftmaxSums<T, T> own = math::raised(value.sums, max);
-  WarpSums sums{sum_warp(double(own.rest)), sum_warp(double(own.distance)), sum_warp(double(own.weight)),
-                sum_warp(double(own.spread)), best};
+  WarpSums sums{{sum_warp(double(own.rest)), sum_warp(double(own.distance)), sum_warp(double(own.weight)),
+                 sum_warp(double(own.spread))},
+                best};
   if (threadIdx.x % kWarp == 0) warps[warp] = sums;
   __syncthreads();
   for (int w = 1; w < kClassThreads / kWarp && threadIdx.x == 0; ++w) {
-    sums.rest += warps[w].rest;
-    sums.distance += warps[w].distance;
-    sums.weight += warps[w].weight;
-    sums.spread += warps[w].spread;
+    sums.terms = sums.terms + warps[w].terms;
     sums.best = warps[w].best < sums.best ? warps[w].best : sums.best;
   }
-  return {{max, T(sums.rest), T(sums.distance), T(sums.weight), T(sums.spread)},
+  const math::TermSums<double>& all = sums.terms;
+  return {{{T(all.rest), T(all.distance), T(all.weight), T(all.spread)}, max},
           sums.best == LLONG_MAX ? -1 : int64_t(sums.best)};
 }
 

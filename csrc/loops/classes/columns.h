@@ -93,7 +93,14 @@ struct TileSums {
   alignas(64) Lane<int32_t> best;         // the first class with the largest logit
 
   ONEPASS_HD math::SoftmaxSums<T, T> at(int64_t l) const {
-    return {max[l], rest[l], distance[l], weight[l], spread[l]};
+    return {{rest[l], distance[l], weight[l], spread[l]}, max[l]};
+  }
+  ONEPASS_HD void add(int64_t l, const math::TermSums<T>& more) {
+    const math::TermSums<T> sums = at(l) + more;
+    rest[l] = sums.rest;
+    distance[l] = sums.distance;
+    weight[l] = sums.weight;
+    spread[l] = sums.spread;
   }
 };
 
@@ -138,12 +145,7 @@ ONEPASS_WALK void raise_tile(TileSums<T>& sums, int64_t width) {
 
 // Sums of some classes of kTileStep rows.
 template <class T>
-struct StepSums {
-  alignas(64) T rest[kTileStep] = {};
-  alignas(64) T distance[kTileStep] = {};
-  alignas(64) T weight[kTileStep] = {};
-  alignas(64) T spread[kTileStep] = {};
-};
+using StepSums = TermLanes<T, int(kTileStep)>;
 
 // Adds a leaf to the sums, and finds the logits of the first labels.
 // w: as x, not read without Share::kGiven. label: class of each row, -1 for none. kClassesAtOnce classes are
@@ -175,25 +177,20 @@ ONEPASS_WALK void add_tile(const Tile& tile, const T* __restrict x, const T* __r
           const math::SoftmaxTerm<T, kShare, kSpread> term{shift[l]};
           const T kept = own[l] == at ? T(0) : T(1);
           picked[l] = own[l] == at ? row[l] : picked[l];
-          term.add(row[l], kGiven ? weights[l] : T(0), kept, some.rest[l], some.distance[l], some.weight[l],
-                   some.spread[l]);
+          math::TermSums<T> terms = some.at(l);
+          term.add(row[l], kGiven ? weights[l] : T(0), kept, terms);
+          some.set(l, terms);
         }
       }
       ONEPASS_LANES
-      for (int l = 0; l < kTileStep; ++l) {
-        all.rest[l] += some.rest[l];
-        all.distance[l] += some.distance[l];
-        all.weight[l] += some.weight[l];
-        all.spread[l] += some.spread[l];
-      }
+      for (int l = 0; l < kTileStep; ++l) all.set(l, all.at(l) + some.at(l));
     }
     ONEPASS_LANES
     for (int l = 0; l < kTileStep; ++l) {
       sums.x_first[begin + l] = picked[l];
-      sums.rest[begin + l] += all.rest[l];
-      sums.distance[begin + l] += all.distance[l];
-      sums.weight[begin + l] += kShare == math::Share::kEqual ? T(tile.classes) : all.weight[l];
-      sums.spread[begin + l] += all.spread[l];
+      math::TermSums<T> more = all.at(l);
+      if (kShare == math::Share::kEqual) more.weight = T(tile.classes);
+      sums.add(begin + l, more);
     }
   }
 }

@@ -51,34 +51,42 @@ ONEPASS_WALK arithmetic<S> largest_class(const S* __restrict x, int64_t n) {
   return largest_lane<kMaxLanes>(lane);
 }
 
+// math::TermSums of kCount lanes.
+template <class T, int kCount>
+struct TermLanes {
+  alignas(64) T rest[kCount] = {};
+  alignas(64) T distance[kCount] = {};
+  alignas(64) T weight[kCount] = {};
+  alignas(64) T spread[kCount] = {};
+
+  ONEPASS_HD math::TermSums<T> at(int l) const { return {rest[l], distance[l], weight[l], spread[l]}; }
+  // Keeps what was there without `counted`.
+  ONEPASS_HD void set(int l, const math::TermSums<T>& sums, bool counted = true) {
+    rest[l] = counted ? sums.rest : rest[l];
+    distance[l] = counted ? sums.distance : distance[l];
+    weight[l] = counted ? sums.weight : weight[l];
+    spread[l] = counted ? sums.spread : spread[l];
+  }
+};
+
 template <class T>
-struct ClassLanes {
+struct ClassLanes : TermLanes<T, kClassLanes> {
   alignas(64) T max[kClassLanes];
-  alignas(64) T rest[kClassLanes] = {};
-  alignas(64) T distance[kClassLanes] = {};
-  alignas(64) T weight[kClassLanes] = {};
-  alignas(64) T spread[kClassLanes] = {};
 
   // One class; without `counted` to the maximum alone.
   template <class Term>
   ONEPASS_HD void add(const Term& term, int l, T x, T w, bool counted) {
-    T of_rest = rest[l], of_distance = distance[l], of_weight = weight[l], of_spread = spread[l];
+    math::TermSums<T> sums = this->at(l);
     max[l] = math::larger(max[l], x);
-    term.add(x, w, T(1), of_rest, of_distance, of_weight, of_spread);
-    rest[l] = counted ? of_rest : rest[l];
-    distance[l] = counted ? of_distance : distance[l];
-    weight[l] = counted ? of_weight : weight[l];
-    spread[l] = counted ? of_spread : spread[l];
+    term.add(x, w, T(1), sums);
+    this->set(l, sums, counted);
   }
   // Of classes that were counted from the same shift.
   void merge(const ClassLanes& other) {
     ONEPASS_LANES
     for (int l = 0; l < kClassLanes; ++l) {
       max[l] = math::larger(max[l], other.max[l]);
-      rest[l] += other.rest[l];
-      distance[l] += other.distance[l];
-      weight[l] += other.weight[l];
-      spread[l] += other.spread[l];
+      this->set(l, this->at(l) + other.at(l));
     }
   }
 };
@@ -164,21 +172,22 @@ inline LeafSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64
   const bool inside = label >= 0 && label < n;
   add_classes(term, x, w, n, inside ? label : -1, lanes);
   max = largest_lane<kClassLanes>(lanes.max);
-  double weight = kShare == math::Share::kEqual   ? double(n)
-                  : kShare == math::Share::kGiven ? sum_lanes<kClassLanes>(lanes.weight)
-                                                  : 0;
-  double rest = sum_lanes<kClassLanes>(lanes.rest),
-         spread = kSpread ? sum_lanes<kClassLanes>(lanes.spread) : 0;
-  double distance = kShare == math::Share::kNone ? 0 : sum_lanes<kClassLanes>(lanes.distance);
+  const double weight = kShare == math::Share::kEqual   ? double(n)
+                        : kShare == math::Share::kGiven ? sum_lanes<kClassLanes>(lanes.weight)
+                                                        : 0;
+  const double distance = kShare == math::Share::kNone ? 0 : sum_lanes<kClassLanes>(lanes.distance);
+  const double spread = kSpread ? sum_lanes<kClassLanes>(lanes.spread) : 0;
+  math::TermSums<double> sums{sum_lanes<kClassLanes>(lanes.rest), distance, weight, spread};
   if (inside) {
-    double unused = 0, of_weight = kShare == math::Share::kEqual ? 0 : weight;
+    // The label's exponential is left out, and may be infinite: 0 times it would be a nan.
+    math::TermSums<double> with_label = sums;
     const math::SoftmaxTerm<double, kShare, false> wide{double(term.shift)};
-    wide.add(double(widen(x[label])), kShare == math::Share::kGiven ? double(w[label]) : 0, 0, unused,
-             distance, of_weight, unused);
-    if (kShare == math::Share::kGiven) weight = of_weight;
+    wide.add(double(widen(x[label])), kShare == math::Share::kGiven ? double(w[label]) : 0, 0, with_label);
+    sums.distance = with_label.distance;
+    sums.weight = with_label.weight;
     max = math::larger(max, widen(x[label]));
   }
-  return {shift, rest, distance, weight, spread};
+  return {sums, shift};
 }
 
 // The same as counted from the larger one of shift, which is a logit of the row, and the leaf's maximum.
@@ -188,7 +197,7 @@ inline LeafSums<T> reduce_leaf(T shift, const S* x, const T* w, int64_t n, int64
   T max;
   const LeafSums<T> sums = sums_around<kShare, kSpread>(shift, x, w, n, label, max);
   if (max <= shift) return sums;
-  if (max - shift <= 1) return math::raised(sums, max);
+  if (math::can_raise(shift, max)) return math::raised(sums, max);
   return sums_around<kShare, kSpread>(max, x, w, n, label, max);
 }
 

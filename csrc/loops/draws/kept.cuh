@@ -3,9 +3,16 @@
 #pragma once
 
 #include "core/kernel_compat.cuh"
+#include "loops/draws/seed.h"
 #include "math/dropout.h"
 
 namespace onepass::gpu {
+
+// The dropout with the seed that the kernel reads.
+__device__ __forceinline__ math::Dropout seeded(math::Dropout dropout, const int64_t* device_seed) {
+  dropout.seed = seed_of(device_seed, dropout.seed);
+  return dropout;
+}
 
 // Bit k: element 16 block + k.
 __device__ __forceinline__ uint32_t kept_of_block(const math::Dropout& dropout, uint64_t block) {

@@ -1,6 +1,7 @@
 // kept.h - which elements a dropout keeps, a row of flags at a time, on the CPU. CUDA: kept.cuh.
 //
-// A flag is one byte, 1 or 0: whether an element is kept. Draws are bytes, too, and become flags in place.
+// A flag is one byte, 1 or 0: whether an element is kept (bytes.h). Draws are bytes, too, and become flags in
+// place.
 //
 // Ties, one element in 256, would cost more than all draws if a branch decided on each of them: a
 // mispredicted one takes as long as 60 elements. So their places are collected with few branches, and their
@@ -10,7 +11,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "loops/common/bytes.h"
+#include "loops/common/fetch.h"
 #include "loops/draws/philox_blocks.h"
+#include "loops/draws/seed.h"
 #include "math/dropout.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -25,26 +29,9 @@ ONEPASS_WALK inline void draw_first(const math::Dropout dropout, const uint64_t*
   draw_numbered(block, math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed, drawn);
 }
 
-// Bit k: whether bytes[k] is `wanted`, 0 <= k < 64.
-ONEPASS_HD uint64_t equal_bytes(const uint8_t* bytes, uint8_t wanted) {
-  uint64_t found = 0;
-#if defined(__AVX512BW__)
-  found = _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(bytes), _mm512_set1_epi8(char(wanted)));
-#elif defined(__SSE2__)
-  const __m128i same = _mm_set1_epi8(char(wanted));
-  for (int k = 0; k < 64; k += 16) {
-    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + k));
-    found |= uint64_t(uint32_t(_mm_movemask_epi8(_mm_cmpeq_epi8(some, same)))) << k;
-  }
-#else
-  for (int k = 0; k < 64; ++k) found |= uint64_t(bytes[k] == wanted) << k;
-#endif
-  return found;
-}
-
 ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
   ONEPASS_INDEPENDENT
-  for (int64_t i = 0; i < n; ++i) flags[i] = drawn[i] >= bound ? 1 : 0;
+  for (int64_t i = 0; i < n; ++i) flags[i] = math::Dropout::reaches(drawn[i], bound) ? 1 : 0;
 }
 
 // flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places
@@ -55,7 +42,7 @@ ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8
   for (int64_t i = 0; i < n; i += 64) {
     uint64_t found = equal_bytes(drawn + i, bound);
     ONEPASS_INDEPENDENT
-    for (int64_t k = i; k < i + 64; ++k) flags[k] = drawn[k] >= bound ? 1 : 0;
+    for (int64_t k = i; k < i + 64; ++k) flags[k] = math::Dropout::reaches(drawn[k], bound) ? 1 : 0;
     // One without a branch; there are rarely more.
     at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
     ties += found != 0;
@@ -81,7 +68,7 @@ ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t
 template <class Number>
 inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
                    uint8_t* flags) {
-  const uint8_t bound = uint8_t(dropout.first);
+  const uint8_t bound = dropout.first_byte();
   if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
   constexpr int64_t kPart = 2048;
   for (int64_t begin = 0; begin < count; begin += kPart) {
@@ -96,6 +83,22 @@ inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t c
       decide_ties(dropout, element, at + t, flags + begin);
     }
   }
+}
+
+template <class T>
+ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
+  constexpr int64_t kBlock = 64;
+  const auto drop = [&](int64_t begin, int64_t end) {
+    ONEPASS_INDEPENDENT
+    for (int64_t i = begin; i < end; ++i) to[i] = math::drop(from[i], kept[i] != 0, scale);
+  };
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    // A masked load waits for its mask (fetch_chosen in channels/reduce.h).
+    fetch_ahead(from + i, kBlock * int64_t(sizeof(T)));
+    drop(i, i + kBlock);
+  }
+  drop(i, n);
 }
 
 struct Nothing {

@@ -7,9 +7,9 @@
 #pragma once
 
 #include "core/packs.cuh"
+#include "loops/common/block.cuh"
 #include "loops/draws/kept.cuh"
 #include "loops/elements/places.h"
-#include "loops/tensors/reduce.cuh"
 
 namespace onepass::gpu {
 
@@ -21,11 +21,7 @@ struct Kept {
   math::Dropout dropout;
   const int64_t* device_seed;
 
-  __device__ math::Dropout seeded() const {
-    math::Dropout own = dropout;
-    if (device_seed) own.seed = uint64_t(*device_seed);
-    return own;
-  }
+  __device__ math::Dropout drawn() const { return seeded(dropout, device_seed); }
   // True if the draws follow each other in memory's order.
   __host__ __device__ bool draws_in_order() const {
     return !places.has_table() && !places.shape.channels_last;
@@ -37,7 +33,7 @@ static __global__ void __launch_bounds__(kElementThreads) table_kernel(const __g
   const int64_t block = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
   const int64_t begin = block * math::kDrawsPerBlock, draws = kept.places.draws();
   if (begin >= draws) return;
-  const uint32_t bits = kept_of_block(kept.seeded(), uint64_t(block));
+  const uint32_t bits = kept_of_block(kept.drawn(), uint64_t(block));
   for (int k = 0; k < math::kDrawsPerBlock && begin + k < draws; ++k) {
     kept.places.table[begin + k] = uint8_t(bits >> k & 1);
   }
@@ -52,7 +48,7 @@ __global__ void __launch_bounds__(kElementThreads) elementwise_kernel(const __gr
   const int64_t begin = warp * kWarpElements;
   // The same for all threads of a warp.
   if (begin >= numel) return;
-  const math::Dropout dropout = op.kept.seeded();
+  const math::Dropout dropout = op.kept.drawn();
   const DropoutPlaces& places = op.kept.places;
   const bool in_order = op.kept.draws_in_order();
   const uint32_t own = in_order ? kept_of_block(dropout, uint64_t(warp) * kWarp + uint64_t(lane)) : 0;

@@ -1,9 +1,9 @@
 // measure.cuh - the statistics (statistics.h) of what one block updates, on the GPU. CPU: measure.h.
 //
-// Each thread adds up its own elements in double; threads are merged as reduce.cuh does it.
+// Each thread adds up its own elements in double; threads are merged as block.cuh does it.
 #pragma once
 
-#include "loops/tensors/reduce.cuh"
+#include "loops/common/block.cuh"
 #include "loops/tensors/statistics.h"
 
 namespace onepass::gpu {
@@ -14,12 +14,8 @@ struct ThreadMeasure {
 
   template <class T>
   __device__ __forceinline__ void add(T before, T after, T g) {
-    const double change = double(after) - double(before);
-    grad += double(g) * double(g);
-    param += double(after) * double(after);
-    update += change * change;
-    nonfinite += g - g != 0 ? 1 : 0;
-    lost += after == before && g != 0 ? 1 : 0;
+    math::StatisticsTerm<double, int>::add(before, after, g, grad, param, update, lost);
+    nonfinite += is_finite(g) ? 0 : 1;
   }
 
   // The block's, in thread 0. Every thread of the block must come here.

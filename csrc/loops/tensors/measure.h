@@ -25,11 +25,8 @@ struct RowSums {
 // One element's share, in lane l.
 template <class Sum, class T>
 ONEPASS_HD void add_element(RowSums<Sum>& sums, int l, T before, T after, T grad) {
-  const Sum g = grad, p = after, u = Sum(after) - Sum(before);
-  sums.grad[l] += g * g;
-  sums.param[l] += p * p;
-  sums.update[l] += u * u;
-  sums.lost[l] += (after == before) & (g != Sum(0)) ? Sum(1) : Sum(0);
+  math::StatisticsTerm<Sum>::add(before, after, grad, sums.grad[l], sums.param[l], sums.update[l],
+                                 sums.lost[l]);
 }
 
 template <class Sum, class T>
@@ -59,7 +56,7 @@ class LeafMeasure {
     RowSums<double> wide;
     sum_row(wide, before, after, grad, n);
     add(wide);
-    for (int64_t i = 0; i < n; ++i) nonfinite_ += grad[i] - grad[i] != 0 ? 1 : 0;
+    for (int64_t i = 0; i < n; ++i) nonfinite_ += is_finite(grad[i]) ? 0 : 1;
   }
 
   math::Statistics result() const {
@@ -67,11 +64,9 @@ class LeafMeasure {
   }
 
  private:
-  // Squares below 2^-126 lose digits: beside a sum above 2^-80 that does not show.
   template <class T>
   static bool is_accurate(const T* lane) {
-    const T sum = total(lane);
-    return sum > T(0x1p-80) && sum - sum == 0;
+    return math::squares_are_accurate(total(lane));
   }
   template <class T>
   void add(const RowSums<T>& row) {

@@ -82,10 +82,8 @@ ONEPASS_WALK void update_rows(const TensorItem& item, const DType* dtype, const 
   }
 }
 
-// Two neighbours rounded to bfloat16 by the draws of one word, as math::stochastic_bfloat16 does it.
-ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored, uint32_t word) {
-  const uint32_t both =
-      (bits_of(pair.first) + (word & 0xffffu)) >> 16 | ((bits_of(pair.second) + (word >> 16)) & 0xffff0000u);
+ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored, uint32_t draws) {
+  const uint32_t both = math::stochastic_bfloat16_pair(pair.first, pair.second, draws);
   std::memcpy(stored, &both, sizeof both);
 }
 
@@ -152,17 +150,28 @@ ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const
   apply(rule, at[kParam], at[kGrad], at + kFirstState, end - begin);
 }
 
+// What the walk below runs: an update, a functor (item, dtype, begin, end) that brings elements begin .. end
+// of one tensor up to date. This one is a rule with nothing else; step.h has the one with all that a step
+// does.
+template <class T, class Rule>
+struct RuleUpdate {
+  Rule rule;
+  void operator()(const TensorItem& item, const DType* dtype, int64_t begin, int64_t end) const {
+    update_range<T>(item, dtype, rule, begin, end);
+  }
+};
+
 // A multiple of align, which divides kMinChunk.
 inline int64_t chunk_size(int64_t numel, int threads, int64_t align) {
   const int64_t even = numel / (threads * kChunksPerThread) / align * align;
   return even < kMinChunk ? kMinChunk : even > kMaxChunk ? kMaxChunk : even;
 }
 
-// What the threads of one call share. MakeRule: rule index -> Rule.
-template <class T, class MakeRule>
+// What the threads of one call share. MakeUpdate: rule index -> update.
+template <class MakeUpdate>
 struct MultiTensorWork {
   const TensorList& list;
-  const MakeRule& make_rule;
+  const MakeUpdate& make_update;
   int64_t align;
 
   // Where a cut at element x of the list falls in a tensor: on a multiple of align, the same for both sides.
@@ -175,28 +184,35 @@ struct MultiTensorWork {
   void update_chunk(int64_t first, int64_t last) const {
     int64_t i = tensor_at(list.items, list.count, &TensorItem::begin, first);
     int64_t made = -1;
-    auto rule = make_rule(list.items[i].rule);
+    auto update = make_update(list.items[i].rule);
     for (; i < list.count && list.items[i].begin < last; ++i) {
       const TensorItem& item = list.items[i];
-      if (made != item.rule) rule = make_rule(made = item.rule);
+      if (made != item.rule) update = make_update(made = item.rule);
       const int64_t begin = cut(item, first), end = cut(item, last);
-      if (begin < end) update_range<T>(item, list.dtype, rule, begin, end);
+      if (begin < end) update(item, list.dtype, begin, end);
     }
   }
 };
 
-// align: chunks of a tensor begin at multiples of it.
-template <class T, class MakeRule>
-void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule,
-                  int64_t align = kChunkAlign) {
+// Runs the updates of make_update(rule index) over all elements. align: chunks of a tensor begin at multiples
+// of it.
+template <class MakeUpdate>
+void for_each_chunk(const TensorList& list, int threads, int64_t align, const MakeUpdate& make_update) {
   if (list.numel == 0) return;
   const int64_t chunk = chunk_size(list.numel, threads, align);
   const int64_t chunks = (list.numel + chunk - 1) / chunk;
-  const MultiTensorWork<T, MakeRule> work{list, make_rule, align};
+  const MultiTensorWork<MakeUpdate> work{list, make_update, align};
   for_each_unit(threads, chunks, [&](int64_t i) {
     const int64_t first = i * chunk;
     work.update_chunk(first, first + chunk < list.numel ? first + chunk : list.numel);
   });
+}
+
+// make_rule(rule index) -> Rule.
+template <class T, class MakeRule>
+void multi_tensor(const TensorList& list, int threads, const MakeRule& make_rule) {
+  using Rule = decltype(make_rule(0));
+  for_each_chunk(list, threads, kChunkAlign, [&](int64_t i) { return RuleUpdate<T, Rule>{make_rule(i)}; });
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -5,16 +5,15 @@
 // depend on the address. combine() then merges all leaves in one block.
 #pragma once
 
+#include "core/bits.h"
 #include "core/cuda_device.cuh"
 #include "core/packs.cuh"
+#include "loops/common/block.cuh"
 #include "loops/tensors/leaves.h"
 
 namespace onepass::gpu {
 
-constexpr int kReduceThreads = 256;
 constexpr int kReducePack = 8;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct LeafSlot {
   const void* data;
@@ -30,39 +29,12 @@ struct LeafTable {
   LeafSlot slot[kCapacity];
 };
 
-// The sum over a warp, in all of its threads.
-__device__ __forceinline__ double sum_warp(double value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, offset);
-  }
-  return value;
-}
-
-// The merged value of all threads of a block of kReduceThreads, in thread 0.
-template <class Merge>
-__device__ __forceinline__ double merge_block(double value, const Merge& merge) {
-  KERNEL_SMEM(double, warps, [kReduceThreads / kWarp]);
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    value = merge(value, __shfl_down_sync(kAllLanes, value, unsigned(offset)));
-  }
-  const int warp = int(threadIdx.x) / kWarp;
-  __syncthreads();  // the array may still be read from the call before
-  if (threadIdx.x % kWarp == 0) warps[warp] = value;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int w = 1; w < kReduceThreads / kWarp; ++w) value = merge(value, warps[w]);
-  }
-  return value;
-}
-
 // Calls visit(x) for the elements of [begin, end) that are this thread's.
 template <class S, class Visit>
 __device__ __forceinline__ void for_own_elements(const S* data, int64_t begin, int64_t end,
                                                  const Visit& visit) {
   constexpr int V = kReducePack;
-  using T = decltype(widen(S{}));
+  using T = arithmetic<S>;
   const bool aligned = pack_aligned<S, V>(data + begin);
   for (int64_t i = begin + int64_t(threadIdx.x) * V; i < end; i += kReduceThreads * V) {
     if (i + V <= end) {
@@ -86,8 +58,8 @@ __global__ void __launch_bounds__(kReduceThreads)
   double value = 0, nonfinite = 0;
   with_typed(table.dtype, slot.data, [&](auto* data) {
     for_own_elements(data, begin, end, [&](auto x) { value = norm.add(value, double(x)); });
-    if (value - value != 0) {
-      for_own_elements(data, begin, end, [&](auto x) { nonfinite += x - x != 0 ? 1 : 0; });
+    if (!is_finite(value)) {
+      for_own_elements(data, begin, end, [&](auto x) { nonfinite += is_finite(x) ? 0 : 1; });
     }
   });
   value = merge_block(value, [&](double a, double b) { return norm.merge(a, b); });

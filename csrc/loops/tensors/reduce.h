@@ -55,9 +55,9 @@ inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_
   });
   Leaf leaf{merge_lanes<kLanes>(lane, [&](double a, double b) { return norm.merge(a, b); }), 0};
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
-  if (leaf.value - leaf.value != 0) {
+  if (!is_finite(leaf.value)) {
     for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
-      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += x[i] - x[i] != 0 ? 1 : 0;
+      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += is_finite(x[i]) ? 0 : 1;
     });
   }
   return leaf;

@@ -10,11 +10,10 @@
 #include "loops/tensors/multi_tensor.cuh"
 #include "loops/tensors/stored.cuh"
 #include "loops/tensors/tail.h"
-#include "math/ema.h"
 
 namespace onepass::gpu {
 
-static_assert(kThreads == kReduceThreads, "blocks are merged by reduce.cuh");
+static_assert(kThreads == kReduceThreads, "blocks are merged by block.cuh");
 
 template <class Source, int kStates>
 struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
@@ -27,8 +26,7 @@ struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
 // What the elements of one tensor have in common. T: arithmetic, and stored type of the average.
 template <class T>
 struct StepOfTensor {
-  math::Ema<T> average;
-  math::Draws draws;
+  RuleTail<T> own;
   uint32_t number;
   DType grad;
   Storage storage;
@@ -83,7 +81,7 @@ struct StepPack {
     T s[kStates + 1][V];
     uint32_t draw[V] = {};
     const bool stochastic = sizeof(T) == sizeof(float) && step.storage == Storage::kStochastic;
-    if (stochastic) draw_pack<V>(step.draws, step.number, i, draw);
+    if (stochastic) draw_pack<V>(step.own.draws, step.number, i, draw);
 #pragma unroll
     for (int k = 0; k < kStates; ++k) load_pack<V>(state[k] + i, pack_aligned<S, V>(state[k] + i), s[k]);
     apply(rule, value, gradient, s);
@@ -102,7 +100,7 @@ struct StepPack {
     T average[V];
     load_pack<V>(ema + i, aligned, average);
 #pragma unroll
-    for (int v = 0; v < V; ++v) step.average(average[v], value[v]);
+    for (int v = 0; v < V; ++v) step.own.average(average[v], value[v]);
     store_pack<V>(ema + i, aligned, average);
   }
 
@@ -116,7 +114,7 @@ struct StepPack {
   }
 };
 
-// Source: has `Rule make() const`, and what StepScalars holds as `step`.
+// Source: has `Rule make() const` and `RuleTail<T> tail<T>() const`.
 template <class Types, class Rule, class Source>
 __global__ void __launch_bounds__(kThreads)
     step_kernel(const __grid_constant__ Table<StepSlot<Source, Rule::kStates>> table, const Tail tail,
@@ -126,15 +124,9 @@ __global__ void __launch_bounds__(kThreads)
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
   const bool skipped = tail.control && tail.control->skip != 0;
   if (skipped && !tail.zero_grad && !tail.statistics) return;
-  const StepOfTensor<T> step{math::Ema<T>::make(slot.source.step.ema_decay),
-                             {slot.source.step.seed, slot.source.taken()},
-                             slot.number,
-                             table.grad,
-                             storage,
-                             tail.ema,
-                             tail.zero_grad,
-                             tail.statistics != nullptr,
-                             skipped};
+  const StepOfTensor<T> step{
+      slot.source.template tail<T>(), slot.number, table.grad, storage, tail.ema, tail.zero_grad,
+      tail.statistics != nullptr,     skipped};
   const Rule rule = rule_of<Rule>(slot.source);
   const StepPack<Types, Rule, V> packs(slot, storage);
   const StepPack<Types, Rule, 1> singles(slot, storage);
@@ -146,7 +138,7 @@ __global__ void __launch_bounds__(kThreads)
   math::Statistics sum = measure.merge();
   if (threadIdx.x != 0) return;
   if (skipped) sum.lost = 0;  // nothing was to be updated
-  const double group = double(slot.source.step.group);
+  const double group = step.own.group;
   const int64_t leaf = blockIdx.x - slot.first_block;
   StatisticsRow* const rows = tail.statistics + slot.first_leaf;
   rows[leaf] = {sum, group};

@@ -12,26 +12,24 @@
 #include "loops/tensors/multi_tensor.h"
 #include "loops/tensors/stored.h"
 #include "loops/tensors/tail.h"
-#include "math/ema.h"
 
 namespace onepass::ONEPASS_ISA {
 
 static_assert(kRow % math::kDrawGroup == 0 && kChunkAlign % math::kDrawGroup == 0 && kLeaf % kChunkAlign == 0,
               "rows begin with a group of draws");
 
-template <class Rule_, class T>
-struct StepRule {
-  using Rule = Rule_;
+// The update of for_each_chunk: a rule with its tail.
+template <class T, class Rule>
+struct StepUpdate {
   Rule rule;
-  math::Ema<T> ema;
-  math::Draws draws;
-  double group;
+  RuleTail<T> own;
   Storage storage;
   Tail tail;
+  void operator()(const TensorItem& item, const DType* dtype, int64_t begin, int64_t end) const;
 };
 
 template <bool kHasEma, bool kZeroGrad, class T, class Rule>
-ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepRule<Rule, T> step, int64_t begin,
+ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepUpdate<T, Rule> step, int64_t begin,
                                    int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
   T* at[kLists];
@@ -46,7 +44,7 @@ ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepRule<Rule, 
     for (int k = 0; k < kLists; ++k) {
       if (k != kGrad) at[k][i] = x[k];
     }
-    if (kHasEma) step.ema(ema[i], x[kParam]);
+    if (kHasEma) step.own.average(ema[i], x[kParam]);
     if (kZeroGrad) at[kGrad][i] = T(0);
   }
 }
@@ -57,7 +55,7 @@ constexpr int64_t kMeasuredRow = 2048;
 // A row that is measured in the same loop: measuring it afterwards would let memory wait. before: the
 // parameter as it was, for LeafMeasure.
 template <class T, class Rule>
-ONEPASS_WALK void update_measured(const TensorItem& item, const StepRule<Rule, T> step, int64_t begin,
+ONEPASS_WALK void update_measured(const TensorItem& item, const StepUpdate<T, Rule> step, int64_t begin,
                                   int64_t n, T* __restrict before, RowSums<T>& result) {
   // A local one stays in registers: stores through pointers cannot reach it.
   RowSums<T> sums;
@@ -106,12 +104,12 @@ inline bool all_stored_as(const DType* dtype, DType wanted) {
 // One row whose parameter or states are not simply rounded to nearest.
 template <class Rule>
 ONEPASS_WALK void update_stored_row(const TensorItem& item, const DType* dtype,
-                                    const StepRule<Rule, float>& step, int64_t begin, int64_t n) {
+                                    const StepUpdate<float, Rule>& step, int64_t begin, int64_t n) {
   constexpr int kLists = kFirstState + Rule::kStates;
   const bool stochastic = step.storage == Storage::kStochastic;
   alignas(64) float row[kLists][kRow];
   alignas(64) uint32_t words[kRow / 2];
-  if (stochastic) draw_row(step.draws, item.number, begin, words);
+  if (stochastic) draw_row(step.own.draws, item.number, begin, words);
   load_value(item, dtype, step.storage, begin, row[kParam], n);
   for (int k = kGrad; k < kLists; ++k) load_row(dtype[k], item.list[k], begin, row[k], n);
   float* state[Rule::kStates + 1];
@@ -131,13 +129,13 @@ ONEPASS_WALK void update_stored_row(const TensorItem& item, const DType* dtype,
 
 // begin .. end is at most a row, and its place in the tensor is a multiple of kDrawGroup.
 template <class T, class Rule>
-inline void update_row(const TensorItem& item, const DType* dtype, const StepRule<Rule, T>& step,
+inline void update_row(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                        int64_t begin, int64_t end) {
   if (step.storage == Storage::kNearest) return update_range<T>(item, dtype, step.rule, begin, end);
   if constexpr (sizeof(T) == sizeof(float)) {
     if (step.storage == Storage::kStochastic && all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
       alignas(64) uint32_t words[kRow / 2];
-      draw_row(step.draws, item.number, begin, words);
+      draw_row(step.own.draws, item.number, begin, words);
       return update_bfloat16(item, step.rule, begin, end, words);
     }
     update_stored_row(item, dtype, step, begin, end - begin);
@@ -154,7 +152,7 @@ inline const T* row_of(DType dtype, const void* stored, int64_t begin, T* row, i
 
 // Row by row, all lists being stored as T.
 template <class T, class Rule>
-inline void step_measured_rows(const TensorItem& item, const StepRule<Rule, T>& step, int64_t begin,
+inline void step_measured_rows(const TensorItem& item, const StepUpdate<T, Rule>& step, int64_t begin,
                                int64_t end, LeafMeasure& measure) {
   alignas(64) T before[kMeasuredRow];
   for (int64_t start = begin; start < end; start += kMeasuredRow) {
@@ -163,14 +161,14 @@ inline void step_measured_rows(const TensorItem& item, const StepRule<Rule, T>& 
     update_measured(item, step, start, n, before, sums);
     const T* param = static_cast<const T*>(item.list[kParam]) + start;
     measure.add_sums(sums, before, param, static_cast<const T*>(item.list[kGrad]) + start, n);
-    if (step.tail.ema) average_row(step.ema, static_cast<T*>(item.list[kEma]) + start, param, n);
+    if (step.tail.ema) average_row(step.own.average, static_cast<T*>(item.list[kEma]) + start, param, n);
     if (step.tail.zero_grad) zero_elements(item, dtype_of<T>, start, start + n);
   }
 }
 
 // Row by row; measure: nullptr, or what the leaf that these rows belong to comes to.
 template <class T, class Rule>
-ONEPASS_WALK void step_rows(const TensorItem& item, const DType* dtype, const StepRule<Rule, T>& step,
+ONEPASS_WALK void step_rows(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                             int64_t begin, int64_t end, LeafMeasure* measure) {
   alignas(64) T before[kRow], value[kRow], grad_row[kRow];
   const bool in_place = dtype[kParam] == dtype_of<T>;
@@ -181,7 +179,7 @@ ONEPASS_WALK void step_rows(const TensorItem& item, const DType* dtype, const St
     const T* after = in_place ? static_cast<const T*>(item.list[kParam]) + start : value;
     if (!in_place && (measure || step.tail.ema)) load_value(item, dtype, step.storage, start, value, n);
     if (step.tail.ema && !step.tail.skipped) {
-      average_row(step.ema, static_cast<T*>(item.list[kEma]) + start, after, n);
+      average_row(step.own.average, static_cast<T*>(item.list[kEma]) + start, after, n);
     }
     if (measure)
       measure->add_row(before, after, row_of(dtype[kGrad], item.list[kGrad], start, grad_row, n), n);
@@ -190,49 +188,43 @@ ONEPASS_WALK void step_rows(const TensorItem& item, const DType* dtype, const St
 }
 
 template <class T, class Rule>
-inline void update_range(const TensorItem& item, const DType* dtype, const StepRule<Rule, T>& step,
-                         int64_t begin, int64_t end) {
-  const Tail& tail = step.tail;
+inline void StepUpdate<T, Rule>::operator()(const TensorItem& item, const DType* dtype, int64_t begin,
+                                            int64_t end) const {
   const bool in_place = all_stored_as<T, Rule>(dtype, dtype_of<T>);
   if (tail.statistics) {
     for (int64_t leaf = begin; leaf < end; leaf += kLeaf) {
       const int64_t stop = end - leaf < kLeaf ? end : leaf + kLeaf;
       LeafMeasure measure;
       if (in_place && !tail.skipped) {
-        step_measured_rows(item, step, leaf, stop, measure);
+        step_measured_rows(item, *this, leaf, stop, measure);
       } else {
-        step_rows(item, dtype, step, leaf, stop, &measure);
+        step_rows(item, dtype, *this, leaf, stop, &measure);
       }
       StatisticsRow& row = tail.statistics[item.first_leaf + leaf / kLeaf];
-      row = {measure.result(), step.group};
+      row = {measure.result(), own.group};
       if (tail.skipped) row.sum.lost = 0;  // nothing was to be updated
     }
     return;
   }
-  if (step.storage != Storage::kNearest || !in_place) {
-    return step_rows(item, dtype, step, begin, end, nullptr);
+  if (storage != Storage::kNearest || !in_place) {
+    return step_rows(item, dtype, *this, begin, end, nullptr);
   }
-  if (tail.ema && tail.zero_grad) return update_with_tail<true, true>(item, step, begin, end);
-  if (tail.ema) return update_with_tail<true, false>(item, step, begin, end);
-  update_with_tail<false, true>(item, step, begin, end);
+  if (tail.ema && tail.zero_grad) return update_with_tail<true, true>(item, *this, begin, end);
+  if (tail.ema) return update_with_tail<true, false>(item, *this, begin, end);
+  update_with_tail<false, true>(item, *this, begin, end);
 }
 
-// multi_tensor with or without what a step does beside. make_rule(i) -> Rule; rules[i]: what travels with it.
-template <class T, class Step, class MakeRule>
-void multi_tensor(const TensorList& list, int threads, const Tail& tail, const Step* rules,
-                  const MakeRule& make_rule) {
+// multi_tensor with all that a step does, as far as it is asked for. make_rule(rule index) -> Rule;
+// make_tail(rule index) -> RuleTail<T>.
+template <class T, class MakeRule, class MakeTail>
+void multi_tensor_step(const TensorList& list, int threads, const Tail& tail, const MakeRule& make_rule,
+                       const MakeTail& make_tail) {
   const bool plain = !tail.ema && !tail.zero_grad && !tail.statistics && list.storage == Storage::kNearest;
   if (plain) return multi_tensor<T>(list, threads, make_rule);
   using Rule = decltype(make_rule(0));
-  const auto make_step = [&](int64_t i) {
-    return StepRule<Rule, T>{make_rule(i),
-                             math::Ema<T>::make(rules[i].ema_decay),
-                             {rules[i].seed, uint32_t(int64_t(rules[i].step))},
-                             double(rules[i].group),
-                             list.storage,
-                             tail};
-  };
-  multi_tensor<T>(list, threads, make_step, tail.statistics ? kLeaf : kChunkAlign);
+  for_each_chunk(list, threads, tail.statistics ? kLeaf : kChunkAlign, [&](int64_t i) {
+    return StepUpdate<T, Rule>{make_rule(i), make_tail(i), list.storage, tail};
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -4,6 +4,8 @@
 
 #include "loops/tensors/statistics.h"
 #include "math/clip.h"
+#include "math/draws.h"
+#include "math/ema.h"
 
 namespace onepass {
 
@@ -19,6 +21,14 @@ struct Tail {
   bool skipped = false;
 
   bool any() const { return ema || zero_grad || control || statistics; }
+};
+
+// What the tail, and rounding by draws, need to know of one rule.
+template <class T>
+struct RuleTail {
+  math::Ema<T> average;
+  math::Draws draws;
+  double group;  // whose statistics the tensors' are
 };
 
 }  // namespace onepass

@@ -10,31 +10,43 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.adamw import adamw as torch_adamw
 
-from onepass import _native
-from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
     check_pair,
     check_range,
     group_number,
     loop_number,
+    loop_pair,
     number,
-    plain_pair,
+    pair_of_numbers,
     rate_of,
 )
-from onepass.optim._lists.run import run_adam
+from onepass.optim._lists.records import ListGroup, StepOptions
+from onepass.optim._lists.tail import Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, native_option, not_default, state_dtype_of
+from onepass.optim._step.precision import LOW_STATES, not_default, precision_of, state_dtype_of
 from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
-from onepass.optim._step.tailed import Tail
 
 __all__ = ["Adam"]
 
 # torch's own, whatever is put in their place later.
 _torch_adam: Any = torch_adam
 _torch_adamw: Any = torch_adamw
+
+
+class AdamOptions(StepOptions):
+    """The options of a group as csrc/bind/optim/adam.cpp reads them."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    maximize: bool
+    decoupled_weight_decay: bool
+
 
 _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -190,24 +202,21 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 if "step" in own and not isinstance(own["step"], Tensor):
                     own["step"] = step_count(param, group["capturable"], float(own["step"]))
 
-    def _options(self, group: dict[str, Any], first: int) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> AdamOptions:
         name = type(self).__name__.lower()
-        betas = group["betas"]
-        if type(betas) is not tuple or [*map(type, betas)] != [float, float]:
-            group["betas"] = betas = plain_pair(name, "betas", betas)
-        beta1, beta2 = betas
-        return (
-            rate_of(name, group),
-            number(name, "betas[0]", beta1),
-            number(name, "betas[1]", beta2),
-            group_number(name, group, "eps"),
-            group_number(name, group, "weight_decay"),
-            bool(group["amsgrad"]),
-            bool(group["maximize"]),
-            bool(group["decoupled_weight_decay"]),
-            bool(group["capturable"]),
-            native_option(group, first),
-        )
+        beta1, beta2 = pair_of_numbers(name, group, "betas")
+        return {
+            "lr": rate_of(name, group),
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group_number(name, group, "eps"),
+            "weight_decay": group_number(name, group, "weight_decay"),
+            "amsgrad": bool(group["amsgrad"]),
+            "maximize": bool(group["maximize"]),
+            "decoupled_weight_decay": bool(group["decoupled_weight_decay"]),
+            "capturable": bool(group["capturable"]),
+            "precision": precision_of(group, first),
+        }
 
     def _check_capture(self) -> None:
         if not all(group["capturable"] for group in self.param_groups):
@@ -216,10 +225,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 "(the step count would be baked in), got False"
             )
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
-        return bool(tail.run(_native.core.adam_step, self._plan, self.state, groups, bump_versions))
-
-    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
         groups = []
         for first, group in self._numbered_groups():
             lists: _Lists = ([], [], [], [], [], [])
@@ -227,26 +233,28 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             self._add_states(group, *lists)
             if tail.may_skip:
                 count_on_device(self.state, lists[0], lists[5])
-            largest = lists[4] if group["amsgrad"] else None
-            beside = (self._lows(group, lists[0]), self._averages(group, lists[0], tail))
-            options = self._options(group, first)
-            groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group, left_out)))
+            states = {"exp_avgs": lists[2], "exp_avg_sqs": lists[3]}
+            if group["amsgrad"]:
+                states["max_exp_avg_sqs"] = lists[4]
+            groups.append(
+                ListGroup(
+                    lists[0],
+                    lists[1],
+                    self._options(group, first),
+                    states,
+                    state_steps=lists[5],
+                    lows=self._lows(group, lists[0]),
+                    emas=self._averages(group, lists[0], tail),
+                    indices=with_gradient(group, left_out),
+                )
+            )
         return groups
-
-    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
-        run_adam(type(self).__name__.lower(), groups, tail)
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         if group["capturable"] and not found.param.is_cuda:
             raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
-        if found.param.grad is not None and found.param.grad.layout != torch.strided:
-            raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
+        self._check_loop_is_dense(found, where)
         own = self.state.get(found.param, {})
-        for name, value in {"parameter": found.param, **own}.items():
-            if isinstance(value, Tensor) and value.is_conj():
-                raise ValueError(
-                    f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
-                )
         if "step" in own:
             count = own["step"]
             if not isinstance(count, Tensor):
@@ -263,9 +271,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         self._add_states(group, *lists)
         # As the kernels do, take gradients of other dtypes; the loop does not.
         grads[:] = [grad.to(moment.dtype) for grad, moment in zip(grads, lists[2], strict=True)]
-        betas = group["betas"]
-        if not group["differentiable"]:
-            betas = [number("", "betas", beta) for beta in betas]
+        beta1, beta2 = loop_pair(group, "betas")
         (_torch_adamw if group["decoupled_weight_decay"] else _torch_adam)(
             *lists,
             foreach=False,
@@ -274,8 +280,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             differentiable=group["differentiable"],
             has_complex=any(param.is_complex() for param in params),
             amsgrad=group["amsgrad"],
-            beta1=betas[0],
-            beta2=betas[1],
+            beta1=beta1,
+            beta2=beta2,
             maximize=group["maximize"],
             **{name: loop_number(group, name) for name in self._numbers},
         )
@@ -285,7 +291,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             lists: _Lists = ([], [], [], [], [], [])
             self._init_group(group, *lists)
             beta1, beta2 = group["betas"]
-            _ops.adam_(
+            _ops.call_step(
+                "adam_",
                 *lists,
                 lr=group["lr"],
                 beta1=beta1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable
 from types import GeneratorType
@@ -176,13 +177,11 @@ def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
     written = bump_versions if scales else None
-    found: bool | int = 2 * len(grads)
-    while type(found) is int:
-        workspace = torch.empty(found, dtype=torch.float64, device=device)
-        found = _native.core.grad_norm(
-            "clip_grad_norm_", grads, order, max_norm, written, control, workspace, torch.get_num_threads()
-        )
-    return control, bool(found)
+    workspace = functools.partial(torch.empty, dtype=torch.float64, device=device)
+    has_double: bool = _native.core.grad_norm(
+        "clip_grad_norm_", grads, order, max_norm, written, control, workspace, torch.get_num_threads()
+    )
+    return control, has_double
 
 
 def _combine(controls: list[Tensor], order: float, max_norm: float) -> None:

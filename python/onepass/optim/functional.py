@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.optim import _ops
 from onepass.optim._lists.arguments import number, number_or_tensor
-from onepass.optim._lists.run import run_adam, run_sgd
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.run import run_lists
+from onepass.optim.adam import AdamOptions
+from onepass.optim.sgd import SgdOptions
 
 __all__ = ["adam", "adamw", "sgd"]
 
@@ -59,34 +63,28 @@ def sgd(
 
     Source: torch.optim.sgd.sgd.
     """
-    options = (
-        number_or_tensor("sgd", "lr", lr),
-        number("sgd", "momentum", momentum),
-        number("sgd", "dampening", dampening),
-        number("sgd", "weight_decay", weight_decay),
-        bool(nesterov),
-        bool(maximize),
-        False,  # capturable: nothing is counted
-        None,  # precision: as it comes
-    )
-    group = _sgd_group(params, grads, momentum_buffer_list, options[1])
-    run_sgd("sgd", [(*group, None, None, None, options, None)])
-    if momentum != 0:
-        momentum_buffer_list[:] = group[2]
-
-
-def _sgd_group(
-    params: Sequence[Any], grads: Sequence[Any], buffers: Sequence[Any], momentum: float
-) -> tuple[list[Any], list[Any], list[Any], list[bool]]:
-    """Explicit lists with a buffer for each parameter that needs one, and which of them are new."""
-    if momentum == 0:
-        return list(params), list(grads), [], [False] * len(params)
-    first = [buffer is None for buffer in buffers]
-    filled = [
-        _empty_like(params[i]) if buffer is None and i < len(params) else buffer
-        for i, buffer in enumerate(buffers)
-    ]
-    return list(params), list(grads), filled, first
+    options: SgdOptions = {
+        "lr": number_or_tensor("sgd", "lr", lr),
+        "momentum": number("sgd", "momentum", momentum),
+        "dampening": number("sgd", "dampening", dampening),
+        "weight_decay": number("sgd", "weight_decay", weight_decay),
+        "nesterov": bool(nesterov),
+        "maximize": bool(maximize),
+        "capturable": False,  # nothing is counted
+        "precision": None,
+    }
+    group = ListGroup(list(params), list(grads), options)
+    if options["momentum"] != 0:
+        group.first = [buffer is None for buffer in momentum_buffer_list]
+        # A buffer for each parameter that needs one.
+        filled = [
+            _empty_like(params[i]) if buffer is None and i < len(params) else buffer
+            for i, buffer in enumerate(momentum_buffer_list)
+        ]
+        group.states = {"momentum_buffer_list": filled}
+    run_lists("sgd", "sgd", [group])
+    if group.states:
+        momentum_buffer_list[:] = group.states["momentum_buffer_list"]
 
 
 def adam(
@@ -142,21 +140,23 @@ def adam(
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018; torch.optim.adam.adam.
     """
     function = "adamw" if decoupled_weight_decay else "adam"
-    options = (
-        number_or_tensor(function, "lr", lr, on_device=capturable),
-        number(function, "beta1", beta1),
-        number(function, "beta2", beta2),
-        number(function, "eps", eps),
-        number(function, "weight_decay", weight_decay),
-        bool(amsgrad),
-        bool(maximize),
-        bool(decoupled_weight_decay),
-        bool(capturable),
-        None,  # precision: as it comes
-    )
-    largest = list(max_exp_avg_sqs) if amsgrad else None
-    lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
-    run_adam(function, [(*lists, None, None, options, None)])
+    options: AdamOptions = {
+        "lr": number_or_tensor(function, "lr", lr, on_device=capturable),
+        "beta1": number(function, "beta1", beta1),
+        "beta2": number(function, "beta2", beta2),
+        "eps": number(function, "eps", eps),
+        "weight_decay": number(function, "weight_decay", weight_decay),
+        "amsgrad": bool(amsgrad),
+        "maximize": bool(maximize),
+        "decoupled_weight_decay": bool(decoupled_weight_decay),
+        "capturable": bool(capturable),
+        "precision": None,
+    }
+    states = {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
+    if amsgrad:
+        states["max_exp_avg_sqs"] = list(max_exp_avg_sqs)
+    group = ListGroup(list(params), list(grads), options, states, state_steps=list(state_steps))
+    run_lists("adam", function, [group])
 
 
 def adamw(
@@ -205,3 +205,40 @@ def _empty_like(param: Any) -> Any:
     if isinstance(param, Tensor):
         return torch.empty_like(param, requires_grad=False)
     return param.copy()
+
+
+def _run_sgd(
+    params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor], **options: Any
+) -> None:
+    sgd(params, grads, list(momentum_buffer_list), **options)
+
+
+def _run_adam(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor],
+    state_steps: list[Tensor],
+    **options: Any,
+) -> None:
+    # torch.compile keeps the step counts of CUDA parameters on the GPU.
+    capturable = any(step.is_cuda for step in state_steps)
+    lists = (params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)
+    adam(*lists, capturable=capturable, **options)
+
+
+_ops.register_step(
+    "sgd_",
+    "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffer_list",
+    "float momentum, float dampening, float weight_decay, bool nesterov, bool maximize",
+    _run_sgd,
+)
+_ops.register_step(
+    "adam_",
+    "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+    "Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps",
+    "float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, "
+    "bool decoupled_weight_decay",
+    _run_adam,
+)

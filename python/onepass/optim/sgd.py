@@ -9,23 +9,31 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
-from onepass import _native
-from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import check_range, group_number, loop_number, rate_of
-from onepass.optim._lists.run import run_sgd
+from onepass.optim._lists.records import ListGroup, StepOptions
+from onepass.optim._lists.tail import NOTHING, Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
 from onepass.optim._step.placeholders import unbegun
-from onepass.optim._step.precision import mode_of, native_option, not_default, option, state_dtype_of
-from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
-from onepass.optim._step.tailed import NO_TAIL, Tail
+from onepass.optim._step.precision import not_default, option, precision_of, state_dtype_of
+from onepass.optim._step.stateful import with_gradient
 
 __all__ = ["SGD"]
 
 # torch's own, whatever is put in its place later.
 _torch_sgd: Any = torch_sgd
+
+
+class SgdOptions(StepOptions):
+    """The options of a group as csrc/bind/optim/sgd.cpp reads them."""
+
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    maximize: bool
 
 
 class SGD(FusedOptimizer, torch.optim.SGD):
@@ -161,30 +169,20 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             if not group.get("capturable", True):
                 del group["capturable"]
 
-    def _options(self, group: dict[str, Any], first: int) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> SgdOptions:
         name = type(self).__name__.lower()
-        return (
-            rate_of(name, group),
-            group_number(name, group, "momentum"),
-            group_number(name, group, "dampening"),
-            group_number(name, group, "weight_decay"),
-            bool(group["nesterov"]),
-            bool(group["maximize"]),
-            bool(group.get("capturable")),
-            native_option(group, first),
-        )
+        return {
+            "lr": rate_of(name, group),
+            "momentum": group_number(name, group, "momentum"),
+            "dampening": group_number(name, group, "dampening"),
+            "weight_decay": group_number(name, group, "weight_decay"),
+            "nesterov": bool(group["nesterov"]),
+            "maximize": bool(group["maximize"]),
+            "capturable": bool(group.get("capturable")),
+            "precision": precision_of(group, first),
+        }
 
-    def _check_capture(self) -> None:
-        if any(mode_of(group) == "stochastic" and not group.get("capturable") for group in self.param_groups):
-            raise RuntimeError(
-                "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
-                "captured (the step count would be baked in), got False"
-            )
-
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
-        return bool(tail.run(_native.core.sgd_step, self._plan, self.state, groups, bump_versions))
-
-    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
         groups = []
         for position, group in self._numbered_groups():
             params: list[Tensor] = []
@@ -201,22 +199,31 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                     # On a GPU only the kernel will know whether this step is taken.
                     first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
-            beside = (self._counts(group, params, tail), self._lows(group, params))
-            averages = self._averages(group, params, tail)
-            options = self._options(group, position)
-            indices = with_gradient(group, left_out)
-            groups.append((params, grads, buffers, first, *beside, averages, options, indices))
+            groups.append(
+                ListGroup(
+                    params,
+                    grads,
+                    self._options(group, position),
+                    {"momentum_buffer_list": buffers} if group["momentum"] != 0 else {},
+                    first=first,
+                    state_steps=self._rounding_counts(group, params, tail),
+                    lows=self._lows(group, params),
+                    emas=self._averages(group, params, tail),
+                    indices=with_gradient(group, left_out),
+                )
+            )
         return groups
 
-    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
-        run_sgd(type(self).__name__.lower(), groups, tail)
+    def _run_lists(self, groups: list[ListGroup], tail: Tail) -> None:
+        super()._run_lists(groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         self._keep_states(groups)
 
-    def _keep_states(self, groups: list[tuple[Any, ...]]) -> None:
-        for params, _, buffers, *_ in groups:
-            for param, buffer in zip(params, buffers, strict=False):  # without momentum there are none
-                self.state[param]["momentum_buffer"] = buffer
+    def _keep_states(self, groups: list[ListGroup]) -> None:
+        for group in groups:
+            if group.states:  # there are none without momentum
+                for param, buffer in zip(group.params, group.states["momentum_buffer_list"], strict=True):
+                    self.state[param]["momentum_buffer"] = buffer
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         grad, buffer = found.param.grad, self.state.get(found.param, {}).get("momentum_buffer")
@@ -249,20 +256,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer
 
-    def _counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
-        """Step counts where something depends on them: stochastic rounding draws anew at each step."""
-        if mode_of(group) != "stochastic":
-            return None
-        for param in params:
-            if "step" not in self.state[param]:
-                self.state[param]["step"] = step_count(param, bool(group.get("capturable")), 0.0)
-        counts = [self.state[param]["step"] for param in params]
-        if tail.may_skip:
-            count_on_device(self.state, params, counts)
-        return counts
-
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        self._counts(group, params, NO_TAIL)
+        self._rounding_counts(group, params, NOTHING)
         for param in params if group["momentum"] != 0 else ():
             self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
@@ -283,7 +278,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         for group in self.param_groups:
             lists: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._init_group(group, *lists)
-            _ops.sgd_(
+            _ops.call_step(
+                "sgd_",
                 *lists,
                 lr=group["lr"],
                 momentum=group["momentum"],

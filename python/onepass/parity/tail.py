@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-import onepass.optim
+from onepass.optim._step.fused import FusedOptimizer
+from onepass.optim._step.plain import fused_classes, plain_class
 from onepass.optim._step.tailed import wide_copy
 from onepass.parity.harness import Row, Tally
 from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
 
 __all__ = ["DTYPES", "rows"]
 
-_RULES: dict[str, list[dict[str, Any]]] = {
+# Rules that are not among them are measured with their defaults.
+_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SGD": [{}, {"momentum": 0.9, "nesterov": True}],
     "Adam": [{"weight_decay": 0.1}],
     "AdamW": [{}, {"amsgrad": True, "maximize": True}],
@@ -38,15 +40,15 @@ _TAILS: list[dict[str, float]] = [
 
 def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
     """Measures every rule with every tail in every dtype; arguments as for onepass.parity.optim.rows."""
-    for rule, option_sets in _RULES.items():
+    for kind in fused_classes():
         for dtype in dtypes:
-            for options in option_sets:
+            for options in _OPTIONS.get(kind.__name__, [{}]):
                 for tail in _TAILS:
-                    yield from _measure(rule, dtype, options, tail, steps, device)
+                    yield from _measure(kind, dtype, options, tail, steps, device)
 
 
 def _measure(
-    rule: str,
+    kind: type[FusedOptimizer],
     dtype: torch.dtype,
     options: dict[str, Any],
     tail: dict[str, float],
@@ -57,11 +59,12 @@ def _measure(
     start = [torch.randn(shape, generator=generator) for shape in SHAPES]
     scale = tail.get("grad_scale", 1.0)
     in_step = {name: value for name, value in tail.items() if name != "grad_scale"}
-    ours: Any = make(getattr(onepass.optim, rule), start, dtype, device, {**options, **in_step})
+    ours: Any = make(kind, start, dtype, device, {**options, **in_step})
     plain = {"foreach": False, "fused": False, **options}
-    kind = getattr(torch.optim, rule)
-    loop = make(kind, start, dtype, device, plain)
-    exact = make(kind, [tensor.to(dtype) for tensor in start], torch.float64, torch.device("cpu"), plain)
+    loop = make(plain_class(kind), start, dtype, device, plain)
+    exact = make(
+        plain_class(kind), [tensor.to(dtype) for tensor in start], torch.float64, torch.device("cpu"), plain
+    )
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for step in range(1, steps + 1):
         # Of a size that no dtype overflows at.
@@ -79,7 +82,7 @@ def _measure(
         judge(step, ours, loop, exact, tallies)
     text = ", ".join(f"{name}={value}" for name, value in {**options, **tail}.items())
     for tensor, tally in tallies.items():
-        yield tally.row(rule, str(dtype).removeprefix("torch."), text, tensor)
+        yield tally.row(kind.__name__, str(dtype).removeprefix("torch."), text, tensor)
 
 
 @torch.no_grad()

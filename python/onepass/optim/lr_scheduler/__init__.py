@@ -15,14 +15,14 @@ from onepass.optim.lr_scheduler._decays import (
     ConstantLR,
     CosineAnnealingLR,
     ExponentialLR,
-    LambdaLR,
     LinearLR,
     MultiStepLR,
     PolynomialLR,
     StepLR,
 )
+from onepass.optim.lr_scheduler._lambda import LambdaLR
 from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
-from onepass.optim.lr_scheduler._schedule import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
+from onepass.optim.lr_scheduler._schedule_lr import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
 from onepass.optim.lr_scheduler._sequential import SequentialLR
 
 __all__ = [

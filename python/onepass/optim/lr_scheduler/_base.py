@@ -18,7 +18,7 @@ from onepass.optim.lr_scheduler._arguments import check_optimizer, check_state, 
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join, resumed
 from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
-from onepass.optim.lr_scheduler._track import Track, initial_rates, number
+from onepass.optim.lr_scheduler._track import Track, factors_at, held_rates, initial_rates
 from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
 from onepass.optim.lr_scheduler._wrapped import check_seen, stepping
@@ -149,36 +149,12 @@ class FunctionLR(LRScheduler):
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
         tracks = self._tracks or self._all_tracks()
-        if len(tracks) > 1:
-            self._write_all(tracks, step)
+        if len(tracks) == 1:
+            track = tracks[0]
+            track.write(groups, track.at(step))
             return
-        track = tracks[0]
-        if track.factor is None:
-            track.write_each(groups, track.at(step))
-            return
-        f = track.factor(step)
-        track.write(groups, f if type(f) is float else number(f, step))
-
-    def _write_all(self, tracks: list[Track], step: int) -> None:
-        """Writes several fields: all factors are known before the first is written, for one may be refused."""
-        factor, f = None, 0.0
-        found: list[Any] = []
-        for track in tracks:
-            if track.factor is None:
-                found.append(track.at(step))
-                continue
-            if track.factor is not factor:  # rate and momentum may have one in common
-                factor = track.factor
-                f = factor(step)
-                if type(f) is not float:
-                    f = number(f, step)
-            found.append(f)
-        groups = self.optimizer.param_groups
-        for track, values in zip(tracks, found):  # noqa: B905  # as many; saying so costs time
-            if track.factor is None:
-                track.write_each(groups, values)
-            else:
-                track.write(groups, values)
+        for track, found in zip(tracks, factors_at(tracks, step)):  # noqa: B905  # as many; saying so costs time
+            track.write(groups, found)
 
     def _restart(self, step: int) -> None:
         """Writes the values of a step whatever the groups hold; what others have changed is forgotten."""
@@ -186,20 +162,16 @@ class FunctionLR(LRScheduler):
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
         tracks = self._all_tracks()
-        found = [track.at(step) for track in tracks]
-        for track, factors in zip(tracks, found, strict=True):
-            track.restart(groups, factors)
+        for track, found in zip(tracks, factors_at(tracks, step), strict=True):
+            track.restart(groups, found)
 
     def _write_others(self, step: int, restart: bool) -> None:
         """Writes all fields but the rate."""
-        for track in self._all_tracks()[1:]:
-            found, groups = track.at(step), self.optimizer.param_groups
-            if restart:
-                track.restart(groups, found)
-            elif isinstance(found, list):
-                track.write_each(groups, found)
-            else:
-                track.write(groups, found)
+        tracks = self._all_tracks()[1:]
+        if not tracks:
+            return
+        for track, found in zip(tracks, factors_at(tracks, step), strict=True):
+            (track.restart if restart else track.write)(self.optimizer.param_groups, found)
 
     def _take_new_groups(self) -> None:
         """Begins with groups that the optimizer got since: their rate is the one they came with."""
@@ -234,8 +206,7 @@ class FunctionLR(LRScheduler):
 
         Differs from torch: what another scheduler has made of them since is seen.
         """
-        lrs = [group["lr"] for group in self.optimizer.param_groups]
-        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+        return held_rates(self.optimizer.param_groups)
 
     @property
     def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]  # torch's is an attribute
@@ -276,17 +247,13 @@ class FunctionLR(LRScheduler):
         if total == self.last_epoch and self._tracks and len(self.optimizer.param_groups) == len(self.base_lrs):
             return
         if self._chains:  # what others changed may end on the way: at a milestone, at the minimum of a cosine
-            for place in range(self.last_epoch + 1, total):
-                self._write(place)
-                self.last_epoch = place
+            for step in range(self.last_epoch + 1, total):
+                self._write(step)
+                self.last_epoch = step
         self._write(total)
         self.last_epoch = total
 
-    def _update_lr(self, epoch: int | None = None) -> None:
-        if epoch is None:
-            self._write(self.last_epoch + 1)
-            self.last_epoch += 1
-            return
+    def _update_lr(self, epoch: int) -> None:  # type: ignore[override]  # torch's sequence calls it, with 0
         floor = math.floor(epoch)  # refuses what is no number, before anything is written
         self._restart(epoch)
         self.last_epoch = int(floor)

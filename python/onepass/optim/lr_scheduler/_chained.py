@@ -65,21 +65,21 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
                     f"ChainedScheduler: schedulers[{i}] must be the first, because it sets the rate by itself, "
                     f"got {type(part).__name__} at {i}"
                 )
-            if part.last_epoch != first and self._stepped is None:
+            if part.last_epoch != first and self._without_formula is None:
                 raise ValueError(
                     f"ChainedScheduler: schedulers[{i}] must have last_epoch {first} like the first, got "
                     f"{part.last_epoch}"
                 )
-        self._chains = self._stepped is None and all(part._chains for part in schedulers)  # type: ignore[misc,attr-defined]
+        self._chains = self._without_formula is None and all(part._chains for part in schedulers)  # type: ignore[misc,attr-defined]
         with self._attached(schedulers[0].optimizer, first - 1 if first else -1, follow):
             self._take_parts(schedulers)
             self._begin(first - 1)
 
-    def _place(self, part: int, step: int) -> int:
+    def _own_step(self, part: int, step: int) -> int:
         return step
 
     def _first_write(self) -> None:
-        if self._stepped is not None:
+        if self._without_formula is not None:
             return  # the parts have
         if not self._chains:
             self._restart(self.last_epoch)
@@ -99,15 +99,15 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
         for part in self._schedulers:
             part._initial_step()
 
-    def _step_parts(self, place: int) -> None:
+    def _step_parts(self, step: int) -> None:
         for part in self._schedulers:
             part.step()
 
     def _write(self, step: int) -> None:
         super()._write(step)
-        if self._stepped is None:
+        if self._without_formula is None:
             track = self._all_tracks()[0]
-            track.write_each(self.optimizer.param_groups, track.at(step))
+            track.write(self.optimizer.param_groups, track.at(step))
             self._write_others(step, restart=False)
 
     def _restart(self, step: int) -> None:

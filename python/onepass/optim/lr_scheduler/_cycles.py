@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
@@ -14,7 +15,7 @@ from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import Setting, as_list, check_optimizer
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._decays import RangeLR
-from onepass.optim.lr_scheduler._track import Factor, Track
+from onepass.optim.lr_scheduler._track import Shape, Track
 
 
 class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
@@ -51,17 +52,17 @@ class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
         self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.warm_restarts(self.T_0, self.T_mult)
 
     def _cycle(self) -> tuple[int, int]:
-        """The step within the current cycle, and the cycle's length."""
-        place, size = self.last_epoch, self.T_0
+        """The step within the current cycle, and the steps of that cycle."""
+        step, size = self.last_epoch, self.T_0
         if self.T_mult == 1:
-            return place % size, size
-        while place >= size:
-            place, size = place - size, size * self.T_mult
-        return place, size
+            return step % size, size
+        while step >= size:
+            step, size = step - size, size * self.T_mult
+        return step, size
 
     @property
     def T_cur(self) -> int:  # type: ignore[override]  # torch's is an attribute
@@ -108,11 +109,11 @@ class Cycle(FunctionLR):
         for group, base, top in bounds:
             group["base_momentum"], group["max_momentum"] = base, top
 
-    def _momentum(self, factor: Factor) -> list[Track]:
+    def _momentum(self, shape: Shape) -> list[Track]:
         if not self.cycle_momentum:
             return []
         field = "betas[0]" if self.use_beta1 else "momentum"
-        return [Track(field, factor, self.base_momentums, self.max_momentums)]
+        return [Track(field, shape, self.base_momentums, self.max_momentums)]
 
     def _take_new_groups(self) -> None:
         raise ValueError(
@@ -195,7 +196,7 @@ class CyclicLR(Cycle, theirs.CyclicLR):
             self.base_lrs = base_lrs
             self._begin(last_epoch)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         total, up = self.total_size, self.total_size * self.step_ratio
         up = round(up) if abs(up - round(up)) < 1e-6 else up
         scale = self._scale_fn_custom
@@ -207,8 +208,8 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         return lambda step: triangle(step) * scale(step // total + 1)
 
     def _make_tracks(self) -> list[Track]:
-        factor = self._factor()
-        return [Track("lr", factor, self.max_lrs, self.base_lrs), *self._momentum(factor)]
+        shape = self._shape()
+        return [Track("lr", shape, self.max_lrs, self.base_lrs), *self._momentum(shape)]
 
     def state_dict(self) -> dict[str, Any]:
         """As `FunctionLR`'s; of a scale_fn that is an object the attributes, of a function nothing."""
@@ -253,7 +254,7 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
     )
     total_steps, pct_start, _anneal_func_type = Setting(), Setting(), Setting()
     div_factor, final_div_factor, three_phase, max_lrs = Setting(), Setting(), Setting(), Setting()
-    _told = False
+    _has_warned = False
 
     def __init__(
         self,
@@ -295,7 +296,7 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
             self._write_bounds(last_epoch)
             self._begin(last_epoch)
 
-    def _shape(self, div_factor: float) -> schedules.Schedule:
+    def _shape(self, div_factor: float) -> schedules.one_cycle:
         return schedules.one_cycle(
             self.total_steps,
             self.pct_start,
@@ -306,17 +307,15 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
         )
 
     def _write(self, step: int) -> None:
-        if step > self.__dict__["total_steps"] and not self._told:
-            self._told = True
+        if step > self.__dict__["total_steps"] and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 f"OneCycleLR: step() must be called at most total_steps={self.total_steps} times, got {step}; "
                 "the rate stays at its last value.",
                 UserWarning,
                 stacklevel=4,
             )
-        if len(self.optimizer.param_groups) != len(self.base_lrs):
-            self._take_new_groups()
-        self._write_all(self._tracks or self._all_tracks(), step)
+        super()._write(step)
 
     def _make_tracks(self) -> list[Track]:
         # Momentum begins and ends where the rate would be 0.
@@ -324,20 +323,18 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
 
     def state_dict(self) -> dict[str, Any]:
         """As `FunctionLR`'s, with the phases as torch's class notes them."""
-        top, end = self.pct_start * self.total_steps - 1, self.total_steps - 1
-        bounds = [(top, "initial", "max")]
-        if self.three_phase:
-            bounds.append((2 * self.pct_start * self.total_steps - 2, "max", "initial"))
-        bounds.append((end, "initial" if self.three_phase else "max", "min"))
+        names = ("initial", "max", "initial", "min") if self.three_phase else ("initial", "max", "min")
         momentum = {"initial": "max_momentum", "max": "base_momentum", "min": "max_momentum"}
         phases = [
             {
-                "end_step": float(step),
+                "end_step": float(end),
                 "start_lr": f"{first}_lr",
                 "end_lr": f"{last}_lr",
                 "start_momentum": momentum[first],
                 "end_momentum": momentum[last],
             }
-            for step, first, last in bounds
+            for (_, end, _, _), (first, last) in zip(
+                self._shape(self.div_factor).phases, pairwise(names), strict=True
+            )
         ]
         return {**super().state_dict(), "_schedule_phases": phases}

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import types
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import Setting, amount, check_optimizer, is_list
+from onepass.optim.lr_scheduler._arguments import Setting, amount
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._track import Factor, Track
-from onepass.optim.lr_scheduler._undo import undone_on_error
+from onepass.optim.lr_scheduler._track import Shape, Track
 
 
 class FactorLR(FunctionLR):
     """lr = base_lr f(step)."""
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         raise NotImplementedError
 
     def _make_tracks(self) -> list[Track]:
-        return [Track("lr", self._factor(), self.base_lrs)]
+        return [Track("lr", self._shape(), self.base_lrs)]
 
     def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        self._factor()  # a wrong argument must not have touched the optimizer
+        self._shape()  # a wrong argument must not have touched the optimizer
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
@@ -59,7 +56,7 @@ class StepLR(FactorLR, theirs.StepLR):
         self.step_size, self.gamma = step_size, gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.step(self.step_size, self.gamma)
 
 
@@ -91,7 +88,7 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
         self.milestones, self.gamma = Counter(milestones), gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.multistep(tuple(Counter(self.milestones).elements()), self.gamma)
 
 
@@ -125,7 +122,7 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
         self.factor, self.total_iters = factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.constant(self.factor, self.total_iters) >> schedules.constant()
 
 
@@ -161,7 +158,7 @@ class LinearLR(FactorLR, theirs.LinearLR):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         if self.total_iters == 0:
             return schedules.constant(self.end_factor)
         return schedules.linear(self.total_iters, self.start_factor, self.end_factor)
@@ -186,7 +183,7 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
         self.gamma = gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.exponential(self.gamma)
 
 
@@ -218,7 +215,7 @@ class PolynomialLR(FactorLR, theirs.PolynomialLR):
         self.total_iters, self.power = total_iters, power
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.polynomial(self.total_iters, self.power)
 
 
@@ -233,7 +230,7 @@ class RangeLR(FactorLR):
 
     def _make_tracks(self) -> list[Track]:
         starts = None if self.eta_min == 0 else [float(self.eta_min)] * len(self.base_lrs)
-        return [Track("lr", self._factor(), self.base_lrs, starts)]
+        return [Track("lr", self._shape(), self.base_lrs, starts)]
 
 
 class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
@@ -269,82 +266,5 @@ class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
         self.T_max, self.eta_min = T_max, eta_min
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.cosine(self.T_max, periodic=True)
-
-
-class LambdaLR(FunctionLR, theirs.LambdaLR):
-    """lr = base_lr lr_lambda(t).
-
-    Args:
-        optimizer: As for `FunctionLR`.
-        lr_lambda: A function of the step, for instance a schedule of `onepass.optim.schedules`, or one for each
-            group.
-        last_epoch: As for `FunctionLR`.
-        follow: As for `FunctionLR`.
-
-    Raises:
-        ValueError: A list has another number of functions than there are groups.
-
-    torch's class is right, too; this one can follow the optimizer and be a part of our `SequentialLR`. Functions
-    are not in the state_dict; the attributes of callable objects are.
-
-    Source: torch.optim.lr_scheduler.LambdaLR.
-    """
-
-    _chains = False
-    lr_lambdas = Setting()
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
-        last_epoch: int = -1,
-        *,
-        follow: str = "calls",
-    ) -> None:
-        check_optimizer("LambdaLR", optimizer)
-        groups = len(optimizer.param_groups)
-        self._for_all = not is_list(lr_lambda)
-        lambdas: list[Any] = [lr_lambda] * groups if self._for_all else list(lr_lambda)  # type: ignore[arg-type]
-        if len(lambdas) != groups:
-            raise ValueError(f"LambdaLR: lr_lambda must be one for each of {groups} groups, got {len(lambdas)}")
-        for i, function in enumerate(lambdas):
-            if not callable(function) or isinstance(function, type):
-                raise TypeError(f"LambdaLR: lr_lambda[{i}] must be a function, got {function!r}")
-        self.lr_lambdas = lambdas
-        super().__init__(optimizer, last_epoch, follow=follow)
-
-    def _make_tracks(self) -> list[Track]:
-        factors = self.lr_lambdas[0] if self._for_all and self.lr_lambdas else self.lr_lambdas
-        return [Track("lr", factors, self.base_lrs)]
-
-    def _take_new_groups(self) -> None:
-        groups = len(self.optimizer.param_groups)
-        missing = groups - len(self.lr_lambdas)
-        if missing and not self._for_all:
-            raise ValueError(f"LambdaLR: lr_lambda was given for {len(self.lr_lambdas)} groups, got {groups} now")
-        super()._take_new_groups()
-        self.lr_lambdas = self.lr_lambdas + self.lr_lambdas[:1] * missing
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's: functions are left out, of callable objects the attributes are kept."""
-        kept = [None if _is_plain(function) else function.__dict__.copy() for function in self.lr_lambdas]
-        return {**super().state_dict(), "lr_lambdas": kept}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `FunctionLR`'s; the attributes of callable objects are set."""
-        objects = [function for function in self.lr_lambdas if not _is_plain(function)]
-        with undone_on_error(self.optimizer, objects):
-            super().load_state_dict(state_dict)
-
-    def _take_state(self, state_dict: dict[str, Any]) -> None:
-        for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
-            if kept is not None and not _is_plain(function):
-                function.__dict__.update(kept)
-        super()._take_state(state_dict)
-
-
-def _is_plain(function: Any) -> bool:
-    """Whether there is nothing to keep: a function, or one of our schedules, which do not change."""
-    return isinstance(function, (types.FunctionType, schedules.Schedule)) or not hasattr(function, "__dict__")

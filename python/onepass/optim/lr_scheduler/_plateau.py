@@ -24,7 +24,7 @@ from onepass.optim.lr_scheduler._base import FOLLOWS
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join
 from onepass.optim.lr_scheduler._restore import are_the_same
-from onepass.optim.lr_scheduler._track import Track, initial_rates, own_tensor, put
+from onepass.optim.lr_scheduler._track import Track, held_rates, initial_rates, own_tensor, put, put_all
 from onepass.optim.lr_scheduler._undo import undone_on_error
 from onepass.optim.lr_scheduler._updates import Updates
 from onepass.optim.lr_scheduler._wrapped import check_seen
@@ -142,11 +142,10 @@ class ReduceLROnPlateau(TorchPlateau):
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rates that the groups have now; tensors are copies."""
-        lrs = [group["lr"] for group in self.optimizer.param_groups]
-        return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
+        return held_rates(self.optimizer.param_groups)
 
     @property
-    def _place(self) -> int:
+    def _warmup_step(self) -> int:
         """How many steps of the warm-up are over."""
         if self._updates is not None:
             self.last_step = self._updates.total()
@@ -156,7 +155,9 @@ class ReduceLROnPlateau(TorchPlateau):
     @property
     def warming_up(self) -> bool:
         """Whether the warm-up is not yet over."""
-        return self._warmup is not None and not self._reached_end and self._place < (self._warmup.length or 0)
+        return (
+            self._warmup is not None and not self._reached_end and self._warmup_step < (self._warmup.length or 0)
+        )
 
     def _warm_up(self) -> None:
         """Sets the rates of the warm-up; at its end those are the initial ones, and then it leaves them alone."""
@@ -166,8 +167,9 @@ class ReduceLROnPlateau(TorchPlateau):
         if len(groups) > len(self.base_lrs):
             self.base_lrs = self.base_lrs + self._rates_from(len(self.base_lrs))
             self._memory.grow(self.base_lrs)
-        factor = self._warmup(self._place)
-        self._reached_end = not self.warming_up
+        step = self._warmup_step
+        factor = self._warmup(step)
+        self._reached_end = step >= (self._warmup.length or 0)
         self._all_tracks()[0].write(groups, factor)
 
     def _all_tracks(self) -> list[Track]:
@@ -282,8 +284,7 @@ class ReduceLROnPlateau(TorchPlateau):
             self._metrics = list(self._metrics)
             self._init_is_better(self.mode, self.threshold, self.threshold_mode)
             ours = state_dict.get("_written", {}).get("last_epoch") == self.last_epoch
-            for group, lr in zip(groups, lrs if ours or untouched else self.get_last_lr(), strict=True):
-                put(group, "lr", float(lr))
+            put_all(groups, "lr", lrs if ours or untouched else self.get_last_lr())
             self._left = self.get_last_lr()
         if self._updates is not None:
             self._updates.reset(self.last_step)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.optim.lr_scheduler._memory import as_held
-from onepass.optim.lr_scheduler._track import Track, get, put
+from onepass.optim.lr_scheduler._track import Track, get, put_all
 
 # torch's recursion adds up rounding, in float32 where the rate is such a tensor.
 _NUMBERS, _TENSORS, _NEAR_ZERO = 1e-9, 1e-4, 1e-12
@@ -113,14 +113,12 @@ def adopt(scheduler: _Scheduler) -> None:
     scheduler._restart(scheduler.last_epoch)
     track = scheduler._all_tracks()[0]
     if track.memory is not None:
-        for group, lr in zip(scheduler.optimizer.param_groups, now, strict=True):
-            put(group, "lr", float(lr))
+        put_all(scheduler.optimizer.param_groups, "lr", now)
         track.take_over([float(lr) for lr in now])
 
 
 def _put_back(scheduler: _Scheduler, track: Track, values: list[float], memory: dict[str, Any] | None) -> None:
-    for group, value in zip(scheduler.optimizer.param_groups, values, strict=True):
-        put(group, track.field, value)
+    put_all(scheduler.optimizer.param_groups, track.field, values)
     if track.memory is not None and memory is not None:
         track.memory.load(memory)
 
@@ -138,9 +136,7 @@ def _restore_torchs(scheduler: _Scheduler, lasts: list[Any], untouched: bool) ->
     if untouched and own:
         return
     track = scheduler._all_tracks()[0]
-    left = [float(lr) for lr in lasts] if untouched else numbers
-    for group, lr in zip(groups, left, strict=True):
-        put(group, "lr", lr)
+    put_all(groups, "lr", lasts if untouched else numbers)
     if track.memory is not None and not own:
         track.take_over([float(lr) for lr in lasts])
 

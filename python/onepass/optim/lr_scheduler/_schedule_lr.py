@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import check_optimizer, is_list, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._track import Factor, Track, get, own_tensor, place
+from onepass.optim.lr_scheduler._track import Shape, Track, get, own_tensor, place
 
 # Also one for each group, None leaving a group alone; as text it is parsed.
-Factors = Callable[[int], float] | str | list[Callable[[int], float] | str | None]
+Given = Callable[[int], float] | str | list[Callable[[int], float] | str | None]
 
 
 class ScheduleLR(FunctionLR):
@@ -41,21 +41,21 @@ class ScheduleLR(FunctionLR):
     def __init__(
         self,
         optimizer: Optimizer,
-        schedule: Factors,
+        schedule: Given,
         last_epoch: int = -1,
         *,
-        fields: Mapping[str, Factors] | None = None,
+        fields: Mapping[str, Given] | None = None,
         follow: str = "calls",
     ) -> None:
         check_optimizer(type(self).__name__, optimizer)
         groups = optimizer.param_groups
-        self._factors = {"lr": _factors("schedule", schedule, len(groups))}
-        if not callable(self._factors["lr"]) and None in self._factors["lr"]:
+        self._shapes = {"lr": _shapes("schedule", schedule, len(groups))}
+        if not callable(self._shapes["lr"]) and None in self._shapes["lr"]:
             raise ValueError("ScheduleLR: schedule must have a schedule for each group, got None")
         for field, given in (fields or {}).items():
             if field == "lr":
                 raise ValueError("ScheduleLR: fields must not have lr, which is schedule's")
-            self._factors[field] = _factors(f"fields[{field!r}]", given, len(groups))
+            self._shapes[field] = _shapes(f"fields[{field!r}]", given, len(groups))
             for i, group in enumerate(groups):
                 _check_field(field, i, group)
         with self._attached(optimizer, last_epoch, follow):
@@ -73,7 +73,7 @@ class ScheduleLR(FunctionLR):
 
     def _take_new_groups(self) -> None:
         known = len(self.base_lrs)
-        if any(not callable(factors) for factors in self._factors.values()):
+        if any(not callable(shapes) for shapes in self._shapes.values()):
             raise ValueError(
                 f"ScheduleLR: schedules were given for {known} groups, got {len(self.optimizer.param_groups)} now"
             )
@@ -82,7 +82,7 @@ class ScheduleLR(FunctionLR):
 
     def _make_tracks(self) -> list[Track]:
         ends: dict[str, list[float]] = {"lr": self.base_lrs, **self._others}
-        return [Track(field, factors, ends[field]) for field, factors in self._factors.items()]
+        return [Track(field, shapes, ends[field]) for field, shapes in self._shapes.items()]
 
     def value_at(self, field: str, step: int) -> list[float | None]:
         """The values of another field at a step, None for a group that is left alone; changes nothing.
@@ -91,7 +91,7 @@ class ScheduleLR(FunctionLR):
             field: A name as in `fields`, or "lr".
             step: At least 0.
         """
-        names = list(self._factors)
+        names = list(self._shapes)
         if field not in names:
             raise ValueError(f"ScheduleLR: field must be one of {', '.join(names)}, got {field!r}")
         return self._all_tracks()[names.index(field)].values(step)
@@ -184,17 +184,17 @@ class WarmupStableDecayLR(ScheduleLR):
         super().__init__(optimizer, wsd, last_epoch, follow=follow)
 
 
-def _factors(argument: str, given: Any, groups: int) -> Any:
+def _shapes(argument: str, given: Any, groups: int) -> Any:
     if not is_list(given):
-        return _factor(argument, given)
+        return _shape(argument, given)
     if len(given) != groups:
         raise ValueError(
             f"ScheduleLR: {argument} must have one entry for each of {groups} groups, got {len(given)}"
         )
-    return [None if one is None else _factor(f"{argument}[{i}]", one) for i, one in enumerate(given)]
+    return [None if one is None else _shape(f"{argument}[{i}]", one) for i, one in enumerate(given)]
 
 
-def _factor(argument: str, given: Any) -> Factor:
+def _shape(argument: str, given: Any) -> Shape:
     if isinstance(given, str):
         return schedules.parse(given)
     if not callable(given) or isinstance(given, type):

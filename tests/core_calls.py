@@ -1,0 +1,205 @@
+"""The functions of the native module with arguments that are right, so that a test names only the wrong one."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+
+from onepass import _native
+
+
+class Producer:
+    """An object that is no tensor and hands out what `make` returns."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __dlpack__(self, **_):
+        return self.make()
+
+
+def patched(offset, kind, value, version=None, tensor=None):
+    """A tensor of four elements, 1 to 4, or another one, whose DLPack struct has another value at this offset."""
+
+    def make():
+        exported = torch.arange(1.0, 9.0)[:4] if tensor is None else tensor
+        capsule = exported.__dlpack__(**({"max_version": version} if version else {}))
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        address = get(capsule, b"dltensor_versioned" if version else b"dltensor")
+        kind.from_address(address + offset).value = value
+        return capsule
+
+    return Producer(make)
+
+
+def on_device(number, tensor=None):
+    """A tensor that says it is on a device, by DLPack's number of its type: 2 for CUDA, 10 for ROCm."""
+    return patched(8, ctypes.c_int32, number, tensor=tensor)
+
+
+def batch_norm(**given: Any) -> Any:
+    """Training of x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "y": torch.zeros(4, 3),
+        "mean": torch.zeros(3),
+        "invstd": torch.zeros(3),
+        **dict.fromkeys(("weight", "bias", "residual", "running_mean", "running_var", "batches", "mask")),
+        "momentum": 0.1,
+        "eps": 1e-5,
+        "activation": None,
+        "dropout": 0.0,
+        "seed": 0,
+        "workspace": None,
+        "threads": 1,
+    }
+    return _native.core.batch_norm_forward(**{**right, **given})
+
+
+def batch_norm_inference(**given: Any) -> Any:
+    """Evaluation of x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "y": torch.zeros(4, 3),
+        "running_mean": torch.zeros(3),
+        "running_var": torch.ones(3),
+        **dict.fromkeys(("weight", "bias", "residual", "mask")),
+        "eps": 1e-5,
+        "activation": None,
+        "dropout": 0.0,
+        "seed": 0,
+        "threads": 1,
+    }
+    return _native.core.batch_norm_inference(**{**right, **given})
+
+
+def batch_norm_backward(**given: Any) -> Any:
+    """The gradient of x, (4, 3)."""
+    right = {
+        "dy": torch.ones(4, 3),
+        "x": torch.ones(4, 3),
+        "dx": torch.zeros(4, 3),
+        "mean": torch.zeros(3),
+        "invstd": torch.ones(3),
+        **dict.fromkeys(("dweight", "dbias", "dresidual", "weight", "bias", "mask", "workspace")),
+        "activation": None,
+        "dropout": 0.0,
+        "seed": 0,
+        "training": True,
+        "threads": 1,
+    }
+    return _native.core.batch_norm_backward(**{**right, **given})
+
+
+def dropout(**given: Any) -> Any:
+    """Dropout of x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "y": torch.zeros(4, 3),
+        "residual": None,
+        "p": 0.5,
+        "scaling": "inverted",
+        "gradient": False,
+        "seed": 0,
+        "planes": False,
+        "shared": False,
+        "table": None,
+        "threads": 1,
+    }
+    return _native.core.dropout(**{**right, **given})
+
+
+def cross_entropy(**given: Any) -> Any:
+    """The mean loss of logits x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "target": torch.zeros(4, dtype=torch.int64),
+        "target2": None,
+        "lam": 1.0,
+        "probabilities": None,
+        "weight": None,
+        "ignore_index": -100,
+        "label_smoothing": 0.0,
+        "z_loss": 0.0,
+        "reduction": "mean",
+        "statistics": False,
+        "loss": torch.zeros(1),
+        "saved": torch.zeros(8),
+        "totals": torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64),
+        "workspace": None,
+        "threads": 1,
+    }
+    return _native.core.cross_entropy_forward(**{**right, **given})
+
+
+def exponential(x, y) -> None:
+    """E to the power of x."""
+    _native.core.exponential(x, y, 1)
+
+
+def probe(reads, writes) -> None:
+    """The bandwidth probe."""
+    _native.core.probe(reads, writes, 1)
+
+
+def grad_norm(grads, control=None, workspace=None) -> Any:
+    """The norm of gradients."""
+    size = _native.core.control_size
+    control = torch.zeros(size, dtype=torch.float64) if control is None else control
+    workspace = torch.zeros(100, dtype=torch.float64) if workspace is None else workspace
+    return _native.core.grad_norm("clip_grad_norm_", grads, 2.0, 1.0, None, control, workspace, 1)
+
+
+def sgd(
+    params=None,
+    grads=None,
+    buffers=None,
+    *,
+    steps=None,
+    lows=None,
+    emas=None,
+    lr=0.5,
+    precision=None,
+    options=None,
+    tail=None,
+) -> Any:
+    """A step of SGD over parameters of four elements, with momentum where buffers are given."""
+    params = [torch.ones(4)] if params is None else params
+    grads = [torch.ones(4) for _ in params] if grads is None else grads
+    momentum = 0.0 if buffers is None else 0.9
+    options = options or (lr, momentum, 0.0, 0.0, False, False, False, precision)
+    group = (params, grads, buffers, [False] * len(params), steps, lows, emas, options, None)
+    return _native.core.sgd("sgd", [group], tail, 1)
+
+
+def tail(**given: Any) -> tuple[Any, ...]:
+    """What follows the gradients in a step of `sgd`; nothing by default."""
+    right = {
+        "max_grad_norm": None,
+        "skip_nonfinite": False,
+        "zero_grad": False,
+        "ema_decay": None,
+        "grad_scale": None,
+        "found_inf": None,
+        "statistics": None,
+        "control": torch.zeros(_native.core.control_size, dtype=torch.float64),
+        "workspace": torch.zeros(100, dtype=torch.float64),
+    }
+    return tuple({**right, **given}.values())
+
+
+def adam(step, device=None, *, capturable=False, second=None) -> Any:
+    """A step of Adam over one parameter of four elements.
+
+    step: the count of steps; device: as `on_device` takes it; second: the second moment.
+    """
+
+    def make():
+        return torch.ones(4) if device is None else on_device(device, torch.ones(4))
+
+    options = (0.5, 0.9, 0.99, 1e-8, 0.0, False, False, False, capturable, None)
+    lists = [[make()], [make()], [make()], [make() if second is None else second]]
+    return _native.core.adam("adam", [(*lists, None, [step], None, None, options, None)], None, 1)
