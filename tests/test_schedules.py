@@ -1,4 +1,4 @@
-"""Schedules by themselves: their values, how they combine, their text."""
+"""Schedules without an optimizer: their values, how they combine, their text."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_other_operands():
         ("(lambda: 1)()", "the name must be one of .*, got lambda: 1", None),
         ("cosine(9, [x for x in y])", "only schedules, numbers, >> and \\* are understood", "[x for x in y]"),
         ("cosine(9).length", "only schedules, numbers", "cosine(9).length"),
-        # Python itself only warns of this one: the warning is no message of ours.
+        # Python only warns of this one, and the warning must not be shown.
         ("1if 1else 2", "only schedules, numbers", "1if 1else 2"),
         ("2 * 3", r"\* is for schedules, or a number and a schedule, got 2 \* 3", "2 * 3"),
         ("5", "a schedule is wanted here, got 5", "5"),
