@@ -62,7 +62,9 @@ ONLY = {
         r"math::(?:ShiftedSums|GradientSums)<|math::Gradient<\w+, \w+, true>"
         r"|math::Normalise<(?!double, true, true)"
     ),
-    "cross_entropy": re.compile(r"exponential_elements|add_classes|walk_classes(?:_nontemporal)?<true|(?:add|walk)_panel"),
+    "cross_entropy": re.compile(
+        r"exponential_elements|add_classes|walk_classes(?:_nontemporal)?<true|(?:add|walk)_panel"
+    ),
     "clip": re.compile(r"math::Scale<|add_strip<\S*math::SquareSum,"),
 }
 SUFFIX = {"float": "ps", "double": "pd"}
@@ -134,7 +136,8 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|update_(?:bfloat16_pairs|stored_strip|with_tail|measured)<.*<{computed}>"
         + rf"|(?:walk_(?:along|across)(?:_nontemporal)?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|drop_elements<onepass::math::\w+<{computed}[,>]"
-        + rf"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)<(?:.*[< ])?{computed}>"
+        + r"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)"
+        + rf"<(?:.*[< ])?{computed}>"
         + ("|probe_part<" if computed == "float" else "|add_strip<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

@@ -152,7 +152,7 @@ def test_formulas_work_on_registers(path):
 
 @each([p for p in CPP if p.relative_to(CSRC).parts[0] in ("loops", "kernels", "bind")])
 def test_formulas_stand_in_math_only(path):
-    """No function of mathematics, no product with a hyper-parameter; test_functions.py looks closer at the loops."""
+    """No function of mathematics, no product with a hyper-parameter; for loops see test_functions.py."""
     code = code_of(path)
     assert not re.search(r"\b(?:sqrt|rsqrt|pow|exp|expm1|log|log1p|tanh|erf|fma)f?\s*\(", code)
     assert not re.search(r"\b(?:beta[12]|momentum|lr|weight_decay|eps)\s*[*/]|[*/]\s*(?:beta[12]|lr|eps)\b", code)
