@@ -42,3 +42,18 @@ def simt(session: nox.Session) -> None:
     """The CUDA kernels on the host: plain, sanitizers, race detector."""
     session.install("cmake", "ninja")
     session.run("bash", ".ci/simt", "build/simt", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, into build/docs; warnings are errors."""
+    session.install(TORCH)
+    session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.run("bash", ".ci/docs", "build/docs", external=True)
+
+
+@nox.session(default=False)
+def docs_browser(session: nox.Session) -> None:
+    """Looks at the site in build/docs with Chromium, which must be installed, as wide as a desk and as a phone."""
+    session.install("playwright==1.65.2")
+    session.run("python", "docs/_site/browser.py", *session.posargs)

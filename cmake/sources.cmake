@@ -6,6 +6,7 @@ set(onepass_kernels
   norm/batch_norm
   optim/adam
   optim/clip
+  optim/lion
   optim/sgd
   optim/statistics)
 list(TRANSFORM onepass_kernels PREPEND csrc/kernels/ OUTPUT_VARIABLE kernel_paths)

@@ -2,19 +2,20 @@
 
     python tests/check_isa_symbols.py BUILD_DIR
 
-BUILD_DIR is a finished CMake build of the package. Four things are proven of it:
+BUILD_DIR is a finished CMake build of the package. The proof has four parts:
 
 1. The loops of each operation use the registers of their instruction set, with packed arithmetic, no instruction
-   of a higher set and no fused multiply-add that nobody asked for (which would give each set its own bits).
+   of a higher set and no fused multiply-add that no formula asks for (which would give each set its own bits).
 2. Every function that an object of an instruction set offers to the linker carries the namespace of that set and
-   is in no other object. A shared inline function or template could be kept in its AVX-512 form for everybody, and
+   is in no other object. The linker could keep the AVX-512 form of a shared inline function or template, which
    would then stop a program on a machine without AVX-512.
 3. All kernels are in the linked module.
 4. All code of the module that needs more than the baseline is a copy of such a kernel. The module is stripped and
-   its bindings are compiled at link time, so functions are told apart by their unwind entries and compared by
-   their instructions.
+   its bindings are compiled at link time, so functions are found by their unwind entries and compared by their
+   instructions.
 
-Exit status 1 if one of them fails or objdump or nm is missing; 0 on machines other than x86-64: they have one set.
+The exit status is 1 if a part fails, or objdump or nm is missing, and 0 on machines other than x86-64, which have
+one set.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ARITHMETIC = {
     "cross_entropy": "fmadd mul",
     "dropout": "mul",
     "sgd": "mul add sub",
-    "statistics": "",  # a few rows a leaf: no loop over elements
+    "statistics": "",  # a few rows in a leaf: no loop over elements
     "probe": "mul add",
 }
 BOTH = ("float", "double")
@@ -55,7 +56,7 @@ TYPES = {
     "statistics": (),
     "probe": ("float",),
 }
-# The loops of an operation that has others, too: without products (a clamp), without differences (a gradient with
+# Loops of these operations that are exceptions: without products (a clamp), without differences (a gradient with
 # constant statistics), or without packed code (a power; doubles with flags of one byte, in the baseline).
 ONLY = {
     "batch_norm": re.compile(
@@ -83,24 +84,24 @@ FUSED = re.compile(r"vfn?m(?:add|sub)")
 
 @dataclass(frozen=True)
 class Function:
-    """One function: its demangled name (an address in the module) and its instructions."""
+    """Holds one function: its demangled name (an address in the module) and its instructions."""
 
     name: str
     code: tuple[str, ...]
 
     def beyond_baseline(self) -> tuple[str, ...]:
-        """The instructions that a baseline processor lacks, without what the linker changes: addresses."""
+        """Returns the instructions that a baseline processor lacks, without addresses: the linker changes them."""
         wide = (line for line in self.code if BEYOND_BASELINE.fullmatch(line.split()[0]))
         return tuple(" ".join([line.split()[0], *re.findall(r"%[xyz]mm\d+|%k\d", line)]) for line in wide)
 
 
 def tool(*command: str | Path) -> str:
-    """What a tool prints."""
+    """Runs a tool; returns what it prints."""
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def instructions(path: Path) -> Iterator[tuple[str, int, str]]:
-    """(function, address, instruction) of all code of a file; the function is "" without symbols."""
+    """Yields function, address and instruction of all code of a file; the function is "" without symbols."""
     name = ""
     for line in tool("objdump", "-d", "-C", "-w", "--no-show-raw-insn", path).splitlines():
         if line.endswith(">:"):
@@ -110,7 +111,7 @@ def instructions(path: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def functions_of_object(path: Path) -> list[Function]:
-    """The functions of an object file, by its symbols."""
+    """Returns the functions of an object file, by its symbols."""
     found: dict[str, list[str]] = {}
     for name, _, instruction in instructions(path):
         found.setdefault(name, []).append(instruction)
@@ -118,7 +119,7 @@ def functions_of_object(path: Path) -> list[Function]:
 
 
 def functions_of_module(path: Path) -> list[Function]:
-    """The functions of a linked module, by its unwind entries: stripping keeps them."""
+    """Returns the functions of a linked module, by its unwind entries, which stripping keeps."""
     entries = re.findall(r"FDE .*pc=([0-9a-f]+)\.\.([0-9a-f]+)", tool("objdump", "--dwarf=frames", path))
     ranges = sorted((int(begin, 16), int(end, 16)) for begin, end in entries)
     found: dict[str, list[str]] = {}
@@ -130,7 +131,7 @@ def functions_of_module(path: Path) -> list[Function]:
 
 
 def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
-    """The functions that walk over elements, computing in a type."""
+    """Returns the functions that walk over elements, computing in a type."""
     walk = re.compile(
         rf"update_(?:range|strips)<{computed},"
         + rf"|update_(?:bfloat16_pairs|stored_strip|with_tail|measured)<.*<{computed}>"
@@ -144,13 +145,13 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
 
 
 def holds_packed(function: Function, isa: str, operation: str, suffix: str) -> bool:
-    """Whether a function has an operation on full registers of an instruction set."""
+    """Says whether a function has an operation on full registers of an instruction set."""
     mnemonic = re.compile(("" if isa == "baseline" else "v") + operation + r"(?:\d{3})?" + suffix)
     return any(mnemonic.match(line.split()[0]) and f"%{REGISTER[isa]}" in line for line in function.code)
 
 
 def foreign(function: Function, isa: str, *, fuses: bool) -> list[str]:
-    """The instructions of a function that its instruction set must not hold."""
+    """Returns the instructions of a function that its instruction set must not have."""
     wrong = [line for line in function.code if FUSED.match(line) and not fuses]
     if isa == "baseline":
         wrong += function.beyond_baseline()
@@ -160,7 +161,7 @@ def foreign(function: Function, isa: str, *, fuses: bool) -> list[str]:
 
 
 def check_code(stem: str, isa: str, functions: list[Function]) -> list[str]:
-    """Proof 1 for one object file."""
+    """Proves part 1 for one object file; returns the faults."""
     faults = []
     for function in functions:
         if wrong := foreign(function, isa, fuses=stem in FUSES):
@@ -187,14 +188,14 @@ def check_code(stem: str, isa: str, functions: list[Function]) -> list[str]:
 
 
 def offered(path: Path) -> dict[str, str]:
-    """Functions that an object file offers to the linker: mangled name to demangled name."""
+    """Returns the functions that an object file offers to the linker: mangled name to demangled name."""
     names = [tool("nm", "-p", "-g", "--defined-only", *options, path).splitlines() for options in ((), ("-C",))]
     pairs = [(plain.split(maxsplit=2), pretty.split(maxsplit=2)) for plain, pretty in zip(*names, strict=True)]
     return {plain[2]: pretty[2] for plain, pretty in pairs if len(plain) == 3 and plain[1] in "TtWwi"}
 
 
 def check_sharing(objects: dict[str, list[Path]], common: list[Path]) -> list[str]:
-    """Proof 2: what each instruction set's objects offer is its own."""
+    """Proves part 2: each instruction set's objects offer only what is its own."""
     owners: dict[str, set[str]] = {}
     faults = []
     for isa, paths in objects.items():
@@ -213,7 +214,7 @@ def check_sharing(objects: dict[str, list[Path]], common: list[Path]) -> list[st
 
 
 def check_module(kernels: list[Function], module: list[Function]) -> list[str]:
-    """Proofs 3 and 4 for one linked module."""
+    """Proves parts 3 and 4 for one linked module."""
     wanted = {code: f.name for f in kernels if (code := f.beyond_baseline())}
     found = {code: f.name for f in module if (code := f.beyond_baseline())}
     faults = [f"lacks {wanted[code]}" for code in wanted.keys() - found.keys()]
@@ -223,7 +224,7 @@ def check_module(kernels: list[Function], module: list[Function]) -> list[str]:
 
 
 def report(title: str, faults: list[str]) -> bool:
-    """Prints one line, and one for each fault; True if there is none."""
+    """Prints one line, and one for each fault; returns True if there is no fault."""
     print(f"{'FAIL' if faults else 'ok  '} {title}")
     for fault in faults:
         print(f"       {fault}")
@@ -231,7 +232,7 @@ def report(title: str, faults: list[str]) -> bool:
 
 
 def check(build: Path) -> bool:
-    """All proofs for a build folder."""
+    """Runs all parts for a build folder."""
     every = sorted(build.rglob("*.o"))
     objects = {isa: [p for p in every if f"onepass_{isa}.dir" in p.parts] for isa in REGISTER}
     common = [p for p in every if not any(p in paths for paths in objects.values())]
@@ -264,7 +265,7 @@ def check(build: Path) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; the exit status."""
+    """Runs the command; returns the exit status."""
     if len(arguments) != 1:
         print("usage: check_isa_symbols.py BUILD_DIR")
         return 1

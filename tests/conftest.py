@@ -35,19 +35,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @dataclass(frozen=True)
 class Backend:
-    """Where a test puts its tensors, and which kernels update them there."""
+    """Says where a test puts its tensors, and which kernels update them there."""
 
     name: str
     device: torch.device
 
     @property
     def is_cuda_code(self) -> bool:
-        """True if the CUDA kernels run, on a GPU or on the host."""
+        """Whether the CUDA kernels run, on a GPU or on the host."""
         return self.name != "cpu"
 
 
 def simt_core() -> object:
-    """The module that runs the CUDA kernels on the host; skips the test where it was not built."""
+    """Returns the module that runs the CUDA kernels on the host; skips the test where it was not built."""
     try:
         return importlib.import_module("onepass._core_simt")
     except ImportError as error:
@@ -60,7 +60,7 @@ def simt_core() -> object:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Each backend in turn; what the machine lacks is skipped with its reason."""
+    """Gives each backend in turn; skips those that the machine lacks, with the reason."""
     name: str = request.param
     if name == "simt":
         monkeypatch.setattr(_native, "core", simt_core())
@@ -70,7 +70,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def apart(module: str, *code: str) -> str:
-    """What the code, behind the names of a test module, prints in a process of its own, which must not crash."""
+    """Runs code with a test module's names in its own process, which must not crash; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", "\n".join([f"from {module} import *", *code])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},

@@ -1,4 +1,4 @@
-"""Calls of ours that fall back to torch's functions, for processes in which those were replaced."""
+"""Calls of ours that fall back to torch's functions, for processes in which those are replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import onepass
 
 F = onepass.nn.functional
-# Ours, and where torch has functions or classes of the same names.
+# Our modules, and the places where torch has functions or classes of the same names.
 PLACES = (
     (F, ("torch.nn.functional",)),
     (onepass.nn, ("torch.nn", "torch.nn.modules", "torch.nn.modules.batchnorm", "torch.nn.modules.dropout")),
@@ -30,7 +30,7 @@ PLACES = (
 
 
 def patch() -> list[str]:
-    """Puts ours in the place of everything of torch that has its name; returns the names."""
+    """Replaces everything of torch that has the name of something of ours by ours; returns the names."""
     replaced = []
     for ours, theirs in PLACES:
         for name in ours.__all__:
@@ -64,13 +64,13 @@ def tensor(*shape: int, seed: int = 0) -> Tensor:
 
 
 def of_rows(x: Tensor, target: Tensor, target2: Tensor | None = None, **options: object) -> Tensor:
-    """The loss of the first rows, as many as there are."""
+    """Computes the loss with as many targets as there are rows."""
     second = None if target2 is None else target2[: len(x)]
     return F.cross_entropy(x, target[: len(x)], target2=second, **options)
 
 
 def functions() -> dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]]:
-    """Name: a function of one tensor, and the tensor's shape."""
+    """Returns functions of one tensor by name, each with the tensor's shape."""
     labels, rows = torch.tensor([0, 2, -100, 1]), tensor(4, 3, seed=1).softmax(1)
     weight, second = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1, 1, 0, -100])
     mean, var = tensor(3, seed=2), tensor(3, seed=3).square() + 0.5
@@ -95,7 +95,7 @@ def functions() -> dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]]
 
 
 def ways(function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name: a call of the function that does not take the kernels' own way alone."""
+    """Yields names and calls of the function, most of which leave the kernels' regular way."""
     total = lambda x: function(x).sum()  # noqa: E731
     directions = tensor(2, *x.shape, seed=4)
 
@@ -141,7 +141,7 @@ def ways(function: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[tuple[str,
 
 
 def gradients() -> dict[str, Callable[[], list[Tensor]]]:
-    """Gradients that our clipping hands to torch's, and those that it takes."""
+    """Makes gradients that our clipping hands to torch's, and some that it clips itself."""
     sparse = torch.sparse_coo_tensor(torch.tensor([[0, 2]]), torch.tensor([3.0, -4.0]), (5,))
     return {
         "dense": lambda: [tensor(5), tensor(3, 3, seed=1)],
@@ -174,7 +174,7 @@ def clipping() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def training() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Classes of ours that look torch's up."""
+    """Yields calls of our classes that look torch's up."""
 
     def rates(make: Callable[[torch.optim.Optimizer], object]) -> object:
         optimizer = onepass.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
@@ -222,7 +222,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def listed(value: object) -> list[Tensor]:
-    """Tensors of nested tuples, detached and as they are."""
+    """Returns the tensors in nested tuples, detached."""
     if isinstance(value, Tensor):
         return [value.detach().as_subclass(Tensor).to_dense().contiguous().clone()]
     if isinstance(value, (list, tuple)):
@@ -231,14 +231,14 @@ def listed(value: object) -> list[Tensor]:
 
 
 def main(path: str, patched: bool) -> None:
-    """Writes what each case gives, or the error it raises, as name: tensors or text."""
+    """Writes a file with what each case gives, by name: tensors, or the text of its error."""
     made = list(cases())
     if patched:
         names = patch()
         assert {"torch.nn.functional.cross_entropy", "torch.nn.utils.clip_grad_norm_", "torch.optim.SGD"} <= {
             *names
         }
-    # Each fall back is a few calls deep.
+    # Falling back takes only a few calls, so an endless recursion is found soon.
     sys.setrecursionlimit(600)
     results: dict[str, object] = {}
     for name, call in made:

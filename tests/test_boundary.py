@@ -1,4 +1,4 @@
-"""The tensor boundary: who may hand memory to the core, how it is given back, and what lies there afterwards."""
+"""The tensor boundary: who may hand memory to the core, how it is given back, and what it holds afterwards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import torch
 
 import onepass
 from conftest import apart
+from core_calls import Producer, on_device, patched
 from onepass import _native, _versions
 from onepass.optim import functional
 from onepass.optim._lists import run
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.tail import Tail, TailMemory
 
 SGD = {"lr": 0.5, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
 ADAM = {"lr": 0.5, "beta1": 0.7, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}
@@ -32,26 +35,16 @@ SHAPES = [(), (0,), (0, 3), (1,), (37,), (4, 5), (2, 1, 3)]
 
 
 class Fallback(torch.Tensor):
-    """A tensor as torch gave it before the exchange API: by __dlpack__ alone."""
+    """A tensor as older versions of torch give it: only through __dlpack__, without the exchange API."""
 
     __dlpack_c_exchange_api__ = None
 
 
-class Producer:
-    """An object that is no tensor and hands out what `make` returns."""
-
-    def __init__(self, make):
-        self.make = make
-
-    def __dlpack__(self, **_):
-        return self.make()
-
-
 @pytest.fixture
 def host(backend):
-    """A backend whose tensors lie on the CPU, where numpy arrays and patched structs do."""
+    """Gives the backends whose tensors are on the CPU, as numpy arrays and patched structs are."""
     if backend.name == "cuda":
-        pytest.skip("for memory of the CPU alone")
+        pytest.skip("for memory of the CPU only")
     return backend
 
 
@@ -105,29 +98,15 @@ def test_numpy_arrays(rule, dtype, grad_dtype, host):
     assert (arrays[0][-1] != before).all()
 
 
-def patched(offset, kind, value, version=None):
-    """A tensor of four elements, 1 to 4, whose DLPack struct has another value at this offset."""
-
-    def make():
-        capsule = torch.arange(1.0, 9.0)[:4].__dlpack__(**({"max_version": version} if version else {}))
-        get = ctypes.pythonapi.PyCapsule_GetPointer
-        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        address = get(capsule, b"dltensor_versioned" if version else b"dltensor")
-        kind.from_address(address + offset).value = value
-        return capsule
-
-    return Producer(make)
-
-
 NO_TENSOR = "must be a torch.Tensor or a numpy.ndarray, got "
-# What may be neither a parameter nor a gradient of four elements.
+# Objects that can be neither a parameter nor a gradient of four elements.
 STRANGERS = {
     "none": (lambda: None, TypeError, NO_TENSOR + "NoneType"),
     "list": (lambda: [1.0] * 4, TypeError, NO_TENSOR + "list"),
     "class": (lambda: torch.Tensor, TypeError, NO_TENSOR),
     "numpy-scalar": (lambda: np.float32(1), TypeError, NO_TENSOR + "numpy.float32"),
-    "strings": (lambda: np.array(["a"] * 4), TypeError, "must be a dense writable tensor: BufferError"),
-    "swapped-bytes": (lambda: np.ones(4, ">f4"), TypeError, "must be a dense writable tensor: BufferError"),
+    "strings": (lambda: np.array(["a"] * 4), TypeError, "must be a dense writable tensor, got BufferError"),
+    "swapped-bytes": (lambda: np.ones(4, ">f4"), TypeError, "must be a dense writable tensor, got BufferError"),
     "integers": (lambda: np.ones(4, np.int64), TypeError, "must be torch.float32, .* got torch.int64"),
     "booleans": (lambda: torch.ones(4).bool(), TypeError, "must be torch.float32, .* got torch.bool"),
     "complex": (lambda: np.ones(4, np.complex64), TypeError, "must be torch.float32, .* got torch.complex64"),
@@ -137,10 +116,10 @@ STRANGERS = {
         "must be torch.float32, .* got DLPack type",
     ),
     "backwards": (lambda: np.ones(4, np.float32)[::-1], ValueError, r"strides .*\(-1,\)"),
-    "meta": (lambda: torch.ones(4, device="meta"), TypeError, "must be a dense tensor with memory: .*meta"),
-    "sparse": (lambda: torch.ones(4).to_sparse(), TypeError, "must be a dense tensor with memory: "),
+    "meta": (lambda: torch.ones(4, device="meta"), TypeError, "must be a dense tensor with memory, got .*meta"),
+    "sparse": (lambda: torch.ones(4).to_sparse(), TypeError, "must be a dense tensor with memory, got "),
     "raises": (lambda: Producer(lambda: 1 / 0), TypeError, "ZeroDivisionError: division"),
-    "other-device": (lambda: patched(8, ctypes.c_int32, 10), ValueError, "must be on .*DLPack device 10"),
+    "other-device": (lambda: on_device(10), ValueError, "must be on .*DLPack device 10"),
     "lanes": (lambda: patched(22, ctypes.c_uint16, 2), TypeError, "must be torch.float32"),
     "next-version": (lambda: patched(0, ctypes.c_uint32, 2, (1, 1)), TypeError, "must be .*DLPack"),
 }
@@ -153,7 +132,7 @@ def test_objects_that_are_no_tensors(name, which, backend):
     good = [torch.full((4,), 3.0, device=backend.device) for _ in range(3)]
     lists = {"params": good[:2], "grads": [good[2], good[2]]}
     lists[which] = [lists[which][0], make()]
-    # Which of two devices is the wrong one, the core cannot know.
+    # The core cannot know which of two devices is the wrong one: it names the gradient.
     where = "grads" if name == "other-device" else which
     with pytest.raises(error, match=rf"^sgd: {where}\[1\].*{message}"):
         functional.sgd(lists["params"], lists["grads"], [], **SGD)
@@ -161,14 +140,15 @@ def test_objects_that_are_no_tensors(name, which, backend):
 
 
 def on_cuda():
-    """A tensor that says it lies on a GPU."""
-    return patched(8, ctypes.c_int32, 2)
+    """A tensor that says it is on a GPU."""
+    return on_device(2)
 
 
 def clipped_sgd():
-    options = (0.5, 0.0, 0.0, 0.0, False, False, False, None)
-    clips = (1.0, False, False, *[None] * 6)
-    _native.core.sgd("sgd", [([on_cuda()], [on_cuda()], [], [False], None, None, None, options, None)], clips, 1)
+    options = {name: 0.0 for name in ("lr", "momentum", "dampening", "weight_decay")}
+    options |= {"nesterov": False, "maximize": False, "capturable": False, "precision": None}
+    clips = Tail(max_grad_norm=1.0, memory=TailMemory(torch.device("cpu")))
+    _native.core.sgd.step_lists("sgd", [ListGroup([on_cuda()], [on_cuda()], options)], clips, 1)
 
 
 CALLS = [
@@ -202,7 +182,7 @@ def test_read_only_memory_may_be_read():
 
 
 def test_memory_that_torch_would_not_make(host):
-    """Addresses that are no multiple of the element, structs without strides, structs with an offset."""
+    """Addresses that are no multiple of the element's size, structs without strides, structs with an offset."""
     param, grad = (np.zeros(17, np.uint8)[1:].view(np.float32) for _ in "ab")
     param[:], grad[:] = (1, 2, 3, 4), (2, 4, 6, 8)
     assert not param.flags.aligned
@@ -240,7 +220,7 @@ def step_with_rubbish(name, which):
 @pytest.mark.parametrize("which", ["params", "grads"])
 @pytest.mark.parametrize("name", RUBBISH)
 def test_dlpack_that_returns_rubbish(name, which):
-    """The pointer in a capsule that is none, or is used up, is null."""
+    """A pointer from an object that is no capsule, or from a used one, is null."""
     assert f"sgd: {which}[0] must be" in apart("test_boundary", f"step_with_rubbish({name!r}, {which!r})")
 
 
@@ -269,7 +249,7 @@ def test_the_lock_of_the_interpreter_is_released(host):
 
     worker = threading.Thread(target=tick)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a core for each
+    torch.set_num_threads(1)  # a processor core for each
     worker.start()
     begin = time.perf_counter()
     functional.adam(*rows, [torch.tensor(3.0)], **ADAM)

@@ -17,10 +17,11 @@ from onepass.cli import bench as cli_bench
 from onepass.cli.app import app
 from onepass.parity import rule
 from onepass.parity.harness import Tally
+from tolerance import ULPS_ATOL
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    """Exit status, and the output without frames and line breaks."""
+    """Runs the command; returns its exit status, and its output without frames and line breaks."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -28,7 +29,7 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def read(path: Path) -> dict:
-    """A JSON file, which may not hold NaN or Infinity."""
+    """Reads a JSON file, which may not hold NaN or Infinity."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{path} holds {constant}")
@@ -71,7 +72,7 @@ VERBS = (
 
 
 def test_help_begins_with_a_verb():
-    """As the reader does it: "--seed: Seed the weights", not "--seed: Of the weights"."""
+    """An option reads as an order: "--seed: Seed the weights", not "--seed: Of the weights"."""
     commands = typer.main.get_command(app).commands
     texts = {
         f"{name} {option.name}": option.help
@@ -84,7 +85,7 @@ def test_help_begins_with_a_verb():
     assert {text[-1] for text in texts.values()} <= {".", "]"}
 
 
-def test_info_json_tells_what_a_report_needs():
+def test_info_json_has_what_a_report_needs():
     result = CliRunner().invoke(app, ["info", "--json"])
     facts = json.loads(result.output)
     assert facts["onepass"] == onepass.__version__
@@ -232,7 +233,7 @@ def test_interleave_begins_each_round_with_the_next():
 
 
 def test_ratios_are_taken_within_rounds():
-    # The machine was ten times slower in the second round, and a third time off for one of them.
+    # The machine was ten times slower in the second round, and slower for the first competitor in the third.
     assert harness.median_ratio([2.0, 20.0, 9.0], [1.0, 10.0, 1.0]) == 2.0
     assert harness.quantile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
     assert harness.quantile([5.0], 0.8) == 5.0
@@ -249,7 +250,7 @@ def test_a_case_is_chosen_by_name_or_part():
     assert names("half", "sgd") == ["adam-a-half", "sgd-a"]
 
 
-def test_a_failing_compiler_is_told_and_the_others_are_timed():
+def test_a_failing_compiler_is_reported_and_the_others_are_timed():
     def compiled():
         raise RuntimeError("no compiler\nmore")
 
@@ -278,7 +279,7 @@ def test_parity_holds_and_is_written(tmp_path):
         "max_exp_avg_sq",
     }
     assert all(row["ok"] and 1 <= row["worst_step"] <= 3 for row in rows)
-    # The optimizer that was measured is ours: rounding once, it cannot be as far off as torch's everywhere.
+    # Ours was measured, not torch's: it rounds once, so in some row its error is below torch's.
     assert any(row["ours_abs"] < row["torch_abs"] for row in rows)
 
 
@@ -350,12 +351,12 @@ def test_within_rejects_what_cannot_be_compared(ours, message):
         rule.within(ours, torch.zeros(2), torch.zeros(2, dtype=torch.float64))
 
 
-def test_ulps_are_told_at_the_scale_of_the_tensor():
+def test_ulps_are_shown_at_the_scale_of_the_tensor():
     tally = Tally()
-    # Near zero two terms have cancelled; one ulp of the large element is the unit of both.
+    # The element near zero is what two terms left when they cancelled: its unit is that of the large element.
     exact = torch.tensor([1.0, 1e-9], dtype=torch.float64)
     eps = torch.finfo(torch.float32).eps
     tally.add(1, torch.tensor([1.0 + eps, 1e-9 + eps / 2]), torch.tensor([1.0 + eps, 1e-9]), exact)
     row = tally.row("rule", "float32", "defaults", "param")
-    assert row.ours_ulp == pytest.approx(1.0, abs=0.02)
+    assert row.ours_ulp == pytest.approx(1.0, abs=ULPS_ATOL)
     assert row.ok

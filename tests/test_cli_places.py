@@ -1,4 +1,4 @@
-"""What a command cannot have, a device or a place to write to: told at once, by name."""
+"""A device or a place to write to that a command cannot have is refused at once, by name."""
 
 import os
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from test_cli import run
 )
 def test_cuda_is_refused_at_once_by_what_is_missing(command, option, sees_gpu, built, lacks, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
-    # Nothing else of the core may be asked.
+    # Nothing else of the core may be used.
     monkeypatch.setattr(onepass._native, "core", SimpleNamespace(build_info=lambda: {"cuda": built}))
     status, output = run(*command, f"--{option}", "cuda")
     assert status == 2
@@ -53,7 +53,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(arguments, opt
     status, output = run(*arguments, f"--{option}", "/dev/null/x.png")
     assert status == 2
     assert f"{option} must be a place that can be written, got /dev/null/x.png" in output
-    # A root user may write everywhere.
+    # The tests may run as root, who may write everywhere.
     folder = tmp_path / "x.png"
     if arguments[0] in ("demo", "lr-range"):
         folder.mkdir()
@@ -72,7 +72,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(arguments, opt
     ],
     ids=["bench", "parity"],
 )
-def test_a_disk_that_is_full_is_told_as_a_wrong_place(arguments, option):
+def test_a_full_disk_is_reported_as_a_wrong_place(arguments, option):
     status, output = run(*arguments, f"--{option}", "/dev/full")
     assert status == 2
     assert f"{option} must be a place that can be written, got /dev/full ([Errno 28]" in output

@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint: it asks an optimizer without states for some by a step, which is to be none."""
+"""torch.distributed.checkpoint makes an optimizer's states by a step on zeros, which must not count as a step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import onepass.monitor
 import onepass.optim
 from tail_setup import flat
 
-# One process will do.
+# One process is enough.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
 RULES = {
     "sgd": ("SGD", {}),
@@ -75,7 +75,7 @@ def bits(value: torch.Tensor) -> tuple[torch.dtype, list[int]]:
 
 
 def options_of(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
-    """Those of the groups; torch makes lists of tuples in full states."""
+    """Returns the options of the groups; in full states torch makes lists of tuples."""
     return [
         {name: list(value) if name == "betas" else value for name, value in group.items() if name != "params"}
         for group in optimizer.param_groups
@@ -83,7 +83,7 @@ def options_of(optimizer: torch.optim.Optimizer) -> list[dict[str, object]]:
 
 
 def assert_same_runs(one: Run, other: Run) -> None:
-    """Bits and dtypes of parameters and states, and options."""
+    """Returns bits and dtypes of parameters and states, and the options."""
     (model, optimizer), (twin, second) = one, other
     for param, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert bits(param) == bits(other)
@@ -99,7 +99,7 @@ def assert_same_runs(one: Run, other: Run) -> None:
 @each_precision
 @each_rule
 def test_a_fresh_optimizer_stays_one(rule, precision, tail):
-    """Asked twice, as by getting and setting; the next step is the first one, bit for bit."""
+    """States are asked for twice, by getting and by setting; the next step is the first one, bit for bit."""
     run, twin = (build(rule, precision, tail) for _ in "ab")
     random = torch.get_rng_state()
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_a_fresh_optimizer_stays_one(rule, precision, tail):
 
 @each_rule
 def test_weights_loaded_in_between(rule):
-    """Averages and what is kept beside half precision begin from the parameters that the first step finds."""
+    """Averages, and what is kept next to half precision, begin from the parameters that the first step finds."""
     for precision in ("float32", *HALVES):
         run, twin = (build(rule, precision, "-tail") for _ in "ab")
         get_optimizer_state_dict(*run)
@@ -148,13 +148,13 @@ def test_copies_in_between(rule, how):
 @each_precision
 @each_rule
 def test_resumed_by_dcp(rule, precision, tail, form, tmp_path):
-    """Saved to files, loaded into a fresh optimizer's states, and trained on: as if not interrupted."""
+    """A run that is saved to files, loaded into a fresh optimizer and continued equals one without a break."""
     run = build(rule, precision, tail)
     train(run, 0, 1, 2)
     save(run, FLAT[form], tmp_path)
     resumed = build(rule, precision, tail, seed=1)
     load(resumed, FLAT[form], tmp_path)
-    if tail:  # counted anew, and measured by the next step
+    if tail:  # counted again, and measured by the next step
         resumed[1]._tail = copy.deepcopy(run[1]._tail)
     assert_same_runs(run, resumed)
     train(run, 3, 4)
@@ -178,7 +178,7 @@ def load(run: Run, how: StateDictOptions, path, planner=None) -> None:
 @each_tail
 @each_rule
 def test_a_checkpoint_of_no_steps(rule, tail, form, tmp_path):
-    """Saved before the first step: the resumed run's first step is the first one."""
+    """After a checkpoint from before the first step, the resumed run's first step is the first one."""
     for precision in ("float32", "bfloat16", "master"):
         run, twin = (build(rule, precision, tail) for _ in "ab")
         path = tmp_path / precision
@@ -194,7 +194,7 @@ def test_a_checkpoint_of_no_steps(rule, tail, form, tmp_path):
 @each_form
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "sgd"])
 def test_float32_states_of_halves_stay(rule, form, tmp_path):
-    """Also where no option asks for them: they came from a checkpoint."""
+    """Averages from a checkpoint stay, also where no option asks for them."""
     run = build(rule, "bfloat16")
     train(run, 0, 1)
     for own in run[1].state.values():
@@ -226,7 +226,7 @@ def test_step_counts_that_bfloat16_does_not_hold(form, tmp_path):
 @each_form
 @pytest.mark.parametrize("rule", ["adamw", "dampening"])
 def test_got_and_set_again(rule, form):
-    """Nothing was loaded between the two: the optimizer is as fresh as before."""
+    """Nothing is loaded between the two: the optimizer is as fresh as before."""
     run, twin = (build(rule, "bfloat16", "-tail") for _ in "ab")
     for _ in range(2):
         saved = get_optimizer_state_dict(*run, options=FLAT[form])
@@ -239,7 +239,7 @@ def test_got_and_set_again(rule, form):
 
 @each_rule
 def test_states_loaded_in_place_alone(rule, tmp_path):
-    """dcp.load without set_optimizer_state_dict: torch's optimizers keep what was written into their states."""
+    """dcp.load without set_optimizer_state_dict writes into the states, which torch's optimizers then keep."""
     run = build(rule, tail="-tail")
     train(run, 0, 1)
     save(run, FLAT["nested"], tmp_path)
@@ -252,7 +252,7 @@ def test_states_loaded_in_place_alone(rule, tmp_path):
 
 
 def test_with_the_averages_in_the_parameters():
-    """torch would leave its rate of 0 behind if the step raised."""
+    """If the step raised, torch would leave a rate of 0 in the groups."""
     run, twin = (build("adamw", tail="-tail") for _ in "ab")
     with pytest.raises(RuntimeError, match="state_dict cannot be taken"), run[1].ema_parameters():
         get_optimizer_state_dict(*run)
@@ -284,7 +284,7 @@ def test_in_inference_mode(tmp_path):
 
 @pytest.fixture
 def alone():
-    """A process group of this process."""
+    """Gives a process group of this process only."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -308,10 +308,10 @@ def test_full_states_as_trainers_save_them(rule, offload, tmp_path):
 
 
 def test_torchs_optimizer_with_names():
-    """Its init_state takes a step at the full rate."""
+    """torch's _NamedOptimizer makes states by a step at the full rate; ours must not move."""
     run, twin = (build("adamw") for _ in "ab")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch says of its own torch.jit.script
+        warnings.simplefilter("ignore")  # torch warns of its own torch.jit.script
         optim = importlib.import_module("torch.distributed.optim")
     named = optim._NamedOptimizer(dict(run[0].named_parameters()), type(run[1]), lr=0.1, weight_decay=0.1)
     named.init_state()
@@ -333,7 +333,7 @@ def test_a_range_test_in_between():
 
 
 def test_an_optimizer_that_never_has_states():
-    """Asked in mid-training: telemetry, too, stays the last step's."""
+    """In mid-training nothing changes: telemetry, too, stays that of the last step."""
     run, twin = (build("sgd", telemetry=True) for _ in "ab")
     for one in (run, twin):
         train(one, 0)
@@ -342,7 +342,7 @@ def test_an_optimizer_that_never_has_states():
 
 
 class Wrapper(torch.optim.Optimizer):
-    """An optimizer around another, as trainers have them."""
+    """An optimizer that wraps another, as trainers have them."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer

@@ -73,11 +73,6 @@ LACKING: dict[str, set[str]] = {
             "ExponentialLR FunctionLR LambdaLR LinearLR MultiStepLR OneCycleLR PolynomialLR "
             "ReduceLROnPlateau ScheduleLR SequentialLR StepLR WarmupCosineLR WarmupStableDecayLR",
         ),
-        *within(
-            "optim.schedules",
-            "Schedule clamp constant cosine cyclic exponential inverse_sqrt linear multistep one_cycle "
-            "polynomial product sequence sqrt_decay step take warm_restarts warmup wsd",
-        ),
     },
     "args": {
         *within("nn", "FeatureAlphaDropout"),
@@ -86,7 +81,6 @@ LACKING: dict[str, set[str]] = {
     "raises": {
         *within("nn", "BatchNorm1d BatchNorm3d"),
         *within("optim.lr_scheduler", "LambdaLR"),
-        *within("optim.schedules", "wsd"),
     },
     "difference": {
         *within("nn", "AlphaDropout BatchNorm1d BatchNorm3d Dropout1d Dropout2d Dropout3d FeatureAlphaDropout"),
@@ -100,7 +94,6 @@ LACKING: dict[str, set[str]] = {
     "source": {
         *within("nn", "BatchNorm1d BatchNorm3d Dropout1d Dropout2d Dropout3d FeatureAlphaDropout"),
         *within("optim.lr_scheduler", "WarmupStableDecayLR"),
-        *within("optim.schedules", "inverse_sqrt sqrt_decay warmup"),
     },
     "example": {
         *within("monitor", "Curve LRRangeResult Snapshot Suggestion lr_range_test"),
@@ -121,11 +114,6 @@ LACKING: dict[str, set[str]] = {
             "ChainedScheduler ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR "
             "ExponentialLR FunctionLR LambdaLR LinearLR MultiStepLR OneCycleLR PolynomialLR "
             "ReduceLROnPlateau ScheduleLR SequentialLR StepLR WarmupCosineLR WarmupStableDecayLR",
-        ),
-        *within(
-            "optim.schedules",
-            "Schedule clamp constant cosine cyclic exponential inverse_sqrt linear multistep one_cycle "
-            "parse polynomial product sequence sqrt_decay step take warm_restarts warmup wsd",
         ),
     },
 }

@@ -1,4 +1,4 @@
-"""The exponential that the loss is made of, against float64 and wider."""
+"""The exponential that the loss uses, against float64 and wider."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 
 from conftest import apart
 from onepass import _native
+from tolerance import EXPONENTIAL
 
-LARGEST = 40.0  # of what it takes
+LARGEST = 40.0  # argument
 
 
 def exponential(x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +20,7 @@ def exponential(x: torch.Tensor) -> torch.Tensor:
 
 
 def float_errors(x: torch.Tensor) -> float:
-    """The largest error in ulp of the exact result, of the subnormal spacing below the normal numbers."""
+    """Computes the largest error in ulp of the exact result; an ulp is at least the subnormal spacing."""
     exact = x.double().exp()
     spacing = torch.exp2(torch.floor(torch.log2(exact.clamp(min=2.0**-126))) - 23)
     return float(((exponential(x).double() - exact).abs() / spacing).max())
@@ -30,7 +31,7 @@ def floats(first: int, last: int, step: int) -> torch.Tensor:
     return torch.from_numpy(bits.view(np.float32))
 
 
-# 0 to 40, and -0 to -infinity, as bits.
+# The bits from 0 to 40, and from -0 to -infinity.
 RANGES = ((0, 0x42200001), (0x80000000, 0xFF800001))
 
 
@@ -53,7 +54,7 @@ def test_edges(backend):
     found = exponential(values.to(backend.device)).cpu()
     assert found[:3].tolist() == [1.0, 1.0, 0.0]
     assert found[3].isnan()
-    torch.testing.assert_close(found[4:].double(), values[4:].double().exp(), rtol=1e-7, atol=2.0**-150)
+    torch.testing.assert_close(found[4:].double(), values[4:].double().exp(), **EXPONENTIAL)
 
 
 def test_doubles(backend):
@@ -79,7 +80,7 @@ def _cpu(x: torch.Tensor) -> torch.Tensor:
 
 
 def report() -> str:
-    """Sums of bits, printed by a process of each instruction set."""
+    """Processes with each instruction set print the same sums of bits."""
     from onepass.nn.functional import cross_entropy
 
     generator = torch.Generator().manual_seed(3)

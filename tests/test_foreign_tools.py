@@ -14,12 +14,13 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import onepass.nn
 from onepass.nn import convert
+from tolerance import TOOL_OUTPUTS
 
 X = torch.randn(6, 2, 7, 7, generator=torch.Generator().manual_seed(1))
 
 
 def network() -> nn.Sequential:
-    """After some training, in evaluation; outputs are negative before each ReLU."""
+    """Makes a network after some training, in evaluation; before each ReLU some outputs are negative."""
     torch.manual_seed(0)
     model = nn.Sequential(
         OrderedDict(
@@ -69,7 +70,7 @@ def weight_norm(model: nn.Module) -> nn.Module:
 
 
 def other_activation(model: nn.Module) -> nn.Module:
-    """What timm's and many other helpers do: another activation for each nn.ReLU."""
+    """Puts another activation in place of each nn.ReLU, as timm's and many other helpers do."""
     for module in model.modules():
         for name, child in list(module.named_children()):
             if isinstance(child, nn.ReLU):
@@ -78,7 +79,7 @@ def other_activation(model: nn.Module) -> nn.Module:
 
 
 def class_changed(model: nn.Module) -> nn.Module:
-    """Modified in place, as guided backpropagation does."""
+    """Changes the class of each nn.ReLU in place, as guided backpropagation does."""
     model.relu1.__class__ = nn.SiLU
     return model
 
@@ -164,7 +165,7 @@ TOOLS = [
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
 def test_what_a_tool_makes_of_a_converted_model(tool):
-    """Is what it makes of torch's; a lost or an additional ReLU would move every second number."""
+    """It equals what the tool makes of torch's; a lost or an additional ReLU would change every second number."""
     plain = network()
     model = copy.deepcopy(plain)
     convert(model, fuse_relu=True)
@@ -172,12 +173,12 @@ def test_what_a_tool_makes_of_a_converted_model(tool):
     expected = tool(plain)(X)
     torch.manual_seed(0)
     found = tool(model)(X)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, **TOOL_OUTPUTS)
     assert found.square().sum() > 0.1
 
 
 def test_synchronised_in_training_mode_keeps_the_relu():
-    """The issue's example: batch norm, ReLU, conversion, -ones."""
+    """Batch norm and ReLU, converted to synchronised batch norm, give no negative output for an input of -1."""
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()).eval()
     convert(model, fuse_relu=True)
     made = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -194,7 +195,7 @@ def test_fuse_modules_refuses_ours_and_takes_what_is_reverted():
     names = [["conv1", "norm1", "relu1"]]
     with pytest.raises((AssertionError, NotImplementedError), match=r"fuse.*onepass\.nn"):
         fuse_modules(model, names)
-    torch.testing.assert_close(fuse_modules(onepass.nn.revert(model), names)(X), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fuse_modules(onepass.nn.revert(model), names)(X), expected, **TOOL_OUTPUTS)
 
 
 def test_relus_are_found_by_type():
@@ -207,7 +208,7 @@ def test_relus_are_found_by_type():
     "options", [{"activation": "relu"}, {"dropout": 0.5}], ids=lambda options: next(iter(options))
 )
 def test_by_hand_nothing_is_lost_silently(options):
-    """No nn.ReLU is in the tree that could stay: who rebuilds the batch norm is refused, who reads it is not."""
+    """There is no nn.ReLU in the tree that could stay: tools may read the batch norm, but not rebuild it."""
     norm = onepass.nn.BatchNorm2d(4, **options).eval()
     model = nn.Sequential(nn.Conv2d(2, 4, 3), norm, nn.Linear(5, 4), onepass.nn.BatchNorm1d(4, **options)).eval()
     wanted = r"must not have (activation='relu'|dropout=0\.5) to be rebuilt"
@@ -220,7 +221,7 @@ def test_by_hand_nothing_is_lost_silently(options):
         with pytest.raises(RuntimeError, match=f"^fuse_linear_bn_eval: a BatchNorm1d {wanted}"):
             fuse_linear_bn_eval(model[2], model[3])
     else:
-        # In evaluation dropout does nothing.
+        # Dropout does nothing in evaluation.
         x = torch.randn(3, 5)
         torch.testing.assert_close(fuse_linear_bn_eval(model[2], model[3])(x), model[3](model[2](x)))
     assert norm.running_mean.shape == (4,)
@@ -230,7 +231,7 @@ def test_by_hand_nothing_is_lost_silently(options):
 
 
 def test_compiled_code_reads_statistics():
-    """In one graph, also of a batch norm that refuses who rebuilds it."""
+    """One graph reads them, also from a batch norm that refuses to be rebuilt."""
     norm = onepass.nn.BatchNorm2d(2, activation="relu").eval()
 
     def read(x):

@@ -1,4 +1,4 @@
-"""transformers and Lightning take our optimizer and scheduler unchanged: the examples of docs/schedules.md."""
+"""transformers and Lightning take our optimizer and scheduler as they are: the examples of docs/schedules.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs" / "schedules.md"
-# What those packages warn of themselves, on import and in a training.
+# Those packages warn of their own code, on import and in a training.
 pytestmark = [
     pytest.mark.skipif(not DOCS.exists(), reason="needs the source tree"),
     pytest.mark.filterwarnings("ignore"),

@@ -15,7 +15,7 @@ import check_isa_symbols as disassembly
 from onepass import _native
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-# What a processor needs for each, as Linux names it; from the definition of x86-64-v3 and v4.
+# The features that a processor needs for each, by Linux's names; from the definition of x86-64-v3 and v4.
 FLAGS = {
     "baseline": set(),
     "avx2": {"avx2", "fma", "bmi2", "f16c"},
@@ -36,7 +36,7 @@ def import_with(isa: str | None) -> subprocess.CompletedProcess[str]:
 
 
 def runs_here() -> list[str]:
-    """The instruction sets of this processor, by another way than the package's own."""
+    """Lists the instruction sets of this processor, in another way than the package does."""
     if not X86:
         return ["baseline"]
     info = Path("/proc/cpuinfo")
@@ -81,7 +81,7 @@ def test_unknown_name(wrong):
 
 @pytest.fixture(scope="module")
 def module() -> Path:
-    """The installed module, where it holds several instruction sets and can be disassembled."""
+    """Gives the installed module where it holds several instruction sets and can be disassembled."""
     if not X86:
         pytest.skip(f"{platform.machine()} has one instruction set")
     if not all(shutil.which(name) for name in disassembly.TOOLS):
@@ -92,12 +92,12 @@ def module() -> Path:
 
 @pytest.fixture(scope="module")
 def functions(module) -> list[disassembly.Function]:
-    """The functions of the installed module. It may be stripped: they have code, and no names."""
+    """Gives the functions of the installed module. It may be stripped: then they have code but no names."""
     return disassembly.functions_of_module(module)
 
 
 def lowest(function: disassembly.Function) -> str:
-    """The lowest instruction set that runs a function."""
+    """Returns the lowest instruction set that runs a function."""
     if not function.beyond_baseline():
         return "baseline"
     return "avx512" if any(disassembly.BEYOND_AVX2.search(line) for line in function.code) else "avx2"
@@ -106,17 +106,17 @@ def lowest(function: disassembly.Function) -> str:
 @pytest.mark.parametrize("suffix", ["ps", "pd"], ids=["float32", "float64"])
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_adam_is_vectorised(functions, isa, suffix):
-    """Adam's loops alone take square roots and divide; without and with amsgrad there are two at least."""
+    """Only Adam's loops take square roots and divide; there are at least two, without and with amsgrad."""
     names = disassembly.ARITHMETIC["adam"].split()
     own = [f for f in functions if lowest(f) == isa]
     assert sum(all(disassembly.holds_packed(f, isa, name, suffix) for name in names) for f in own) >= 2
 
 
 def test_no_optimizer_fuses(functions):
-    """A multiply-add with one rounding, on one instruction set and not on the others, would change the bits.
+    """A multiply-add with one rounding on only some of the instruction sets would change the bits.
 
-    Without names Adam's functions can be told by their square roots; check_isa_symbols.py asks the object files
-    about all.
+    Without names, Adam's functions are recognised by their square roots; check_isa_symbols.py looks at all
+    functions in the object files.
     """
     rooted = [f for f in functions if any("sqrtp" in line.split()[0] for line in f.code)]
     assert rooted
@@ -124,7 +124,7 @@ def test_no_optimizer_fuses(functions):
 
 
 def test_bindings_are_baseline(functions):
-    """Without names the kernels can only be told from the rest by their number: the smaller part, and not zero."""
+    """Without names only the number of wide functions shows that they are kernels: less than half, but some."""
     wide = [f.name for f in functions if lowest(f) != "baseline"]
     assert "outside" not in wide
     assert 0 < len(wide) < len(functions) / 2

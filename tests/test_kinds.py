@@ -1,4 +1,4 @@
-"""Arguments of a wrong kind: the error names function, argument, what was wanted and what came."""
+"""Arguments of the wrong type: the error names function, argument, what was wanted and what it got."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_share_of_two_labels(value):
 
 def nested(value, layout):
     with warnings.catch_warnings():
-        # torch tells at the first one that they are a prototype.
+        # At the first one torch warns that they are a prototype.
         warnings.simplefilter("ignore")
         return torch.nested.nested_tensor([value, value[:2]], layout=layout)
 
@@ -109,7 +109,7 @@ def nested(value, layout):
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_no_dense_tensor(call, argument, make):
-    """Named, and before a seed is drawn."""
+    """The error names the argument, and comes before a seed is drawn."""
     shape = {"weight": (10,), "bias": (10,), "target2": (4,)}.get(argument, (4, 10))
     beside = {"lam": 0.5} if argument == "target2" else {}
     value = make(torch.ones(shape, dtype=torch.int64 if argument == "target2" else None))
@@ -129,7 +129,7 @@ def test_no_dense_share_of_two_labels():
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=str)
 @pytest.mark.parametrize("name", ["BatchNorm1d", "Dropout", "CrossEntropyLoss"])
 def test_modules_take_no_nested_tensor(name, layout):
-    """Not in evaluation either; dropout, which then has nothing to do, gives it back (test_layer_kinds.py)."""
+    """Nor in evaluation; there dropout has nothing to do and returns its input (test_layer_kinds.py)."""
     make = getattr(onepass.nn, name)
     module = (make(10) if name == "BatchNorm1d" else make()).train(name == "Dropout")
     with pytest.raises(

@@ -1,7 +1,7 @@
-"""torch's functions replaced by ours, or by somebody else's: where ours falls back to them, nothing changes.
+"""Replacing torch's functions, by ours or by others, changes no result of ours that falls back to torch.
 
-Liger's users, for instance, write ``torch.nn.functional.cross_entropy = ...``. Each way runs in a process of
-its own.
+Liger's users, for instance, write ``torch.nn.functional.cross_entropy = ...``. Each replacement runs in its own
+process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Before onepass is imported: what it could take instead of torch's own would be somebody else's.
+# Replaced before onepass is imported, which then must not hold these for torch's own.
 FOREIGN = """
 import torch
 
@@ -32,7 +32,7 @@ SECONDS = 300
 
 
 def results(path: Path, first: str, patched: bool) -> dict[str, object]:
-    """What the cases give; an endless recursion in the autograd engine hangs, hence the alarm."""
+    """Returns what the cases give. An endless recursion in the autograd engine hangs, hence the alarm."""
     code = f"import signal\nsignal.alarm({SECONDS})\n{first}\nimport patched_torch_cases as cases\n"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}cases.main({str(path)!r}, {patched})"],
@@ -50,12 +50,12 @@ def plain(tmp_path_factory) -> dict[str, object]:
     return results(tmp_path_factory.mktemp("plain") / "results.pt", "", False)
 
 
-# torch has no norm and no clamp of these.
+# torch has no norm and no clamp of such gradients.
 UNSUPPORTED = ("clip-sparse", "value-sparse", "value-complex")
 
 
 def test_the_cases_run(plain):
-    """Else equal errors would pass for equal results."""
+    """Otherwise equal errors would pass for equal results."""
     assert len(plain) > 300
     failed = {name: text for name, text in plain.items() if isinstance(text, str)}
     assert {name: text for name, text in failed.items() if not name.startswith(UNSUPPORTED)} == {}

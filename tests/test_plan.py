@@ -1,4 +1,4 @@
-"""What an optimizer remembers of its tensors between steps: no say in the result, nothing kept alive."""
+"""What an optimizer remembers of its tensors between steps changes no result and keeps nothing alive."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from onepass import _native
 RULES = [
     pytest.param("SGD", {"lr": 0.1, "momentum": 0.9}, id="sgd-momentum"),
     pytest.param("Adam", {"lr": 0.1, "amsgrad": True}, id="adam-amsgrad"),
+    pytest.param("Lion", {"lr": 0.1, "weight_decay": 0.1}, id="lion"),
 ]
 
 
 class Fallback(torch.Tensor):
-    """A tensor as torch gave it before the exchange API: by __dlpack__ alone."""
+    """A tensor as older versions of torch give it: only through __dlpack__, without the exchange API."""
 
     __dlpack_c_exchange_api__ = None
 
@@ -31,7 +32,7 @@ def random(shape, seed, device="cpu"):
 
 
 def warm(rule, options, device, count=4):
-    """Some steps, so that the optimizer remembers its tensors."""
+    """Takes some steps, so that the optimizer remembers its tensors."""
     params = [torch.nn.Parameter(random((4, 4), i, device)) for i in range(count)]
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}]
     optimizer = getattr(onepass.optim, rule)(groups, **options)
@@ -40,7 +41,7 @@ def warm(rule, options, device, count=4):
 
 
 def train(params, optimizer, steps):
-    """The gradients are views of one tensor, in another place each time; one parameter gets none in turn."""
+    """Trains with gradients that are views of another tensor each time; in each step one parameter gets none."""
     for step in steps:
         grads = random((len(params), 4, 4), step, params[0].device)
         for i, param in enumerate(params):
@@ -49,7 +50,7 @@ def train(params, optimizer, steps):
 
 
 def move(state):
-    """Other memory for the same tensor object, and other values."""
+    """Gives the same tensor object other memory and other values."""
     state.data = state.data * 2 + 1
 
 
@@ -74,15 +75,15 @@ BETWEEN = {
 }
 
 
-# With 600 parameters a second thread looks after the states.
+# With 600 parameters a second thread checks where the states are.
 MOVES = ("state-moved", "last-state-moved", "set_")
 CHANGES = [*((name, 4) for name in BETWEEN), *((name, 600) for name in MOVES)]
 
 
 @pytest.mark.parametrize(("change", "count"), CHANGES)
 @pytest.mark.parametrize(("rule", "options"), RULES)
-def test_what_is_remembered_has_no_say(rule, options, change, count, backend):
-    """The same change, then steps of an optimizer that remembers and of one that is made to forget each time."""
+def test_what_is_remembered_changes_no_result(rule, options, change, count, backend):
+    """After the same change, an optimizer that remembers steps as one that is made to forget before each step."""
     runs = []
     for forget in (False, True):
         params, optimizer = warm(rule, options, backend.device, count)
@@ -103,7 +104,7 @@ def test_what_is_remembered_has_no_say(rule, options, change, count, backend):
 
 @pytest.mark.parametrize("package", [torch.optim, onepass.optim], ids=lambda package: package.__name__)
 def test_optimizer_that_its_parameter_refers_to_is_freed(package):
-    """torch.distributed.optim._apply_optimizer_in_backward makes such cycles, for the garbage collector to see."""
+    """torch.distributed.optim._apply_optimizer_in_backward makes such cycles; garbage collection must see them."""
 
     def used():
         param = torch.nn.Parameter(torch.ones(4))
@@ -155,7 +156,7 @@ def step_while_a_parameter_is_read():
 
 
 def test_step_while_a_parameter_is_read():
-    """A __dlpack__ in Python may step the optimizer, which then remembers more than when the outer step began."""
+    """A __dlpack__ in Python may step the optimizer, which then remembers more than before the outer step."""
     assert apart("test_plan", "step_while_a_parameter_is_read()") == "0.0\n"
 
 
@@ -169,6 +170,6 @@ def step_with_two_cores():
 
 
 def test_what_one_core_remembers_is_not_for_another():
-    """Refused, or read anew."""
+    """The step is refused, or reads its tensors again."""
     simt_core()
     assert apart("test_plan", "step_with_two_cores()") == "True\n"

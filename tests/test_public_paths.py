@@ -66,13 +66,15 @@ PUBLIC = {
     "onepass.nn.revert": "is_ours revert revert_modules",
     "onepass.nn.sequential": "Sequential neighbours_of pairs_of runs_in_turn sequential_class",
     "onepass.optim": (
-        "Adam AdamW SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules to_apex"
+        "Adam AdamW Lion SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules "
+        "to_apex"
     ),
     "onepass.optim.adam": "Adam",
     "onepass.optim.adamw": "AdamW",
     "onepass.optim.apex": "to_apex",
     "onepass.optim.clip_grad": "clip_grad_norm_ clip_grad_value_",
-    "onepass.optim.functional": "adam adamw sgd",
+    "onepass.optim.functional": "adam adamw lion sgd",
+    "onepass.optim.lion": "Lion lion",
     "onepass.optim.lr_scheduler": (
         "ChainedScheduler ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR "
         "FunctionLR LRScheduler LambdaLR LinearLR MultiStepLR MultiplicativeLR OneCycleLR PolynomialLR "

@@ -10,13 +10,12 @@
 #include "kernels/dropout/dropout.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/norm/batch_norm.h"
+#include "kernels/optim/rules.h"
 #include "loops/tensors/leaves.h"
 #include "loops/tensors/tail.h"
 #include "loops/tensors/tensor_list.h"
-#include "math/adam.h"
 #include "math/clip.h"
 #include "math/norm.h"
-#include "math/sgd.h"
 #include "math/statistics.h"
 
 namespace onepass {
@@ -124,8 +123,7 @@ using ProbeCopyKernel = void(const float* from, float* to, int64_t n, const Laun
 // The one list of kernels, X(name, type): declarations, the tables below and the choice of an instruction set
 // follow from it.
 #define ONEPASS_KERNELS(X)                          \
-  X(sgd, RuleKernel<math::SgdOptions>)              \
-  X(adam, RuleKernel<math::AdamOptions>)            \
+  ONEPASS_RULES(X)                                  \
   X(norm, NormKernel)                               \
   X(decide, DecideKernel)                           \
   X(scale, ScaleKernel)                             \

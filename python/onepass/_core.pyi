@@ -1,14 +1,12 @@
 """Types of the native module (csrc/bind). Tensors: torch.Tensor or numpy.ndarray."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-# Mode, seed, number of the group's first parameter: what csrc/bind/precision.h takes.
-Precision = tuple[str, int, int]
-SgdOptions = tuple[float | torch.Tensor, float, float, float, bool, bool, bool, Precision | None]
-AdamOptions = tuple[float | torch.Tensor, float, float, float, float, bool, bool, bool, bool, Precision | None]
+from onepass.optim._lists.records import ListGroup, StateGroup
+from onepass.optim._lists.tail import Tail
 
 def build_info() -> dict[str, Any]:
     """What the module was built with and what it uses: see `onepass info`."""
@@ -19,45 +17,31 @@ class Plan:
 def use_data_pointer(address: int, sample: torch.Tensor) -> bool:
     """Offers a C function from tensor object to data pointer; True if it was right about the sample."""
 
-def sgd_step(
-    plan: Plan,
-    state: dict[torch.Tensor, Any],
-    groups: list[tuple[list[torch.Tensor], SgdOptions]],
-    written: Callable[[list[torch.Tensor]], None],
-    tail: tuple[Any, ...] | None,
-    threads: int,
-) -> bool | int:
-    """One step from an optimizer's state; written is called with the tensors that are written, but for states.
+class Rule(Protocol):
+    """The two ways into a step of one optimizer. Both check every tensor before they write any."""
 
-    True; or, with nothing changed: False, if it needs the list function, or an int, if the tail's workspace needs
-    so many elements.
-    """
+    def step(
+        self,
+        plan: Plan,
+        state: dict[torch.Tensor, dict[str, Any]],
+        groups: list[StateGroup],
+        written: Callable[[list[torch.Tensor]], None],
+        tail: Tail | None,
+        threads: int,
+    ) -> bool:
+        """Takes a step whose states are in an optimizer's state dict.
 
-def sgd(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
-    """One step over groups.
+        written: called with the tensors that are written, apart from the states.
 
-    A group: (params, grads, buffers or None, first, state_steps or None, lows or None, emas or None, options,
-    indices or None); lows: what 16-bit parameters lack (docs/precision.md).
+        Returns False, and has changed nothing, if something is irregular: `step_lists` then says what is wrong.
+        """
 
-    Returns 0, or, nothing changed, the elements that the tail's workspace needs.
-    """
+    def step_lists(self, function: str, groups: list[ListGroup], tail: Tail | None, threads: int) -> None:
+        """Takes a step over explicit lists; function: what errors call it."""
 
-def adam_step(
-    plan: Plan,
-    state: dict[torch.Tensor, Any],
-    groups: list[tuple[list[torch.Tensor], AdamOptions]],
-    written: Callable[[list[torch.Tensor]], None],
-    tail: tuple[Any, ...] | None,
-    threads: int,
-) -> bool | int:
-    """As sgd_step."""
-
-def adam(function: str, groups: list[tuple[Any, ...]], tail: tuple[Any, ...] | None, threads: int) -> int:
-    """As sgd.
-
-    A group: (params, grads, m, v, max v or None, state_steps, lows or None, emas or None, options, indices or
-    None).
-    """
+sgd: Rule
+adam: Rule
+lion: Rule
 
 control_size: int
 """Elements of the float64 tensor that grad_norm fills."""
@@ -72,13 +56,15 @@ def grad_norm(
     max_norm: float,
     written: Callable[[list[torch.Tensor]], None] | None,
     control: torch.Tensor,
-    workspace: torch.Tensor,
+    workspace: Callable[[int], torch.Tensor],
     threads: int,
-) -> bool | int:
-    """The norm and the factor that clips it.
+) -> bool:
+    """Writes the norm, and the factor that clips it, to control.
 
-    written: gradients are multiplied by the factor, and it is called with them if they are written. Returns
-    whether one of them is float64, or, nothing done, the elements that workspace needs.
+    written: gradients are multiplied by the factor, and it is called with them if they are written. workspace:
+    makes a float64 tensor of that many elements on their device.
+
+    Returns whether one of the gradients is float64.
     """
 
 def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""The tests of clients: run where they are asked for by name, `pytest tests/clients`, and not with the others."""
+"""Runs the tests of clients only where they are asked for by name: `pytest tests/clients`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 
-# Nothing is fetched, told or asked on the network, and no client starts threads that outlive a fork.
+# No client uses the network or starts threads that outlive a fork.
 os.environ.update(
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
@@ -27,7 +27,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What clients warn of is theirs; what ours warn of is an error here, too."""
+    """Ignores what clients warn of; what onepass warns of is an error here, too."""
     ours = "SGD|Adam|AdamW|clip_grad|convert|revert|fold|[A-Za-z]+LR|ReduceLROnPlateau|ChainedScheduler|BatchNorm"
     for item in items:
         if Path(item.path).is_relative_to(HERE):
@@ -35,13 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore"), append=False)
 
 
-from clients.programs import Watch, prepare_torchvision, watched  # noqa: E402  # reads what is set above
+from clients.programs import Watch, prepare_torchvision, watched  # noqa: E402  # reads the variables set above
 
 prepare_torchvision()
 
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
-    """Counts what the core is asked for in this test."""
+    """Counts the calls of the core in this test."""
     with watched() as counts:
         yield counts

@@ -1,4 +1,4 @@
-"""What the tests of clients share: a toy model and its data, rules and schedules, and what "the same" means."""
+"""Shared by the tests of clients: a toy model and its data, rules and schedules, and what "the same" means."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 import onepass.optim
 from onepass import _native
+from tolerance import LEAST_MOVEMENT
 
 SAMPLES, FEATURES, CLASSES = 48, 6, 3
 
-# Both have classes of the same names, and a module lr_scheduler.
+# Both packages have classes of the same names, and a module lr_scheduler.
 PACKAGES = {"torch": torch.optim, "onepass": onepass.optim}
 
 RULES = {
@@ -30,7 +31,7 @@ RULES = {
 }
 each_rule = pytest.mark.parametrize("rule", list(RULES))
 
-# For 12 steps.
+# All are made for 12 steps.
 SCHEDULES = {
     "step": ("StepLR", {"step_size": 3, "gamma": 0.5}),
     "cosine": ("CosineAnnealingLR", {"T_max": 12}),
@@ -42,26 +43,26 @@ each_schedule = pytest.mark.parametrize("schedule", list(SCHEDULES))
 
 
 def optimizer(package: str, rule: str, params: Any, **options: Any) -> Any:
-    """The package's optimizer of the rule."""
+    """Makes a package's optimizer of a rule."""
     name, defaults = RULES[rule]
     return getattr(PACKAGES[package], name)(params, **{**defaults, **options})
 
 
 def scheduler(package: str, schedule: str, optimizer: Any, **options: Any) -> Any:
-    """The package's scheduler."""
+    """Makes a package's scheduler."""
     name, defaults = SCHEDULES[schedule]
     return getattr(PACKAGES[package].lr_scheduler, name)(optimizer, **{**defaults, **options})
 
 
 def model(seed: int = 0) -> nn.Sequential:
-    """Smooth, so that a difference in the last place stays one."""
+    """Makes a smooth model, in which a difference in the last place stays small."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, CLASSES))
 
 
 def image_model(seed: int = 0) -> nn.Sequential:
-    """With batch norms, ReLUs and dropout, for images of 3 x 8 x 8."""
+    """Makes a model with batch norms, ReLUs and dropout, for images of 3 x 8 x 8."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -79,7 +80,7 @@ def image_model(seed: int = 0) -> nn.Sequential:
 
 
 def data() -> tuple[Tensor, Tensor]:
-    """Inputs of shape (SAMPLES, FEATURES) and their labels."""
+    """Makes inputs of shape (SAMPLES, FEATURES) and their labels."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
     return inputs, inputs[:, :CLASSES].argmax(1)
@@ -90,25 +91,26 @@ def images() -> Tensor:
 
 
 def loader(batch_size: int = 8, **options: Any) -> Any:
-    """The data in batches, in the same order each epoch."""
+    """Yields the data in batches, in the same order in each epoch."""
     return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data()), batch_size=batch_size, **options)
 
 
 def weights(module: nn.Module) -> list[Tensor]:
-    """Copies of all parameters."""
+    """Copies all parameters."""
     return [p.detach().clone() for p in module.parameters()]
 
 
 class Watch:
-    """Counts what the core is asked for."""
+    """Counts calls of the core."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        # Steps that the core took in one call with what it remembers; the first is not one, for it makes states.
+        # Steps that the core took in one call from what it remembers. The first step is no such step: it makes
+        # states.
         self.quick = 0
 
     def assert_steps(self, package: str, steps: int, first: int = 1) -> None:
-        """Fails unless the core took the steps, all but the first ones in the regular way; none of torch's."""
+        """Fails unless the core took all steps, all but the first ones in the regular way."""
         wanted = max(steps - first, 0) if package == "onepass" else 0
         irregular = self.calls["sgd"] + self.calls["adam"]
         assert self.quick == wanted, f"{self.quick} regular native steps, wanted {wanted}; {dict(self.calls)}"
@@ -116,7 +118,7 @@ class Watch:
 
 
 class _WatchedCore:
-    """The core, with its functions counted."""
+    """The core, which counts calls of its functions."""
 
     def __init__(self, core: ModuleType, watch: Watch) -> None:
         self._core, self._watch = core, watch
@@ -137,7 +139,7 @@ class _WatchedCore:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Watches the core; also in processes that know no fixtures."""
+    """Watches the core, also in processes without fixtures."""
     watch, core = Watch(), _native.core
     _native.core = _WatchedCore(core, watch)  # type: ignore[assignment]
     try:
@@ -146,11 +148,13 @@ def watched() -> Iterator[Watch]:
         _native.core = core
 
 
-# A step rounds a weight once and each moment once or a few times, in ours and in torch's at other places: some
-# units in the last place of the largest weight, each step; measured in the loop: at most 0.14.
+# A step rounds a weight once and each moment once or a few times, and ours rounds at other places than torch's.
+# The allowance is a few units in the last place of the largest weight in each step; a plain loop needs at most
+# 0.14.
 ULPS_A_STEP = 1
-# In autocast a unit in the last place of a weight can round its bfloat16 or float16 copy the other way: by 2^-8
-# or 2^-11 of it, once in some thousand times, which a gradient then shows in part. A share of what was moved.
+# In autocast a difference in the last place of a weight can, once in some thousand times, round its bfloat16 or
+# float16 copy the other way, by 2^-8 or 2^-11 of it, which a gradient shows in part. A share of the total
+# movement.
 LOW_SHARE = {torch.bfloat16: 2**-9, torch.float16: 2**-12}
 
 
@@ -172,7 +176,7 @@ def assert_same(
     """
     assert len(ours) == len(torchs) == len(start) > 0
     moved = max(float((t - s).abs().max()) for t, s in zip(torchs, start, strict=True))
-    assert moved > 1e-3, f"the training moved nothing: {moved}"
+    assert moved > LEAST_MOVEMENT, f"the training moved nothing: {moved}"
     largest = max(float(t.abs().max()) for t in torchs)
     for i, (our, their) in enumerate(zip(ours, torchs, strict=True)):
         assert our.dtype == their.dtype
@@ -188,7 +192,7 @@ def assert_same(
 def differs(
     ours: Sequence[Tensor], others: Sequence[Tensor], start: Sequence[Tensor], steps: int, low: Any
 ) -> bool:
-    """True if `assert_same` would notice."""
+    """Returns whether `assert_same` would notice a difference."""
     try:
         assert_same(ours, others, start, steps, low)
     except AssertionError:
@@ -197,9 +201,9 @@ def differs(
 
 
 def client(name: str) -> Any:
-    """The client's module; skips the test where it is missing, fails where all must be there."""
+    """Imports a client's module; where it is missing skips the test, or fails if all must be there."""
     if os.environ.get("ONEPASS_REQUIRE_CLIENTS") == "1":
-        # Files are collected before a test's own filters hold, and what a client warns of is its own.
+        # Files are collected before a test's own filters apply, and a client's warnings are its own.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
@@ -207,10 +211,10 @@ def client(name: str) -> Any:
 
 
 def prepare_torchvision() -> None:
-    """Defines torchvision's operators that its Python refers to, where its own library does not load.
+    """Defines the operators that torchvision's Python code refers to, where its own library does not load.
 
-    The wheel on PyPI is built for CUDA, and next to a torch for the CPU none of its kernels are found. Fake
-    implementations are registered for these two on import, which fails if they do not exist.
+    The wheel on PyPI is built for CUDA; with a torch for the CPU its library does not load. On import torchvision
+    registers fake implementations for these two operators, which fails if they do not exist.
     """
     global _OPERATORS  # they live as long as their library object
     if _OPERATORS is None and importlib.util.find_spec("torchvision") is not None:

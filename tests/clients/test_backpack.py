@@ -1,4 +1,4 @@
-"""BackPACK: its extensions know layers by their class; ours extended, or refused as loudly as unknown ones."""
+"""BackPACK: its extensions know layers by their class; ours are extended, or refused as loudly as unknown ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 import onepass
 from clients.programs import client, data, model
+from tolerance import SAMPLE_GRADIENTS, SAMPLE_STEPS
 
 backpack = client("backpack")
 extensions = client("backpack.extensions")
@@ -42,7 +43,7 @@ def with_layers(package):
 
 @pytest.mark.parametrize("extension", list(EXTENSIONS))
 def test_our_loss(extension):
-    """The same numbers as with torch's loss, or the error that an unknown loss gets; nothing silently missing."""
+    """Results equal those with torch's loss, or the error of an unknown loss is raised; nothing is missing."""
     expected = run(model(), nn.CrossEntropyLoss(), extension)
     try:
         found = run(model(), onepass.nn.CrossEntropyLoss(), extension)
@@ -50,11 +51,11 @@ def test_our_loss(extension):
         assert "CrossEntropyLoss" in str(error)  # noqa: PT017  # either is right
     else:
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours, theirs, **SAMPLE_GRADIENTS)
 
 
 def test_our_layers():
-    """It looks the exact class up: with ours, second order raises, first order warns and leaves them out."""
+    """BackPACK looks the exact class up: with ours, second order raises, first order warns and leaves them out."""
     run(with_layers(nn), nn.CrossEntropyLoss(), "diag_ggn_exact")
     with pytest.raises(NotImplementedError, match=r"Dropout|BatchNorm1d"):
         run(with_layers(onepass.nn), nn.CrossEntropyLoss(), "diag_ggn_exact")
@@ -66,12 +67,12 @@ def test_our_layers():
     assert [i for i, one in enumerate(found) if one is None] == [2, 3]
     for ours, theirs in zip(found, expected, strict=True):
         if ours is not None:
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours, theirs, **SAMPLE_GRADIENTS)
 
 
 @pytest.mark.parametrize("extension", ["grad_batch", "diag_ggn_exact"])
 def test_reverted_layers(extension):
-    """convert and back: torch's numbers, bit for bit."""
+    """After convert and revert its numbers are torch's, bit for bit."""
     expected = run(with_layers(nn), nn.CrossEntropyLoss(), extension)
     net = with_layers(nn)
     onepass.nn.convert(net).revert()
@@ -80,7 +81,7 @@ def test_reverted_layers(extension):
 
 
 def test_our_optimizer_after_it(watch):
-    """Steps of ours beside its extensions, which hang attributes on parameters."""
+    """Our steps work next to its extensions, which put attributes on parameters."""
     net, loss = backpack.extend(model()), backpack.extend(nn.CrossEntropyLoss())
     plain = model()
     inputs, labels = data()
@@ -92,9 +93,9 @@ def test_our_optimizer_after_it(watch):
             loss(net(inputs), labels).backward()
         nn.functional.cross_entropy(plain(inputs), labels).backward()
         for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(p.grad_batch.sum(0), q.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(p.grad_batch.sum(0), q.grad, **SAMPLE_GRADIENTS)
         ours.step()
         theirs.step()
     watch.assert_steps("onepass", 5)
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+        torch.testing.assert_close(p, q, **SAMPLE_STEPS)

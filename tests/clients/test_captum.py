@@ -8,12 +8,13 @@ from torch import nn
 
 import onepass
 from clients.programs import client, image_model, images
+from tolerance import NETWORK_SHARE, VISIBLE_SHARE
 
 attr = client("captum.attr")
 
 
 def trained(fuse=None):
-    """In evaluation, with statistics that are not 0 and 1; converted unless fuse is None."""
+    """Makes a model in evaluation, with statistics that are not 0 and 1; converts it unless fuse is None."""
     net = image_model()
     net.train()
     with torch.random.fork_rng(), torch.no_grad():
@@ -50,7 +51,7 @@ METHODS = {
 @pytest.mark.parametrize("fuse", [False, True], ids=["converted", "fused"])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_attributions(method, fuse):
-    """The same, or an error of the method for both; with a fused ReLU it may also name revert()."""
+    """Attributions are the same, or both raise the method's error; with a fused ReLU it may also name revert()."""
     run = METHODS[method]
     try:
         expected = run(trained(), images().requires_grad_())
@@ -62,16 +63,18 @@ def test_attributions(method, fuse):
     try:
         found = run(trained(fuse), images().requires_grad_())
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        assert fuse  # right or loud, where the ReLU that the method looks for is taken over
+        assert fuse  # right or loud, where the ReLU that the method looks for is fused
         assert "revert" in str(error)  # noqa: PT017
         return
     scale = float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
+    torch.testing.assert_close(found, expected, rtol=0, atol=NETWORK_SHARE * scale)
 
 
 def test_the_methods_differ_without_the_relu():
-    """What the comparison must notice: guided back-propagation through a ReLU that the method does not see."""
+    """The comparison must notice guided back-propagation through a ReLU that the method does not see."""
     net = trained()
     expected = METHODS["guided-backprop"](net, images().requires_grad_())
     plain = METHODS["saliency"](net, images().requires_grad_())
-    assert not torch.allclose(expected.abs(), plain, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+    assert not torch.allclose(
+        expected.abs(), plain, rtol=VISIBLE_SHARE, atol=VISIBLE_SHARE * float(expected.abs().max())
+    )

@@ -58,7 +58,7 @@ def quietly(run, fit):
 @each_rule
 @pytest.mark.parametrize("how", ["fit", "one-cycle", "flat-cosine", "sgdr"])
 def test_trains_as_with_torch(rule, how, tmp_path, watch):
-    """Its schedules write lr and, in one-cycle, momentum or betas[0] into our groups."""
+    """fastai's schedules write lr and, in one-cycle, momentum or betas[0] into our groups."""
     fits = {
         "fit": lambda run: run.fit(EPOCHS, 0.02, wd=0.1),
         "one-cycle": lambda run: run.fit_one_cycle(EPOCHS, 0.02),
@@ -105,7 +105,7 @@ def test_clips_and_accumulates(rule, tmp_path, watch):
 
 @each_rule
 def test_saves_and_loads(rule, tmp_path, watch):
-    """Bit for bit; and torch's file goes into ours and back."""
+    """Our file resumes bit for bit; torch's file loads into ours and back."""
     whole = quietly(
         learn(tmp_path, "onepass", rule), lambda run: (run.fit(1, 0.02), run.fit(1, 0.02, reset_opt=False))
     )

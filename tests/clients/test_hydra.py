@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 import onepass
 from clients.programs import PACKAGES, assert_same, client, data, model, weights
+from tolerance import SCHEDULE_RTOL
 
 hydra = client("hydra.utils")
 omegaconf = client("omegaconf")
@@ -53,7 +54,7 @@ def train(opt, lrs, net):
 
 
 def kinds(value):
-    """The types of everything in nested dicts, lists and tuples."""
+    """Yields the types of everything in nested dicts, lists and tuples."""
     if isinstance(value, dict):
         return {type(value)}.union(*(kinds(one) for one in value.values()))
     if isinstance(value, (list, tuple)):
@@ -76,7 +77,7 @@ def test_instantiates(partial, convert, watch):
         lrs = hydra.instantiate(made.scheduler, optimizer=opt)
         ends[package] = train(opt, lrs, net), weights(net)
         watch.assert_steps(package, STEPS)
-    assert ends["onepass"][0] == pytest.approx(ends["torch"][0], rel=1e-12)
+    assert ends["onepass"][0] == pytest.approx(ends["torch"][0], rel=SCHEDULE_RTOL)
     assert len(set(ends["torch"][0])) == 3
     assert_same(ends["onepass"][1], ends["torch"][1], weights(model()), STEPS)
 
@@ -89,7 +90,7 @@ def test_groups_of_a_configuration(watch):
         groups = [
             {"params": layer.parameters(), **group} for layer, group in zip(layers, made.groups, strict=True)
         ]
-        made.optimizer._partial_ = True  # else hydra makes configurations of the groups
+        made.optimizer._partial_ = True  # otherwise hydra makes configurations of the groups
         opt = hydra.instantiate(made.optimizer)(groups)
         train(opt, hydra.instantiate(made.scheduler, optimizer=opt), net)
         watch.assert_steps(package, STEPS)
@@ -99,7 +100,7 @@ def test_groups_of_a_configuration(watch):
 
 @pytest.mark.parametrize("where", ["constructor", "group", "set later"])
 def test_checkpoints_hold_numbers_alone(where, tmp_path):
-    """Not the lists of the configuration, which know their parents and so the whole of it."""
+    """A checkpoint has none of the configuration's lists, which refer to their parents and so to all of it."""
     net, made = model(), config("onepass")
     betas = made.optimizer.betas
     if where == "constructor":
@@ -137,7 +138,7 @@ def test_other_targets(target, options):
 
 
 def test_schedulers_take_its_lists():
-    """Every argument that takes a list takes one of these; torch's OneCycleLR and CyclicLR need real ones."""
+    """Arguments that take a list take a configuration's; torch's OneCycleLR and CyclicLR need real lists."""
     lists = omegaconf.OmegaConf.create({"max_lr": [0.1, 0.2], "base": [0.01, 0.02], "milestones": [2]})
     params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     seen = {}
@@ -160,4 +161,4 @@ def test_schedulers_take_its_lists():
                 seen[package].append([group["lr"] for group in opt.param_groups])
             assert not [kind for kind in kinds(lrs.state_dict()) if kind.__module__.startswith("omegaconf")]
     for ours, theirs in zip(seen["onepass"], seen["torch"], strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-12)
+        assert ours == pytest.approx(theirs, rel=SCHEDULE_RTOL)

@@ -18,6 +18,7 @@ from clients.programs import (
     scheduler,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 engine = client("ignite.engine")
 handlers = client("ignite.handlers")
@@ -49,7 +50,7 @@ def test_trains_as_with_torch(rule, accumulate, watch):
 @each_rule
 @pytest.mark.parametrize("fused", [None, True])
 def test_scales_the_loss(rule, fused, watch):
-    """Its step for mixed precision: scale, step, update."""
+    """Takes ignite's step for mixed precision: scale, step, update."""
     ends = {}
     for package in PACKAGES:
         net = model()
@@ -62,15 +63,15 @@ def test_scales_the_loss(rule, fused, watch):
     assert_same(ends["onepass"], ends["torch"], weights(model()), STEPS)
 
 
-# Those of torch whose get_lr multiplies unless `_is_initial`: the handler calls it at once, and it skips a value.
+# torch's schedulers whose get_lr multiplies unless `_is_initial`: the handler calls it at once: a value is lost.
 SKIPPING = ("cosine", "exponential")
 
 
 @each_schedule
 def test_our_schedulers_as_handlers(schedule):
-    """Its LRScheduler, attached as its documentation tells: the schedule's rates from the first on.
+    """ignite's LRScheduler, attached as its documentation says, gives the schedule's rates from the first on.
 
-    With torch 2.13 two of torch's own give other rates here than in a plain loop, and are one step ahead.
+    With torch 2.13 two of torch's own schedulers give other rates here than in a plain loop: one step ahead.
     """
     rates, told, plain = {}, {}, []
     opt = optimizer("torch", "sgd", model().parameters())
@@ -88,15 +89,15 @@ def test_our_schedulers_as_handlers(schedule):
         trainer.add_event_handler(engine.Events.ITERATION_STARTED, handlers.LRScheduler(lrs))
         rates[package] = rated(trainer, opt)
         trainer.run(loader(), max_epochs=EPOCHS)
-    assert rates["onepass"] == pytest.approx(plain, rel=1e-12)
+    assert rates["onepass"] == pytest.approx(plain, rel=SCHEDULE_RTOL)
     assert told["onepass"] == rates["onepass"]
     assert len(set(plain)) > 1
-    assert (rates["torch"] == pytest.approx(plain, rel=1e-12)) == (schedule not in SKIPPING)
+    assert (rates["torch"] == pytest.approx(plain, rel=SCHEDULE_RTOL)) == (schedule not in SKIPPING)
 
 
 @each_schedule
 def test_warm_up_before_our_schedulers(schedule):
-    """create_lr_scheduler_with_warmup around ours."""
+    """create_lr_scheduler_with_warmup takes ours."""
     rates = {}
     for package in PACKAGES:
         net = model()
@@ -108,7 +109,7 @@ def test_warm_up_before_our_schedulers(schedule):
         rates[package] = rated(trainer, opt)
         trainer.add_event_handler(engine.Events.ITERATION_STARTED, lrs)
         trainer.run(loader(), max_epochs=EPOCHS)
-    assert rates["onepass"] == pytest.approx(rates["torch"], rel=1e-12)
+    assert rates["onepass"] == pytest.approx(rates["torch"], rel=SCHEDULE_RTOL)
     assert len(set(rates["torch"])) > 3
 
 
@@ -152,7 +153,7 @@ def test_its_plateau_handler():
 
 @each_rule
 def test_resumes_from_its_checkpoint(rule, tmp_path, watch):
-    """Bit for bit, and across the packages."""
+    """The resumed run equals the other bit for bit, also across the packages."""
 
     def train(package, epochs, resume=None, save=False):
         net = model()

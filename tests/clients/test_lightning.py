@@ -18,13 +18,14 @@ from clients.programs import (
     scheduler,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 lightning = client("lightning")
 
 EPOCHS = 2
 BATCHES = 6
 
-# Lightning makes bfloat16 of "16-mixed" on a CPU, unless it is told the scaler.
+# Lightning turns "16-mixed" into bfloat16 on a CPU, unless it is given the scaler.
 PRECISIONS = {"32": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 CLIPS = {"none": {}, "norm": {"gradient_clip_val": 0.1}, "value": {"gradient_clip_val": 0.01}}
 
@@ -104,7 +105,7 @@ def test_trains_as_with_torch(rule, precision, clip, accumulate, tmp_path, watch
 
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_unscaling_in_the_pass(rule, tmp_path, watch):
-    """With fused=True the step unscales, and Lightning, as with torch's fused classes, refuses to clip."""
+    """With fused=True the step unscales, and Lightning refuses to clip, as with torch's fused classes."""
     options = {"precision": "16-mixed"}
     theirs, _ = fit(tmp_path, "torch", rule, None, "step", {"fused": True}, **options)
     ours, _ = fit(tmp_path, "onepass", rule, None, "step", {"fused": True}, **options)
@@ -116,7 +117,7 @@ def test_unscaling_in_the_pass(rule, tmp_path, watch):
 
 
 def test_clips_in_the_pass_instead(tmp_path, watch):
-    """max_grad_norm of ours does what gradient_clip_val does, also where the step unscales."""
+    """Our max_grad_norm does what gradient_clip_val does, also where the step unscales."""
     theirs, _ = fit(tmp_path, "torch", "sgd", precision="16-mixed", clip="norm")
     made = ("sgd", None, "step", {"fused": True, "max_grad_norm": CLIPS["norm"]["gradient_clip_val"]})
     ours, _ = fit(tmp_path, "onepass", *made, precision="16-mixed")
@@ -129,7 +130,7 @@ def test_clips_in_the_pass_instead(tmp_path, watch):
 def test_schedulers(schedule, interval, tmp_path):
     theirs, _ = fit(tmp_path, "torch", "sgd", schedule, interval)
     ours, _ = fit(tmp_path, "onepass", "sgd", schedule, interval)
-    assert ours.rates == pytest.approx(theirs.rates, rel=1e-12)
+    assert ours.rates == pytest.approx(theirs.rates, rel=SCHEDULE_RTOL)
     assert len(set(ours.rates)) > 1 or (schedule, interval) == ("step", "epoch")
     assert_same(weights(ours), weights(theirs), weights(model()), EPOCHS * BATCHES)
 
@@ -137,13 +138,13 @@ def test_schedulers(schedule, interval, tmp_path):
 def test_plateau(tmp_path):
     theirs, _ = fit(tmp_path, "torch", "sgd", "plateau", epochs=4)
     ours, _ = fit(tmp_path, "onepass", "sgd", "plateau", epochs=4)
-    assert ours.rates == pytest.approx(theirs.rates, rel=1e-12)
+    assert ours.rates == pytest.approx(theirs.rates, rel=SCHEDULE_RTOL)
     assert len(set(ours.rates)) > 1
 
 
 @each_rule
 def test_resumes_from_a_checkpoint(rule, tmp_path, watch):
-    """Bit for bit as if it had not stopped; and the checkpoint of one package resumes the other's training."""
+    """The resumed run equals one without a stop, bit for bit; each package resumes the other's checkpoint."""
     whole, _ = fit(tmp_path, "onepass", rule, "cosine")
     _, half = fit(tmp_path, "onepass", rule, "cosine", epochs=1)
     half.save_checkpoint(tmp_path / "ours.ckpt")
@@ -159,7 +160,7 @@ def test_resumes_from_a_checkpoint(rule, tmp_path, watch):
 
 
 def test_averages_by_the_callback(tmp_path):
-    """Lightning's own averaging of weights, which saves and loads averages and weights beside each other."""
+    """Lightning's own averaging of weights works, which saves and loads averages next to weights."""
     ends = {}
     for package in PACKAGES:
         average = lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.5)
@@ -171,7 +172,7 @@ def test_averages_by_the_callback(tmp_path):
 
 
 def test_manual_optimization(tmp_path, watch):
-    """Steps with a closure, and by hand with `toggle_optimizer`."""
+    """Lightning steps with a closure, and by hand with `toggle_optimizer`."""
 
     class Manual(Module):
         automatic_optimization = False

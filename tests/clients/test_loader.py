@@ -1,4 +1,4 @@
-"""Data loaders with worker processes beside our threads: forked after a step, and using our layers themselves."""
+"""Data loaders with worker processes next to our threads: forked after a step, and using our layers themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 12
 
 
 def train(package, rule, **options):
-    """Steps before the workers are started, between, and after; on two threads, which a fork does not copy."""
+    """Takes steps before the workers start, between, and after, on two threads, which a fork does not copy."""
     net = model()
     opt = optimizer(package, rule, net.parameters())
     for _ in range(EPOCHS):
@@ -38,7 +38,7 @@ def two_threads():
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("rule", ["sgd", "adamw"])
 def test_beside_workers(rule, persistent, watch):
-    """The same bits as without workers, which are torch's but for the last places."""
+    """The bits equal those without workers, which are torch's but for the last places."""
     alone = train("onepass", rule)
     watch.quick = 0
     ours = train("onepass", rule, num_workers=2, persistent_workers=persistent, multiprocessing_context="fork")
@@ -48,7 +48,7 @@ def test_beside_workers(rule, persistent, watch):
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Samples that go through our layers and optimizer in the worker."""
+    """A data set whose samples go through our layers and optimizer in the worker."""
 
     def __init__(self):
         self.inputs, self.labels = data()
@@ -68,7 +68,7 @@ class Augmented(torch.utils.data.Dataset):
 
 
 def test_inside_workers():
-    """Our kernels in a forked worker, after the parent's have run on two threads; masks differ between batches."""
+    """Our kernels run in a forked worker after the parent's ran on two threads; masks differ between batches."""
     dataset = Augmented()
     here = [dataset[i][0] for i in range(len(dataset))]
     big = torch.nn.Parameter(torch.ones(1 << 18))
@@ -86,10 +86,10 @@ def test_inside_workers():
 
 
 def child(kept, queue):
-    """Uses what the parent made: the optimizer with its states and what it remembers of them."""
+    """Uses the parent's optimizer, with its states and what it remembers of them."""
     torch.set_num_threads(
         1
-    )  # as in loaders' workers: torch itself waits forever for threads that a fork left behind
+    )  # as in loaders' workers: torch itself waits forever for threads that the fork did not copy
     net, opt = kept
     inputs, labels = data()
     opt.zero_grad()
@@ -100,7 +100,7 @@ def child(kept, queue):
 
 @each_rule
 def test_a_forked_training(rule):
-    """A step taken by a forked child is the step that the parent then takes."""
+    """A forked child's step equals the step that the parent then takes."""
     net = model()
     opt = optimizer("onepass", rule, net.parameters())
     inputs, labels = data()
@@ -122,7 +122,7 @@ def test_a_forked_training(rule):
 
 
 def test_shared_between_processes():
-    """Hogwild: parameters in shared memory, stepped by several processes, as torch's documentation shows."""
+    """Several processes step parameters in shared memory (Hogwild), as torch's documentation shows."""
     net = model()
     net.share_memory()
     start = weights(net)

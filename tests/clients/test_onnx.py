@@ -1,4 +1,4 @@
-"""ONNX by both exporters of torch, checked by onnxruntime against eager calls of ours."""
+"""ONNX files of both exporters of torch, run by onnxruntime, against our eager calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def export(model: nn.Module, inputs: tuple[torch.Tensor, ...], dynamo: bool, **o
 
 
 def operators(model) -> list[str]:
-    """What computes, without what makes weights and shapes."""
+    """Returns the operators that compute, without those that make weights and shapes."""
     plumbing = ("Constant", "Identity", "Cast", "CastLike", "Shape", "Slice", "Squeeze", "Expand")
     return [node.op_type for node in model.graph.node if node.op_type not in plumbing]
 
@@ -38,7 +38,7 @@ def run(model, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def moved(layer: nn.Module) -> nn.Module:
-    """In evaluation, with other running statistics than those of the start."""
+    """Puts a module in evaluation mode, with other running statistics than the initial ones."""
     for name, buffer in layer.named_buffers():
         if name.startswith("running"):
             buffer.uniform_(0.5, 2)
@@ -73,7 +73,7 @@ def test_a_layer_in_evaluation(layer, shape, wanted, dynamo):
 
 @EXPORTER
 def test_a_network(dynamo):
-    """With a batch that may have any size, a residual, and what convert makes of torch's layers."""
+    """A batch may have any size; residuals and converted layers are exported, too."""
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -114,14 +114,14 @@ LOSSES = [
 @EXPORTER
 @pytest.mark.parametrize("options", LOSSES, ids=lambda options: " ".join(options))
 def test_a_loss(options, dynamo):
-    """Smoothed ones, which torch's newer exporter exports without smoothing and the older refuses, too."""
+    """Smoothed losses are exported, too; of torch's, one exporter loses the smoothing, the other refuses."""
     loss = onepass.nn.CrossEntropyLoss(**options)
     for inputs in ((torch.randn(4, 3), LABELS), (torch.randn(4, 3, 2), torch.stack([LABELS, LABELS], 1))):
         exported = export(loss, inputs, dynamo)
         torch.testing.assert_close(run(exported, inputs), loss(*inputs))
         if "label_smoothing" not in options:
             assert operators(exported) == ["SoftmaxCrossEntropyLoss"]
-    # Probabilities, for which ONNX's loss has no form.
+    # Probabilities, which ONNX's loss does not take.
     inputs = (torch.randn(4, 3, 2), torch.rand(4, 3, 2))
     torch.testing.assert_close(run(export(loss, inputs, dynamo), inputs), loss(*inputs))
 
@@ -151,7 +151,7 @@ def test_mixed_losses(dynamo):
 def test_what_cannot_be_exported_is_refused(model, message, dynamo):
     with pytest.raises(Exception, match=r".*") as caught:
         export(model, (torch.randn(4, 3), LABELS), dynamo)
-    # The exporter chains its own errors behind ours.
+    # The exporter chains its own errors to ours.
     errors, error = [], caught.value
     while error is not None:
         errors.append(str(error))
@@ -170,7 +170,7 @@ def test_a_drawn_seed_is_refused_in_training():
 
 
 def test_training_by_the_older_exporter():
-    """Operators in training mode, as of torch's layers."""
+    """In training mode the operators are those of torch's layers."""
     options = {"training": torch.onnx.TrainingMode.TRAINING, "do_constant_folding": False}
     mine, theirs = (
         export(

@@ -1,4 +1,4 @@
-"""The helpers themselves: a plain loop, and what the comparison must notice."""
+"""The helpers themselves: a plain loop, and differences that the comparison must notice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from clients.programs import (
     scheduler,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 STEPS = 12
 
 
 def train(package, rule, schedule=None, steps=STEPS, low=None, clip=None):
-    """A plain loop; returns the weights and the rates."""
+    """Trains in a plain loop; returns the weights and the rates."""
     net = model()
     opt = optimizer(package, rule, net.parameters())
     lrs, rates = scheduler(package, schedule, opt) if schedule else None, []
@@ -56,7 +57,7 @@ def test_the_same(rule, low, watch):
 def test_the_same_rates(schedule):
     ours, rates = train("onepass", "sgd", schedule)
     torchs, torch_rates = train("torch", "sgd", schedule)
-    assert rates == pytest.approx(torch_rates, rel=1e-12)
+    assert rates == pytest.approx(torch_rates, rel=SCHEDULE_RTOL)
     assert len(set(rates)) > 1
     assert_same(ours, torchs, weights(model()), STEPS)
 

@@ -19,6 +19,7 @@ from clients.programs import (
     model,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 skorch = client("skorch")
 callbacks = client("skorch.callbacks")
@@ -75,13 +76,13 @@ def test_our_schedulers_as_policy(schedule, every):
         batches = [batch for epoch in run.history for batch in epoch["batches"]]
         rates[package] = [row["rate"] for row in (batches if every == "batch" else run.history)]
         ends[package] = weights(run.module_)
-    assert rates["onepass"] == pytest.approx(rates["torch"], rel=1e-12)
+    assert rates["onepass"] == pytest.approx(rates["torch"], rel=SCHEDULE_RTOL)
     assert len(set(rates["torch"])) > 1 or (schedule, every) == ("step", "epoch")
     assert_same(ends["onepass"], ends["torch"], weights(model()), STEPS)
 
 
 def test_plateau_as_policy():
-    """skorch looks the class itself up, and gives all others last_epoch: ours comes by a function."""
+    """skorch looks the class itself up and gives all others last_epoch, so ours is given by a function."""
     plateau = onepass.optim.lr_scheduler.ReduceLROnPlateau
     policies = {
         "torch": torch.optim.lr_scheduler.ReduceLROnPlateau,
@@ -100,18 +101,18 @@ def test_plateau_as_policy():
 
 
 def test_simulated_policy():
-    """LRScheduler.simulate steps a scheduler on an optimizer of its own."""
+    """LRScheduler.simulate steps a scheduler on skorch's own optimizer."""
     name, options = SCHEDULES["cosine"]
     ours, theirs = (
         callbacks.LRScheduler(getattr(module.lr_scheduler, name), **options).simulate(10, 0.1)
         for module in (onepass.optim, torch.optim)
     )
-    assert list(ours) == pytest.approx(list(theirs), rel=1e-12)
+    assert list(ours) == pytest.approx(list(theirs), rel=SCHEDULE_RTOL)
 
 
 @each_rule
 def test_saves_and_loads(rule, tmp_path, watch):
-    """Bit for bit, and across the packages."""
+    """The resumed run equals the other bit for bit, also across the packages."""
     inputs, labels = (t.numpy() for t in data())
     whole = fit("onepass", rule)
     for package in PACKAGES:
@@ -131,7 +132,7 @@ def test_saves_and_loads(rule, tmp_path, watch):
 
 
 def test_our_loss_as_criterion(watch):
-    """Its default predictions need to know the loss: torch's class by isinstance, for which softmax is applied."""
+    """skorch's predictions know the loss by isinstance of torch's class, for which they apply softmax."""
     inputs, _ = (t.numpy() for t in data())
     theirs = fit("torch", "sgd")
     ours = fit("onepass", "sgd", criterion=onepass.nn.CrossEntropyLoss)
@@ -143,7 +144,7 @@ def test_our_loss_as_criterion(watch):
 
 
 def test_grid_search_changes_options():
-    """set_params on the optimizer and clones of the net, as scikit-learn's searches do."""
+    """The optimizer takes set_params, and the net can be cloned, as scikit-learn's searches do."""
     run = fit("onepass", "sgd")
     run.set_params(optimizer__lr=0.01, optimizer__momentum=0.5)
     assert run.optimizer_.param_groups[0]["lr"] == 0.01

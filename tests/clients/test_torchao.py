@@ -15,7 +15,7 @@ STRICT = pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-st
 
 
 def network(layers) -> nn.Sequential:
-    """With the settings to which torchao's tool sets all that it moves: it writes p = 0.5 and eps = 1e-5."""
+    """Makes a model with p = 0.5 and eps = 1e-5, which torchao's tool writes into all that it moves."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 1), layers.BatchNorm2d(4), nn.ReLU(), layers.Dropout(0.5), nn.Conv2d(4, 4, 1),
         layers.BatchNorm2d(4),
@@ -23,7 +23,7 @@ def network(layers) -> nn.Sequential:
 
 
 def exported(strict: bool, training: bool) -> tuple[nn.Module, nn.Module]:
-    """Ours, and torch's with the same weights."""
+    """Makes ours, and torch's with the same weights."""
     torch.manual_seed(0)
     mine, theirs = network(onepass.nn), network(nn)
     theirs.load_state_dict(mine.state_dict())
@@ -34,7 +34,7 @@ def exported(strict: bool, training: bool) -> tuple[nn.Module, nn.Module]:
 @STRICT
 @pytest.mark.parametrize("training", [True, False], ids=["from training", "from evaluation"])
 def test_moved_between_training_and_evaluation(strict, training):
-    """Back and forth, with the masks and statistics of torch's modules."""
+    """An exported model moves to evaluation and back, with the masks and statistics of torch's modules."""
     models = exported(strict, training)
     x = torch.randn(8, 3, 5, 5)
     for step in range(4):
@@ -44,7 +44,7 @@ def test_moved_between_training_and_evaluation(strict, training):
             found.append((model(x), model(x)))
         assert torch.equal(found[0][0], found[1][0])
         assert torch.equal(found[0][1], found[1][1])
-        # Masks are drawn and statistics are the batch's, or neither.
+        # Masks are drawn and the batch's statistics used, or neither.
         assert torch.equal(*found[0]) != training
         training = not training
         move = pt2e.move_exported_model_to_train if training else pt2e.move_exported_model_to_eval
@@ -67,7 +67,7 @@ def test_train_and_eval_of_an_exported_model(strict):
 
 @STRICT
 def test_what_ours_do_more_is_moved_too(strict):
-    """ReLU, a residual and dropout of one batch norm are operators of their own in the graph."""
+    """In the graph, ReLU, a residual and dropout of one batch norm are separate operators."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -92,10 +92,10 @@ def test_what_ours_do_more_is_moved_too(strict):
     ids=["after training, strict", "after training, non-strict", "in training, strict"],
 )
 def test_quantised(strict, training):
-    """The X86 quantiser fuses convolution, batch norm and ReLU as it does torch's: to the same integers.
+    """The X86 quantiser fuses our convolution, batch norm and ReLU to the same integers as torch's.
 
-    In training it looks for batch norms by the names of classes where the export was not strict: it then leaves
-    ours between the quantised layers. `onepass.nn.revert` before the export gives it torch's.
+    In training, where the export was not strict, it finds batch norms by the names of classes and leaves ours
+    between the quantised layers. `onepass.nn.revert` before the export gives it torch's.
     """
     inductor = pytest.importorskip("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
     quantise = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
@@ -115,7 +115,7 @@ def test_quantised(strict, training):
 
 @pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout", "Dropout1d", "Dropout2d", "Dropout3d"])
 def test_what_torchao_does_not_move(name):
-    """It knows aten.dropout alone: other dropouts go on dropping, torch's as ours (docs/export.md)."""
+    """torchao's tool knows only aten.dropout: other dropouts go on dropping, torch's as ours (docs/export.md)."""
     x = torch.randn(8, 3, *[2] * (int(name[-2]) if name[-1] == "d" else 1))
     for layers in (nn, onepass.nn):
         model = nn.Sequential(nn.Identity(), getattr(layers, name)(0.5))

@@ -1,4 +1,4 @@
-"""torchao: weights quantized beside our layers, training quantized and in float8, its optimizers and ours."""
+"""torchao: weights quantized next to our layers, training quantized and in float8, its optimizers and ours."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from clients.programs import (
     optimizer,
     weights,
 )
+from tolerance import LEAST_MOVEMENT, QUANTISED
 
 client("torchao")
 quantization = client("torchao.quantization")
@@ -30,13 +31,13 @@ STEPS = 6
 
 
 def assert_close(ours, theirs, start):
-    """In norm, against what was moved, of which a lost step is a sixth.
+    """Compares in norm, relative to the movement, of which a lost step is a sixth.
 
-    A weight that differs in its last place is rounded to another of 255 or fewer levels now and then, and Adam
-    divides the difference by gradients that are small themselves: single elements may be further apart.
+    Now and then a weight that differs in its last place is rounded to another of 255 or fewer levels, and Adam
+    divides the difference by gradients that are small themselves, so single elements may be further apart.
     """
     ours, theirs, start = (torch.cat([one.flatten() for one in all_]) for all_ in (ours, theirs, start))
-    assert float((theirs - start).norm()) > 1e-3
+    assert float((theirs - start).norm()) > LEAST_MOVEMENT
     assert float((ours - theirs).norm()) < float((theirs - start).norm()) / 20
 
 
@@ -55,7 +56,7 @@ def plain():
 
 @pytest.mark.parametrize("config", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
 def test_quantized_linears_beside_our_layers(config, watch):
-    """quantize_ on a converted model against the unconverted one, in evaluation."""
+    """In evaluation, quantize_ gives the same results for a converted model as for the unconverted one."""
     outputs = []
     for net in (plain(), converted()):
         head = nn.Sequential(net, nn.Linear(3, 32), nn.Dropout(0.5), nn.Linear(32, 32)).eval()
@@ -66,11 +67,11 @@ def test_quantized_linears_beside_our_layers(config, watch):
         with torch.no_grad():
             outputs.append(head(images()))
     assert watch.calls["batch_norm_inference"] == 2
-    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[1], outputs[0], **QUANTISED)
 
 
 def qat(package, rule):
-    """Fake-quantized linear layers, whose weights are plain parameters."""
+    """Fake-quantized linear layers, whose weights are plain parameters, train with our optimizers."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32))
     fake = quantization.qat.IntxFakeQuantizeConfig(torch.int8, group_size=32)
@@ -98,7 +99,7 @@ def test_quantization_aware_training(rule, watch):
 
 @each_rule
 def test_float8_training(rule, watch):
-    """Emulated on the CPU: the weights stay float32 parameters."""
+    """On the CPU float8 is emulated: the weights stay float32 parameters."""
     float8 = client("torchao.float8")
     ends = {}
     for package in PACKAGES:
@@ -119,7 +120,7 @@ def test_float8_training(rule, watch):
 
 @each_rule
 def test_subclass_parameters(rule):
-    """Trained int8 weights, wrapper tensors without memory: a step works as torch's, or says what it got."""
+    """With int8 weights (wrapper tensors, no memory) a step works as torch's, or its error says what it got."""
     training = client("torchao.prototype.quantized_training")
     kinds = {}
     for package in PACKAGES:
@@ -139,7 +140,7 @@ def test_subclass_parameters(rule):
         else:
             kinds[package] = ""
             assert not torch.equal(net.weight.detach().dequantize(), before)
-    # It does not define all that torch's loops of SGD with momentum and AdamW do with a parameter, either.
+    # torchao's tensors lack some operators of torch's own loops of SGD with momentum and AdamW, too.
     assert (kinds["torch"] == "") == (rule == "adam")
     name = RULES[rule][0]
     assert kinds["onepass"] in ("", kinds["torch"]) or kinds["onepass"].lower().startswith(name.lower())
@@ -147,7 +148,7 @@ def test_subclass_parameters(rule):
 
 
 def test_its_low_bit_optimizer_and_ours():
-    """A training begun with our AdamW goes on with torchao's AdamW of 8-bit states, and the other way round."""
+    """A training begun with our AdamW goes on with torchao's AdamW with 8-bit states, and the other way round."""
     optim = client("torchao.optim")
     net, (inputs, labels) = model(), data()
     losses = []

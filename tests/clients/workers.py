@@ -35,7 +35,7 @@ CLIP = 0.5
 
 
 def run(rank: int, folder: str, programs: dict[str, tuple[str, dict[str, Any]]]) -> None:
-    """The body of one process: all programs in turn; what one raises is its result."""
+    """Runs all programs in one process, in turn; an error of one is its result."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1")
     store = dist.FileStore(str(Path(folder) / "store"), RANKS)
@@ -52,21 +52,21 @@ def run(rank: int, folder: str, programs: dict[str, tuple[str, dict[str, Any]]])
 
 
 def together(folder: Path, programs: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, list[Any]]:
-    """What each program, a function of this file and its arguments, returned in each process."""
+    """Runs programs, each a function of this file and its arguments; returns what each gave in each process."""
     torch.multiprocessing.spawn(run, (str(folder), programs), nprocs=RANKS)
     files = {name: [folder / f"{name}-{rank}.pt" for rank in range(RANKS)] for name in programs}
     return {name: [torch.load(file, weights_only=False) for file in files[name]] for name in programs}
 
 
 def batches() -> Any:
-    """This process's share of the data."""
+    """Yields this process's share of the data."""
     whole = loader()
     sampler = torch.utils.data.DistributedSampler(whole.dataset, shuffle=False)
     return loader(sampler=sampler)
 
 
 def each(one: Any) -> dict[str, Any]:
-    """The program with each package and rule, and the native steps of each."""
+    """Runs a program with each package and rule; returns the results and the native steps of each."""
     results = {}
     for rule in RULES:
         for package in PACKAGES:
@@ -104,7 +104,7 @@ def ddp(**options: Any) -> dict[str, Any]:
 
 
 def ddp_accumulating() -> dict[str, Any]:
-    """Gradients of two batches, the first without communication; compressed to bfloat16 on the way."""
+    """Accumulates two batches, the first without communication; gradients travel in bfloat16."""
 
     def one(package: str, rule: str) -> dict[str, Any]:
         from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -125,7 +125,7 @@ def ddp_accumulating() -> dict[str, Any]:
 
 
 def ddp_layers() -> dict[str, Any]:
-    """A converted model: running statistics are broadcast, and gradients averaged."""
+    """Trains a converted model: running statistics are broadcast, and gradients averaged."""
     results = {}
     for package in PACKAGES:
         net = image_model()
@@ -148,7 +148,7 @@ def ddp_layers() -> dict[str, Any]:
 
 
 def zero() -> dict[str, Any]:
-    """ZeroRedundancyOptimizer; its consolidated state goes into the other package's plain class."""
+    """Trains with ZeroRedundancyOptimizer; its consolidated state goes into the other package's plain class."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     def one(package: str, rule: str) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def zero() -> dict[str, Any]:
 
 
 def fsdp(use_orig_params: bool, strategy: str) -> dict[str, Any]:
-    """FSDP1 on the CPU, clipped by its own method; the full state of model and optimizer at the end."""
+    """Trains with FSDP1 on the CPU, clipped by its own method; returns the full state of model and optimizer."""
     from torch.distributed.fsdp import FullyShardedDataParallel as Wrapped
     from torch.distributed.fsdp import ShardingStrategy, StateDictType
 
@@ -184,7 +184,7 @@ def fsdp(use_orig_params: bool, strategy: str) -> dict[str, Any]:
         with Wrapped.state_dict_type(net, StateDictType.FULL_STATE_DICT):
             full = net.state_dict()
             state = Wrapped.optim_state_dict(net, opt)
-        # Into an optimizer of its own, and on from there.
+        # Loaded into another optimizer, and trained on.
         again = optimizer(package, rule, net.parameters())
         again.load_state_dict(Wrapped.optim_state_dict_to_load(net, again, state))
         epochs(net, again, count=1)
@@ -196,7 +196,7 @@ def fsdp(use_orig_params: bool, strategy: str) -> dict[str, Any]:
 
 
 def sharded(package: str) -> str:
-    """FSDP2: DTensor parameters; "" if a step works, else the error."""
+    """Trains with FSDP2, whose parameters are DTensors; returns "" if a step works, else the error."""
     from torch.distributed.fsdp import fully_shard
 
     net = model()
@@ -212,7 +212,7 @@ def sharded(package: str) -> str:
 
 
 def post_local() -> dict[str, Any]:
-    """PostLocalSGDOptimizer, a wrapper that averages now and then."""
+    """Trains with PostLocalSGDOptimizer, a wrapper that averages now and then."""
     from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
     from torch.distributed.optim import PostLocalSGDOptimizer
 
@@ -229,7 +229,7 @@ def post_local() -> dict[str, Any]:
 
 
 def deepspeed_zero(stage: int, precision: str) -> dict[str, Any]:
-    """DeepSpeed's engine around an optimizer that is given to it."""
+    """Trains with DeepSpeed's engine around an optimizer that is given to it."""
     import deepspeed
 
     def one(package: str, rule: str) -> dict[str, Any]:

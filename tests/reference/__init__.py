@@ -1,1 +1,1 @@
-"""Float64 references, written from the papers' formulas in numpy: one file an op."""
+"""Float64 references, written from the papers' formulas in numpy: one file for each operation."""

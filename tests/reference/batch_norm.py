@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Forward(NamedTuple):
-    """Everything that a training or evaluation step computes."""
+    """Holds everything that a training or evaluation step computes."""
 
     output: np.ndarray
     mean: np.ndarray
@@ -45,7 +45,7 @@ def forward(
     relu: bool,
     kept: np.ndarray,
 ) -> Forward:
-    """One step; `kept` is what dropout multiplies by, 0 or 1 / (1 - p)."""
+    """Computes one step; `kept` is what dropout multiplies by, 0 or 1 / (1 - p)."""
     running_mean, running_var = running or (None, None)
     if training:
         mean, var = x.mean(_axes(x)), x.var(_axes(x))
@@ -71,7 +71,7 @@ def backward(
     eps: float,
     gate: np.ndarray,
 ) -> Gradients:
-    """The gradients; `gate` is what ReLU and dropout multiply by."""
+    """Computes the gradients; `gate` is what ReLU and dropout multiply by."""
     invstd = 1 / np.sqrt(var + eps)
     normalised = (x - _per_channel(mean, x)) * _per_channel(invstd, x)
     dz = dy * gate

@@ -1,4 +1,4 @@
-"""The cross-entropy loss and its gradient in numpy, in the precision of what is given."""
+"""The cross-entropy loss and its gradient in numpy, in the precision of their arguments."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def rows_of_classes(x: np.ndarray) -> np.ndarray:
-    """(C), (N, C) or (N, C, d1, ...) as one row of C for each distribution."""
+    """Reshapes (C), (N, C) or (N, C, d1, ...) to one row of C for each distribution."""
     return x[None] if x.ndim == 1 else np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
 
 
 def like(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Rows of C as logits lie in their tensor again."""
+    """Reshapes rows of C back to the shape of the logits."""
     if len(shape) == 1:
         return rows[0]
     return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
@@ -24,7 +24,7 @@ def target_of_labels(
     smoothing: float,
     ignore_index: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """q of each row, and the row's weight in a mean; labels and lams have one entry a row."""
+    """Computes q and the weight in a mean of each row; labels and lams have one entry for each row."""
     rows, classes = len(labels[0]), len(weight)
     q, total = np.zeros((rows, classes), weight.dtype), np.zeros(rows, weight.dtype)
     for label, lam in zip(labels, lams, strict=True):
@@ -40,7 +40,7 @@ def target_of_labels(
 def loss_and_gradient(
     x: np.ndarray, q: np.ndarray, weights: np.ndarray, z_loss: float, reduction: str, grad: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows x; grad: upstream, of each row or one."""
+    """Computes both for rows x; grad is the upstream gradient, one number or one for each row."""
     below = x.max(1, keepdims=True) - x
     log_sum = np.log(np.exp(-below).sum(1, keepdims=True))
     lse = x.max(1) + log_sum[:, 0]

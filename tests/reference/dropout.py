@@ -1,4 +1,4 @@
-"""Philox and the dropout mask in numpy, from the text of docs/dropout.md."""
+"""Philox and the dropout mask in numpy, from their description in docs/dropout.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def philox(counters: np.ndarray, key: int) -> np.ndarray:
-    """Philox4x32-10 (Salmon et al. 2011) of counters of shape (n, 4), uint32 words; a block each."""
+    """Computes Philox4x32-10 (Salmon et al. 2011) of counters of shape (n, 4): four uint32 words for each."""
     words = [counters[:, k].astype(np.uint64) for k in range(4)]
     keys = [key & 0xFFFFFFFF, key >> 32]
     for _ in range(10):
@@ -26,7 +26,7 @@ def philox(counters: np.ndarray, key: int) -> np.ndarray:
 
 
 def draws(elements: np.ndarray, seed: int) -> np.ndarray:
-    """The 8 bits of each element: byte i % 16 of block i / 16, words in order, low byte first."""
+    """Returns the 8 bits of each element i: byte i % 16 of block i / 16, words in order, low byte first."""
     elements = elements.astype(np.uint64)
     first = elements[0] // np.uint64(16) if elements.size else np.uint64(0)
     last = elements[-1] // np.uint64(16) if elements.size else np.uint64(0)
@@ -36,9 +36,9 @@ def draws(elements: np.ndarray, seed: int) -> np.ndarray:
 
 
 def kept(elements: np.ndarray, p: float, seed: int) -> np.ndarray:
-    """True where an element is kept; elements: their logical indices, ascending."""
+    """Returns True where an element is kept; `elements` are logical indices, ascending."""
     elements = elements.astype(np.uint64)
-    threshold = int(p * 2**40)  # p has at most 53 bits, so that this is exact but for what lies below 2**-40
+    threshold = int(p * 2**40)  # exact but for what is below 2**-40, as p has at most 53 bits
     first, second = threshold >> 32, threshold & 0xFFFFFFFF
     drawn = draws(elements, seed).astype(np.int64)
     result = drawn >= first
@@ -50,7 +50,7 @@ def kept(elements: np.ndarray, p: float, seed: int) -> np.ndarray:
 
 
 def dropped(shape: tuple[int, ...], p: float, seed: int) -> np.ndarray:
-    """True where an element of a tensor is dropped."""
+    """Returns True where an element of a tensor is dropped."""
     return ~kept(np.arange(int(np.prod(shape))), p, seed).reshape(shape)
 
 

@@ -9,7 +9,7 @@ _MASK = np.uint64(0xFFFFFFFF)
 
 
 def philox(counter: Array, key: int) -> Array:
-    """Four uint32 words for each row of four counter words (Salmon et al. 2011, figure 4 and section 3)."""
+    """Computes four uint32 words from each four counter words (Salmon et al. 2011, figure 4 and section 3)."""
     c = [np.asarray(counter[..., k], dtype=np.uint64) for k in range(4)]
     k0, k1 = key & 0xFFFFFFFF, key >> 32
     for _ in range(10):
@@ -30,7 +30,7 @@ def _ror(words: Array, by: int) -> Array:
 
 
 def draws(seed: int, step: int, tensor: int, numel: int, which: int = 0) -> Array:
-    """The 16 random bits of each element of a list; which: 0 the parameter, 1 the first state, and so on."""
+    """Returns the 16 random bits of each element of list `which`: 0 the parameter, 1 the first state, and on."""
     groups = (numel + 255) // 256
     block = np.arange(groups * 16, dtype=np.uint64)
     counter = np.stack([block & _MASK, block >> np.uint64(32), block * 0 + step, block * 0 + tensor], axis=-1)
@@ -42,9 +42,9 @@ def draws(seed: int, step: int, tensor: int, numel: int, which: int = 0) -> Arra
 
 
 def stochastic(value: Array, draw: Array, dtype: str) -> Array:
-    """float32 values rounded to bfloat16 or float16 by the draws, as float64.
+    """Rounds float32 values to bfloat16 or float16 by the draws; returns them as float64.
 
-    The neighbour further from zero is taken where the lost part of the spacing and draw / 2^16 make up a whole.
+    The result is the neighbour further from zero where the lost part of the spacing and draw / 2^16 add up to 1.
     """
     exact = value.astype(np.float64)
     magnitude = np.abs(exact)
@@ -56,7 +56,7 @@ def stochastic(value: Array, draw: Array, dtype: str) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         below = np.floor(magnitude / spacing)
         part = magnitude / spacing - below
-        # Thirteen bits are lost where float16 is normal: no more of the draw are asked for.
+        # Where float16 is normal, thirteen bits are lost, so only thirteen bits of the draw are used.
         bits = 13 if dtype == "float16" else 16
         needed = np.where((exponent == smallest) & (magnitude < 2.0**smallest), 16, bits)
         up = part + (draw >> (16 - needed)) / np.exp2(needed) >= 1

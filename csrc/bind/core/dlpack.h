@@ -1,4 +1,4 @@
-// dlpack.h - the part of the DLPack 1.x ABI that onepass reads, declared from its published specification
+// dlpack.h - the part of the DLPack 1.x ABI that onepass reads, written from its published specification
 // (https://dmlc.github.io/dlpack/latest/c_api.html). Only layouts matter; the names are the standard's.
 #pragma once
 

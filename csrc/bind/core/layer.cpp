@@ -27,8 +27,8 @@ void* LayerCall::like_input(const char* list, py::handle tensor, DType dtype, bo
   expect(view, where, dtype, "input");
   OP_CHECK(same_shape(view, input_), ValueError, to_string(where), " must have input's shape ",
            shape_name(input_.shape, input_.ndim), ", got ", shape_name(view.shape, view.ndim));
-  OP_CHECK(same_strides(view, input_), ValueError, to_string(where),
-           " must have input's strides, got other ones");
+  OP_CHECK(same_strides(view, input_), ValueError, to_string(where), " must have input's strides, got ",
+           view.strides ? shape_name(view.strides, view.ndim) : "contiguous ones");
   if (in_place && view.data == input_.data) {
     in_place_ = true;
   } else {

@@ -1,4 +1,5 @@
-// layer.h - what the bindings of layers share: the tensors of one call, held against its input, and the seed.
+// layer.h - what the bindings of layers share: the tensors of one call, compared with its input, and the
+// seed.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -12,10 +13,10 @@
 
 namespace onepass {
 
-// What draws start from: a number, a tensor of it, or a function that draws such a tensor.
+// The start of the random draws: a number, a tensor that holds one, or a function that makes such a tensor.
 using Seed = std::variant<uint64_t, pybind11::object>;
 
-// Reads and checks the tensors of one call. The input comes first. None gives nullptr.
+// Reads and checks the tensors of one call, the input first. None gives nullptr.
 class LayerCall {
  public:
   // Throws TypeError unless the input is of floating point, ValueError unless there are kernels for its
@@ -23,7 +24,7 @@ class LayerCall {
   LayerCall(const char* function, pybind11::handle input, int threads);
 
   const Target& target() const { return target_; }
-  // Of all tensors that were read, and of the input.
+  // Checks the input and all tensors that were read.
   void check_overlap();
 
   // A tensor that has the input's shape and strides. in_place: it may be the input itself.
@@ -31,11 +32,11 @@ class LayerCall {
                    bool in_place = false);
   // A dense tensor of numel elements of a dtype, by torch's name.
   void* part(const char* list, pybind11::handle tensor, const char* dtype, int64_t numel, bool written);
-  // Memory for `needed` doubles. On the CPU the tensor may be None: then it is the call's own.
+  // Memory for `needed` doubles. On the CPU the tensor may be None: then the call has its own.
   double* workspace(pybind11::handle tensor, int64_t needed);
 
-  // Sets op.seed or op.device_seed, and returns the tensor, or None for a number. To be called when nothing
-  // can be refused any more: a function moves its generator, which a rejected call must leave as it was.
+  // Sets op.seed or op.device_seed, and returns the tensor, or None for a number. It is called when all
+  // checks are done: a function advances its generator, which a rejected call must leave as it was.
   template <class Op>
   pybind11::object set_seed(Op& op, const Seed& seed) {
     if (const uint64_t* value = std::get_if<uint64_t>(&seed)) {
@@ -56,7 +57,7 @@ class LayerCall {
   TensorView read(pybind11::handle tensor, const ArgumentName& where, bool written);
   // A dense tensor that was read already.
   void* part(const TensorView& view, const ArgumentName& where, int64_t numel, bool written);
-  // Throws unless the dtype is the wanted one, which is that of `like`.
+  // Throws unless the dtype is `wanted`. like: which argument has that dtype, for the message.
   void expect(const TensorView& view, const ArgumentName& where, DType wanted, const char* like) const;
 
   const char* const function_;

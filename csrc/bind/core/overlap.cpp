@@ -21,7 +21,7 @@ uint64_t mix(uint64_t x) {
 }  // namespace
 
 uint64_t OverlapCheck::hash() const {
-  // A sum: the order of the spans has no say, and their terms do not wait for each other.
+  // A sum does not depend on the order of the spans, and its terms do not wait for each other.
   uint64_t sum = spans_.size();
   for (const Span& span : spans_) {
     sum += mix(span.begin * 0x9e3779b97f4a7c15ull ^ (span.end() << 1 | span.written));
@@ -36,8 +36,8 @@ void OverlapCheck::run() {
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) {
     return std::tie(a.begin, a.group, a.index) < std::tie(b.begin, b.group, b.index);
   });
-  const Span* last = nullptr;     // reaches furthest so far
-  const Span* written = nullptr;  // of the written ones, reaches furthest so far
+  const Span* last = nullptr;     // the span that reaches furthest so far
+  const Span* written = nullptr;  // the written span that reaches furthest so far
   for (const Span& span : spans_) {
     const Span* hit = span.written ? last : written;
     if (hit && span.begin < hit->end()) {

@@ -23,13 +23,13 @@ class OverlapCheck {
     span.group = int32_t(name.group);
   }
 
-  // Throws ValueError if two spans overlap of which one is written. The answer depends on the addresses
-  // alone, so a set of spans that passed once is known by its 64-bit hash: steps of a training loop, whose
-  // addresses repeat, sort nothing.
+  // Throws ValueError if two spans overlap and one of them is written. The answer depends only on the
+  // addresses, so a set of spans that passed is remembered by its 64-bit hash: the steps of a training loop,
+  // whose addresses repeat, sort nothing.
   void run();
 
  private:
-  // Small: a step over 1,000 parameters makes up to 7,000 of them, and reads them once.
+  // A span is small, because a step over 1,000 parameters makes up to 7,000 of them and reads them once.
   struct Span {
     uintptr_t begin;
     uint64_t bytes : 63, written : 1;

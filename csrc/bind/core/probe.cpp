@@ -21,7 +21,7 @@ void read_arrays(const py::list& list, const char* function, const char* name, T
     OP_CHECK(float_dtype(view, where) == DType::kFloat32, TypeError, to_string(where),
              " must be torch.float32, got ", dtype_name(view.stored));
     OP_CHECK(view.device.device_type == dlpack::kDLCPU && is_dense(view), ValueError, to_string(where),
-             " must be contiguous on the CPU");
+             " must be contiguous on the CPU, got one that is not");
     if (numel < 0) numel = view.numel;
     OP_CHECK(view.numel == numel, ValueError, to_string(where), " must have ", numel, " elements, got ",
              view.numel);

@@ -7,7 +7,7 @@
 
 namespace onepass {
 
-// Empty when made. The memory goes back to the thread that made it, which is the thread that destroys it.
+// A new Scratch is empty. Its memory goes back to the thread that made it, which must also destroy it.
 template <class T, class Owner>
 class Scratch : public std::vector<T> {
  public:

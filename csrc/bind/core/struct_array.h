@@ -23,7 +23,8 @@ StructArray<Element> struct_array_of(pybind11::handle tensor, const ArgumentName
   const TensorView view = reader.read(tensor.ptr(), name);
   const DType dtype = float_dtype(view, name);
   OP_CHECK(dtype == DType::kFloat64 && is_dense(view) && !view.read_only, TypeError, to_string(name),
-           " must be a dense, writable torch.float64 tensor, got ", name_of(dtype));
+           " must be a dense, writable torch.float64 tensor, got ", view.read_only ? "a read-only " : "a ",
+           is_dense(view) ? "" : "strided ", name_of(dtype), " one");
   OP_CHECK(same_device(view.device, device), ValueError, to_string(name), " must be on ", device_name(device),
            ", got ", device_name(view.device));
   return {reinterpret_cast<Element*>(view.data), view.numel / StructArray<Element>::kDoubles};

@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kMaxDims = 64;  // torch's own limit
 
-// Field by field into the caller's view: copies of the whole struct stall on the narrow stores before them.
+// Fills the caller's view field by field: a copy of the whole struct would stall on the narrow stores before
+// it.
 void fill(TensorView& view, const dlpack::DLTensor& t) {
   view.data = static_cast<char*>(t.data) + t.byte_offset;
   view.ndim = t.ndim;
@@ -34,7 +35,7 @@ std::string take_python_error() {
 }
 
 // Wrapper subclasses (DTensor, FakeTensor, functional tensors) inherit DLPack from torch.Tensor but have no
-// memory of their own; what tells them is a __torch_dispatch__ that is not torch's disabled one.
+// memory of their own. They are recognised by a __torch_dispatch__ other than torch's disabled one.
 bool hides_its_memory(py::handle type) {
   py::object dispatch = py::getattr(type, "__torch_dispatch__", py::none());
   if (dispatch.is_none()) return false;
@@ -50,8 +51,8 @@ const dlpack::DLPackExchangeAPI* exchange_api_of(py::handle type) {
   return api->version.major == 1 ? api : nullptr;
 }
 
-// Torch negates some views only when they are read: the imaginary part of what is conjugated, whose elements
-// lie apart in memory, and which is a dense tensor only if it has one.
+// Torch negates some views only when they are read: the imaginary part of a conjugated tensor. Its elements
+// are not next to each other, so that only a view of one element passes as a dense tensor.
 bool is_negated(PyObject* object) {
   static PyObject* const kIsNeg = PyUnicode_InternFromString("is_neg");
   const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, kIsNeg));
@@ -77,7 +78,7 @@ std::string place_of(const ArgumentName& name) {
 }
 
 const TensorReader::Producer& TensorReader::producer_of(PyObject* object, const ArgumentName& name) {
-  // Guarded by the GIL. A class, once seen, is kept alive, so that its address stays its own.
+  // The GIL guards this map. A class in it is kept alive, so that no other class gets its address.
   static std::unordered_map<PyTypeObject*, Producer> producers;
   PyTypeObject* type = Py_TYPE(object);
   if (last_ && last_->type == type) return *last_;
@@ -102,7 +103,8 @@ TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {
   if (producer.api) {
     dlpack::DLTensor tensor;
     if (producer.api->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
-      throw TypeError(concat(to_string(name), " must be a dense tensor with memory: ", take_python_error()));
+      throw TypeError(
+          concat(to_string(name), " must be a dense tensor with memory, got ", take_python_error()));
     }
     fill(view, tensor);
     OP_CHECK(view.numel != 1 || !is_negated(object), TypeError, to_string(name),
@@ -133,13 +135,13 @@ void TensorReader::read_capsule(PyObject* object, const ArgumentName& name, Tens
     if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt is no complaint about the tensor
     const std::string text = error.what();
     throw TypeError(
-        concat(to_string(name), " must be a dense writable tensor: ", text.substr(0, text.find('\n'))));
+        concat(to_string(name), " must be a dense writable tensor, got ", text.substr(0, text.find('\n'))));
   }
   kept_.push_back(capsule);
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    // Where the other fields lie is only known for this major version.
+    // The place of the other fields is only known for this major version.
     OP_CHECK(managed->version.major == 1, TypeError, to_string(name),
              " must be handed over by DLPack 1.x or older, got version ", managed->version.major);
     fill(view, managed->dl_tensor);

@@ -24,7 +24,7 @@ struct TensorView {
   bool read_only = false;
 };
 
-// Where a tensor stood in the call, for messages: "adamw: lr", "adamw: grads[17]", or, in an optimizer of
+// The place of a tensor in the call, for messages: "adamw: lr", "adamw: grads[17]", or, in an optimizer of
 // several groups, "adamw: param_groups[1].grads[17]".
 struct ArgumentName {
   const char* function;
@@ -34,11 +34,11 @@ struct ArgumentName {
 };
 
 std::string to_string(const ArgumentName& name);
-// The same without the function.
+// The name without its function.
 std::string place_of(const ArgumentName& name);
 
-// Reads the tensors of one call and keeps alive what the __dlpack__ protocol hands over, until it is
-// destroyed. Needs the GIL.
+// Reads the tensors of one call. Until it is destroyed it keeps alive what the __dlpack__ protocol hands
+// over. Needs the GIL.
 class TensorReader {
  public:
   // Throws TypeError for an object that is no tensor (or whose class hides its memory, as DTensor does).
@@ -69,13 +69,13 @@ std::string shape_name(const int64_t* sizes, int32_t ndim);
 
 // True if the elements fill one block of memory in some order of the dimensions, none twice.
 bool is_dense(const TensorView& view);
-// Whether the elements lie in memory with the dimensions in this order. Those of size 1 have no say.
+// Whether the elements are in memory with the dimensions in this order. Dimensions of size 1 do not matter.
 bool lies_in_order(const TensorView& view, const std::vector<int32_t>& order);
 inline bool same_device(dlpack::DLDevice a, dlpack::DLDevice b) {
   return a.device_type == b.device_type && a.device_id == b.device_id;
 }
 bool same_shape(const TensorView& a, const TensorView& b);
-// True if equal indices lie at equal offsets. Dimensions of size 1 have no say.
+// True if equal indices are at equal offsets. Dimensions of size 1 do not matter.
 bool same_strides(const TensorView& a, const TensorView& b);
 
 }  // namespace onepass

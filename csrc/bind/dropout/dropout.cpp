@@ -57,7 +57,8 @@ class Call : public LayerCall {
 
   void set_table(const py::object& table) {
     OP_CHECK(op_.places.has_table() != table.is_none(), ValueError,
-             "dropout: table must be given if and only if planes or shared is True");
+             "dropout: table must be given if and only if planes or shared is True, got ",
+             table.is_none() ? "None" : "one");
     if (table.is_none()) return;
     op_.places.table = static_cast<uint8_t*>(part("table", table, "torch.uint8", op_.places.draws(), true));
   }

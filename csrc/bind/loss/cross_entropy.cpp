@@ -46,7 +46,7 @@ class Call : public LayerCall {
 
   void set_target(py::handle target, py::handle second, const Lam& lam, py::handle probabilities) {
     OP_CHECK(target.is_none() != probabilities.is_none(), ValueError, function_,
-             ": one of target and probabilities must be given");
+             ": one of target and probabilities must be given, got ", target.is_none() ? "neither" : "both");
     const auto labels = [&](const char* list, py::handle tensor) {
       return static_cast<const int64_t*>(part(list, tensor, "torch.int64", rows(), false));
     };

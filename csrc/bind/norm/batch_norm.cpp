@@ -74,7 +74,8 @@ class Call : public LayerCall {
 
   void set_mask(py::handle mask, bool needed, bool written) {
     OP_CHECK(needed != mask.is_none(), ValueError, function_,
-             ": mask must be given if and only if activation is \"relu\" and there is a residual");
+             ": mask must be given if and only if activation is \"relu\" and there is a residual, got ",
+             mask.is_none() ? "None" : "one");
     op_.mask = static_cast<uint8_t*>(part("mask", mask, "torch.uint8", (input_.numel + 7) / 8, written));
   }
 

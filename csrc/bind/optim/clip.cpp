@@ -89,21 +89,22 @@ class Gradients {
 Target target_of(Gradients& grads, int threads) { return target_of(grads.device(), threads, grads.reader()); }
 
 // Writes control: the norm of all gradients and the factor that clips it to max_norm. written: None, or
-// gradients are multiplied by the factor, too, and it is called with them if they are written. Returns
-// whether one of them is float64, or, if the workspace has too few doubles (nothing is done then), how many
-// it must have.
-py::object grad_norm(const std::string& function, const py::list& grads, double norm_type, double max_norm,
-                     const py::object& written, const py::object& control, const py::object& workspace,
-                     int threads) {
+// gradients are multiplied by the factor, too, and it is called with them if they are written. workspace(n)
+// makes a tensor of n doubles. Returns whether one of the gradients is float64.
+bool grad_norm(const std::string& function, const py::list& grads, double norm_type, double max_norm,
+               const py::object& written, const py::object& control, const py::function& workspace,
+               int threads) {
   // To be written, if not here: what they share is found before anything is changed.
   Gradients gradients(function, grads);
-  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must not be empty");
+  OP_CHECK(!gradients.empty(), ValueError, function, ": grads must have at least one tensor, got none");
   StepControl* const decided = control_of(control, function.c_str(), gradients.device(), gradients.reader());
-  const StructArray<Leaf> rows = struct_array_of<Leaf>(workspace, {function.c_str(), "workspace"},
-                                                       gradients.device(), gradients.reader());
   int64_t leaves = 0;
   gradients.for_each([&](const TensorList& list) { leaves += leaf_count(list); });
-  if (rows.count < leaves) return py::int_(leaves * StructArray<Leaf>::kDoubles);
+  const py::object made = workspace(leaves * StructArray<Leaf>::kDoubles);
+  const StructArray<Leaf> rows =
+      struct_array_of<Leaf>(made, {function.c_str(), "workspace"}, gradients.device(), gradients.reader());
+  OP_CHECK(rows.count >= leaves, ValueError, function, ": workspace must have ",
+           leaves * StructArray<Leaf>::kDoubles, " elements, got ", rows.count * StructArray<Leaf>::kDoubles);
   Decision decision;
   decision.norm_type = norm_type;
   decision.options.clips = true;
@@ -125,7 +126,7 @@ py::object grad_norm(const std::string& function, const py::list& grads, double 
     };
     run_beside(target.on_gpu, kernels, [&] { written(grads); });
   }
-  return py::bool_(gradients.has(DType::kFloat64));
+  return gradients.has(DType::kFloat64);
 }
 
 // grads *= the factor in control.

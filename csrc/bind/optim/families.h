@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bind/core/beside.h"
+#include "bind/core/record.h"
 #include "bind/optim/batch.h"
 #include "bind/optim/optim.h"
 #include "core/check.h"
@@ -19,8 +20,8 @@
 
 namespace onepass {
 
-// Runs what gathers a step from the optimizer's state. False: a complaint about a tensor or hyper-parameter.
-// The list function, to which the caller then turns, meets it again and says it with the right names.
+// Runs what gathers a step from the optimizer's state. Returns false if gathering raised. The caller then
+// takes the way of explicit lists, which finds the same error and reports it with the user's argument names.
 template <class Gather>
 bool is_regular(const Gather& gather) {
   try {
@@ -82,17 +83,23 @@ class GradsHeld {
   Scratch<pybind11::object, GradsHeld> held_;
 };
 
-// The first `count` entries of a group: lists of equal length. The last entry is None, or where in its group
-// each parameter stands (those without a gradient are left out of the lists), for messages.
+// The parameters, gradients and states of a ListGroup (python/onepass/optim/_lists/records.py): lists of
+// equal length.
 class ArgumentLists {
  public:
-  ArgumentLists(const std::string& function, const pybind11::tuple& group, int count,
-                const Batch::ListNames& names)
-      : indices_(group[group.size() - 1]) {
-    for (int k = 0; k < count; ++k) also(function, names[size_t(k)], group[k]);
+  // names: of the first `count` lists; from kFirstState on they are the states'.
+  ArgumentLists(const char* function, const Record& group, int count, const Batch::ListNames& names) {
+    static const Field kStates("states"), kIndices("indices");
+    indices_ = group.get(kIndices);
+    const pybind11::object states = group.get(kStates);
+    const Record named(states, function, "states");
+    for (int k = 0; k < count; ++k) {
+      const Field name(names[size_t(k)]);
+      also(function, name.name(), (k < kFirstState ? group : named).get(name));
+    }
   }
   // One more list, the next of item().
-  void also(const std::string& function, const char* name, const pybind11::object& given) {
+  void also(const char* function, const char* name, const pybind11::object& given) {
     OP_CHECK(PyList_Check(given.ptr()), TypeError, function, ": ", name, " must be a list, got ",
              Py_TYPE(given.ptr())->tp_name);
     lists_.push_back(given);
@@ -101,6 +108,8 @@ class ArgumentLists {
              " entries like params, got ", own);
   }
   int64_t size() const { return PyList_GET_SIZE(lists_[0].ptr()); }
+  // Where in its param group parameter i stands, for messages: those without a gradient are left out of the
+  // lists.
   int64_t index(int64_t i) const {
     return indices_.is_none() ? i : pybind11::cast<int64_t>(indices_[pybind11::int_(i)]);
   }
@@ -120,7 +129,9 @@ class EntryList {
             const char* name) {
     if (!wanted) return;
     OP_CHECK(PyList_Check(given.ptr()) && int64_t(PyList_GET_SIZE(given.ptr())) == size, ValueError, function,
-             ": ", name, " must be a list of ", size, " entries like params");
+             ": ", name, " must be a list of ", size, " entries like params, got ",
+             PyList_Check(given.ptr()) ? concat("one of ", PyList_GET_SIZE(given.ptr()))
+                                       : std::string(Py_TYPE(given.ptr())->tp_name));
     list_ = given;
   }
   // Borrowed; nullptr if the call has no such list, or None stands there.

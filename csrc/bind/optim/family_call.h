@@ -1,12 +1,13 @@
 // family_call.h - one step of an optimizer family: its two ways in (see optim.h), and from there one kernel
-// call a device and dtype. What a family has of its own is in a class of its name (adam.cpp, sgd.cpp):
+// call a device and dtype. What a family has of its own is in a class of its name (adam.cpp, sgd.cpp), whose
+// base FamilyDefaults has what most families leave as it is:
 //
-//   kName           its list function; the other one is kName_step
+//   kName           how Python calls it: core.adam.step, core.adam.step_lists
 //   Step            its rule (kernels.h)
 //   kLists          the names of its lists
-//   kStates         keys of a parameter's states, in the order of the lists; the last is the variant's alone
-//   kOptions        how many options a group has
-//   read_options    reads those between lr and capturable, checked; returns whether they ask for the variant
+//   kStates         keys of a parameter's states, in the order of the lists. The variant has all of them, the
+//                   plain rule all but the last
+//   read_options    reads its own options by name, checked; returns whether they ask for the variant
 //   read_entry      reads what explicit lists say of parameter i alone; returns whether that changed the rule
 //   counts_steps    whether the update, or its rounding, asks for the step count
 //   kKernel         its kernel
@@ -23,6 +24,16 @@
 
 namespace onepass {
 
+// What a family has that has nothing else.
+struct FamilyDefaults {
+  template <class Options>
+  static bool read_entry(const Record&, int64_t, Options&) {
+    return false;
+  }
+  // The update needs no count; stochastic rounding draws other numbers at each step.
+  static bool counts_steps(Precision::Mode mode) { return mode == Precision::Mode::kStochastic; }
+};
+
 template <class Family>
 class FamilyCall {
  public:
@@ -31,14 +42,14 @@ class FamilyCall {
     if (tail_.tail().zero_grad) batch_.write_grads();
   }
 
-  // options: (lr, the family's own ..., capturable, precision), see precision_of.
-  void open_group(const pybind11::tuple& options, size_t group, size_t groups);
-  // Of the group opened last: its parameters that have a gradient, with their states. Appends what will be
+  // options: StepOptions (python/onepass/optim/_lists/records.py) with the family's own.
+  void open_group(const pybind11::object& options, size_t group, size_t groups);
+  // Adds the parameters of the open group that have a gradient, with their states. Appends what will be
   // written to `stepped`. False if a state is missing.
   bool add_params(const pybind11::list& params, StateCursor& cursor, GradsHeld& grads, Plan::Turn& turn,
                   pybind11::list& stepped);
-  // Of the group opened last: explicit lists, see run_lists.
-  void add_lists(const pybind11::tuple& group);
+  // Adds the explicit lists of the open group, see run_lists.
+  void add_lists(const Record& group);
   // What is to be checked when all are added.
   void check_all() {
     for (const dlpack::DLDevice device : batch_.devices()) {
@@ -47,10 +58,10 @@ class FamilyCall {
     batch_.check_overlap();
   }
 
-  // All must be checked by now. Calls written() beside the kernels, or after a step that is not taken; it has
-  // the GIL. Returns as TailCall::run, and calls nothing then but with 0.
+  // All must be checked by now. Calls written() while the kernels run, or after a step that is not taken; it
+  // has the GIL.
   template <class Written>
-  int64_t run(int threads, const Written& written);
+  void run(int threads, const Written& written);
 
  private:
   static constexpr int kMostStates = int(std::size(Family::kStates));
@@ -74,14 +85,14 @@ class FamilyCall {
 };
 
 template <class Family>
-void FamilyCall<Family>::open_group(const pybind11::tuple& options, size_t group, size_t groups) {
+void FamilyCall<Family>::open_group(const pybind11::object& options, size_t group, size_t groups) {
+  static const Field kLr("lr"), kCapturable("capturable"), kPrecision("precision");
   const char* function = batch_.function();
-  OP_CHECK(options.size() == Family::kOptions, ValueError, function, ": options must have ", Family::kOptions,
-           " entries, got ", options.size());
-  capturable_ = pybind11::cast<bool>(options[Family::kOptions - 2]);
-  precision_ = precision_of(options[Family::kOptions - 1], function);
+  const Record given(options, function, "options");
+  capturable_ = given.flag(kCapturable);
+  precision_ = precision_of(given.get(kPrecision), function);
   batch_.open_group(group_number(groups, group), precision_);
-  lr_ = scalar_of(options[0], function, "lr", batch_.reader());
+  lr_ = scalar_of(given.get(kLr), function, "lr", batch_.reader());
   check_range(function, "lr", lr_.value, 0, kInfinity);
   group_ = {};
   group_.lr = lr_.device;
@@ -89,13 +100,14 @@ void FamilyCall<Family>::open_group(const pybind11::tuple& options, size_t group
   group_.seed = precision_.seed;
   group_.group = int64_t(group);
   group_.options.lr = lr_.value;
-  variant_ = Family::read_options(options, function, group_.options);
+  variant_ = Family::read_options(given, function, group_.options);
+  given.check_read();
   open_ = false;
 }
 
 template <class Family>
 template <class Written>
-int64_t FamilyCall<Family>::run(int threads, const Written& written) {
+void FamilyCall<Family>::run(int threads, const Written& written) {
   bool told = false;
   std::exception_ptr error;
   // An error must not keep the step counts from being advanced.
@@ -110,11 +122,9 @@ int64_t FamilyCall<Family>::run(int threads, const Written& written) {
   const auto kernel = [&](const TensorList& list, bool variant, const Target& target) {
     (target.kernels->*Family::kKernel)(list, rules_.data(), variant, tail_.tail(), target.launch);
   };
-  const int64_t missing =
-      tail_.run(batch_, rules_, counts_, threads, [&] { run_family(batch_, threads, kernel, tell); });
-  if (missing == 0 && !told) tell();
+  tail_.run(batch_, rules_, counts_, threads, [&] { run_family(batch_, threads, kernel, tell); });
+  if (!told) tell();
   if (error) std::rethrow_exception(error);
-  return missing;
 }
 
 // The states of a parameter that are asked for, borrowed, at their places in the row; false if one is
@@ -176,12 +186,13 @@ bool FamilyCall<Family>::add_params(const pybind11::list& params, StateCursor& c
 }
 
 template <class Family>
-void FamilyCall<Family>::add_lists(const pybind11::tuple& group) {
-  const size_t end = group.size();
-  ArgumentLists given(batch_.function(), group, lists(), Family::kLists);
-  if (counts_steps()) given.also(batch_.function(), "state_steps", group[end - 5]);
-  const EntryList lows(batch_.function(), group[end - 4], !group[end - 4].is_none(), given.size(), "lows");
-  const EntryList emas(batch_.function(), group[end - 3], tail_.has_ema(), given.size(), "emas");
+void FamilyCall<Family>::add_lists(const Record& group) {
+  static const Field kSteps("state_steps"), kLows("lows"), kEmas("emas");
+  const char* function = batch_.function();
+  ArgumentLists given(function, group, lists(), Family::kLists);
+  if (counts_steps()) given.also(function, kSteps.name(), group.get(kSteps));
+  const EntryList lows(function, group.get(kLows), group.has(kLows), given.size(), kLows.name());
+  const EntryList emas(function, group.get(kEmas), tail_.has_ema(), given.size(), kEmas.name());
   for (int64_t i = 0; i < given.size(); ++i) {
     PyObject* row[kRowSize] = {};
     for (int k = 0; k < lists(); ++k) row[k] = given.item(k, i);
@@ -193,12 +204,13 @@ void FamilyCall<Family>::add_lists(const pybind11::tuple& group) {
   }
 }
 
-// groups: [(params, options)]; written: is called with the tensors that are written, parameters, and
-// gradients if they are zeroed; tail: see TailCall. Returns True, or False if something is irregular, or how
-// many doubles the workspace must have.
+// groups: of StateGroup (python/onepass/optim/_lists/records.py); written: is called with the tensors that
+// are written, parameters, and gradients if they are zeroed; tail: see TailCall. Returns false if something
+// is irregular.
 template <class Family>
-pybind11::object run_state(Plan& plan, const pybind11::dict& state, const pybind11::list& groups,
-                           const pybind11::function& written, const pybind11::object& tail, int threads) {
+bool run_state(Plan& plan, const pybind11::dict& state, const pybind11::list& groups,
+               const pybind11::function& written, const pybind11::object& tail, int threads) {
+  static const Field kParams("params"), kOptions("options");
   FamilyCall<Family> call(Family::kName, tail);
   Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
@@ -206,42 +218,42 @@ pybind11::object run_state(Plan& plan, const pybind11::dict& state, const pybind
   GradsHeld grads;
   const bool regular = gather_beside(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
-      const pybind11::tuple group = groups[g];
-      call.open_group(group[1], g, groups.size());
-      if (!call.add_params(group[0], cursor, grads, turn, stepped)) return false;
+      const Record group(PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g)), Family::kName, "group");
+      call.open_group(group.get(kOptions), g, groups.size());
+      if (!call.add_params(group.get(kParams), cursor, grads, turn, stepped)) return false;
     }
     call.check_all();
     return true;
   });
-  if (!regular) return pybind11::bool_(false);
-  if (const int64_t missing = call.run(threads, [&] { written(stepped); })) return pybind11::int_(missing);
+  if (!regular) return false;
+  call.run(threads, [&] { written(stepped); });
   turn.keep();
-  return pybind11::bool_(true);
+  return true;
 }
 
-// groups: [(the lists of the family ..., state_steps or None, lows or None, emas or None, options, indices)];
-// lows: list kLow, an entry None where a parameter has none; indices: see ArgumentLists. Returns what
-// FamilyCall::run does.
+// groups: of ListGroup (python/onepass/optim/_lists/records.py).
 template <class Family>
-int64_t run_lists(const std::string& function, const pybind11::list& groups, const pybind11::object& tail,
-                  int threads) {
+void run_lists(const std::string& function, const pybind11::list& groups, const pybind11::object& tail,
+               int threads) {
+  static const Field kOptions("options");
   FamilyCall<Family> call(function.c_str(), tail);
   for (size_t g = 0; g < groups.size(); ++g) {
-    const pybind11::tuple group = groups[g];
-    call.open_group(group[group.size() - 2], g, groups.size());
+    const Record group(PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g)), function.c_str(), "group");
+    call.open_group(group.get(kOptions), g, groups.size());
     call.add_lists(group);
   }
   call.check_all();
   // The caller knows what it gave, and what of it were copies.
-  return call.run(threads, [] {});
+  call.run(threads, [] {});
 }
 
 template <class Family>
 void register_family(pybind11::module_& module) {
   using pybind11::arg;
-  module.def((std::string(Family::kName) + "_step").c_str(), &run_state<Family>, arg("plan"), arg("state"),
-             arg("groups"), arg("written"), arg("tail"), arg("threads"));
-  module.def(Family::kName, &run_lists<Family>, arg("function"), arg("groups"), arg("tail"), arg("threads"));
+  pybind11::module_ rule = module.def_submodule(Family::kName);
+  rule.def("step", &run_state<Family>, arg("plan"), arg("state"), arg("groups"), arg("written"), arg("tail"),
+           arg("threads"));
+  rule.def("step_lists", &run_lists<Family>, arg("function"), arg("groups"), arg("tail"), arg("threads"));
 }
 
 }  // namespace onepass

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "bind/core/record.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -19,17 +20,18 @@ bool is_stored(const TensorView& view, uint8_t code, uint8_t bits) {
 
 Precision precision_of(py::handle option, const char* function) {
   if (option.is_none()) return {};
-  const py::tuple given = py::reinterpret_borrow<py::tuple>(option);
-  OP_CHECK(given.size() == 3, ValueError, function, ": precision must have 3 entries, got ", given.size());
+  static const Field kMode("mode"), kSeed("seed"), kFirst("first");
+  const Record given(option, function, "precision");
   Precision precision;
-  const auto mode = py::cast<std::string>(given[0]);
+  const auto mode = py::cast<std::string>(given.get(kMode));
   OP_CHECK(mode == "stochastic" || mode == "kahan" || mode == "master", ValueError, function,
-           ": precision must be stochastic, kahan or master, got ", mode);
+           ": precision.mode must be stochastic, kahan or master, got ", mode);
   precision.mode = mode == "stochastic" ? Precision::Mode::kStochastic
                    : mode == "kahan"    ? Precision::Mode::kKahan
                                         : Precision::Mode::kMaster;
-  precision.seed = py::cast<uint64_t>(given[1]);
-  precision.first = py::cast<int64_t>(given[2]);
+  precision.seed = py::cast<uint64_t>(given.get(kSeed));
+  precision.first = py::cast<int64_t>(given.get(kFirst));
+  given.check_read();
   return precision;
 }
 

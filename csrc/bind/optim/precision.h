@@ -8,7 +8,7 @@
 
 namespace onepass {
 
-// Of one param group. Only what is narrower than float32 is concerned.
+// The options of one param group. They concern only what is narrower than float32.
 struct Precision {
   enum class Mode { kNearest, kStochastic, kKahan, kMaster };
   Mode mode = Mode::kNearest;
@@ -18,7 +18,7 @@ struct Precision {
   bool has_low() const { return mode == Mode::kKahan || mode == Mode::kMaster; }
 };
 
-// option: None, or (mode, seed, first), mode being "stochastic", "kahan" or "master".
+// option: None, or a record Precision (python/onepass/optim/_lists/records.py).
 Precision precision_of(pybind11::handle option, const char* function);
 
 // states: number of states, the first of which is of this dtype.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "bind/core/record.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -11,22 +12,25 @@ namespace onepass {
 
 TailCall::TailCall(py::handle tail, const char* function) : function_(function) {
   if (tail.is_none()) return;
-  const py::tuple given = py::reinterpret_borrow<py::tuple>(tail);
-  OP_CHECK(given.size() == 9, ValueError, function, ": the tail must have 9 entries, got ", given.size());
+  static const Field kMaxGradNorm("max_grad_norm"), kSkipNonfinite("skip_nonfinite"), kZeroGrad("zero_grad"),
+      kEmaDecay("ema_decay"), kGradScale("grad_scale"), kFoundInf("found_inf"), kMemory("memory"),
+      kStatistics("statistics"), kControl("control");
+  const Record given(tail, function, "tail");
   math::ClipOptions& options = decision_.options;
-  options.clips = !given[0].is_none();
-  if (options.clips) options.max_norm = py::cast<double>(given[0]);
-  options.skip_nonfinite = py::cast<bool>(given[1]);
-  tail_.zero_grad = py::cast<bool>(given[2]);
-  tail_.ema = !given[3].is_none();
-  if (tail_.ema) ema_decay_ = py::cast<double>(given[3]);
-  has_grad_scale_ = !given[4].is_none();
-  if (has_grad_scale_) grad_scale_ = scalar_of(given[4], function, "grad_scale", reader_);
-  has_found_inf_ = !given[5].is_none();
-  if (has_found_inf_) found_inf_ = scalar_of(given[5], function, "found_inf", reader_);
-  statistics_.ask(given[6]);
-  control_tensor_ = given[7];
-  workspace_ = given[8];
+  options.clips = given.has(kMaxGradNorm);
+  if (options.clips) options.max_norm = given.number(kMaxGradNorm);
+  options.skip_nonfinite = given.flag(kSkipNonfinite);
+  tail_.zero_grad = given.flag(kZeroGrad);
+  tail_.ema = given.has(kEmaDecay);
+  if (tail_.ema) ema_decay_ = given.number(kEmaDecay);
+  has_grad_scale_ = given.has(kGradScale);
+  if (has_grad_scale_) grad_scale_ = scalar_of(given.get(kGradScale), function, "grad_scale", reader_);
+  has_found_inf_ = given.has(kFoundInf);
+  if (has_found_inf_) found_inf_ = scalar_of(given.get(kFoundInf), function, "found_inf", reader_);
+  memory_ = given.get(kMemory);
+  const Record memory(memory_, function, "tail.memory");
+  statistics_.ask(memory.get(kStatistics));
+  control_tensor_ = memory.get(kControl);
   // Infinity clips nothing.
   OP_CHECK(!options.clips || options.max_norm >= 0, ValueError, function,
            ": max_grad_norm must be at least 0, got ", options.max_norm);
@@ -41,8 +45,8 @@ TailCall::TailCall(py::handle tail, const char* function) : function_(function) 
   decision_.found_inf = found_inf_.device;
 }
 
-int64_t TailCall::prepare(Batch& batch, int threads) {
-  if (batch.devices().empty() || !(decides() || statistics_.wanted())) return 0;
+void TailCall::prepare(Batch& batch, int threads) {
+  if (batch.devices().empty() || !(decides() || statistics_.wanted())) return;
   const dlpack::DLDevice device = batch.devices().front();
   OP_CHECK(batch.devices().size() == 1, ValueError, function_,
            ": params must be on one device with max_grad_norm, skip_nonfinite, grad_scale or telemetry, got ",
@@ -63,16 +67,18 @@ int64_t TailCall::prepare(Batch& batch, int threads) {
     host_leaves_.resize(size_t(leaf_count_));
     leaves_ = host_leaves_.data();
     if (statistics_.wanted()) tail_.statistics = statistics_.host_rows();
-    return 0;
+    return;
   }
   const int64_t needed = std::max(leaf_count_ * StructArray<Leaf>::kDoubles, rows);
-  if (needed == 0) return 0;
+  if (needed == 0) return;
   // Pass one is over when pass two writes its rows: one workspace serves both.
+  workspace_ = memory_.attr("workspace")(needed);
   const StructArray<double> workspace =
       struct_array_of<double>(workspace_, {function_, "workspace"}, device, reader_);
+  OP_CHECK(workspace.count >= needed, ValueError, function_, ": workspace must have ", needed,
+           " elements, got ", workspace.count);
   leaves_ = reinterpret_cast<Leaf*>(workspace.data);
   if (statistics_.wanted()) tail_.statistics = reinterpret_cast<StatisticsRow*>(workspace.data);
-  return workspace.count < needed ? needed : 0;
 }
 
 void TailCall::decide(Batch& batch) {

@@ -1,4 +1,4 @@
-// tail.h - the tail of an optimizer's step at the boundary: what Python asks for beside the update, pass one
+// tail.h - the tail of an optimizer's step at the boundary: what Python asks for besides the update, pass one
 // over the gradients, and what it decided for pass two.
 #pragma once
 
@@ -16,10 +16,8 @@ namespace onepass {
 
 class TailCall {
  public:
-  // tail: None, or (max_grad_norm or None, skip_nonfinite, zero_grad, ema_decay or None, grad_scale or None,
-  // found_inf or None, statistics or None, control, workspace). grad_scale, found_inf: numbers, or device
-  // tensors. statistics: a row of GroupStatistics for each param group. control and workspace (see control.h)
-  // may be None where nothing is to be decided, and workspace on the CPU.
+  // tail: None, or a record Tail (python/onepass/optim/_lists/tail.py). Its grad_scale and found_inf are
+  // numbers, or device tensors.
   TailCall(pybind11::handle tail, const char* function);
 
   // Whether the step may turn out not to be taken, which only the device knows.
@@ -27,18 +25,16 @@ class TailCall {
   bool has_ema() const { return tail_.ema; }
   double ema_decay() const { return ema_decay_; }
 
-  // Pass one; then, unless the step is known to be skipped, launch() with the rules told what was decided,
-  // the counts being advanced. Returns how many doubles workspace must have if it has too few (nothing is
-  // done then), else 0.
+  // Pass one; then, unless the step is known to be skipped, launch() with what was decided written to the
+  // rules, the counts being advanced.
   template <class Step, class Launches>
-  int64_t run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads,
-              const Launches& launch);
+  void run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads, const Launches& launch);
 
   const Tail& tail() const { return tail_; }
 
  private:
-  // Checks what belongs to the tail; returns as run.
-  int64_t prepare(Batch& batch, int threads);
+  // Checks what belongs to the tail, and asks Python for the workspace where there has to be one.
+  void prepare(Batch& batch, int threads);
   // Pass one. Without the GIL.
   void decide(Batch& batch);
   void zero_grads(Batch& batch) const;
@@ -46,6 +42,7 @@ class TailCall {
   bool decides() const { return reads_grads() || has_grad_scale_ || has_found_inf_; }
 
   const char* function_;
+  pybind11::object memory_;  // TailMemory
   pybind11::object control_tensor_, workspace_;
   Decision decision_;
   Scalar grad_scale_, found_inf_;
@@ -59,21 +56,21 @@ class TailCall {
   int64_t leaf_count_ = 0;
   StatisticsCall statistics_;
   Target target_;
-  bool skipped_ = false;    // known on the CPU alone
+  bool skipped_ = false;    // known only on the CPU
   double grad_factor_ = 1;  // likewise
 };
 
 template <class Step, class Launches>
-int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads,
-                      const Launches& launch) {
-  if (const int64_t missing = prepare(batch, threads)) return missing;
+void TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, int threads,
+                   const Launches& launch) {
+  prepare(batch, threads);
   {
     pybind11::gil_scoped_release release;
     decide(batch);
-    // With statistics the skipped step is still walked through, and zeroes on its way.
+    // With statistics the kernels still walk through a skipped step, and zero the gradients on the way.
     if (skipped_ && !tail_.statistics) zero_grads(batch);
   }
-  if (skipped_ && !tail_.statistics) return 0;
+  if (skipped_ && !tail_.statistics) return;
   for (Step& rule : rules) {
     rule.options.grad_factor = grad_factor_;
     rule.control = tail_.control;
@@ -83,7 +80,6 @@ int64_t TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts
   launch();
   if (!skipped_) counts.increment_on_host();
   if (tail_.statistics) statistics_.gather(tail_.statistics, decision_, target_);
-  return 0;
 }
 
 }  // namespace onepass

@@ -1,7 +1,7 @@
-"""Speed beside torch's: the harness of `onepass bench` and one module an operation.
+"""Measures speed next to torch's: the harness of `onepass bench`, and one module for each operation.
 
-A module of an operation has ``cases(device)``, which lists its `harness.Case`s: shapes and setup only. Timing,
-quantiles, files and pictures are the harness's.
+A module of an operation has ``cases(device)``, which lists its `harness.Case`s: shapes and setup only. The harness
+does the timing, the quantiles, the files and the pictures.
 """
 
 # The operations that `onepass bench` knows, and their modules.

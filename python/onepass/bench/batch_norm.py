@@ -1,10 +1,10 @@
-"""Batch norm in training beside torch's: forward, forward with backward, with ReLU, residual and dropout.
+"""Batch norm in training next to torch's: forward, forward with backward, with ReLU, residual and dropout.
 
-Competitors: ``ours``; ``torch``, the same by torch.nn.functional one after another, ReLU in place as models have
-it; ``stream``, a plain loop that moves as many bytes as the operation has to. Those are counted as if each tensor
-were read once: forward x and y; backward x, dy and dx; a residual and its gradient once each. Where a channel does
-not fit in the cache more must move, so that 100 % cannot be reached there. ``compile`` is torch's functions under
-torch.compile. Both of ours and torch's passes run on the same tensors, contiguous or channels_last.
+Competitors: ``ours``; ``torch``, torch.nn.functional's functions one after another, ReLU in place as models have
+it; ``stream``, a plain loop that moves as many bytes as the operation has to. The bytes are counted as if each
+tensor were read once: forward x and y; backward x, dy and dx; a residual and its gradient once each. Where a
+channel does not fit in the cache more bytes must move, so 100 % cannot be reached there. ``compile`` is torch's
+functions under torch.compile. All competitors run on tensors of the same layout, contiguous or channels_last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Work(layers.Work):
-    """Batch norm of one tensor."""
+    """Describes a batch norm of one tensor."""
 
     relu: bool = False
     residual: bool = False
@@ -35,7 +35,7 @@ class Work(layers.Work):
 
     @property
     def tensors_moved(self) -> int:
-        """Those of x and y; of x, dy and dx; of the residual and its gradient."""
+        """Forward x, y and the residual; backward x, dy, dx and the residual's gradient."""
         forward = 2 + self.residual
         return forward + (3 + self.residual if self.backward else 0)
 
@@ -60,7 +60,11 @@ WORKS = (
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 
@@ -87,7 +91,7 @@ class _Competitors(layers.Competitors[Work]):
         self.leaves += [self.weight, self.bias] + ([self.residual] if work.residual else [])
 
     def ours(self) -> Tensor:
-        """The operation by one call."""
+        """Calls our function."""
         return onepass.nn.functional.batch_norm(
             self.x,
             self.mean,
@@ -101,7 +105,7 @@ class _Competitors(layers.Competitors[Work]):
         )
 
     def torchs(self) -> Tensor:
-        """The same by torch's functions."""
+        """Calls torch's functions, one after another."""
         y = F.batch_norm(self.x, self.mean, self.var, self.weight, self.bias, True)
         if self.work.residual:
             y = y + self.residual
@@ -116,6 +120,6 @@ def _case(work: Work, device: torch.device) -> Case:
 
 
 def _kept_for_backward(work: Work, device: torch.device) -> list[str]:
-    """A line that tells the bytes per element which autograd keeps, by ours and by torch's functions."""
+    """Writes a line with the bytes per element that autograd keeps, for ours and for torch's functions."""
     ours, torchs = (kept / work.numel for kept in _Competitors(work, device).kept())
     return [f"kept for backward, bytes per element: ours {ours:.4g}, torch {torchs:.4g}"]

@@ -1,6 +1,6 @@
-"""Cross-entropy beside torch's: forward with backward, smoothed or not, of few and of many classes, of two labels.
+"""Cross-entropy next to torch's: forward with backward, smoothed or not, few and many classes, two labels.
 
-Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, for two labels on the dense targets it needs;
+Competitors: ``ours``; ``torch``, torch.nn.functional.cross_entropy, which needs dense targets for two labels;
 ``stream``, a plain loop that moves as many bytes as the operation has to: forward reads the logits, backward reads
 them and writes their gradient. ``compile`` is torch's function under torch.compile.
 """
@@ -22,14 +22,14 @@ from onepass.bench.harness import Case
 
 @dataclass(frozen=True)
 class Work(layers.Work):
-    """One loss of one tensor."""
+    """Describes a loss of one tensor of logits."""
 
     smoothing: float = 0.0
     two_labels: bool = False
 
     @property
     def tensors_moved(self) -> int:
-        """Those of the logits; again of the logits, and of their gradient."""
+        """Forward the logits; backward the logits and their gradient."""
         return 3 if self.backward else 1
 
 
@@ -48,7 +48,11 @@ WORKS = (
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 
@@ -67,7 +71,7 @@ class _Competitors(layers.Competitors[Work]):
         self.lam = 0.3
 
     def ours(self) -> Tensor:
-        """The loss by one call."""
+        """Calls our function."""
         more: dict[str, Any] = {"target2": self.second, "lam": self.lam} if self.work.two_labels else {}
         loss = onepass.nn.functional.cross_entropy(
             self.x,
@@ -79,7 +83,7 @@ class _Competitors(layers.Competitors[Work]):
         return loss
 
     def torchs(self) -> Tensor:
-        """The same by torch's functions."""
+        """Calls torch's function, with two labels after torch's one_hot."""
         target = self.first
         if self.work.two_labels:
             classes = self.work.shape[1]
@@ -102,9 +106,18 @@ def kept_beyond_logits(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
 ) -> tuple[float, float]:
-    """Bytes per logit that autograd keeps by ours and by torch's function, less the logits themselves.
+    """Measures the bytes per logit that autograd keeps for ours and for torch's function, without the logits.
 
-    The logits are the caller's and stay anyway; torch keeps their log-softmax instead.
+    The logits belong to the caller and stay in any case; torch keeps their log-softmax instead.
+
+    Args:
+        shape: Shape of the logits.
+        smoothing: Label smoothing.
+        dtype: Dtype of the logits.
+        device: Where they are; None for the CPU.
+
+    Returns:
+        The bytes per logit, ours and torch's.
     """
     work = Work("kept", shape, smoothing, dtype=dtype)
     competitors = _Competitors(work, device or torch.device("cpu"))

@@ -1,10 +1,10 @@
-"""Dropout in training beside torch's: forward, forward with backward, with a residual.
+"""Dropout in training next to torch's: forward, forward with backward, with a residual.
 
-Competitors: ``ours``; ``torch``, the same by torch.nn.functional; ``stream``, a plain loop that moves as many
-bytes as the operation has to: x and y forward, dy and dx backward, a residual once (its gradient is dy itself);
-``copy``, forward alone, a plain copy of x, past the caches: "theirs/ours" is our share of its bandwidth.
-``compile`` is torch's functions under torch.compile. The cases ``forward-bfloat16-beside-float32`` time ours in
-bfloat16 beside ours in float32 (``float32``) instead: elements per second.
+Competitors: ``ours``; ``torch``, torch.nn.functional's function; ``stream``, a plain loop that moves as many bytes
+as the operation has to: x and y forward, dy and dx backward, a residual once (its gradient is dy itself);
+``copy``, in forward cases, a plain copy of x past the caches: "theirs/ours" is our share of its bandwidth.
+``compile`` is torch's functions under torch.compile. The cases ``forward-bfloat16-beside-float32`` instead time
+ours in bfloat16 against ours in float32 (``float32``): elements per second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onepass.bench.probe import copy_probe
 
 @dataclass(frozen=True)
 class Work(layers.Work):
-    """Dropout of one tensor."""
+    """Describes a dropout of one tensor."""
 
     p: float = 0.1
     residual: bool = False
@@ -35,7 +35,7 @@ class Work(layers.Work):
 
     @property
     def tensors_moved(self) -> int:
-        """Those of x and y; of dy and dx; of the residual."""
+        """Forward x, y and the residual; backward dy and dx."""
         return 2 + self.residual + 2 * self.backward
 
 
@@ -61,7 +61,11 @@ WORKS = (
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 
@@ -83,7 +87,7 @@ class _Competitors(layers.Competitors[Work]):
         self.leaves += [self.residual] if work.residual else []
 
     def ours(self) -> Tensor:
-        """The operation by one call."""
+        """Calls our function."""
         work = self.work
         more = {"residual": self.residual} if work.residual else {}
         function = getattr(onepass.nn.functional, work.function)
@@ -91,7 +95,7 @@ class _Competitors(layers.Competitors[Work]):
         return output
 
     def torchs(self) -> Tensor:
-        """The same by torch's functions."""
+        """Calls torch's function, and adds the residual."""
         y: Tensor = getattr(F, self.work.function)(self.x, self.work.p, True, self.work.inplace)
         return y + self.residual if self.work.residual else y
 
@@ -121,6 +125,6 @@ def _dtypes_case(p: float, device: torch.device) -> Case:
 
 
 def _kept_for_backward(work: Work, device: torch.device) -> list[str]:
-    """A line that tells what autograd keeps: by ours in all, by torch's functions per element."""
+    """Writes a line with the bytes that autograd keeps: for ours in all, for torch's functions per element."""
     ours, torchs = _Competitors(work, device).kept()
     return [f"kept for backward: ours {ours} bytes in all, torch {torchs / work.numel:.4g} bytes per element"]

@@ -1,7 +1,7 @@
 """Times competitors against each other within one run.
 
-A machine's speed changes from second to second, so only times taken side by side are compared: each round
-calls every competitor once, beginning with another one each time, and ratios are taken within a round.
+A machine's speed changes from second to second, so only times taken side by side are compared. Each round calls
+every competitor once and begins with the next one of them; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-# Competitors have these names in all operations: the two that others are compared with.
+# The names, in all operations, of the two competitors that the others are compared with.
 OURS = "ours"
 STREAM = "stream"
 
-# Written before each call on a GPU, so that no competitor finds its tensors in the cache; larger than any L2.
+# Bytes written before each call on a GPU, so that no competitor finds its tensors in the cache: more than any L2
+# has.
 _FLUSH_BYTES = 256 * 1024 * 1024
 _WARM_UP = 3
 _QUANTILES = (0.2, 0.5, 0.8)
@@ -27,13 +28,13 @@ _QUANTILES = (0.2, 0.5, 0.8)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A competitor that needs something done before each call, which is not timed."""
+    """Holds a competitor that needs preparation before each call, which is not timed."""
 
     prepare: Callable[[], object]
     run: Callable[[], object]
 
     def __call__(self) -> object:
-        """Both: what torch.compile and the warm-up call."""
+        """Prepares and runs, for torch.compile and the warm-up."""
         self.prepare()
         return self.run()
 
@@ -44,23 +45,23 @@ Timer = Callable[[Step], float]
 
 @dataclass(frozen=True)
 class Case:
-    """One size of one operation."""
+    """Describes one size of one operation."""
 
     name: str
     bytes_moved: int | None
-    """Bytes that a call must read and write at least; None where time is not bound by memory."""
+    """The least bytes that a call must read and write; None where memory does not bound the time."""
     rounds: int
     setup: Callable[[], dict[str, Step]]
-    """Makes the competitors; called when the case's turn comes, because all cases together need much memory."""
+    """Makes the competitors. It is called when the case's turn comes: all cases together need much memory."""
     compiled: Callable[[], Step] | None = None
     """Makes torch's operation under torch.compile, if there is one."""
     notes: Callable[[], list[str]] | None = None
-    """Makes lines that are shown with the times: what else there is to measure."""
+    """Makes lines that are shown with the times, about anything else that is measured."""
 
 
 @dataclass
 class Times:
-    """One competitor's times of a case, in seconds, one a round."""
+    """Holds one competitor's times in a case, in seconds, one for each round."""
 
     seconds: list[float]
     bytes_moved: int | None
@@ -71,17 +72,17 @@ class Times:
 
     @property
     def quantiles(self) -> tuple[float, float, float]:
-        """Times below which 20, 50 and 80 % of the rounds lie."""
+        """Times below which 20, 50 and 80 % of the rounds are."""
         low, median, high = (quantile(self.seconds, q) for q in _QUANTILES)
         return low, median, high
 
     @property
     def gb_per_s(self) -> float | None:
-        """Compulsory bytes over the median time, in 1e9 bytes a second."""
+        """Compulsory bytes divided by the median time, in 1e9 bytes a second."""
         return None if self.bytes_moved is None else self.bytes_moved / self.quantiles[1] / 1e9
 
     def to_json(self) -> dict[str, Any]:
-        """Figures as in the table, and every time as measured."""
+        """Returns the figures of the table, and every time as measured."""
         low, median, high = self.quantiles
         return {
             "seconds_20": low,
@@ -96,7 +97,7 @@ class Times:
 
 @dataclass
 class Result:
-    """What a case gave."""
+    """Holds what was measured in a case."""
 
     case: str
     rounds: int
@@ -105,7 +106,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON."""
+        """Returns the result as JSON can hold it."""
         return {
             "case": self.case,
             "rounds": self.rounds,
@@ -121,7 +122,7 @@ def measure(case: Case, rounds: int, device: torch.device, with_compile: bool = 
     Args:
         case: What to run.
         rounds: How many times each competitor is timed, at least 1.
-        device: Where its tensors lie; chooses the clock.
+        device: Where its tensors are; chooses the clock.
         with_compile: Also time torch's operation under torch.compile; where that fails a note says so.
 
     Returns:
@@ -150,13 +151,22 @@ def measure(case: Case, rounds: int, device: torch.device, with_compile: bool = 
 
 
 def interleave(competitors: dict[str, Step], rounds: int, timer: Timer) -> dict[str, list[float]]:
-    """Times all competitors once a round; each round begins with the next one."""
+    """Times all competitors once in each round; each round begins with the next one.
+
+    Args:
+        competitors: The calls by name.
+        rounds: How many times each is timed.
+        timer: Times one call.
+
+    Returns:
+        The seconds by name, one for each round.
+    """
     for step in competitors.values():
         for _ in range(_WARM_UP):
             step()
     names = list(competitors)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    # A collection inside a timed call would be charged to whoever happened to trigger it.
+    # A collection inside a timed call would count for the competitor that happens to trigger it.
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -176,9 +186,15 @@ def interleave(competitors: dict[str, Step], rounds: int, timer: Timer) -> dict[
 
 
 def timer_of(device: torch.device) -> Timer:
-    """The clock for calls that work on the device.
+    """Returns the clock for calls that work on a device.
 
-    The path for CUDA (events around the call, the L2 cache flushed before it) has not yet run on hardware.
+    The one for CUDA (events around the call, the L2 cache flushed before it) has not yet run on hardware.
+
+    Args:
+        device: The device.
+
+    Returns:
+        A function that calls its argument and returns the seconds.
     """
     if device.type != "cuda":
         return _host_seconds
@@ -206,7 +222,12 @@ def _host_seconds(step: Step) -> float:
 
 
 def quantile(values: list[float], q: float) -> float:
-    """The q-quantile, linear between neighbours."""
+    """Computes a quantile, linear between neighbouring values.
+
+    Args:
+        values: At least one.
+        q: 0 for the least value, 0.5 for the median, 1 for the largest.
+    """
     ordered = sorted(values)
     place = q * (len(ordered) - 1)
     low, high = math.floor(place), math.ceil(place)
@@ -214,16 +235,24 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:
-    """Median over the rounds of one competitor's time over another's."""
+    """Computes the median over the rounds of one competitor's time divided by another's.
+
+    Args:
+        above: Seconds of the first, one for each round.
+        below: Seconds of the second.
+    """
     return quantile([a / b for a, b in zip(above, below, strict=True)], 0.5)
 
 
 def choose(cases: list[Case], wanted: list[str]) -> list[Case]:
-    """The cases that the user asks for.
+    """Selects the cases that the user asks for.
 
     Args:
-        cases: All of them.
-        wanted: Names, or parts of names; empty for all. A whole name picks that case alone.
+        cases: All cases of the operation.
+        wanted: Names, or parts of names; empty for all. A whole name selects only that case.
+
+    Returns:
+        The cases, in their own order.
 
     Raises:
         ValueError: A name fits none.

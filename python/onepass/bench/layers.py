@@ -1,4 +1,4 @@
-"""What the benchmarks of layers and losses share: work on one tensor, its competitors, and cases made of them."""
+"""Shared by the benchmarks of layers and losses: work on one tensor, its competitors, and cases made of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from onepass.bench.probe import probe
 
 __all__ = ["OVERHEAD", "Competitors", "Work", "case_of", "overhead_case"]
 
-# So small that what is timed is Python.
+# A shape so small that what is timed is Python.
 OVERHEAD = (8, 8)
 
 
 @dataclass(frozen=True)
 class Work(ABC):
-    """One operation on one tensor."""
+    """Describes one operation on one tensor."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,15 +40,19 @@ class Work(ABC):
     @property
     @abstractmethod
     def tensors_moved(self) -> int:
-        """How many tensors of the input's size must be read and written at least."""
+        """The least number of tensors of the input's size that must be read and written."""
 
     @property
     def bytes_moved(self) -> int:
-        """What must be read and written at least."""
+        """The least bytes that must be read and written."""
         return self.tensors_moved * self.numel * self.dtype.itemsize
 
     def tensor(self, device: torch.device) -> Tensor:
-        """A tensor as the input is, of random numbers."""
+        """Makes a tensor like the input, of random numbers.
+
+        Args:
+            device: Where it is.
+        """
         tensor = torch.randn(self.shape, device=device).to(self.dtype)
         return tensor.contiguous(memory_format=torch.channels_last) if self.channels_last else tensor
 
@@ -57,36 +61,40 @@ W = TypeVar("W", bound=Work)
 
 
 class Competitors(ABC, Generic[W]):
-    """The tensors of one work, and what does it on them."""
+    """Holds the tensors of one work, and the functions that do it."""
 
     heap_tensors: ClassVar[int]
-    """More tensors of the input's size than any competitor has at a time."""
+    """A number of tensors of the input's size above what any competitor has at a time."""
 
     def __init__(self, work: W, device: torch.device) -> None:
         self.work = work
         self.x = work.tensor(device)
         self.leaves = [self.x]
-        """Whose gradients are wanted."""
+        """The tensors whose gradients are computed."""
         self.dy: Tensor | None = None
-        """Gradient of the result; None for 1, of a result that is one number."""
+        """Gradient of the result; None, for a result of one number, is 1."""
 
     @abstractmethod
     def ours(self) -> Tensor:
-        """The operation by one call."""
+        """Does the work by our function."""
 
     @abstractmethod
     def torchs(self) -> Tensor:
-        """The same by torch's functions."""
+        """Does the work by torch's functions."""
 
     def step(self, forward: Callable[[], Tensor]) -> Step:
-        """The forward pass, and the backward one if it is wanted."""
+        """Makes a call of the forward pass, and of the backward pass if the work has it.
+
+        Args:
+            forward: `ours` or `torchs`.
+        """
         if not self.work.backward:
             return forward
         self._require_grad()
         return lambda: torch.autograd.grad(forward(), self.leaves, self.dy)
 
     def kept(self) -> tuple[int, int]:
-        """Bytes that autograd keeps for the backward pass, by ours and by torch's functions."""
+        """Measures the bytes that autograd keeps for the backward pass, for ours and for torch's functions."""
         self._require_grad()
         return kept_bytes(self.ours), kept_bytes(self.torchs)
 
@@ -102,12 +110,12 @@ def case_of(
     notes: Callable[[], list[str]] | None = None,
     more: Callable[[], dict[str, Step]] | None = None,
 ) -> Case:
-    """The case of one work: ours, torch's and the bandwidth probe, and torch's functions compiled.
+    """Makes the case of one work: ours, torch's, the bandwidth probe, and torch's functions compiled.
 
     Args:
-        kind: Of the competitors.
+        kind: Class of the competitors.
         work: What they do.
-        device: Where their tensors lie.
+        device: Where their tensors are.
         notes: Makes lines that are shown with the times.
         more: Makes further competitors.
     """
@@ -136,14 +144,14 @@ def overhead_case(
     device: torch.device,
     requires_grad: bool = False,
 ) -> Case:
-    """The case of two modules' calls on a tensor of shape `OVERHEAD`.
+    """Makes the case of two modules' calls on a tensor of shape `OVERHEAD`.
 
     Args:
-        mode: Of the modules: train, eval, or eval-no_grad.
+        mode: Mode of the modules: train, eval, or eval-no_grad.
         ours: Makes our module.
         torchs: Makes torch's.
-        device: Where the tensor lies.
-        requires_grad: Whether it requires a gradient.
+        device: Where the tensor is.
+        requires_grad: Whether the tensor requires a gradient.
     """
 
     def setup() -> dict[str, Step]:
@@ -156,7 +164,7 @@ def overhead_case(
 
 
 def _repeated(module: torch.nn.Module, x: Tensor) -> Step:
-    """A hundred calls of a module, so that the clock is no part of the time."""
+    """Makes a hundred calls of a module, so that reading the clock takes no visible part of the time."""
 
     def step() -> None:
         for _ in range(100):

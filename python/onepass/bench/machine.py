@@ -1,4 +1,4 @@
-"""What a figure or a bug report must say of the machine and of the software."""
+"""Describes the machine and the software, for figures and for bug reports."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import torch
 import onepass
 from onepass import _native
 
-# Settings that change speed or which code runs.
+# Environment variables that change the speed, or which code runs.
 _ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "ONEPASS_ISA")
 _ENVIRONMENT_PREFIXES = ("GOMP_", "KMP_", "MALLOC_", "OMP_")
-# What git leaves out of a question about changes.
+# Left out when git is asked for changes.
 _RESULTS = ":(exclude)benchmarks/results"
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores, memory, GPUs and operating system."""
+    """Describes CPU, cores, memory, GPUs and operating system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": cpu_model(),
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The CPU's name, or its architecture where the system does not tell the name."""
+    """Returns the CPU's name, or its architecture where the system does not give the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -47,7 +47,7 @@ def cpu_model() -> str:
 
 
 def gpus() -> list[str]:
-    """Names and compute capabilities of the GPUs that torch sees."""
+    """Lists names and compute capabilities of the GPUs that torch sees."""
     if not torch.cuda.is_available():
         return []
     found = []
@@ -58,7 +58,7 @@ def gpus() -> list[str]:
 
 
 def versions() -> dict[str, Any]:
-    """Versions, and how the native module was built."""
+    """Returns the versions, and how the native module was built."""
     build = _native.core.build_info()
     return {
         "onepass": onepass.__version__,
@@ -74,7 +74,7 @@ def versions() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """The environment variables that change speed or which code runs."""
+    """Returns the environment variables that are set and change the speed, or which code runs."""
     return {
         name: value
         for name, value in sorted(os.environ.items())
@@ -83,7 +83,7 @@ def environment() -> dict[str, str]:
 
 
 def record(threads: int) -> dict[str, Any]:
-    """What stands above the figures of every JSON in benchmarks/results.
+    """Makes the head of every JSON in benchmarks/results: command, commit, machine, versions.
 
     Args:
         threads: How many threads the run used.

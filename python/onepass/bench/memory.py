@@ -1,4 +1,4 @@
-"""Memory around an operation: what autograd keeps of it, and pages that are there before it is timed."""
+"""Memory around an operation: what autograd keeps of it, and pages that exist before it is timed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ __all__ = ["kept_bytes", "touch_heap"]
 
 
 def kept_bytes(run: Callable[[], Tensor], besides: Iterable[Tensor] = ()) -> int:
-    """Bytes of all memory that the derivative of a call keeps, each block once.
+    """Measures the memory that the derivative of a call keeps, each block once.
 
     Args:
         run: The call; its result holds the derivative.
         besides: Tensors whose memory does not count, such as parameters.
+
+    Returns:
+        The bytes.
     """
     blocks: dict[int, int] = {}
 
@@ -28,20 +31,20 @@ def kept_bytes(run: Callable[[], Tensor], besides: Iterable[Tensor] = ()) -> int
         output = run()
     for tensor in besides:
         blocks.pop(tensor.untyped_storage().data_ptr(), None)
-    # Only now may the memory of the blocks be used again.
+    # Only now, as the blocks are told apart by their addresses, may their memory be used again.
     del output
     return sum(blocks.values())
 
 
 def touch_heap(like: Tensor, tensors: int) -> None:
-    """Lets every page that malloc will hand out have been written once.
+    """Writes once to every page that malloc will hand out.
 
-    Each step makes new tensors, and freed memory is used again in an order of malloc's own: for dozens of rounds
-    some calls would meet fresh pages, which cost more than the operation.
+    Each step makes new tensors, and malloc reuses freed memory in an order of its own. Without this, some calls of
+    dozens of rounds would get fresh pages, which cost more than the operation.
 
     Args:
-        like: A tensor as the steps make them.
-        tensors: More than any competitor has at a time.
+        like: A tensor of the kind that the steps make.
+        tensors: A number above what any competitor has at a time.
     """
     touched = [torch.zeros(like.numel(), dtype=like.dtype, device=like.device) for _ in range(tensors)]
     touched.clear()

@@ -1,10 +1,9 @@
-"""SGD with momentum, Adam and AdamW beside torch's implementations: shapes and setup.
+"""The optimizers, SGD with momentum, next to torch's implementations: shapes and setup.
 
-Competitors: ``ours``; torch's ``fused``, ``foreach`` and ``loop`` (foreach=False, fused=False: what torch.optim
-does with CPU parameters when nothing is asked for; with CUDA parameters that is foreach); ``stream``, a plain
-loop over flat arrays of the same number of bytes, as many of them read and written, whose speed is called the
-bandwidth; ``compile``, torch's step under torch.compile. All share the gradients; each has its own parameters
-and states.
+Competitors: ``ours``; torch's ``fused``, ``foreach`` and ``loop`` (foreach=False, fused=False: the default of
+torch.optim for CPU parameters; for CUDA parameters it is foreach); ``stream``, a plain loop that reads and writes
+the same number of bytes of flat arrays, whose speed is called the bandwidth; ``compile``, torch's step under
+torch.compile. All share the gradients; each has its own parameters and states.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-import onepass.optim
 from onepass.bench.harness import OURS, STREAM, Case, Step
 from onepass.bench.probe import probe
+from onepass.optim._step.fused import FusedOptimizer
+from onepass.optim._step.plain import fused_classes, plain_class
 
 TORCHS: dict[str, dict[str, Any]] = {
     "fused": {"fused": True},
@@ -29,16 +30,29 @@ TORCHS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer: its class's name in torch.optim and onepass.optim, its number of states, its options."""
+    """Describes an optimizer and the options that it is timed with."""
 
-    kind: str
-    states: int
+    kind: type[FusedOptimizer]
     options: dict[str, Any]
+
+    @property
+    def is_torchs(self) -> bool:
+        """Whether torch has it, too."""
+        return hasattr(torch.optim, self.kind.__name__)
+
+    @property
+    def states(self) -> int:
+        """How many states of a parameter's size it keeps."""
+        param = torch.nn.Parameter(torch.zeros(2))
+        param.grad = torch.zeros(2)
+        optimizer = self.kind([param], **self.options)
+        optimizer.step()
+        return sum(value.shape == param.shape for value in optimizer.state[param].values())
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How many tensors of how many elements."""
+    """Describes how many tensors of how many elements there are."""
 
     name: str
     count: int
@@ -46,11 +60,8 @@ class Shape:
     rounds: int
 
 
-RULES = {
-    "sgd": Rule("SGD", 1, {"momentum": 0.9}),
-    "adam": Rule("Adam", 2, {}),
-    "adamw": Rule("AdamW", 2, {}),
-}
+_OPTIONS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}}
+RULES = {kind.__name__.lower(): Rule(kind, _OPTIONS.get(kind.__name__, {})) for kind in fused_classes()}
 LARGE = Shape("4x16M", 4, 16 * 1024 * 1024, rounds=15)
 SHAPES = (LARGE, Shape("1000x1024", 1000, 1024, rounds=100), Shape("200x65536", 200, 65536, rounds=30))
 # Tensors so small that what is timed is Python and the gathering of pointers.
@@ -58,7 +69,11 @@ OVERHEAD = Shape("1000x1", 1000, 1, rounds=200)
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 
@@ -78,9 +93,10 @@ def _bandwidth_case(name: str, rule: Rule, shape: Shape, dtype: torch.dtype, dev
 
     def setup() -> dict[str, Step]:
         grads = _tensors(shape, dtype, device)
-        competitors = {OURS: _step(onepass.optim, rule, {}, grads)}
+        competitors = {OURS: _step(rule.kind, rule.options, grads)}
         for label, flags in TORCHS.items():
-            competitors[label] = _step(torch.optim, rule, flags, grads)
+            if rule.is_torchs or label == "loop":
+                competitors[label] = _step(plain_class(rule.kind), {**rule.options, **flags}, grads)
         competitors[STREAM] = probe((1 + 2 * writes) * bytes_of_one, writes, device)
         return competitors
 
@@ -89,7 +105,7 @@ def _bandwidth_case(name: str, rule: Rule, shape: Shape, dtype: torch.dtype, dev
         bytes_moved=(1 + 2 * writes) * bytes_of_one,
         rounds=shape.rounds,
         setup=setup,
-        compiled=lambda: _compiled(rule, shape, dtype, device),
+        compiled=(lambda: _compiled(rule, shape, dtype, device)) if rule.is_torchs else None,
     )
 
 
@@ -97,8 +113,8 @@ def _overhead_case(name: str, rule: Rule, device: torch.device) -> Case:
     def setup() -> dict[str, Step]:
         grads = _tensors(OVERHEAD, torch.float32, device)
         return {
-            OURS: _step(onepass.optim, rule, {}, grads),
-            "fused": _step(torch.optim, rule, TORCHS["fused"], grads),
+            OURS: _step(rule.kind, rule.options, grads),
+            "fused": _step(plain_class(rule.kind), {**rule.options, **TORCHS["fused"]}, grads),
         }
 
     return Case(name=name, bytes_moved=None, rounds=OVERHEAD.rounds, setup=setup)
@@ -108,16 +124,16 @@ def _tensors(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Ten
     return [torch.randn(shape.numel, device=device).to(dtype) for _ in range(shape.count)]
 
 
-def _step(package: Any, rule: Rule, flags: dict[str, Any], grads: list[Tensor]) -> Callable[[], object]:
+def _step(kind: type[Optimizer], options: dict[str, Any], grads: list[Tensor]) -> Callable[[], object]:
     params = [torch.nn.Parameter(torch.randn_like(grad)) for grad in grads]
     for param, grad in zip(params, grads, strict=True):
         param.grad = grad
-    step: Callable[[], object] = getattr(package, rule.kind)(params, **rule.options, **flags).step
+    step: Callable[[], object] = kind(params, **options).step
     return step
 
 
 def _compiled(rule: Rule, shape: Shape, dtype: torch.dtype, device: torch.device) -> Step:
     # A learning rate that is a number would be baked in; a tensor is how torch's guide compiles a step.
-    options = {"lr": torch.tensor(1e-3)}
-    step = _step(torch.optim, rule, options, _tensors(shape, dtype, device))
+    options = {**rule.options, "lr": torch.tensor(1e-3)}
+    step = _step(plain_class(rule.kind), options, _tensors(shape, dtype, device))
     return torch.compile(step)

@@ -1,4 +1,4 @@
-"""The bandwidth that a machine has while competitors are timed: plain loops over as many bytes."""
+"""The bandwidth of the machine while competitors are timed: plain loops over the same number of bytes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from onepass.bench.harness import Step
 __all__ = ["copy_probe", "probe"]
 
 # Elements by which each array of the bandwidth probe begins later than the one before: 16 KiB and five lines.
-# malloc's large blocks all begin at the same place of a page; walked side by side they fight for the same lines
-# of the cache, and the probe was a third slower than the steps it is there to judge.
+# malloc's large blocks all begin at the same offset in a page. Walked side by side, they compete for the same
+# lines of the cache, which made the probe a third slower than the steps that it judges.
 _STAGGER = 4096 + 80
 
 
 def probe(total: int, writes: int, device: torch.device) -> Step:
-    """The bandwidth probe: one array read and `writes` arrays updated, that make `total` bytes together.
+    """Makes the bandwidth probe, a loop that reads one array and updates others.
 
-    On CUDA it is a copy that moves as many bytes in total: the core's probe runs on the CPU alone.
+    On CUDA it is a copy that moves as many bytes: the core's probe runs only on the CPU.
+
+    Args:
+        total: Bytes read and written by a call.
+        writes: How many arrays are updated.
+        device: Where the arrays are.
     """
     if device.type == "cuda":
         source = torch.zeros(total // 2, dtype=torch.int8, device=device)
@@ -30,9 +35,13 @@ def probe(total: int, writes: int, device: torch.device) -> Step:
 
 
 def copy_probe(total: int, device: torch.device) -> Step:
-    """The bandwidth of a copy: one array read and another written, `total` bytes together.
+    """Makes the probe of a copy, a loop that reads one array and writes another.
 
-    What leaves its input as it is cannot be faster; `probe` can, which updates in place.
+    An operation that does not work in place cannot be faster than this; `probe`, which does, can.
+
+    Args:
+        total: Bytes read and written by a call.
+        device: Where the arrays are.
     """
     if device.type == "cuda":
         return probe(total, 1, device)

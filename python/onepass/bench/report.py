@@ -1,4 +1,4 @@
-"""Shows results: a table for the terminal, a picture."""
+"""Shows results as a table for the terminal and as a picture."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from rich.table import Table
 
 from onepass.bench.harness import OURS, STREAM, Case, Result
 
-# One colour a competitor in every picture; ours stands out.
+# Each competitor has one colour in every picture; ours stands out.
 _COLOURS = {OURS: "#d1495b", STREAM: "#b0b0b0"}
 _OTHERS = ("#30638e", "#4f9dc4", "#8fbfd8", "#edae49")
 
 
 def heading(case: Case, rounds: int) -> str:
-    """The line above a case's table."""
+    """Writes the line above a case's table.
+
+    Args:
+        case: The case.
+        rounds: How many times each competitor is timed.
+    """
     size = "" if case.bytes_moved is None else f", {case.bytes_moved / 1e9:.3g} GB a step"
     return f"{case.name}: {rounds} rounds{size}"
 
 
 def table(result: Result) -> Table:
-    """A table of one case, a line for each competitor."""
+    """Makes the table of one case, with a row for each competitor.
+
+    Args:
+        result: What was measured.
+    """
     shown = Table(box=SIMPLE)
     shown.add_column("competitor")
     headings = ["20 % ms", "50 % ms", "80 % ms", "theirs/ours"]
@@ -39,10 +48,10 @@ def table(result: Result) -> Table:
 
 
 def plot(results: list[Result], caption: str, path: Path) -> None:
-    """Draws each competitor's share of the stream bandwidth, a group of bars a case.
+    """Draws each competitor's share of the stream bandwidth, a group of bars for each case.
 
     Args:
-        results: Cases; those that memory does not bound are left out.
+        results: What was measured; cases that memory does not bound are left out.
         caption: A line below the picture: the machine and the versions.
         path: Where the picture goes; the suffix chooses the format.
 
@@ -56,7 +65,7 @@ def plot(results: list[Result], caption: str, path: Path) -> None:
 
     drawn = [result for result in results if STREAM in result.times]
     if not drawn:
-        raise ValueError("plot: results must have a case with a bandwidth, got overhead cases alone")
+        raise ValueError("plot: results must have a case with a bandwidth, got overhead cases only")
     names = [name for name in dict.fromkeys(n for r in drawn for n in r.times) if name != STREAM]
     height = 0.8 / len(names)
     figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names) * len(drawn)), layout="constrained")

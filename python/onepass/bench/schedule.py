@@ -1,7 +1,7 @@
-"""scheduler.step() beside torch's of the same name: nothing but overhead, with one param group and with 465.
+"""scheduler.step() next to torch's of the same name: only overhead, with one param group and with 465.
 
-A timed call is 200 steps, or 10 with many groups. Groups have a rate each (``each``), as with layer-wise decay, or
-all the same (``same``).
+A timed call is 200 steps, or 10 with many groups. Each group has its own rate (``each``), as with layer-wise
+decay, or all have the same (``same``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onepass.bench.harness import OURS, Case, Step
 from onepass.optim import lr_scheduler as ours
 
 _ROUNDS = 41
-# A group for each parameter of a large model.
+# As many groups as a large model has parameters.
 _MANY = 465
 _LONG = 10**7
 
@@ -43,7 +43,11 @@ def _half(step: int) -> float:
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases; the rates are numbers of the host whatever the device."""
+    """Lists all cases.
+
+    Args:
+        device: Where the parameters are; the rates are numbers on the host in any case.
+    """
     shapes = [("1", 1, 200, True), (f"{_MANY}-each", _MANY, 10, False), (f"{_MANY}-same", _MANY, 10, True)]
     return [_case(name, *shape, device) for name in _MAKERS for shape in shapes]
 
@@ -69,7 +73,7 @@ def _optimizer(groups: int, same: bool, device: torch.device) -> torch.optim.Opt
 
 
 def _steps(scheduler: Any, calls: int) -> Step:
-    # torch's own check would warn that the optimizer took no step since.
+    # Without a step of the optimizer torch's scheduler would warn of a wrong order.
     scheduler.optimizer.step()
 
     def run() -> None:

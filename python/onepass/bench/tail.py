@@ -1,17 +1,17 @@
-"""All that follows backward() in mixed precision training, and clipping alone: shapes and setup.
+"""All that follows backward() in mixed precision training, and clipping by itself: shapes and setup.
 
 The whole tail: gradients unscaled, their norm taken, clipped, the step skipped if one is not finite, AdamW, a
 moving average of the parameters, gradients zeroed. Competitors: ``ours``, one call of ``step``; ``torch``, the
 fastest way with what torch has: GradScaler.unscale_, clip_grad_norm_ (foreach), GradScaler.step of the fused
-AdamW, AveragedModel with torch's foreach average, _foreach_zero_. Before each call the gradients are filled
-anew, outside the time. ``stream`` moves as many bytes as the tail has to (docs/numerics.md counts them) with the
-plainest loop there is.
+AdamW, AveragedModel with torch's foreach average, _foreach_zero_. Before each call the gradients are filled again,
+which is not timed. ``stream`` is a plain loop that moves as many bytes as the tail has to (docs/numerics.md counts
+them).
 
-Telemetry: ``ours`` measures each step, ``off`` is the same step that does not. Precision: ``ours`` is a bfloat16
-step that rounds to nearest, the others keep what that loses (docs/precision.md).
+Telemetry: ``ours`` measures each step, ``off`` is the same step without measuring. Precision: ``ours`` is a
+bfloat16 step that rounds to nearest, the others keep what rounding loses (docs/precision.md).
 
-Clipping alone: ``ours``, torch's ``foreach`` and ``loop``; with gradients that are scaled and with such as are
-small enough already (ours does not write those on the CPU).
+Clipping by itself: ``ours``, torch's ``foreach`` and ``loop``, with gradients that are scaled and with gradients
+that are small enough already (which ours does not write on the CPU).
 """
 
 from __future__ import annotations
@@ -37,14 +37,18 @@ _SCALE = 1024.0
 _TAIL_BYTES = 44
 # float32: reads p, g, m, v and writes p, m, v; half of it in bfloat16.
 _ADAMW_BYTES = 28
-# Differences of a hundredth need more of them.
+# Differences of one percent need more rounds.
 _MANY_ROUNDS = 41
 # The norm reads g; scaling reads and writes it.
 _CLIP_BYTES = {"small": 4, "scaled": 12}
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 

@@ -1,5 +1,5 @@
 """The training that `onepass demo` shows: one small network, trained twice from one seed.
 
-`data` reads the images, `model` makes the network, `train` trains both copies side by side, and `report` draws
-the figures from what they recorded: a table, a picture and a JSON file.
+`data` reads the images, `model` makes the network, `train` trains both copies side by side, and `report` turns
+what they recorded into a table, a picture and a JSON file.
 """

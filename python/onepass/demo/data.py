@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Every fifth image is for validation. The file holds 500 of each digit, one digit after the other, so both parts
-# have all digits in equal number.
+# Every fifth image is for validation. The file holds 500 images of each digit, one digit after the other, so both
+# parts have all digits in equal number.
 _PARTS = 5
 
 
@@ -23,7 +23,12 @@ class Data:
     validation_labels: Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """The same on another device, images in another dtype."""
+        """Copies the data to a device, and the images to a dtype.
+
+        Args:
+            device: Where images and labels go.
+            dtype: The dtype of the images; labels stay int64.
+        """
         return Data(
             self.train_images.to(device, dtype),
             self.train_labels.to(device),

@@ -9,26 +9,26 @@ from torch import Tensor, nn
 
 from onepass.nn import CrossEntropyLoss
 
-# Bounds the memory of an evaluation.
+# Images in one forward pass of an evaluation; more would need more memory.
 _EVALUATION_BATCH = 500
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy, the share of images that were named right, and the expected calibration error.
-
-    That is how far the confidence in what was named lies from how often it was right.
-    """
+    """Holds how good a network is on some images."""
 
     loss: float
+    """Mean cross-entropy."""
     accuracy: float
+    """The share of images whose digit was recognised."""
     calibration_error: float
+    """Expected calibration error: how far the confidence is from the accuracy."""
 
 
 def network() -> nn.Sequential:
-    """Three convolutions with batch norm, dropout and two linear layers, for images of 28 x 28 pixels.
+    """Makes a network for images of 28 x 28 pixels.
 
-    Its layers have deterministic backward passes on the CPU and on CUDA. Weights are drawn from torch's default
-    generator.
+    It has three convolutions with batch norm, dropout and two linear layers. Its layers have deterministic
+    backward passes on the CPU and on CUDA. Weights are drawn from torch's default generator.
     """
     return nn.Sequential(
         *_block(1, 16),
@@ -46,13 +46,21 @@ def network() -> nn.Sequential:
 
 
 def _block(channels_in: int, channels_out: int) -> list[nn.Module]:
-    # Batch norm has a bias of its own.
+    # No bias: batch norm has one of its own.
     convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 def narrowed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model with its convolutions and linear layers in a dtype; batch norm keeps float32 statistics."""
+    """Converts convolutions and linear layers to a dtype, in place; batch norms stay float32.
+
+    Args:
+        model: What is converted.
+        dtype: The dtype of its weights.
+
+    Returns:
+        The model.
+    """
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             module.to(dtype)
@@ -61,7 +69,13 @@ def narrowed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> Score:
-    """The model's score in evaluation mode; it is left in training mode."""
+    """Scores a model in evaluation mode, and leaves it in training mode.
+
+    Args:
+        model: A network for the images.
+        images: (N, 1, 28, 28), of the dtype of the model's weights.
+        labels: int64, (N,).
+    """
     model.eval()
     logits = torch.cat([model(some).float() for some in torch.split(images, _EVALUATION_BATCH)])
     model.train()

@@ -1,4 +1,4 @@
-"""What the two trainings have to show: figures, a table for the terminal, a picture."""
+"""Shows what the two trainings recorded: figures, a table for the terminal, a picture."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from onepass.demo.model import Score
 from onepass.demo.train import OURS, TORCH, Run
 
 _COLOURS = {TORCH: "#8fbfd8", OURS: "#d1495b"}
-# The loss of single batches jumps; the picture shows this mean of the last ones.
+# The loss jumps from batch to batch; the picture shows the mean over this many of the last batches.
 _SMOOTHING = 25
 
 
 def figures(runs: dict[str, Run]) -> dict[str, Any]:
-    """Everything the table and the picture show, as numbers.
+    """Collects everything the table and the picture show, as numbers.
 
     Args:
         runs: What `train` returned.
@@ -30,17 +30,17 @@ def figures(runs: dict[str, Run]) -> dict[str, Any]:
     ours, theirs = runs[OURS], runs[TORCH]
     differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
     return {
-        "trainings": {name: _of_run(run) for name, run in runs.items()},
+        "trainings": {name: _figures_of(run) for name, run in runs.items()},
         "loss_difference": max(differences),
         "loss_difference_first_epoch": max(differences[: len(differences) // len(ours.validation)]),
         "update_theirs_over_ours": median(theirs.update_seconds) / median(ours.update_seconds),
     }
 
 
-def _of_run(run: Run) -> dict[str, Any]:
+def _figures_of(run: Run) -> dict[str, Any]:
     return {
-        "train": _of_score(run.train),
-        "validation": [_of_score(score) for score in run.validation],
+        "train": _score_figures(run.train),
+        "validation": [_score_figures(score) for score in run.validation],
         "losses": run.losses,
         "lrs": run.lrs,
         "update_seconds": run.update_seconds,
@@ -49,17 +49,21 @@ def _of_run(run: Run) -> dict[str, Any]:
         "step_seconds_median": median(run.step_seconds),
         "step_seconds_total": sum(run.step_seconds),
         "kept_bytes": run.kept_bytes,
-        "average": _of_score(run.average),
+        "average": _score_figures(run.average),
         "skipped_steps": run.skipped_steps,
     }
 
 
-def _of_score(score: Score | None) -> dict[str, float]:
+def _score_figures(score: Score | None) -> dict[str, float]:
     return {} if score is None else score._asdict()
 
 
 def table(shown: dict[str, Any]) -> Table:
-    """A table with a column for each training."""
+    """Makes a table with a column for each training.
+
+    Args:
+        shown: What `figures` returned.
+    """
     names = list(shown["trainings"])
     columns = [shown["trainings"][name] for name in names]
     result = Table(box=SIMPLE)
@@ -89,7 +93,7 @@ def table(shown: dict[str, Any]) -> Table:
 
 
 def summary(shown: dict[str, Any], layers: str) -> str:
-    """The lines below the table.
+    """Writes the lines below the table.
 
     Args:
         shown: What `figures` returned.
@@ -98,7 +102,7 @@ def summary(shown: dict[str, Any], layers: str) -> str:
     why = (
         "The two round differently in the last bit, and training amplifies that, as it does between two machines."
         if layers == "torch"
-        else "The two draw different dropout masks: the curves are alike, and not the same."
+        else "The two draw different dropout masks, so their curves are alike but not the same."
     )
     return (
         f"The optimizer step of {TORCH} takes {shown['update_theirs_over_ours']:.2f} times as long as that of "
@@ -122,13 +126,13 @@ def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    # Loss over rate; Accuracy and Time beside them.
+    # The loss above the rate, accuracy and time to the right of them.
     layout: dict[str, Any] = {"height_ratios": (3, 1), "figsize": (13, 4), "layout": "constrained"}
     figure, drawn = plt.subplot_mosaic("LAT;RAT", **layout)
     axes_of: dict[str, Any] = dict(drawn)
     loss, rate, accuracy, time = (axes_of[name] for name in "LRAT")
     for name, one in shown["trainings"].items():
-        # Wide and pale below, thin and dashed above: where the curves coincide both are seen.
+        # A wide pale line below a thin dashed one: where the curves coincide, both are visible.
         line = {"color": _COLOURS[name], "label": name}
         line |= {"linewidth": 1.5, "linestyle": "--"} if name == OURS else {"linewidth": 5}
         smooth = _running_mean(one["losses"])
@@ -146,7 +150,7 @@ def plot(shown: dict[str, Any], caption: str, path: Path) -> None:
     rate.spines[["top", "right"]].set_visible(False)
     accuracy.set(title="validation accuracy", xlabel="epoch", ylabel="%")
     accuracy.xaxis.get_major_locator().set_params(integer=True)
-    # The few steps that the machine interrupted would push all others to the left.
+    # The few steps that the system interrupted would squeeze all others to the left.
     slowest = max(quantiles(one["update_seconds"], n=100)[-1] for one in shown["trainings"].values())
     time.set(
         title="time of an optimizer step", xlabel="at most ms", ylabel="% of the steps", xlim=(0, 1e3 * slowest)

@@ -1,4 +1,4 @@
-"""Trains copies of one network side by side, each with its own optimizer and nothing else of its own."""
+"""Trains copies of one network side by side, which differ only in their optimizers, or in their layers, too."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim.lr_scheduler import ScheduleLR
 from onepass.optim.schedules import Schedule
 
-# torch's and ours, by the names under which figures are shown.
+# The names of the two trainings in tables and pictures.
 TORCH, OURS = "torch.optim", "onepass.optim"
 
-# The options of each optimizer, and the learning rate where the user gives none.
+# The class and the options of each optimizer; the learning rate is used where the user gives none.
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 5e-4}),
     "adam": ("Adam", {"lr": 1e-3}),
     "adamw": ("AdamW", {"lr": 1e-3, "weight_decay": 0.01}),
 }
 
-# What convolutions and linear layers are stored in, and how ours keeps what bfloat16 loses; torch has no choice.
+# The options by which ours keeps what bfloat16 weights lose; torch has no such options.
 PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {},
@@ -46,7 +46,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "bfloat16-master": {"master_weights": True},
 }
 
-# Whose batch norms and loss our training has; torch's has torch's.
+# Whose batch norms, dropouts and loss our training has; torch's training has torch's.
 LAYERS = ("torch", "onepass")
 
 MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
@@ -54,7 +54,7 @@ MakeOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 
 @dataclass(frozen=True)
 class Plan:
-    """What both trainings have in common."""
+    """Holds what both trainings have in common."""
 
     epochs: int
     batch_size: int
@@ -69,13 +69,13 @@ class Plan:
     layers: str = "torch"
     """A name in `LAYERS`."""
     schedule: Schedule | None = None
-    """Of the learning rate, or None for torch's cosine down to 0 at the last step."""
+    """The learning rate's factor by step, or None for torch's cosine down to 0 at the last step."""
     label_smoothing: float = 0.0
     """How much of each label the loss spreads over all classes."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of images and weights; the parameters of batch norm stay float32."""
+        """Dtype of images and weights; the parameters of batch norm stay float32."""
         return torch.float32 if self.precision == "float32" else torch.bfloat16
 
     def to_json(self) -> dict[str, Any]:
@@ -87,16 +87,16 @@ class Plan:
 
 @dataclass
 class Run:
-    """One training: the model, its optimizer and what was recorded."""
+    """Holds one training: the model, its optimizer and what was recorded."""
 
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    """Of the learning rate, the same for both."""
+    """Sets the learning rate, in both trainings alike."""
     update: Callable[[], object]
-    """All that follows the backward pass."""
+    """Does all that follows the backward pass."""
     loss: nn.Module
-    """Of logits and labels."""
+    """Called with logits and labels."""
     averaged: AveragedModel | None = None
     """torch's moving average of the weights; ours is in the optimizer."""
     losses: list[float] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Run:
     skipped_steps: int = 0
     """Steps that were not taken because a gradient was not finite."""
     kept_bytes: int = 0
-    """Bytes that autograd keeps of a batch between forward and backward, parameters aside."""
+    """Bytes that autograd keeps between forward and backward for one batch, without the parameters."""
 
 
 def contenders(
@@ -126,7 +126,7 @@ def contenders(
     ema: float | None = None,
     precision: str = "float32",
 ) -> dict[str, MakeOptimizer]:
-    """Makers of torch's optimizer as it is built by default, and of ours with the same options.
+    """Returns makers of torch's optimizer as it is built by default, and of ours with the same options.
 
     Args:
         optimizer: A name in `OPTIMIZERS`.
@@ -156,11 +156,11 @@ def train(
     """Trains a copy of one network with each optimizer, a step of each in turn.
 
     All copies have the same weights at the start and see the same batches and the same dropout masks. The copy of
-    our optimizer has the layers of the plan. Who goes first changes from step to step, so that the machine's moods
-    hit all alike.
+    our optimizer has the layers of the plan. The order of the copies changes from step to step, so that changes of
+    the machine's speed affect all equally.
 
     Args:
-        data: What to learn.
+        data: The images and labels.
         plan: Epochs, batch size, seed and device.
         makers: The optimizers by name.
         advance: Called with the epoch, from 0, after each step of all copies.
@@ -181,7 +181,7 @@ def train(
             name: _start(copies[name], make, steps, plan, _loss_of(name, plan)) for name, make in makers.items()
         }
         names = list(runs)
-        # On the CPU whatever the device, so that the order does not depend on it.
+        # On the CPU in any case: the order of the images must not depend on the device.
         order = torch.Generator().manual_seed(plan.seed)
         for epoch in range(plan.epochs):
             losses: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -194,7 +194,7 @@ def train(
                     losses[name].append(_step(runs[name], images, labels))
                 advance(epoch)
             for name, run in runs.items():
-                # Once an epoch: each look at a number would wait for the device.
+                # Once an epoch: reading a number waits for the device.
                 run.losses += torch.stack(losses[name]).tolist()
                 run.validation.append(evaluate(run.model, data.validation_images, data.validation_labels))
         for run in runs.values():
@@ -209,7 +209,12 @@ def train(
 
 
 def steps_per_epoch(data: Data, plan: Plan) -> int:
-    """Steps of each epoch; images that do not fill a batch wait for another epoch's order."""
+    """Counts the steps of an epoch; images that do not fill a batch are left out of it.
+
+    Args:
+        data: The images to train on.
+        plan: The batch size.
+    """
     return len(data.train_labels) // plan.batch_size
 
 
@@ -244,7 +249,7 @@ def _start(model: nn.Module, make: MakeOptimizer, steps: int, plan: Plan, loss: 
 
 
 def _score_of_average(run: Run, data: Data) -> Score:
-    """With the model's own buffers: the statistics of its batch norms are averages already."""
+    """Scores the averaged weights with the model's own buffers: batch norm's statistics are averages already."""
     if run.averaged is None:
         assert isinstance(run.optimizer, FusedOptimizer)
         with run.optimizer.ema_parameters():
@@ -262,7 +267,7 @@ def _batches(count: int, plan: Plan, order: torch.Generator) -> Iterator[Tensor]
 
 
 def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
-    """One training step; returns the loss, still on its device."""
+    """Takes one training step; returns the loss, still on its device."""
     begin = _now(images.device)
     run.optimizer.zero_grad()
     loss: Tensor = run.loss(run.model(images).float(), labels)
@@ -278,14 +283,14 @@ def _step(run: Run, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _now(device: torch.device) -> float:
-    """The host's clock, when the device has done all it was given."""
+    """Reads the host's clock once the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def _warm_up(make: MakeOptimizer, plan: Plan) -> None:
-    """Takes a step elsewhere: torch's first one imports modules for a second, a GPU's first loads the kernels."""
+    """Takes a step elsewhere: torch's first step imports modules for a second, a GPU's first one loads kernels."""
     param = torch.zeros(1, device=plan.device, dtype=plan.dtype, requires_grad=True)
     param.grad = torch.zeros_like(param)
     make([param]).step()
@@ -300,7 +305,7 @@ def _deterministic() -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     fills = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    # It would write to every new tensor first, which costs whoever makes temporaries in a step.
+    # Filling every new tensor first would slow down the optimizer that makes temporaries in a step.
     memory.fill_uninitialized_memory = False
     try:
         yield
@@ -319,7 +324,7 @@ def _own_random_numbers(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection, which would be charged to whoever happened to trigger it."""
+    """Stops garbage collection, whose time would count for the training that happens to trigger it."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -331,7 +336,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _random_state(device: torch.device) -> Tensor:
-    """State of the generator that dropout draws from."""
+    """Returns the state of the generator that dropout draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 

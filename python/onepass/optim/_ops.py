@@ -1,7 +1,7 @@
 """The updates as operators of torch.library, which is how torch.compile calls them.
 
 The eager step does not come this way: the dispatcher converts each list of 1,000 tensors in more than 0.1 ms
-(docs/decisions.md, "Eager steps call the core directly").
+(docs/decisions/core.md, "Eager steps call the core directly").
 """
 
 from __future__ import annotations
@@ -12,71 +12,36 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from onepass.optim import functional
+__all__ = ["call_step", "clip_grad_norm_", "clip_grad_value_", "register_clip", "register_step"]
 
 # torch gives these methods no types.
 _library = cast(Any, torch.library).Library("onepass", "DEF")
 
-_SGD = (
-    "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffer_list, *, {lr} lr, float momentum, "
-    "float dampening, float weight_decay, bool nesterov, bool maximize) -> ()"
-)
-_ADAM = (
-    "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
-    "Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps, *, {lr} lr, float beta1, float beta2, "
-    "float weight_decay, float eps, bool amsgrad, bool maximize, bool decoupled_weight_decay) -> ()"
-)
+
+def register_step(name: str, lists: str, options: str, run: Callable[..., None]) -> None:
+    """Registers an update as torch.ops.onepass.<name>, with a learning rate that is a number or a tensor.
+
+    Args:
+        name: Of the operator, for instance "adam_".
+        lists: Its lists of tensors as a schema has them, what is written marked.
+        options: The options other than the learning rate, likewise.
+        run: Takes the lists, lr and the options by name.
+    """
+    for overload, lr in (("", "float"), (".tensor_lr", "Tensor")):
+        _library.define(f"{name}{overload}({lists}, *, {lr} lr, {options}) -> ()")
+        _library.impl(name + overload, run, "CPU")
+        _library.impl(name + overload, run, "CUDA")
+        _library._register_fake(name + overload, _fake)
 
 
-def _sgd(params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor], **options: Any) -> None:
-    functional.sgd(params, grads, list(momentum_buffer_list), **options)
-
-
-def _adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor],
-    state_steps: list[Tensor],
-    **options: Any,
-) -> None:
-    # torch.compile keeps the step counts of CUDA parameters on the GPU.
-    capturable = any(step.is_cuda for step in state_steps)
-    functional.adam(
-        params,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs,
-        state_steps,
-        capturable=capturable,
-        **options,
-    )
+def call_step(name: str, *lists: list[Tensor], lr: float | Tensor, **options: Any) -> None:
+    """Calls torch.ops.onepass.<name>, the overload that fits the kind of lr."""
+    operator = getattr(torch.ops.onepass, name)
+    (operator.tensor_lr if isinstance(lr, Tensor) else operator.default)(*lists, lr=lr, **options)
 
 
 def _fake(*_: Any, **__: Any) -> None:
-    """Nothing is returned, so there is no shape to tell."""
-
-
-for _name, _schema, _run in (("sgd_", _SGD, _sgd), ("adam_", _ADAM, _adam)):
-    for _overload, _lr in (("", "float"), (".tensor_lr", "Tensor")):
-        _library.define(_name + _overload + _schema.format(lr=_lr))
-        _library.impl(_name + _overload, _run, "CPU")
-        _library.impl(_name + _overload, _run, "CUDA")
-        _library._register_fake(_name + _overload, _fake)
-
-
-def sgd_(*lists: list[Tensor], lr: float | Tensor, **options: Any) -> None:
-    """torch.ops.onepass.sgd_, the overload that fits the kind of lr."""
-    operator = torch.ops.onepass.sgd_
-    (operator.tensor_lr if isinstance(lr, Tensor) else operator.default)(*lists, lr=lr, **options)
-
-
-def adam_(*lists: list[Tensor], lr: float | Tensor, **options: Any) -> None:
-    """torch.ops.onepass.adam_, the overload that fits the kind of lr."""
-    operator = torch.ops.onepass.adam_
-    (operator.tensor_lr if isinstance(lr, Tensor) else operator.default)(*lists, lr=lr, **options)
+    """Nothing is returned, so there is no shape to give."""
 
 
 def register_clip(norm: Callable[..., Tensor], value: Callable[..., None]) -> None:

@@ -10,37 +10,49 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.adamw import adamw as torch_adamw
 
-from onepass import _native
-from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
     check_pair,
     check_range,
     group_number,
     loop_number,
+    loop_pair,
     number,
-    plain_pair,
+    pair_of_numbers,
     rate_of,
 )
-from onepass.optim._lists.run import run_adam
+from onepass.optim._lists.records import ListGroup, StepOptions
+from onepass.optim._lists.tail import Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, native_option, not_default, state_dtype_of
+from onepass.optim._step.precision import LOW_STATES, not_default, precision_of, state_dtype_of
 from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
-from onepass.optim._step.tailed import Tail
 
 __all__ = ["Adam"]
 
-# torch's own, whatever is put in their place later.
+# torch's own, whatever replaces them later.
 _torch_adam: Any = torch_adam
 _torch_adamw: Any = torch_adamw
+
+
+class AdamOptions(StepOptions):
+    """The options of a group as csrc/bind/optim/adam.cpp reads them."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    maximize: bool
+    decoupled_weight_decay: bool
+
 
 _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
 class Adam(FusedOptimizer, torch.optim.Adam):
-    r"""Adam, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
+    r"""Takes steps of Adam, all parameters in one pass: 28 bytes read and written per float32 parameter.
 
     .. math::
         g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
@@ -50,25 +62,25 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         p_t &= p_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
             \frac{m_t}{\sqrt{x_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
-    Arithmetic is float32 (float64 for float64 parameters), whatever the parameters are stored in. Options from
-    max_grad_norm on are ours; those from state_dtype on belong to param groups.
+    The computation is in float32 (in float64 for float64 parameters), whatever the parameters are stored in.
+    Options from max_grad_norm on are ours; those from state_dtype on belong to param groups.
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
-            Complex ones go to torch's loop, see `unfused_parameters`.
+            torch's loop updates complex ones, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         betas: Decay of the two moments (beta1, beta2), each in [0, 1).
         eps: Added to the denominator against division by zero, at least 0.
         weight_decay: L2 penalty (lambda), at least 0.
         amsgrad: Divide by the largest second moment so far; one more state, 36 bytes a parameter.
-        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
+        foreach: Kept in the groups and not used: it chooses between torch's implementations.
         maximize: Ascend instead of descend.
         capturable: Keep the step count on the GPU, so that a CUDA graph of the step can be captured. Needs CUDA
             parameters.
         differentiable: Let gradients flow through the step, by torch's loop.
-        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
-            passed over as foreach.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class.
+            Otherwise not used.
         decoupled_weight_decay: Decay as AdamW does.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
@@ -76,14 +88,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         telemetry: Measure norms and lost updates of each group in the same pass, see `statistics`.
         state_dtype: torch.float32 or torch.bfloat16 for all moments; None: the parameter's dtype, and float32 with
             master_weights.
-        rounding: What becomes of a bfloat16 or float16 parameter that the update moves by less than its spacing:
-            "nearest" loses it; "stochastic" rounds up as often as the lost part says, states of 16 bits, too;
-            "kahan" keeps the rounding error in a state of the parameter's dtype and adds it at the next step.
-        master_weights: Keep bfloat16 and float16 parameters as float32 whose upper half, or rounded copy, the
-            parameter is: 26 bytes per bfloat16 parameter with a bfloat16 gradient, the same bits as float32
-            training with those gradients.
-        seed: Of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend on the
-            seed, the step count, the parameter's number and the element's place in memory, and on nothing else.
+        rounding: How an update is rounded that is smaller than the spacing of a bfloat16 or float16 parameter.
+            "nearest" loses it; "stochastic" rounds up with the probability that keeps the mean, in 16-bit states,
+            too; "kahan" keeps the rounding error in a state of the parameter's dtype and adds it at the next step.
+        master_weights: Train bfloat16 and float16 parameters as float32 numbers, of which a bfloat16 parameter is
+            the upper half and a float16 parameter the rounded value. This takes 26 bytes per bfloat16 parameter
+            with a bfloat16 gradient, and gives the same bits as float32 training with those gradients.
+        seed: The seed of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend
+            only on the seed, the step count, the parameter's number and the element's place in memory.
 
     Raises:
         ValueError: An option is out of range.
@@ -94,11 +106,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     stay float32 for bfloat16 and float16 parameters; options are checked again at each step.
 
     Example:
-        >>> import torch, onepass
-        >>> model = torch.nn.Linear(2, 1)
-        >>> optimizer = onepass.optim.Adam(model.parameters(), lr=1e-3)
-        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> import torch
+        >>> from onepass.optim import Adam
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = Adam([weight], lr=0.1)
+        >>> weight.grad = torch.tensor([2.0])
         >>> optimizer.step()
+        >>> weight.data
+        tensor([0.9000])
 
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018, algorithm 2; torch.optim.Adam.
     """
@@ -173,7 +188,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             raise ValueError(f"{name}: bias_correction must be True (apex can leave it out), got False")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in what checkpoints of older torch versions lack, and takes apex's count from the group."""
+        """Fills in options that checkpoints of older torch versions lack; takes apex's count from the group."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.pop("bias_correction", None)
@@ -190,24 +205,21 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 if "step" in own and not isinstance(own["step"], Tensor):
                     own["step"] = step_count(param, group["capturable"], float(own["step"]))
 
-    def _options(self, group: dict[str, Any], first: int) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> AdamOptions:
         name = type(self).__name__.lower()
-        betas = group["betas"]
-        if type(betas) is not tuple or [*map(type, betas)] != [float, float]:
-            group["betas"] = betas = plain_pair(name, "betas", betas)
-        beta1, beta2 = betas
-        return (
-            rate_of(name, group),
-            number(name, "betas[0]", beta1),
-            number(name, "betas[1]", beta2),
-            group_number(name, group, "eps"),
-            group_number(name, group, "weight_decay"),
-            bool(group["amsgrad"]),
-            bool(group["maximize"]),
-            bool(group["decoupled_weight_decay"]),
-            bool(group["capturable"]),
-            native_option(group, first),
-        )
+        beta1, beta2 = pair_of_numbers(name, group, "betas")
+        return {
+            "lr": rate_of(name, group),
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group_number(name, group, "eps"),
+            "weight_decay": group_number(name, group, "weight_decay"),
+            "amsgrad": bool(group["amsgrad"]),
+            "maximize": bool(group["maximize"]),
+            "decoupled_weight_decay": bool(group["decoupled_weight_decay"]),
+            "capturable": bool(group["capturable"]),
+            "precision": precision_of(group, first),
+        }
 
     def _check_capture(self) -> None:
         if not all(group["capturable"] for group in self.param_groups):
@@ -216,10 +228,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 "(the step count would be baked in), got False"
             )
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
-        return bool(tail.run(_native.core.adam_step, self._plan, self.state, groups, bump_versions))
-
-    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
         groups = []
         for first, group in self._numbered_groups():
             lists: _Lists = ([], [], [], [], [], [])
@@ -227,26 +236,28 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             self._add_states(group, *lists)
             if tail.may_skip:
                 count_on_device(self.state, lists[0], lists[5])
-            largest = lists[4] if group["amsgrad"] else None
-            beside = (self._lows(group, lists[0]), self._averages(group, lists[0], tail))
-            options = self._options(group, first)
-            groups.append((*lists[:4], largest, lists[5], *beside, options, with_gradient(group, left_out)))
+            states = {"exp_avgs": lists[2], "exp_avg_sqs": lists[3]}
+            if group["amsgrad"]:
+                states["max_exp_avg_sqs"] = lists[4]
+            groups.append(
+                ListGroup(
+                    lists[0],
+                    lists[1],
+                    self._options(group, first),
+                    states,
+                    state_steps=lists[5],
+                    lows=self._lows(group, lists[0]),
+                    emas=self._averages(group, lists[0], tail),
+                    indices=with_gradient(group, left_out),
+                )
+            )
         return groups
-
-    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
-        run_adam(type(self).__name__.lower(), groups, tail)
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         if group["capturable"] and not found.param.is_cuda:
             raise ValueError(f"{where} must be on CUDA with capturable=True, got {found.param.device}")
-        if found.param.grad is not None and found.param.grad.layout != torch.strided:
-            raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
+        self._check_loop_is_dense(found, where)
         own = self.state.get(found.param, {})
-        for name, value in {"parameter": found.param, **own}.items():
-            if isinstance(value, Tensor) and value.is_conj():
-                raise ValueError(
-                    f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
-                )
         if "step" in own:
             count = own["step"]
             if not isinstance(count, Tensor):
@@ -263,9 +274,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         self._add_states(group, *lists)
         # As the kernels do, take gradients of other dtypes; the loop does not.
         grads[:] = [grad.to(moment.dtype) for grad, moment in zip(grads, lists[2], strict=True)]
-        betas = group["betas"]
-        if not group["differentiable"]:
-            betas = [number("", "betas", beta) for beta in betas]
+        beta1, beta2 = loop_pair(group, "betas")
         (_torch_adamw if group["decoupled_weight_decay"] else _torch_adam)(
             *lists,
             foreach=False,
@@ -274,8 +283,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             differentiable=group["differentiable"],
             has_complex=any(param.is_complex() for param in params),
             amsgrad=group["amsgrad"],
-            beta1=betas[0],
-            beta2=betas[1],
+            beta1=beta1,
+            beta2=beta2,
             maximize=group["maximize"],
             **{name: loop_number(group, name) for name in self._numbers},
         )
@@ -285,7 +294,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             lists: _Lists = ([], [], [], [], [], [])
             self._init_group(group, *lists)
             beta1, beta2 = group["betas"]
-            _ops.adam_(
+            _ops.call_step(
+                "adam_",
                 *lists,
                 lr=group["lr"],
                 beta1=beta1,

@@ -1,8 +1,7 @@
-"""The optimizers' updates on explicit lists, as torch's functional API has them.
+"""The updates of the optimizers on explicit lists, as in torch's functional API.
 
-Each call checks every list before it writes anything: a rejected call has changed nothing. Entries are
-torch tensors or numpy arrays, on one device or several; all tensors of one device and dtype are updated by one
-kernel call.
+Each call checks every list before it writes anything: a rejected call has changed nothing. Entries are torch
+tensors or numpy arrays, on one device or several; one kernel call updates all tensors of one device and dtype.
 """
 
 from __future__ import annotations
@@ -13,10 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass.optim import _ops
 from onepass.optim._lists.arguments import number, number_or_tensor
-from onepass.optim._lists.run import run_adam, run_sgd
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.run import run_lists
+from onepass.optim.adam import AdamOptions
+from onepass.optim.lion import lion
+from onepass.optim.sgd import SgdOptions
 
-__all__ = ["adam", "adamw", "sgd"]
+__all__ = [
+    "adam",
+    "adamw",
+    "lion",
+    "sgd",
+]
 
 
 def sgd(
@@ -42,8 +51,8 @@ def sgd(
         params: Tensors to update, of any shape; float32, float64, bfloat16 or float16.
         grads: Their gradients, of the same shapes; each of any of these dtypes.
         momentum_buffer_list: With momentum one buffer for each parameter, of its shape and of its dtype (or
-            float32); None where there is none yet: the new buffer is put in its place. Without momentum unused,
-            as in torch, and may be empty.
+            float32); None for a parameter that has none yet, and the new buffer replaces it. Without momentum the
+            list is not used, as in torch, and may be empty.
         weight_decay: L2 penalty (lambda), at least 0.
         momentum: Momentum factor (mu), at least 0; 0 uses no buffers.
         lr: Learning rate (gamma), at least 0.
@@ -53,40 +62,43 @@ def sgd(
 
     Raises:
         ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
-        TypeError: An entry is no tensor or has another dtype.
+        TypeError: An entry is not a tensor or has another dtype.
 
-    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad = np.array([1.0, 2.0]), np.array([1.0, -1.0])
+        >>> options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+        >>> functional.sgd([weight], [grad], [], lr=0.5, maximize=False, **options)
+        >>> weight
+        array([0.5, 2.5])
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: torch.optim.sgd.sgd.
     """
-    options = (
-        number_or_tensor("sgd", "lr", lr),
-        number("sgd", "momentum", momentum),
-        number("sgd", "dampening", dampening),
-        number("sgd", "weight_decay", weight_decay),
-        bool(nesterov),
-        bool(maximize),
-        False,  # capturable: nothing is counted
-        None,  # precision: as it comes
-    )
-    group = _sgd_group(params, grads, momentum_buffer_list, options[1])
-    run_sgd("sgd", [(*group, None, None, None, options, None)])
-    if momentum != 0:
-        momentum_buffer_list[:] = group[2]
-
-
-def _sgd_group(
-    params: Sequence[Any], grads: Sequence[Any], buffers: Sequence[Any], momentum: float
-) -> tuple[list[Any], list[Any], list[Any], list[bool]]:
-    """Explicit lists with a buffer for each parameter that needs one, and which of them are new."""
-    if momentum == 0:
-        return list(params), list(grads), [], [False] * len(params)
-    first = [buffer is None for buffer in buffers]
-    filled = [
-        _empty_like(params[i]) if buffer is None and i < len(params) else buffer
-        for i, buffer in enumerate(buffers)
-    ]
-    return list(params), list(grads), filled, first
+    options: SgdOptions = {
+        "lr": number_or_tensor("sgd", "lr", lr),
+        "momentum": number("sgd", "momentum", momentum),
+        "dampening": number("sgd", "dampening", dampening),
+        "weight_decay": number("sgd", "weight_decay", weight_decay),
+        "nesterov": bool(nesterov),
+        "maximize": bool(maximize),
+        "capturable": False,  # nothing is counted
+        "precision": None,
+    }
+    group = ListGroup(list(params), list(grads), options)
+    if options["momentum"] != 0:
+        group.first = [buffer is None for buffer in momentum_buffer_list]
+        # A buffer for each parameter that needs one.
+        filled = [
+            _empty_like(params[i]) if buffer is None and i < len(params) else buffer
+            for i, buffer in enumerate(momentum_buffer_list)
+        ]
+        group.states = {"momentum_buffer_list": filled}
+    run_lists("sgd", "sgd", [group])
+    if group.states:
+        momentum_buffer_list[:] = group.states["momentum_buffer_list"]
 
 
 def adam(
@@ -121,8 +133,9 @@ def adam(
         grads: Their gradients, of the same shapes; each of any of these dtypes.
         exp_avgs: First moments (m), of the parameters' shapes and dtypes (or float32).
         exp_avg_sqs: Second moments (v), likewise.
-        max_exp_avg_sqs: Largest second moments (x), likewise; unused without amsgrad, as in torch: may be empty.
-        state_steps: Counts of steps taken, one element each, float32 or float64; 1 is added to each.
+        max_exp_avg_sqs: Largest second moments (x), likewise; without amsgrad not used, as in torch, and may be
+            empty.
+        state_steps: Counts of the steps taken, one element each, float32 or float64; 1 is added to each.
         amsgrad: Divide by the largest second moment so far.
         beta1: Decay of the first moment, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
@@ -135,28 +148,39 @@ def adam(
 
     Raises:
         ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
-        TypeError: An entry is no tensor or has another dtype.
+        TypeError: An entry is not a tensor or has another dtype.
 
-    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad, m, v, steps = (np.array([value]) for value in (1.0, 2.0, 0.0, 0.0, 0.0))
+        >>> options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+        >>> functional.adam([weight], [grad], [m], [v], [], [steps], amsgrad=False, maximize=False, **options)
+        >>> weight.round(6), m.round(6), steps
+        (array([0.9]), array([0.2]), array([1.]))
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018; torch.optim.adam.adam.
     """
     function = "adamw" if decoupled_weight_decay else "adam"
-    options = (
-        number_or_tensor(function, "lr", lr, on_device=capturable),
-        number(function, "beta1", beta1),
-        number(function, "beta2", beta2),
-        number(function, "eps", eps),
-        number(function, "weight_decay", weight_decay),
-        bool(amsgrad),
-        bool(maximize),
-        bool(decoupled_weight_decay),
-        bool(capturable),
-        None,  # precision: as it comes
-    )
-    largest = list(max_exp_avg_sqs) if amsgrad else None
-    lists = (list(params), list(grads), list(exp_avgs), list(exp_avg_sqs), largest, list(state_steps))
-    run_adam(function, [(*lists, None, None, options, None)])
+    options: AdamOptions = {
+        "lr": number_or_tensor(function, "lr", lr, on_device=capturable),
+        "beta1": number(function, "beta1", beta1),
+        "beta2": number(function, "beta2", beta2),
+        "eps": number(function, "eps", eps),
+        "weight_decay": number(function, "weight_decay", weight_decay),
+        "amsgrad": bool(amsgrad),
+        "maximize": bool(maximize),
+        "decoupled_weight_decay": bool(decoupled_weight_decay),
+        "capturable": bool(capturable),
+        "precision": None,
+    }
+    states = {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
+    if amsgrad:
+        states["max_exp_avg_sqs"] = list(max_exp_avg_sqs)
+    group = ListGroup(list(params), list(grads), options, states, state_steps=list(state_steps))
+    run_lists("adam", function, [group])
 
 
 def adamw(
@@ -176,9 +200,38 @@ def adamw(
     maximize: bool,
     capturable: bool = False,
 ) -> None:
-    """Takes one step of AdamW: `adam` with decoupled weight decay, p scaled by 1 - lr * weight_decay.
+    """Takes one step of AdamW: `adam` with decoupled weight decay, which scales p by 1 - lr * weight_decay first.
 
-    Arguments and errors are those of `adam`.
+    Args:
+        params: As for `adam`.
+        grads: As for `adam`.
+        exp_avgs: As for `adam`.
+        exp_avg_sqs: As for `adam`.
+        max_exp_avg_sqs: As for `adam`.
+        state_steps: As for `adam`.
+        amsgrad: As for `adam`.
+        beta1: As for `adam`.
+        beta2: As for `adam`.
+        lr: As for `adam`.
+        weight_decay: Decoupled decay, at least 0.
+        eps: As for `adam`.
+        maximize: As for `adam`.
+        capturable: As for `adam`.
+
+    Raises:
+        ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
+        TypeError: An entry is not a tensor or has another dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad, m, v, steps = (np.array([value]) for value in (1.0, 2.0, 0.0, 0.0, 0.0))
+        >>> options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.5, "eps": 1e-8}
+        >>> functional.adamw([weight], [grad], [m], [v], [], [steps], amsgrad=False, maximize=False, **options)
+        >>> weight.round(6)
+        array([0.85])
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.adamw.adamw.
     """
@@ -205,3 +258,40 @@ def _empty_like(param: Any) -> Any:
     if isinstance(param, Tensor):
         return torch.empty_like(param, requires_grad=False)
     return param.copy()
+
+
+def _run_sgd(
+    params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor], **options: Any
+) -> None:
+    sgd(params, grads, list(momentum_buffer_list), **options)
+
+
+def _run_adam(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor],
+    state_steps: list[Tensor],
+    **options: Any,
+) -> None:
+    # torch.compile keeps the step counts of CUDA parameters on the GPU.
+    capturable = any(step.is_cuda for step in state_steps)
+    lists = (params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)
+    adam(*lists, capturable=capturable, **options)
+
+
+_ops.register_step(
+    "sgd_",
+    "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momentum_buffer_list",
+    "float momentum, float dampening, float weight_decay, bool nesterov, bool maximize",
+    _run_sgd,
+)
+_ops.register_step(
+    "adam_",
+    "Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, "
+    "Tensor(d!)[] max_exp_avg_sqs, Tensor(e!)[] state_steps",
+    "float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, "
+    "bool decoupled_weight_decay",
+    _run_adam,
+)

@@ -9,58 +9,66 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
-from onepass import _native
-from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import check_range, group_number, loop_number, rate_of
-from onepass.optim._lists.run import run_sgd
+from onepass.optim._lists.records import ListGroup, StepOptions
+from onepass.optim._lists.tail import NOTHING, Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
 from onepass.optim._step.placeholders import unbegun
-from onepass.optim._step.precision import mode_of, native_option, not_default, option, state_dtype_of
-from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
-from onepass.optim._step.tailed import NO_TAIL, Tail
+from onepass.optim._step.precision import not_default, option, precision_of, state_dtype_of
+from onepass.optim._step.stateful import with_gradient
 
 __all__ = ["SGD"]
 
-# torch's own, whatever is put in its place later.
+# torch's own, whatever replaces it later.
 _torch_sgd: Any = torch_sgd
 
 
+class SgdOptions(StepOptions):
+    """The options of a group as csrc/bind/optim/sgd.cpp reads them."""
+
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    maximize: bool
+
+
 class SGD(FusedOptimizer, torch.optim.SGD):
-    r"""SGD, all parameters updated in one pass: 20 bytes per float32 parameter with momentum, 12 without.
+    r"""Takes steps of SGD, all parameters in one pass: 20 bytes per float32 parameter with momentum, 12 without.
 
     .. math::
         g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
         b_t &= \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
         p_t &= p_{t-1} - \gamma (g_t + \mu b_t) \text{ if nesterov else } p_{t-1} - \gamma b_t
 
-    Without momentum :math:`p_t = p_{t-1} - \gamma g_t`. Arithmetic is float32 (float64 for float64 parameters),
-    whatever the parameters are stored in.
+    Without momentum :math:`p_t = p_{t-1} - \gamma g_t`. The computation is in float32 (in float64 for float64
+    parameters), whatever the parameters are stored in.
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
-            Complex ones, and those with a sparse gradient, go to torch's loop, see `unfused_parameters`.
+            torch's loop updates complex ones and those with a sparse gradient, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         momentum: Momentum factor (mu), at least 0.
-        dampening: Dampening of momentum (tau); not in the first step of a parameter, as in torch.
+        dampening: Dampening of momentum (tau); the first step of a parameter has none, as in torch.
         weight_decay: L2 penalty (lambda), at least 0.
         nesterov: Use Nesterov's momentum; needs momentum > 0 and dampening 0.
         maximize: Ascend instead of descend.
-        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
+        foreach: Kept in the groups and not used: it chooses between torch's implementations.
         differentiable: Let gradients flow through the step, by torch's loop.
-        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
-            passed over as foreach.
-        capturable: Begin momentum buffers with zeros, so that a first step that the GPU skips leaves none without
-            a value; dampening must be 0.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class.
+            Otherwise not used.
+        capturable: Begin momentum buffers with zeros, so that they hold values even if the GPU skips the first
+            step; dampening must be 0.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
         ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
         telemetry: As for `Adam`.
-        state_dtype: As for `Adam`, of the momentum buffers.
-        rounding: As for `Adam`; "stochastic" adds the state ``step``, which the draws depend on.
+        state_dtype: As for `Adam`, for the momentum buffers.
+        rounding: As for `Adam`; "stochastic" adds the state ``step``, on which the draws depend.
         master_weights: As for `Adam`.
         seed: As for `Adam`.
 
@@ -69,11 +77,22 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
-    Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded
-    as float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step. A
-    parameter's first step takes its buffer from the gradient also when it comes later than others' (torch's fused
-    SGD raises TypeError) and after a step that GradScaler skipped (there torch's fused SGD reads memory that was
-    never written).
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = SGD([weight], lr=0.1, momentum=0.9)
+        >>> for _ in range(2):
+        ...     weight.grad = torch.tensor([1.0])
+        ...     optimizer.step()
+        >>> weight.data
+        tensor([0.7100])
+
+    Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded as
+    float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step. A parameter's
+    first step takes its buffer from the gradient also if it comes later than the first step of others (torch's
+    fused SGD raises TypeError), or after a step that GradScaler skipped (torch's fused SGD then reads memory that
+    was never written).
 
     Source: Sutskever et al. 2013; torch.optim.SGD.
     """
@@ -153,7 +172,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in what checkpoints of older torch versions lack."""
+        """Fills in the options that checkpoints of older torch versions lack."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("nesterov", False)
@@ -161,30 +180,20 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             if not group.get("capturable", True):
                 del group["capturable"]
 
-    def _options(self, group: dict[str, Any], first: int) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> SgdOptions:
         name = type(self).__name__.lower()
-        return (
-            rate_of(name, group),
-            group_number(name, group, "momentum"),
-            group_number(name, group, "dampening"),
-            group_number(name, group, "weight_decay"),
-            bool(group["nesterov"]),
-            bool(group["maximize"]),
-            bool(group.get("capturable")),
-            native_option(group, first),
-        )
+        return {
+            "lr": rate_of(name, group),
+            "momentum": group_number(name, group, "momentum"),
+            "dampening": group_number(name, group, "dampening"),
+            "weight_decay": group_number(name, group, "weight_decay"),
+            "nesterov": bool(group["nesterov"]),
+            "maximize": bool(group["maximize"]),
+            "capturable": bool(group.get("capturable")),
+            "precision": precision_of(group, first),
+        }
 
-    def _check_capture(self) -> None:
-        if any(mode_of(group) == "stochastic" and not group.get("capturable") for group in self.param_groups):
-            raise RuntimeError(
-                "SGD: capturable must be True in every group that rounds stochastically while a CUDA graph is "
-                "captured (the step count would be baked in), got False"
-            )
-
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
-        return bool(tail.run(_native.core.sgd_step, self._plan, self.state, groups, bump_versions))
-
-    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
         groups = []
         for position, group in self._numbered_groups():
             params: list[Tensor] = []
@@ -198,25 +207,34 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                     if not first[i]:
                         buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
                         continue
-                    # On a GPU only the kernel will know whether this step is taken.
+                    # On a GPU only the kernel knows whether this step is taken.
                     first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
-            beside = (self._counts(group, params, tail), self._lows(group, params))
-            averages = self._averages(group, params, tail)
-            options = self._options(group, position)
-            indices = with_gradient(group, left_out)
-            groups.append((params, grads, buffers, first, *beside, averages, options, indices))
+            groups.append(
+                ListGroup(
+                    params,
+                    grads,
+                    self._options(group, position),
+                    {"momentum_buffer_list": buffers} if group["momentum"] != 0 else {},
+                    first=first,
+                    state_steps=self._rounding_counts(group, params, tail),
+                    lows=self._lows(group, params),
+                    emas=self._averages(group, params, tail),
+                    indices=with_gradient(group, left_out),
+                )
+            )
         return groups
 
-    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
-        run_sgd(type(self).__name__.lower(), groups, tail)
+    def _run_lists(self, groups: list[ListGroup], tail: Tail) -> None:
+        super()._run_lists(groups, tail)
         # Only now do the buffers hold values: a rejected step leaves none behind.
         self._keep_states(groups)
 
-    def _keep_states(self, groups: list[tuple[Any, ...]]) -> None:
-        for params, _, buffers, *_ in groups:
-            for param, buffer in zip(params, buffers, strict=False):  # without momentum there are none
-                self.state[param]["momentum_buffer"] = buffer
+    def _keep_states(self, groups: list[ListGroup]) -> None:
+        for group in groups:
+            if group.states:  # there are none without momentum
+                for param, buffer in zip(group.params, group.states["momentum_buffer_list"], strict=True):
+                    self.state[param]["momentum_buffer"] = buffer
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
         grad, buffer = found.param.grad, self.state.get(found.param, {}).get("momentum_buffer")
@@ -249,25 +267,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer
 
-    def _counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
-        """Step counts where something depends on them: stochastic rounding draws anew at each step."""
-        if mode_of(group) != "stochastic":
-            return None
-        for param in params:
-            if "step" not in self.state[param]:
-                self.state[param]["step"] = step_count(param, bool(group.get("capturable")), 0.0)
-        counts = [self.state[param]["step"] for param in params]
-        if tail.may_skip:
-            count_on_device(self.state, params, counts)
-        return counts
-
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        self._counts(group, params, NO_TAIL)
+        self._rounding_counts(group, params, NOTHING)
         for param in params if group["momentum"] != 0 else ():
             self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
-        """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""
+        """Makes a momentum buffer: memory that the step writes, or zeros that it reads as the buffer before it."""
         dtype = state_dtype_of(param, group)
         if written:
             return torch.empty_like(param, dtype=dtype, requires_grad=False)
@@ -283,7 +289,8 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         for group in self.param_groups:
             lists: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._init_group(group, *lists)
-            _ops.sgd_(
+            _ops.call_step(
+                "sgd_",
                 *lists,
                 lr=group["lr"],
                 momentum=group["momentum"],

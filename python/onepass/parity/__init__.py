@@ -1,4 +1,4 @@
-"""Accuracy against float64, beside torch's: the harness of `onepass parity` and one module an operation.
+"""Measures errors against float64 next to torch's: the harness of `onepass parity`, one module for each operation.
 
 A module of an operation has ``DTYPES``, the dtypes it is measured in, and ``rows(dtypes, steps, device)``, which
 yields a `harness.Row` for each tensor of each set of options.

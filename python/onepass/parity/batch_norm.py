@@ -1,8 +1,8 @@
-"""Batch norm beside torch's eager functions on contiguous tensors, both against torch in float64.
+"""Batch norm next to torch's eager functions on contiguous tensors, both against torch in float64.
 
-Each step is another batch. Gradients are 0 where the argument of ReLU is so near 0 that another arithmetic may
-decide otherwise about it. The last rule compares with torch's own channels_last path instead, whose sums are
-float32: torch's errors are what that costs.
+Each step is another batch. Gradients are 0 where the argument of ReLU is so near 0 that rounding may change its
+sign. The last rule compares with torch's own channels_last path instead, which sums in float32: torch's errors
+show what that costs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EPS, _MOMENTUM, _CLEAR = 1e-5, 0.1, 0.05
 
 @dataclass(frozen=True)
 class Rule:
-    """What is computed."""
+    """Describes what is computed."""
 
     name: str
     relu: bool = False

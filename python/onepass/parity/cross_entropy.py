@@ -1,7 +1,8 @@
-"""Cross-entropy beside torch's function, both against torch in float64: losses of each row, and the gradient.
+"""Cross-entropy next to torch's function, both against torch in float64: the loss of each row, and the gradient.
 
-Each step is another batch. The rules with a spread have confident rows, where 1 cancels in torch's gradient of the
-label. Losses of half precision logits are ours in float32; they are rounded to torch's dtype to be compared.
+Each step is another batch. The rules with a spread have confident rows, in which torch's gradient of the label is
+the difference of two numbers near 1. With half precision logits our losses are float32; they are rounded to
+torch's dtype for the comparison.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Rule:
-    """What is computed."""
+    """Describes what is computed."""
 
     name: str
     smoothing: float = 0.0

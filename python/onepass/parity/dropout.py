@@ -1,7 +1,7 @@
-"""Dropout beside torch's operations with the same mask, both against float64.
+"""Dropout next to torch's operations with the same mask, both against float64.
 
-torch's own masks are others, so torch's side is what its kernels compute: the input times a scaled mask, then its
-addition. Each step is another batch and another seed.
+torch draws other masks than we do, so its side here is the arithmetic of its kernels with our mask: the input
+times a scaled mask, then the sum with the residual. Each step is another batch and another seed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RULES = (("dropout", False), ("dropout", True), ("dropout2d", True), ("alpha_dr
 
 
 def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
-    """Measures every function at some p in every dtype.
+    """Measures every function with several p in every dtype.
 
     Args:
         dtypes: Dtypes of the inputs, from `DTYPES`.
@@ -60,7 +60,7 @@ def _measure(
         y = call(leaf, p, True, seed=step, **more)
         (dx,) = torch.autograd.grad(y, leaf, dy)
         ones = torch.ones(shape, dtype=torch.float64, device=device, requires_grad=True)
-        # The mask, by the gradient: 0 where an element is dropped, in every function.
+        # The gradient shows the mask: in every function it is 0 where an element is dropped.
         (slope,) = torch.autograd.grad(call(ones, p, True, seed=step), ones, torch.ones_like(ones))
         kept = slope != 0
         addend = residual if with_residual else torch.zeros_like(residual)
@@ -80,7 +80,7 @@ def _slope(function: str, p: float) -> float:
 
 
 def _forward(function: str, x: Tensor, kept: Tensor, p: float, residual: Tensor) -> Tensor:
-    """As torch computes it, each operation in x's dtype."""
+    """Computes the output as torch does, each operation in x's dtype."""
     a = _slope(function, p)
     noise = (kept * a).to(x.dtype)
     if function != "alpha_dropout":

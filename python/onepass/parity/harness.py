@@ -1,4 +1,4 @@
-"""What every operation's parity table is made of: errors gathered over steps, and the verdict."""
+"""The rows of every operation's parity table: errors gathered over steps, and the verdict."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onepass.parity.rule import error, ulp, within
 
 @dataclass(frozen=True)
 class Row:
-    """The largest errors of one kind of tensor, over all its tensors and steps, and the verdict."""
+    """Holds the largest errors of one kind of tensor, over all its tensors and steps, and the verdict."""
 
     rule: str
     dtype: str
     options: str
     tensor: str
-    """What was compared: param, or the name of a state."""
+    """The kind of tensor: param, or the name of a state."""
     ours_abs: float
     torch_abs: float
     ours_ulp: float
@@ -31,7 +31,7 @@ class Row:
     ok: bool
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON can hold it: numbers that are not finite become text."""
+        """Returns the row as JSON can hold it: numbers that are not finite become text."""
         return {
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
@@ -66,7 +66,14 @@ class Tally:
         self._torch_ulp = max(self._torch_ulp, _largest(theirs / unit))
 
     def row(self, rule: str, dtype: str, options: str, tensor: str) -> Row:
-        """The row of all that was added."""
+        """Makes the row of all that was added.
+
+        Args:
+            rule: What is computed.
+            dtype: In which dtype.
+            options: With which options.
+            tensor: The kind of tensor that was added.
+        """
         return Row(
             rule=rule,
             dtype=dtype,
@@ -83,9 +90,9 @@ class Tally:
 
 
 def _unit(exact: Tensor, ours: Tensor) -> Tensor:
-    """The ulp in which errors are told: of each element, and at least that of the root mean square.
+    """Returns the ulp in which errors are shown: each element's, but at least that of the root mean square.
 
-    Near zero, where two terms cancel, the ulp of what is left says nothing about how well they were computed.
+    Near zero, where two terms cancel, the ulp of the difference says nothing about how well they were computed.
     The verdict uses each element's own ulp.
     """
     exact = exact.detach().cpu()

@@ -1,7 +1,7 @@
-"""The parity rule, by which results are compared, and the measures it is made of.
+"""The parity rule, by which results are compared, and the measures that it uses.
 
-A result may be twice as far from the float64 result as torch's is, plus one unit in the last place of the
-element: err(ours, float64) <= 2 * err(torch, float64) + 1 ulp. torch means its plain single-tensor loop.
+A result may be twice as far from the float64 result as torch's is, plus one unit in the last place of the element:
+err(ours, float64) <= 2 * err(torch, float64) + 1 ulp. "torch" is its plain single-tensor loop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# How many times torch's error is allowed: rounding errors of equal size may fall either way.
+# The multiple of torch's error that is allowed: rounding errors of equal size may add up or cancel.
 FACTOR = 2
 
 
 class Verdict(NamedTuple):
-    """What the rule says of one tensor, and the element that is nearest to its limit or furthest beyond it."""
+    """Holds what the rule says of one tensor, and the element that is nearest to its limit, or furthest beyond."""
 
     ok: bool
     worst: int
@@ -31,21 +31,37 @@ class Verdict(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The error as a part of the limit, which is 0 only where the exact result is nan."""
+        """The error divided by the limit, which is 0 only where the exact result is nan."""
         if self.limit == 0:
             return 0.0 if self.error == 0 else math.inf
         return self.error / self.limit
 
 
 def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance to the next larger number of the dtype, for each element, in float64."""
+    """Computes the distance to the next larger number of a dtype, for each element.
+
+    Args:
+        value: Numbers, of any shape.
+        dtype: The dtype whose spacing counts.
+
+    Returns:
+        The distances, in float64; at least that of the smallest normal number.
+    """
     info = torch.finfo(dtype)
     magnitude = value.abs().to(torch.float64).clamp(min=info.smallest_normal, max=info.max)
     return torch.exp2(torch.floor(torch.log2(magnitude))) * info.eps
 
 
 def error(result: Tensor, exact: Tensor) -> Tensor:
-    """Absolute error of each element in float64; 0 where both are the same infinity or both nan."""
+    """Computes the absolute error of each element; 0 where both are the same infinity, or both nan.
+
+    Args:
+        result: What is judged, of any dtype.
+        exact: The right result, of the same shape.
+
+    Returns:
+        The errors, in float64; infinity where only one of the two is nan or infinite.
+    """
     wide = result.detach().to(device="cpu", dtype=torch.float64)
     exact = exact.detach().to(device="cpu", dtype=torch.float64)
     same = (wide == exact) | (wide.isnan() & exact.isnan())
@@ -61,7 +77,7 @@ def within(ours: Tensor, torchs: Tensor, exact: Tensor) -> Verdict:
         exact: The result in float64, of the same shape.
 
     Returns:
-        The verdict; an empty tensor is right.
+        The verdict; an empty tensor keeps the rule.
 
     Raises:
         ValueError: Shapes or dtypes differ.
@@ -76,8 +92,8 @@ def within(ours: Tensor, torchs: Tensor, exact: Tensor) -> Verdict:
     if ours.numel() == 0:
         return Verdict(True, 0, 0.0, 0.0, 0.0)
     theirs = error(torchs, exact)
-    # One element's luck is not torch's accuracy: its largest finite error counts for the whole tensor. (So a
-    # tensor of one element should be judged together with others.)
+    # torch may hit a single element by luck, so its largest finite error counts for the whole tensor. (A tensor of
+    # one element should therefore be judged together with others.)
     finite = theirs[theirs.isfinite()]
     torch_error = float(finite.max()) if finite.numel() else 0.0
     mine = error(ours, exact).flatten()

@@ -1,8 +1,8 @@
-"""A step with its tail (unscale, clip, update, moving average) beside torch's calls in a row, against float64.
+"""A step with its tail (unscale, clip, update, moving average) next to torch's calls in a row, against float64.
 
-torch: gradients divided by the scale, torch.nn.utils.clip_grad_norm_, the plain loop's step, and the average by
-lerp_. Its average is kept in float32 here, as ours is, though AveragedModel would keep it in bfloat16; and all
-average the parameters that ours stored, whose error is told in a row of its own.
+torch's calls are: gradients divided by the scale, torch.nn.utils.clip_grad_norm_, the plain loop's step, and the
+average by lerp_. Its average is kept in float32 here, as ours is, though AveragedModel would keep it in bfloat16.
+All average the parameters that ours stored, whose error has a row of its own.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-import onepass.optim
+from onepass.optim._step.fused import FusedOptimizer
+from onepass.optim._step.plain import fused_classes, plain_class
 from onepass.optim._step.tailed import wide_copy
 from onepass.parity.harness import Row, Tally
 from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
 
 __all__ = ["DTYPES", "rows"]
 
-_RULES: dict[str, list[dict[str, Any]]] = {
+# Other rules are measured with their defaults.
+_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SGD": [{}, {"momentum": 0.9, "nesterov": True}],
     "Adam": [{"weight_decay": 0.1}],
     "AdamW": [{}, {"amsgrad": True, "maximize": True}],
@@ -37,16 +39,25 @@ _TAILS: list[dict[str, float]] = [
 
 
 def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
-    """Measures every rule with every tail in every dtype; arguments as for onepass.parity.optim.rows."""
-    for rule, option_sets in _RULES.items():
+    """Measures every rule with every tail in every dtype.
+
+    Args:
+        dtypes: Dtypes of parameters, gradients and states, from `DTYPES`.
+        steps: How many steps each run takes, at least 1.
+        device: Where ours and torch's loop run; float64 runs on the CPU.
+
+    Yields:
+        A row for the parameters and one for each state.
+    """
+    for kind in fused_classes():
         for dtype in dtypes:
-            for options in option_sets:
+            for options in _OPTIONS.get(kind.__name__, [{}]):
                 for tail in _TAILS:
-                    yield from _measure(rule, dtype, options, tail, steps, device)
+                    yield from _measure(kind, dtype, options, tail, steps, device)
 
 
 def _measure(
-    rule: str,
+    kind: type[FusedOptimizer],
     dtype: torch.dtype,
     options: dict[str, Any],
     tail: dict[str, float],
@@ -57,14 +68,15 @@ def _measure(
     start = [torch.randn(shape, generator=generator) for shape in SHAPES]
     scale = tail.get("grad_scale", 1.0)
     in_step = {name: value for name, value in tail.items() if name != "grad_scale"}
-    ours: Any = make(getattr(onepass.optim, rule), start, dtype, device, {**options, **in_step})
+    ours: Any = make(kind, start, dtype, device, {**options, **in_step})
     plain = {"foreach": False, "fused": False, **options}
-    kind = getattr(torch.optim, rule)
-    loop = make(kind, start, dtype, device, plain)
-    exact = make(kind, [tensor.to(dtype) for tensor in start], torch.float64, torch.device("cpu"), plain)
+    loop = make(plain_class(kind), start, dtype, device, plain)
+    exact = make(
+        plain_class(kind), [tensor.to(dtype) for tensor in start], torch.float64, torch.device("cpu"), plain
+    )
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for step in range(1, steps + 1):
-        # Of a size that no dtype overflows at.
+        # Small enough that no dtype overflows.
         grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
         follow(loop, ours)
         follow(exact, ours)
@@ -79,7 +91,7 @@ def _measure(
         judge(step, ours, loop, exact, tallies)
     text = ", ".join(f"{name}={value}" for name, value in {**options, **tail}.items())
     for tensor, tally in tallies.items():
-        yield tally.row(rule, str(dtype).removeprefix("torch."), text, tensor)
+        yield tally.row(kind.__name__, str(dtype).removeprefix("torch."), text, tensor)
 
 
 @torch.no_grad()
@@ -96,7 +108,7 @@ def _step_of_torch(optimizer: Optimizer, scale: float, tail: dict[str, float], s
             if "ema" not in own:
                 own["ema"] = wide_copy(param.detach(), param)
     averages = [optimizer.state[param].get("ema") for param in params]
-    # Adam takes a state that holds something for one that it has filled.
+    # Adam would take a state with any entry for one that it has filled.
     for param in params:
         optimizer.state[param].pop("ema", None)
         if not optimizer.state[param]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from onepass.nn.cross_entropy._kernels import Options, Second
+
 __all__ = ["forward"]
 
 # What torch.nn.functional.cross_entropy calls. That function itself may be ours, or another's, by now: users put
@@ -15,19 +17,10 @@ _cross_entropy: Callable[..., Tensor] = torch._C._nn.cross_entropy_loss
 _REDUCTION_NONE = 0
 
 
-def forward(
-    input: Tensor,
-    target: Tensor,
-    target2: Tensor | None,
-    lams: Tensor | None,
-    lam: float,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
-) -> Tensor:
-    """The loss in float32, or float64, as the kernels define it; arguments are `_kernels.forward`'s."""
+def forward(input: Tensor, target: Tensor, second: Second, weight: Tensor | None, options: Options) -> Tensor:
+    """The loss in float32, or float64, as the kernels define it."""
+    target2, lams, lam = second
+    ignore_index, label_smoothing, z_loss, reduction = options
     x = input if input.dtype == torch.float64 else input.float()
     weight = None if weight is None else weight.to(x.dtype)
     dense = target.is_floating_point()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,40 +10,54 @@ from torch import Tensor
 
 from onepass.nn._call.dispatch import is_batched, is_plain, with_memory
 from onepass.nn.cross_entropy import _composed, _kernels
+from onepass.nn.cross_entropy._kernels import Options, Result, Second
 
-__all__ = ["CrossEntropyFunction", "differentiate", "remember"]
+__all__ = ["apply", "differentiate", "remember"]
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Eager calls on plain tensors: `_kernels.forward`, whose arguments behind the target come as a tuple."""
+    """Eager calls on plain tensors: `_kernels.forward` and its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, rest: tuple[Any, ...], inplace: bool) -> Any:
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        second: Second,
+        weight: Tensor | None,
+        options: Options,
+        statistics: bool,
+        inplace: bool,
+    ) -> tuple[Tensor, Tensor]:
         """Runs the kernel."""
-        loss, saved, totals = _kernels.forward(input, target, *rest)
-        remember(ctx, input, target, rest, saved, totals, inplace)
-        ctx.mark_non_differentiable(totals)
-        return loss, totals
+        result = _kernels.forward(input, target, second, weight, options, statistics)
+        remember(ctx, input, target, second, weight, options, result, inplace)
+        ctx.mark_non_differentiable(result.totals)
+        return result.loss, result.totals
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
         """Gradients of all arguments."""
-        return (*differentiate(ctx, grad), None, None)
+        return (*differentiate(ctx, grad), None, None, None, None, None)
+
+
+# torch gives it no types.
+apply = cast(Callable[..., tuple[Tensor, Tensor]], CrossEntropyFunction.apply)
 
 
 def remember(
     ctx: Any,
     input: Tensor,
     target: Tensor,
-    rest: tuple[Any, ...],
-    saved: Tensor,
-    totals: Tensor,
+    second: Second,
+    weight: Tensor | None,
+    options: Options,
+    result: Result,
     inplace: bool = False,
 ) -> None:
     """Keeps what `differentiate` needs: of the input's size, the input alone."""
-    target2, lams, lam, weight, *options, _ = rest
-    ctx.save_for_backward(input, target, target2, lams, weight, saved, totals)
-    ctx.lam, ctx.options, ctx.inplace = lam, tuple(options), inplace
+    ctx.save_for_backward(input, target, second.target, second.lams, weight, result.saved, result.totals)
+    ctx.lam, ctx.options, ctx.inplace = second.lam, options, inplace
     ctx.set_materialize_grads(False)
 
 
@@ -52,54 +67,74 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
         return None, None
     grad = with_memory(grad)
     input, target, target2, lams, weight, saved, totals = ctx.saved_tensors
-    wanted = ctx.needs_input_grad[:2]
-    target_arguments = (target, target2, lams, ctx.lam, weight, *ctx.options)
+    second, options = Second(target2, lams, ctx.lam), ctx.options
+    wants_input, wants_target = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():
-        found = _differentiably(grad, (input, *target_arguments), wanted)
-        return found[0], found[1]
-    dtarget = _of_probabilities(grad, input, *target_arguments) if wanted[1] else None
-    if not wanted[0]:
+        return _differentiably(grad, input, target, second, weight, options, wants_input, wants_target)
+    dtarget = _of_probabilities(grad, input, target, weight, options) if wants_target else None
+    if not wants_input:
         return None, dtarget
     if is_batched(grad):
-        return _of_batched(grad, (input, saved, totals, *target_arguments)), dtarget
-    arguments = (grad, input, saved, totals, *target_arguments)
+        return _of_batched(grad, input, saved, totals, target, second, weight, options), dtarget
     if is_plain(input, weight) and is_plain(grad):
-        return cast(Any, _kernels.backward)(*arguments, ctx.inplace), dtarget
-    return torch.ops.onepass.cross_entropy_backward(*arguments), dtarget
+        dx = _kernels.backward(grad, input, saved, totals, target, second, weight, options, ctx.inplace)
+        return dx, dtarget
+    return _by_operator(grad, input, saved, totals, target, second, weight, options), dtarget
 
 
-def _of_batched(grad: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+def _by_operator(
+    grad: Tensor,
+    input: Tensor,
+    saved: Tensor,
+    totals: Tensor,
+    target: Tensor,
+    second: Second,
+    weight: Tensor | None,
+    options: Options,
+) -> Tensor:
+    arguments = (grad, input, saved, totals, target, *second, weight, *options)
+    return cast(Tensor, torch.ops.onepass.cross_entropy_backward(*arguments))
+
+
+def _of_batched(grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
     """Many gradients in one: all are the same rows, each times its own number."""
-    input = arguments[0]
     ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
-    rows = torch.ops.onepass.cross_entropy_backward(ones, *arguments)
+    rows = _by_operator(ones, input, *rest)
     if grad.dim() and input.dim() > 1:
         grad = grad.reshape(input.shape[0], 1, *input.shape[2:])
-    product: Tensor = (rows.to(grad.dtype) * grad).to(input.dtype)
-    return product
+    return (rows.to(grad.dtype) * grad).to(input.dtype)
 
 
-def _of_probabilities(grad: Tensor, input: Tensor, target: Tensor, *rest: Any) -> Tensor:
+def _of_probabilities(
+    grad: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+) -> Tensor:
     """-(1 - label_smoothing) * weight * log softmax, each row's by its upstream gradient."""
-    *_, weight, _, label_smoothing, _, reduction = rest
     dim = 0 if input.dim() == 1 else 1
     wide = grad.dtype
-    found = input.to(wide).log_softmax(dim) * (label_smoothing - 1)
+    found = input.to(wide).log_softmax(dim) * (options.label_smoothing - 1)
     if weight is not None:
         found = found * weight.to(wide).view([-1] + [1] * (input.dim() - 1 - dim))
-    if reduction == "mean":
+    if options.reduction == "mean":
         grad = grad / _kernels.rows_of(input)
-    if reduction == "none" and input.dim() > 1:
+    if options.reduction == "none" and input.dim() > 1:
         grad = grad.view(input.shape[0], 1, *input.shape[2:])
-    scaled: Tensor = (found * grad).to(target.dtype)
-    return scaled
+    return (found * grad).to(target.dtype)
 
 
-def _differentiably(grad: Tensor, arguments: tuple[Any, ...], wanted: tuple[bool, bool]) -> Any:
+def _differentiably(
+    grad: Tensor,
+    input: Tensor,
+    target: Tensor,
+    second: Second,
+    weight: Tensor | None,
+    options: Options,
+    wants_input: bool,
+    wants_target: bool,
+) -> tuple[Tensor | None, Tensor | None]:
     """The same under ``create_graph=True``, of operations that autograd can differentiate."""
     # Aliases: one of the two may be made of the other, and that way is the outer pass's to go.
-    input, target = (one.view_as(one) for one in arguments[:2])
-    loss = _composed.forward(input, target, *arguments[2:])
-    leaves = [one for one, want in zip((input, target), wanted, strict=True) if want]
+    input, target = input.view_as(input), target.view_as(target)
+    loss = _composed.forward(input, target, second, weight, options)
+    leaves = [one for one, wanted in ((input, wants_input), (target, wants_target)) if wanted]
     found = iter(torch.autograd.grad(loss, leaves, grad.view_as(loss), create_graph=True))
-    return tuple(next(found) if want else None for want in wanted)
+    return next(found) if wants_input else None, next(found) if wants_target else None

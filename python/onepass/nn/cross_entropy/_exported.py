@@ -8,6 +8,7 @@ from torch import Tensor
 
 from onepass.nn._call.exporting import is_onnx, refuse
 from onepass.nn.cross_entropy import _composed
+from onepass.nn.cross_entropy._kernels import Options, Second
 
 __all__ = ["cross_entropy", "exported_cross_entropy"]
 
@@ -45,20 +46,16 @@ def cross_entropy(
 def exported_cross_entropy(
     input: Tensor,
     target: Tensor,
-    target2: Tensor | None,
-    lams: Tensor | None,
-    lam: float,
+    second: Second,
     weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
+    options: Options,
     return_stats: bool,
 ) -> Tensor:
     """`_kernels.forward`'s arguments: torch's operator where it is enough, else composed of several."""
     if return_stats:
         refuse("cross_entropy", "return_stats", "False", return_stats)
-    mixed = target2 is not None or z_loss != 0
+    ignore_index, label_smoothing, reduction = options.ignore_index, options.label_smoothing, options.reduction
+    mixed = second.target is not None or options.z_loss != 0
     if (label_smoothing or target.is_floating_point()) and is_onnx():
         # ONNX's loss has labels alone, and torch's newer exporter drops the smoothing without a word.
         if mixed:
@@ -66,8 +63,7 @@ def exported_cross_entropy(
         return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing)
     if not mixed:
         return cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    rest = (weight, ignore_index, label_smoothing, z_loss, reduction)
-    return _composed.forward(input, target, target2, lams, lam, *rest)
+    return _composed.forward(input, target, second, weight, options)
 
 
 def _smoothed(

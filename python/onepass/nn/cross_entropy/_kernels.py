@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from onepass import _native
 from onepass.nn._call.buffers import statistics_dtype, workspace
 
-__all__ = ["backward", "forward", "new_results", "rows_of"]
+__all__ = [
+    "FIRST_ALONE",
+    "Options",
+    "Result",
+    "Second",
+    "backward",
+    "forward",
+    "new_result",
+    "options_of",
+    "rows_of",
+]
+
+
+class Options(NamedTuple):
+    """What a call does, tensors aside."""
+
+    ignore_index: int
+    """The label that does not count."""
+    label_smoothing: float
+    """0 to 1."""
+    z_loss: float
+    """Factor of the squared log-sum-exp."""
+    reduction: str
+    """``"none"``, ``"mean"`` or ``"sum"``."""
+
+
+# The same object for the same options: a call on a small tensor would notice that one is made.
+options_of = lru_cache(maxsize=256)(Options)
+
+
+class Second(NamedTuple):
+    """A second label for each row, and how much the first one weighs."""
+
+    target: Tensor | None
+    """int64 labels, contiguous; None for the first label alone."""
+    lams: Tensor | None
+    """The first label's weight, one number each sample in the arithmetic's dtype; None for `lam`."""
+    lam: float
+    """The first label's weight."""
+
+
+FIRST_ALONE = Second(None, None, 1.0)
+
+
+class Result(NamedTuple):
+    """What the kernel writes."""
+
+    loss: Tensor
+    """Of shape (), or (rows,) without reduction."""
+    saved: Tensor
+    """What backward needs of each row."""
+    totals: Tensor
+    """Sums over the rows, of which backward needs some (csrc/kernels/loss/cross_entropy.h)."""
 
 
 def rows_of(input: Tensor) -> int:
@@ -16,10 +71,10 @@ def rows_of(input: Tensor) -> int:
     return 1 if input.dim() < 2 else input.numel() // input.shape[1]
 
 
-def new_results(input: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
+def new_result(input: Tensor, target: Tensor, reduction: str) -> Result:
     """Memory for what `forward` returns; the totals are 0, since kernels add to them."""
     wide, rows, device = statistics_dtype(input), rows_of(input), input.device
-    return (
+    return Result(
         torch.empty(rows if reduction == "none" else (), dtype=wide, device=device),
         torch.empty((3 if target.is_floating_point() else 2, rows), dtype=wide, device=device),
         torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64, device=device),
@@ -29,56 +84,43 @@ def new_results(input: Tensor, target: Tensor, reduction: str) -> tuple[Tensor, 
 def forward(
     input: Tensor,
     target: Tensor,
-    target2: Tensor | None,
-    lams: Tensor | None,
-    lam: float,
+    second: Second,
     weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
+    options: Options,
     statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Result:
     """Runs the kernel.
 
     Args:
-        input: Logits as `_layout.dense` gives them, not empty.
+        input: Logits as `layout.dense` gives them, not empty.
         target: int64 labels, contiguous; or probabilities, which lie as the input does.
-        target2: As the labels, or None.
-        lams: One number each sample in the arithmetic's dtype, or None for `lam`.
-        lam: Of the first label.
+        second: The second labels.
         weight: Dense, of shape (C), or None.
-        ignore_index: The label that does not count.
-        label_smoothing: 0 to 1.
-        z_loss: Factor of the squared log-sum-exp.
-        reduction: none, mean or sum.
-        statistics: Whether totals are to hold them.
-
-    Returns:
-        The loss (of shape (rows,) without reduction), what backward needs of each row, and the totals.
+        options: What to compute.
+        statistics: Whether totals are to hold those of the predictions.
     """
     core, threads = _native.core, torch.get_num_threads()
     dense = target.is_floating_point()
-    loss, saved, totals = new_results(input, target, reduction)
+    result = new_result(input, target, options.reduction)
     core.cross_entropy_forward(
         input,
         None if dense else target,
-        target2,
-        lam if lams is None else lams,
+        second.target,
+        second.lam if second.lams is None else second.lams,
         target if dense else None,
         weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        reduction,
+        options.ignore_index,
+        options.label_smoothing,
+        options.z_loss,
+        options.reduction,
         statistics,
-        loss,
-        saved,
-        totals,
+        result.loss,
+        result.saved,
+        result.totals,
         workspace(input, lambda: core.cross_entropy_workspace(input, statistics, threads)),
         threads,
     )
-    return loss, saved, totals
+    return result
 
 
 def backward(
@@ -87,14 +129,9 @@ def backward(
     saved: Tensor,
     totals: Tensor,
     target: Tensor,
-    target2: Tensor | None,
-    lams: Tensor | None,
-    lam: float,
+    second: Second,
     weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
+    options: Options,
     inplace: bool = False,
 ) -> Tensor:
     """Runs the kernel: the gradient of the logits, which takes their place if `inplace`."""
@@ -106,14 +143,14 @@ def backward(
         input,
         dx,
         None if dense else target,
-        target2,
-        lam if lams is None else lams,
+        second.target,
+        second.lam if second.lams is None else second.lams,
         target if dense else None,
         weight,
-        ignore_index,
-        label_smoothing,
-        z_loss,
-        reduction,
+        options.ignore_index,
+        options.label_smoothing,
+        options.z_loss,
+        options.reduction,
         saved,
         totals,
         workspace(input, lambda: core.cross_entropy_workspace(input, False, threads)),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from onepass.nn.cross_entropy import _call
-from onepass.nn.cross_entropy._call import LossStatistics
+from onepass.nn.cross_entropy._checks import check, check_second
+from onepass.nn.cross_entropy._statistics import LossStatistics
 
 __all__ = ["cross_entropy"]
 
@@ -98,12 +101,16 @@ def cross_entropy(
             inplace_backward=inplace_backward,
             return_stats=return_stats,
         )
+    reduction = _legacy_reduction(size_average, reduce, reduction)
+    is_dense = check(input, target, weight, ignore_index, reduction, label_smoothing, z_loss)
+    check_second(input, is_dense, target2, lam)
     return _call.cross_entropy(
         input,
         target,
+        is_dense,
         weight,
         ignore_index,
-        _call.legacy_reduction(size_average, reduce, reduction),
+        reduction,
         label_smoothing,
         target2,
         lam,
@@ -111,3 +118,12 @@ def cross_entropy(
         inplace_backward,
         return_stats,
     )
+
+
+def _legacy_reduction(size_average: Any, reduce: Any, reduction: str) -> str:
+    """Torch's reading of its two deprecated arguments, with its warning."""
+    if size_average is None and reduce is None:
+        return reduction
+    from torch.nn import _reduction
+
+    return _reduction.legacy_get_string(size_average, reduce)

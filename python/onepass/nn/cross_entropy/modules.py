@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onepass.nn._call.exporting import is_scripting, refuse
 from onepass.nn._call.tracing import node_for
 from onepass.nn.cross_entropy import _exported, functions
-from onepass.nn.cross_entropy._call import LossStatistics
+from onepass.nn.cross_entropy._statistics import LossStatistics
 
 __all__ = ["CrossEntropyLoss", "LossStatistics"]
 

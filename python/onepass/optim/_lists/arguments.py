@@ -1,4 +1,4 @@
-"""How arguments are named in errors, and hyper-parameters turned into numbers."""
+"""Names arguments in errors, and turns hyper-parameters into numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Names(NamedTuple):
     function: str
     lists: tuple[str, ...]
     group: int | None = None
-    """Number of the param group, or None if there is one alone."""
+    """Number of the param group, or None if it is the only one."""
     indices: list[int] | None = None
-    """Where in its group each entry stands, or None if the lists are the whole group."""
+    """Position of each entry in its group, or None if the lists are the whole group."""
 
     def place(self, which: int, i: int) -> str:
         """Names entry i of a list, for instance ``param_groups[1].grads[17]``."""
@@ -38,7 +38,7 @@ class Names(NamedTuple):
 
 
 def number(function: str, option: str, value: Any) -> float:
-    """The value of a real number, of whatever class, or of a one-element tensor, as a float.
+    """Converts a real number of any class, or a one-element tensor, to a float.
 
     Raises:
         TypeError: The value is neither.
@@ -70,7 +70,7 @@ def _is_number(value: Any) -> bool:
 
 
 def group_number(function: str, group: dict[str, Any], option: str) -> float:
-    """`number` of an option of a param group, which then holds a plain number: a checkpoint must be readable."""
+    """Converts an option as `number` does; the group then holds the plain number, which any checkpoint can."""
     value = group[option]
     kind = type(value)
     if kind is float:
@@ -84,7 +84,7 @@ def group_number(function: str, group: dict[str, Any], option: str) -> float:
 
 
 def rate_of(function: str, group: dict[str, Any]) -> float | Tensor:
-    """The group's learning rate: as `group_number`, but a tensor itself where the kernel can read it."""
+    """The group's learning rate as `group_number` gives it, or the tensor itself if the kernel can read it."""
     value = group["lr"]
     if isinstance(value, Tensor):
         return number_or_tensor(function, "lr", value, on_device=bool(group.get("capturable")))
@@ -92,20 +92,35 @@ def rate_of(function: str, group: dict[str, Any]) -> float | Tensor:
 
 
 def loop_number(group: dict[str, Any], option: str) -> Any:
-    """An option as torch's loop takes it: a number, and where the update is differentiable the tensor itself."""
+    """An option as torch's loop takes it: a number, or the value itself if the update is differentiable."""
     value = group[option]
     return value if group["differentiable"] else number("", option, value)
 
 
+def pair_of_numbers(function: str, group: dict[str, Any], option: str) -> tuple[float, float]:
+    """Converts an option that is a pair to floats; the group then holds a tuple of plain numbers."""
+    pair = group[option]
+    if type(pair) is tuple and [*map(type, pair)] == [float, float]:
+        return cast("tuple[float, float]", pair)
+    group[option] = first, second = plain_pair(function, option, pair)
+    return number(function, f"{option}[0]", first), number(function, f"{option}[1]", second)
+
+
+def loop_pair(group: dict[str, Any], option: str) -> tuple[Any, Any]:
+    """A pair of options as torch's loop takes them, see `loop_number`."""
+    first, second = group[option]
+    return (first, second) if group["differentiable"] else (number("", option, first), number("", option, second))
+
+
 def plain_number(function: str, option: str, value: Any) -> Any:
-    """The number as Python's own float, int or bool, which torch.load takes with weights_only; a tensor itself."""
+    """Converts a number to Python's own class, which torch.load takes with weights_only; a tensor stays."""
     if type(value) in (float, int, bool) or isinstance(value, Tensor):
         return value
     return number(function, option, value)
 
 
 def plain_pair(function: str, option: str, value: Any) -> tuple[Any, Any]:
-    """Two numbers from any sequence as a tuple of plain ones.
+    """Converts two numbers in any sequence to a tuple of plain ones.
 
     Raises:
         TypeError, ValueError: As `check_pair` and `number`.
@@ -117,14 +132,14 @@ def plain_pair(function: str, option: str, value: Any) -> tuple[Any, Any]:
 
 
 def number_or_tensor(function: str, option: str, value: Any, on_device: bool = False) -> float | Tensor:
-    """As `number`, but a CUDA tensor itself: the kernel reads it. With `on_device` any tensor itself."""
+    """Converts as `number`, except a CUDA tensor, or with `on_device` any tensor, which the kernel reads."""
     if isinstance(value, Tensor) and (value.is_cuda or on_device):
         return value
     return number(function, option, value)
 
 
 def check_pair(function: str, option: str, value: Any) -> None:
-    """Raises TypeError unless the value is a tuple or the like, ValueError unless it has two entries."""
+    """Raises TypeError unless the value is a sequence, ValueError unless it has two entries."""
     if not isinstance(value, (Sequence, Tensor, np.ndarray)) or getattr(value, "ndim", 1) != 1:
         raise TypeError(f"{function}: {option} must be two numbers, got {value!r}")
     if len(value) != 2:
@@ -132,10 +147,10 @@ def check_pair(function: str, option: str, value: Any) -> None:
 
 
 def limit_number(function: str, option: str, value: Any) -> float:
-    """A largest norm or magnitude as a float: at least 0, or infinity, which limits nothing.
+    """Converts an upper limit of norms or magnitudes to a float: at least 0, or infinity for no limit.
 
     Raises:
-        TypeError: The value is no number.
+        TypeError: The value is not a number.
         ValueError: It is negative, nan, or a tensor of several elements.
     """
     limit = number(function, option, value)
@@ -145,9 +160,9 @@ def limit_number(function: str, option: str, value: Any) -> float:
 
 
 def check_range(function: str, option: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless low <= value < high, TypeError if it is no number.
+    """Raises ValueError unless low <= value < high, TypeError if it is not a number.
 
-    The value of a CUDA tensor is not looked at: that would wait for the device. A fake tensor has none.
+    The value of a CUDA tensor is not looked at, since that would wait for the device. A fake tensor has no value.
     """
     if isinstance(value, Tensor) and (value.is_cuda or value.is_meta or is_fake(value)) and value.numel() == 1:
         return

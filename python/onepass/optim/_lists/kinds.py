@@ -1,4 +1,4 @@
-"""Kinds of tensors, by which is known whether the kernels can take them, and what does if not."""
+"""Kinds of tensors: these tests say whether the kernels can take a tensor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def is_sharded(value: Any) -> bool:
 def hides_memory(tensor: Tensor) -> bool:
     """True if operations on the tensor go elsewhere first: to a subclass, or to a transformation of torch.func.
 
-    What tells a subclass is a __torch_dispatch__ that is not torch's disabled one, as in csrc/bind/tensor.cpp.
+    A subclass is recognised by a __torch_dispatch__ that is not torch's disabled one, as csrc/bind/core/tensor.cpp
+    does it.
     """
     if type(tensor) in _PLAIN:
         return torch._is_functional_tensor(tensor)

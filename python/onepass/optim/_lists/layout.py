@@ -1,4 +1,4 @@
-"""Brings tensors whose memory layout differs from their parameter's to one that the kernels take.
+"""Copies tensors whose memory layout differs from their parameter's to a layout that the kernels take.
 
 The kernels walk memory, not indices: equal positions in memory must be equal elements of the parameter, its
 gradient and its states, and the parameter must fill one block. Where that is not so (a channels_last parameter
@@ -29,7 +29,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def same_layout(tensor: Tensor, like: Tensor) -> bool:
-    """True if equal indices lie at equal offsets; dimensions of size 1 do not count."""
+    """True if equal indices have equal offsets; dimensions of size 1 do not count."""
     return tensor.shape == like.shape and (
         tensor.numel() <= 1
         or all(
@@ -53,20 +53,20 @@ class Stand(NamedTuple):
 def regular(
     lists: list[list[Any]], writable: list[bool], names: Names
 ) -> tuple[list[list[Any]], list[Stand], list[Extent]]:
-    """Replaces tensors that the kernels cannot take as they lie.
+    """Replaces tensors that the kernels cannot take as they are stored.
 
     Args:
-        lists: Lists of equal length; the first holds the parameters. Entries that are no torch tensors, or
-            whose shape is not their parameter's, pass through (the core accepts or rejects them).
-        writable: For each list whether the step writes it.
-        names: Of the lists, for errors.
+        lists: Lists of equal length; the first holds the parameters. Entries that are not torch tensors, or whose
+            shape is not their parameter's, pass through (the core accepts or rejects them).
+        writable: Whether the step writes each list.
+        names: Names the lists in errors.
 
     Returns:
         The lists with copies in place of irregular entries; what must be copied back afterwards; and the memory
         of all entries, for `check_apart` (which the core does for entries that it gets as they are).
 
     Raises:
-        ValueError: A tensor that the step writes has several elements in one place of memory (an expanded view).
+        ValueError: A tensor that the step writes has several elements at one address (an expanded view).
     """
     replaced = [list(entries) for entries in lists]
     back: list[Stand] = []
@@ -82,7 +82,7 @@ def regular(
             extents += extent_of(entry, names, k, i, writable[k], irregular)
             if not irregular:
                 continue
-            # Whatever is done to a gradient of zeros, none of which is stored, leaves it one.
+            # A ZeroTensor stores nothing, and zeroing a gradient leaves it one.
             written = writable[k] and not (entry._is_zerotensor() and names.lists[k] == "grads")
             if written and entry._is_zerotensor():
                 raise ValueError(f"{names.full(k, i)} must have memory, got a ZeroTensor, which cannot be written")
@@ -108,7 +108,7 @@ def _plain(tensor: Any) -> bool:
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """True if two elements may lie in one place of memory, as in an expanded view."""
+    """True if two elements may have one address, as in an expanded view."""
     reach = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -1,7 +1,7 @@
 """Finds tensors that share memory among those that a step takes by copy.
 
-The core compares blocks of memory. Strided views, which it never sees, may lie between each other's elements
-without sharing any (the columns of one matrix): numpy solves that exactly, from addresses alone.
+The core compares blocks of memory. It never sees strided views, whose elements may alternate in memory without
+sharing any (the columns of one matrix). numpy solves that exactly, from addresses only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onepass.optim._lists.kinds import hides_memory
 
 
 class Extent(NamedTuple):
-    """The memory of one entry of a step's lists: bytes begin .. end, of which the array may use only some."""
+    """The memory of one entry of a step's lists: bytes begin .. end, only some of which the array may use."""
 
     begin: int
     end: int
@@ -66,7 +66,7 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def check_apart(extents: list[Extent]) -> None:
-    """Raises ValueError if an entry that is taken by copy shares memory with another, and one is written."""
+    """Raises ValueError if an entry that is taken by copy shares memory with another, one of them written."""
     if not any(extent.is_copied for extent in extents):
         return
     near: list[Extent] = []

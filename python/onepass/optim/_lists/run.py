@@ -1,12 +1,12 @@
 """Steps on explicit lists, whatever the memory layout of their tensors.
 
-Tensors that the core cannot take as they lie are stood in for by copies.
+Tensors that the core cannot take as they are stored are replaced by copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,81 +16,73 @@ from onepass._versions import bump_versions
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import Stand, regular
 from onepass.optim._lists.overlap import Extent, check_apart
-from onepass.optim._step.tailed import NO_TAIL, Tail
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.tail import NOTHING, Tail
 
-__all__ = ["run_adam", "run_sgd"]
+if TYPE_CHECKING:
+    from onepass._core import Rule
 
-_SGD_LISTS = ("params", "grads", "momentum_buffer_list")
-_ADAM_LISTS = ("params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs")
+__all__ = ["rule_of", "run_lists"]
 
 
-def run_sgd(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
+def rule_of(formula: str) -> Rule:
+    """The core's two ways into a step by this formula, for instance "adam"."""
+    rule: Rule = getattr(_native.core, formula)
+    return rule
+
+
+def run_lists(formula: str, function: str, groups: list[ListGroup], tail: Tail = NOTHING) -> None:
     """Steps groups, whatever their layout; all or none.
 
-    A group: (params, grads, buffers, first, steps or None, lows or None, emas or None, options, indices), see
-    csrc/bind/sgd.cpp. indices: where in its param group each parameter stands, for errors, or None.
+    Args:
+        formula: What the core calls the update, for instance "adam".
+        function: What errors call the step, for instance "adamw".
+        groups: The lists of each param group; if there are several, errors give the number of the group.
+        tail: What the step does besides the update.
+
+    Raises:
+        ValueError: A shape, device, layout or option does not fit, or tensors share memory; nothing is changed.
+        TypeError: An entry is no tensor or has another dtype; nothing is changed.
     """
-    arranger = _Arranger(function, groups, tail)
+    stands: list[Stand] = []
+    extents: list[Extent] = []
     arranged = []
-    for position, (params, grads, buffers, first, steps, lows, emas, options, indices) in enumerate(groups):
-        own = [params, grads, *([buffers] if buffers else [])]
-        lists, lows, emas = arranger.arrange(position, own, _SGD_LISTS, lows, emas, indices)
-        buffers = lists[2] if buffers else []
-        arranged.append((lists[0], lists[1], buffers, first, steps, lows, emas, options, indices))
-    arranger.run(_native.core.sgd, arranged)
+    for position, group in enumerate(groups):
+        number = position if len(groups) > 1 else None
+        arranged.append(_arranged(group, function, number, tail.zero_grad, stands, extents))
+    check_apart(extents)
+    rule_of(formula).step_lists(function, arranged, tail.asked, torch.get_num_threads())
+    with torch.no_grad():
+        for stand in stands:
+            stand.tensor.copy_(stand.copy)
+    for group in groups:
+        written = [*group.params, *(group.grads if tail.zero_grad else ())]
+        bump_versions([entry for entry in written if isinstance(entry, Tensor)])
 
 
-def run_adam(function: str, groups: list[tuple[Any, ...]], tail: Tail = NO_TAIL) -> None:
-    """As `run_sgd`, with groups as csrc/bind/adam.cpp has them."""
-    arranger = _Arranger(function, groups, tail)
-    arranged = []
-    for position, (*given, steps, lows, emas, options, indices) in enumerate(groups):
-        own = [entries for entries in given if entries is not None]
-        lists, lows, emas = arranger.arrange(position, own, _ADAM_LISTS, lows, emas, indices)
-        largest = lists[4] if len(lists) > 4 else None
-        arranged.append((*lists[:4], largest, steps, lows, emas, options, indices))
-    arranger.run(_native.core.adam, arranged)
-
-
-class _Arranger:
-    """Brings the groups of one call to layouts that the core takes, calls it, and copies back."""
-
-    def __init__(self, function: str, groups: list[tuple[Any, ...]], tail: Tail) -> None:
-        self.function = function
-        self.groups = groups
-        self.tail = tail
-        self.stands: list[Stand] = []
-        self.extents: list[Extent] = []
-
-    def arrange(
-        self,
-        position: int,
-        own: list[list[Any]],
-        own_names: tuple[str, ...],
-        lows: list[Any] | None,
-        emas: list[Any] | None,
-        indices: list[int] | None,
-    ) -> tuple[list[list[Any]], list[Any] | None, list[Any] | None]:
-        """One group's own lists, lows and emas, copies in place of what is irregular."""
-        beside = {"lows": lows, "emas": emas}
-        present = [name for name, entries in beside.items() if entries is not None]
-        # How errors number a group: not at all if it is the only one.
-        number = position if len(self.groups) > 1 else None
-        names = Names(self.function, (*own_names[: len(own)], *present), number, indices)
-        given = [*own, *(beside[name] or [] for name in present)]
-        writable = [k != 1 or self.tail.zero_grad for k in range(len(given))]
-        lists, back, memory = regular(given, writable, names)
-        self.stands += back
-        self.extents += memory
-        found = dict(zip(present, lists[len(own) :], strict=True))
-        return lists[: len(own)], found.get("lows"), found.get("emas")
-
-    def run(self, native: Callable[..., Any], arranged: list[tuple[Any, ...]]) -> None:
-        check_apart(self.extents)
-        self.tail.run(native, self.function, arranged)
-        with torch.no_grad():
-            for stand in self.stands:
-                stand.tensor.copy_(stand.copy)
-        for group in self.groups:
-            written = [*group[0], *(group[1] if self.tail.zero_grad else ())]
-            bump_versions([entry for entry in written if isinstance(entry, Tensor)])
+def _arranged(
+    group: ListGroup,
+    function: str,
+    number: int | None,
+    writes_grads: bool,
+    stands: list[Stand],
+    extents: list[Extent],
+) -> ListGroup:
+    """The group with copies in place of what is irregular; appends the copies, and the memory of all entries."""
+    more: dict[str, list[Any] | None] = {"lows": group.lows, "emas": group.emas}
+    given = {"params": group.params, "grads": group.grads, **group.states}
+    given.update({name: entries for name, entries in more.items() if entries is not None})
+    names = Names(function, tuple(given), number, group.indices)
+    writable = [name != "grads" or writes_grads for name in given]
+    lists, back, memory = regular(list(given.values()), writable, names)
+    stands += back
+    extents += memory
+    found = dict(zip(given, lists, strict=True))
+    return replace(
+        group,
+        params=found.pop("params"),
+        grads=found.pop("grads"),
+        lows=found.pop("lows", None),
+        emas=found.pop("emas", None),
+        states=found,
+    )

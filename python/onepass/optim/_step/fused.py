@@ -1,15 +1,20 @@
-"""The step that SGD, Adam and AdamW share."""
+"""The step that all optimizers share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from onepass import _native
+from onepass._versions import bump_versions
+from onepass.optim._lists.records import StateGroup, StepOptions
+from onepass.optim._lists.run import rule_of
+from onepass.optim._lists.tail import Tail
+from onepass.optim._step.kept import KeptGroup, kept_group
 from onepass.optim._step.partly_fused import PartlyFused
 from onepass.optim._step.placeholders import Placeholders, are_asked_for
 from onepass.optim._step.precision import DEFAULTS as PRECISION
@@ -23,7 +28,7 @@ from onepass.optim._step.precision import (
     mode_of,
     option,
 )
-from onepass.optim._step.tailed import Tail, wide_copy
+from onepass.optim._step.tailed import wide_copy
 from onepass.optim._step.watched import entered_if_watched
 
 # Options that are checked when they are not what they were at the last step.
@@ -39,22 +44,23 @@ class FusedOptimizer(PartlyFused):
     """An optimizer whose step updates all parameters of all groups in one native call.
 
     Subclasses say which options their groups have (`_check_group`, `_options`), which states a parameter has
-    (`_init_group`), and which native function takes the step.
+    (`_init_group`), and the formula of the update (`_formula`).
     """
 
     # The options of low precision of each group, and whether it is differentiable, at the last step.
     _precision: list[tuple[Any, ...]] | None = None
-    _is_differentiable = False
-    # What the core calls the update.
-    _formula: ClassVar[str]
-    # What the core remembers between steps. Not pickled or copied: Optimizer.__getstate__ leaves it out.
+    # Whether a step asks the kernels before torch's loop: not so where a group is differentiable.
+    _asks_kernels = True
+    # What the core and the groups' options remember between steps. Neither is pickled or copied:
+    # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
+    _kept: Sequence[KeptGroup] = ()
 
     def _patch_step_function(self) -> None:
         before: Any = type(self).step
         super()._patch_step_function()
-        # Not so if the class is known already, or has marked its step as one to leave alone. As torch does it, the
-        # class is changed, which mypy takes for a mistake.
+        # It leaves a class alone that it knows already, or whose step is marked. What it changes is the class, as
+        # here, which mypy takes for a mistake.
         if type(self).step is not before:
             type(self).step = entered_if_watched(type(self).step)  # type: ignore[method-assign]
 
@@ -63,8 +69,8 @@ class FusedOptimizer(PartlyFused):
 
         Args:
             closure: Reevaluates the model and returns the loss; called once, with gradients enabled.
-            zero_grad: Also set the gradients to zero, in the same pass; their memory stays. Those of a skipped
-                step, too.
+            zero_grad: Also set the gradients to zero, in the same pass, even if the step is skipped; their memory
+                stays.
 
         Returns:
             What the closure returned, or None.
@@ -74,8 +80,8 @@ class FusedOptimizer(PartlyFused):
             RuntimeError: The moving averages are in the parameters (`ema_parameters`).
             TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
 
-        Differs from torch: the range ``Optimizer.step#...`` is opened where one of torch's profilers or a hook is
-        there; an observer of another kind does not see it.
+        Differs from torch: the profiler range ``Optimizer.step#...`` is opened only while one of torch's profilers
+        runs or a hook is registered; an observer of another kind does not see it.
         """
         loss = None
         if closure is not None:
@@ -103,7 +109,7 @@ class FusedOptimizer(PartlyFused):
         self._step_eager(zero_grad)
 
     def _step_traced(self, zero_grad: bool) -> None:
-        """The step as operators, which make_fx sees: kernels that it did not would be missing from its graph."""
+        """Takes the step by operators, which make_fx sees; a kernel call would be missing from its graph."""
         if self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups) or self._needs_loop():
             raise RuntimeError(
                 f"{type(self).__name__}: a step that make_fx traces must have no tail, no option of low precision "
@@ -124,11 +130,13 @@ class FusedOptimizer(PartlyFused):
         precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         if precision != self._precision:
             self._settle_precision()
-        groups = [(group["params"], self._options(group, first)) for first, group in self._numbered_groups()]
+        groups = self._state_groups()
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
         try:
-            if not self._is_differentiable and self._native_step(groups, tail):
+            if self._asks_kernels and rule_of(self._formula).step(
+                self._plan, self.state, groups, bump_versions, tail.asked, torch.get_num_threads()
+            ):
                 return
         except (TypeError, ValueError, RuntimeError) as error:
             if not self._is_fake_step():
@@ -142,20 +150,33 @@ class FusedOptimizer(PartlyFused):
             )
         self._step_irregular(tail)
 
+    def _state_groups(self) -> list[StateGroup]:
+        """The groups as the core takes them, those of the last step where nothing in a group has changed."""
+        before, kept = self._kept, []
+        for number, (first, group) in enumerate(self._numbered_groups()):
+            found = before[number] if number < len(before) else None
+            if found is None or not found.is_of(group, first):
+                found = kept_group(
+                    group, first, {"params": group["params"], "options": self._options(group, first)}
+                )
+            kept.append(found)
+        self._kept = kept
+        return [one.made for one in kept]
+
     def _raise_by_own_name(self, error: Exception) -> None:
-        """Raises the core's error by the name of this class: there a step is called by its formula's name."""
+        """Raises the core's error under the name of this class; the core calls a step by its formula."""
         name, text = type(self).__name__.lower(), str(error)
         if name != self._formula and text.startswith(f"{self._formula}: "):
             raise type(error)(name + text[len(self._formula) :]) from None
 
     def _is_asked_for_states(self) -> bool:
-        # SGD without momentum never has any: after its first step the caller is looked at only at a rate of 0.
+        # SGD without momentum never has states: after its first step it looks at the callers only at a rate of 0.
         lr = self.param_groups[0]["lr"] if self.param_groups else 1.0
         return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
 
     def _make_placeholders(self) -> None:
         try:
-            # Such as can be written later, wherever they are asked for.
+            # So that they can be written later: the caller may be in inference mode.
             with torch.inference_mode(False), torch.no_grad():
                 for group in self.param_groups:
                     self._make_placeholders_of(group, [p for p in group["params"] if p.grad is not None])
@@ -176,11 +197,11 @@ class FusedOptimizer(PartlyFused):
                 self.state[param]["ema"] = wide_copy(param.detach(), param)
 
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Makes the states with which the parameters' first step begins, but for those of tail and precision."""
+        """Makes the states that the parameters' first step needs, except those of tail and precision."""
         raise NotImplementedError
 
     def _settle_precision(self) -> None:
-        """Checks the options of low precision, which may have been changed by hand; then fits states."""
+        """Checks the options of low precision, which a user may have changed, and fits the states to them."""
         name = type(self).__name__
         for group in self.param_groups:
             check_precision(name, group)
@@ -192,7 +213,7 @@ class FusedOptimizer(PartlyFused):
                 for param in group["params"]:
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
-        self._is_differentiable = any(group["differentiable"] for group in self.param_groups)
+        self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
 
     def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
         for name in self._state_names:
@@ -205,9 +226,14 @@ class FusedOptimizer(PartlyFused):
 
     def _check_capture(self) -> None:
         """Raises RuntimeError if a replay of the graph now captured would not be a step."""
+        if any(mode_of(group) == "stochastic" and not group.get("capturable") for group in self.param_groups):
+            raise RuntimeError(
+                f"{type(self).__name__}: capturable must be True in every group that rounds stochastically while "
+                "a CUDA graph is captured (the step count would be baked in), got False"
+            )
 
     def _step_irregular(self, tail: Tail) -> None:
-        """The step when a state is missing or a layout differs; says what is wrong if something is."""
+        """Takes a step where a state is missing or a layout differs; raises if something is wrong."""
         apart = self._apart()
         before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
         taken = False
@@ -220,7 +246,7 @@ class FusedOptimizer(PartlyFused):
                 self._run_lists(self._make_lists(tail, frozenset()), tail)
                 taken = not tail.skipped_on_host()
         finally:
-            # The states of a rejected or skipped step go as they came.
+            # A step that is rejected or skipped leaves no states behind.
             if not taken:
                 self._drop_states_but(before)
         if taken:
@@ -237,14 +263,10 @@ class FusedOptimizer(PartlyFused):
             if not own:
                 self.state.pop(param, None)
 
-    def _native_step(self, groups: list[tuple[list[Tensor], Any]], tail: Tail) -> bool:
-        """Takes the step in the regular case, else returns False."""
-        raise NotImplementedError
-
     def _step_compiled(self) -> None:
         raise NotImplementedError
 
-    def _options(self, group: dict[str, Any], first: int) -> Any:
+    def _options(self, group: dict[str, Any], first: int) -> StepOptions:
         """The group's options as the core takes them; first: number of its first parameter."""
         raise NotImplementedError
 

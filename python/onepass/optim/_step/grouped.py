@@ -33,8 +33,8 @@ from onepass.optim._step.tailed import average_dtype
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
-# Which of torch's implementations is wanted. They are kept as torch keeps them, for checkpoints and for what looks
-# at them; all of them are our one pass, but for differentiable.
+# Flags that choose one of torch's implementations. Groups keep them as torch's do, for checkpoints and for
+# programs that read them; only differentiable changes what a step does here.
 IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
 
 
@@ -54,22 +54,22 @@ class GroupedOptimizer(StatefulOptimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._make_plain(defaults)
-        # Not torch's class of the same name, which comes next: it would check and set its own options.
+        # Skips torch's class of the same name, which comes next: it would check and set its own options.
         Optimizer.__init__(self, params, defaults)
         check_concerns(type(self).__name__, self.param_groups)
         self._tell_grad_scaler()
 
     def _tell_grad_scaler(self) -> None:
-        """Has torch.amp.GradScaler set grad_scale and found_inf instead of unscaling the gradients, as torch does.
+        """Makes torch.amp.GradScaler set grad_scale and found_inf instead of unscaling the gradients.
 
-        Only where fused=True was asked for: what clips or looks at gradients between backward() and the step
-        (Lightning, accelerate) takes the attribute for a sign that nobody else may.
+        As with torch's classes, this happens only with fused=True: libraries that clip or read gradients between
+        backward() and the step (Lightning, accelerate) refuse to do so where the attribute is set.
         """
         if self.defaults.get("fused"):
             self._step_supports_amp_scaling = True
 
     def _make_plain(self, group: dict[str, Any]) -> None:
-        """Makes the group's numbers Python's own, whatever classes they came in: numpy's, OmegaConf's lists."""
+        """Turns the group's numbers, for instance numpy's, or OmegaConf's lists of them, into Python's own."""
         where = type(self).__name__
         for name in group.keys() & {*self._numbers}:
             group[name] = plain_number(where, name, group[name])
@@ -86,7 +86,7 @@ class GroupedOptimizer(StatefulOptimizer):
         return super().__getstate__()
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raises ValueError or RuntimeError if an option of the group has no sense or is not supported."""
+        """Raises ValueError or RuntimeError if an option of the group makes no sense or is not supported."""
         check_implementation(type(self).__name__, group)
         check_precision(type(self).__name__, group)
 
@@ -98,11 +98,11 @@ class GroupedOptimizer(StatefulOptimizer):
 
         Raises:
             ValueError: There are no ``params``, an option is out of range, or a parameter is already in a group.
-            TypeError: The group is no dict, or an option is of another kind than its default.
+            TypeError: The group is not a dict, or an option is of another kind than its default.
         """
         check_holds(type(self).__name__, "param_group", param_group, "params")
         if param_group.get("rounding", "stochastic") != "stochastic":
-            param_group.setdefault("seed", None)  # the default one is for others
+            param_group.setdefault("seed", None)  # the default seed is for groups that round stochastically
         whole = {**self.defaults, **param_group}
         self._check_group(whole)
         params = param_group["params"]
@@ -112,7 +112,7 @@ class GroupedOptimizer(StatefulOptimizer):
         own = [p[1] if isinstance(p, tuple) else p for p in named]
         check_dtypes(type(self).__name__, whole, own)
         self._make_plain(param_group)
-        # Defaults are for all groups together; what a group asks for itself must concern it.
+        # Defaults must concern one of all the groups; what a group asks for itself must concern this one.
         if param_group.keys() & {"rounding", "master_weights"} and all(isinstance(p, Tensor) for p in own):
             check_concerns(type(self).__name__, [{**whole, "params": own}])
         super().add_param_group(param_group)
@@ -130,15 +130,15 @@ class GroupedOptimizer(StatefulOptimizer):
             self._tell_grad_scaler()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state, as torch's class of the same name gives and takes it.
+        """Returns the optimizer's state, as torch's class of the same name gives and takes it.
 
         Raises:
-            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint with them as
-                the model's weights and this state would go on from the averages, and nobody would notice.
+            RuntimeError: The moving averages are in the parameters (`ema_parameters`). A checkpoint saved then
+                would hold them as the model's weights, and training would silently resume from the averages.
             TypeError: An option that was set by hand is not of its kind.
             ValueError: It is out of range.
 
-        Numbers that were put into the groups by hand become plain ones. A state_dtype becomes a word:
+        Numbers that were put into the groups by hand become plain ones. A state_dtype becomes its name, a string:
         torch.distributed's full state dicts refuse to hold a torch.dtype.
 
         Source: torch.optim.Optimizer.state_dict.
@@ -165,11 +165,11 @@ class GroupedOptimizer(StatefulOptimizer):
             TypeError: A part is of another kind than `state_dict` makes it; nothing has been changed.
             RuntimeError: The moving averages are in the parameters (`ema_parameters`).
 
-        The options rounding, state_dtype and master_weights stay this optimizer's own: a checkpoint that was made
-        with others is converted (the parameters themselves are the model's to load, before the next step). The
-        seed is the checkpoint's, so that a resumed run rounds as one that was not interrupted. Options that a
-        checkpoint lacks stay this optimizer's own; one warning names those that it may have meant otherwise, and
-        tells how many parameters it has states of, but no moving average where `ema_decay` asks for one.
+        This optimizer keeps its own rounding, state_dtype and master_weights; a checkpoint made with others is
+        converted (the model loads the parameters themselves, before the next step). The seed is the checkpoint's,
+        so that a resumed run rounds as an uninterrupted one. Options that a checkpoint lacks keep this optimizer's
+        values. One warning names those for which the checkpoint may have meant another value, and says how many
+        parameters have states but no moving average where `ema_decay` asks for one.
 
         Differs from torch: float32 states of bfloat16 and float16 parameters stay float32 unless state_dtype says
         otherwise, where torch rounds them to the parameter's dtype; torch takes False for most options that are
@@ -179,7 +179,7 @@ class GroupedOptimizer(StatefulOptimizer):
         """
         name = type(self).__name__
         self._check_no_averages_in("load_state_dict cannot be called", "what is loaded belongs to the weights")
-        # Before torch's class copies it; what hooks leave of it is checked below.
+        # Checked before torch's class copies it; what hooks make of it is checked below.
         check_holds(name, "state_dict", state_dict)
         final: dict[str, Any] = {}
         own = [{key: group[key] for key in PRECISION if key in group} for group in self.param_groups]
@@ -197,7 +197,7 @@ class GroupedOptimizer(StatefulOptimizer):
             final.update(incoming)
             return incoming
 
-        # Before the user's own hooks, which have the last word.
+        # Runs before the user's own hooks, so that theirs have the last word.
         def settle(_: Optimizer) -> None:
             for group, options in zip(self.param_groups, own, strict=True):
                 saved = {key: group.pop(key) for key in PRECISION if key in group}
@@ -221,7 +221,7 @@ class GroupedOptimizer(StatefulOptimizer):
             warnings.warn(f"{name}: state_dict lacks {'; '.join(sorted(lacking))}", stacklevel=2)
 
     def _completed(self, saved: dict[str, Any], lacking: set[str]) -> dict[str, Any]:
-        """Groups with the options that they lack, states without what is none; adds to `lacking` what to tell."""
+        """Adds missing options to groups, drops empty states; adds to `lacking` what the user should know."""
         groups = [dict(group) for group in saved["param_groups"]]
         states = dict(saved["state"])
         without_average = 0
@@ -249,9 +249,10 @@ class GroupedOptimizer(StatefulOptimizer):
         return left if self._placeholders is None else self._placeholders.without(param, left)
 
     def _narrow(self, group: dict[str, Any], states: dict[Tensor, dict[str, Any]]) -> None:
-        """Brings states to their own dtype that are float32 only because their placeholders were.
+        """Narrows states that are float32 only because their placeholders were.
 
-        A checkpoint's float32 states hold numbers that no 16 bits do, one at least; those of 16 bits hold none.
+        Saved states of 16 bits hold only numbers that fit 16 bits; saved float32 states hold at least one that
+        does not.
         """
         if self._placeholders is None:
             return
@@ -266,7 +267,7 @@ class GroupedOptimizer(StatefulOptimizer):
                 own[name] = own[name].to(dtype)
 
     def _restore_dtypes(self, saved: dict[str, Any]) -> None:
-        """Takes those states from the checkpoint again whose dtype torch has changed."""
+        """Copies states whose dtype torch has changed from the checkpoint again."""
         for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
             for index, param in zip(packed["params"], group["params"], strict=True):
                 entries = saved["state"].get(index, {})
@@ -281,7 +282,7 @@ class GroupedOptimizer(StatefulOptimizer):
                     if not isinstance(value, Tensor):
                         continue
                     exact = low_dtype(param, name) == value.dtype or name == "kahan_comp"
-                    # torch's class makes the parameter's dtype of them: of no use any more.
+                    # torch's class has converted them to the parameter's dtype, which makes them useless.
                     if low_name(param, group) is None or not exact:
                         self.state.get(param, {}).pop(name, None)
                     else:
@@ -302,7 +303,7 @@ def check_holds(name: str, place: str, value: Any, *keys: str) -> None:
 
 
 def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
-    """Raises TypeError or ValueError unless the parts are there that `state_dict` makes, of its kinds."""
+    """Raises TypeError or ValueError unless all parts that `state_dict` makes are there, of the same kinds."""
     check_holds(name, "state_dict", saved, "state", "param_groups")
     check_holds(name, "state_dict['state']", saved["state"])
     _check_list(name, "state_dict['param_groups']", saved["param_groups"])
@@ -321,7 +322,7 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
                 continue
             own = f"state_dict['state'][{index!r}]"
             check_holds(name, own, saved["state"][index])
-            # Older torch keeps a number, which is made a tensor. The number of a tensor may be on a GPU.
+            # Older versions of torch keep a number. A tensor may be on a GPU, so its value is not looked at.
             count = saved["state"][index].get("step", 0)
             if not isinstance(count, Tensor):
                 number(name, f"{own}['step']", count)

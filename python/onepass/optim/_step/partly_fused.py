@@ -1,6 +1,6 @@
-"""Parameters that the kernels do not update: torch's own loop does, in the same step as the fused ones.
+"""Parameters that torch's own loop updates because the kernels cannot, in the same step as the fused ones.
 
-Nothing here is asked for before the core has refused a step, or a group is differentiable.
+None of this runs unless the core has refused a step or a group is differentiable.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from torch import Tensor
 from onepass._versions import bump_versions
 from onepass.optim._lists.kinds import hides_memory, is_fake, is_plain, is_sharded
 from onepass.optim._lists.layout import overlaps_itself
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.run import run_lists
+from onepass.optim._lists.tail import NOTHING, Tail, TailMemory
 from onepass.optim._step.grouped import GroupedOptimizer
 from onepass.optim._step.precision import mode_of, option
-from onepass.optim._step.tailed import NO_TAIL, Tail, average_dtype
+from onepass.optim._step.tailed import average_dtype
 
 __all__ = ["PartlyFused", "UnfusedParameter"]
 
 
 class UnfusedParameter(NamedTuple):
-    """A parameter that has no part in the fused pass."""
+    """A parameter that the fused pass leaves out."""
 
     group: int
     """The number of its param group."""
@@ -32,11 +35,11 @@ class UnfusedParameter(NamedTuple):
     param: Tensor
     """The parameter itself."""
     why: str
-    """As "complex parameter", "sparse gradient", "differentiable", "tensor of class MaskedTensor"."""
+    """The reason, for instance "complex parameter", "sparse gradient" or "differentiable"."""
 
 
 class _Decision(NamedTuple):
-    """What a tail decides of a step before it is taken."""
+    """What a tail decides about a step before the step is taken."""
 
     factor: float = 1.0
     skip: bool = False
@@ -46,17 +49,20 @@ class _Decision(NamedTuple):
 class PartlyFused(GroupedOptimizer):
     """Steps that divide the parameters between the kernels and torch's loop."""
 
+    # What the core calls the update.
+    _formula: ClassVar[str]
     # Whether torch's loop takes sparse gradients.
     _takes_sparse: ClassVar[bool] = False
 
     def unfused_parameters(self) -> list[UnfusedParameter]:
-        """The parameters that torch's own loop updates, one by one, and why.
+        """Lists the parameters that torch's own loop updates one by one, and why.
 
-        They are complex, have a sparse gradient now (`SGD`), stand in a group with ``differentiable=True``, or are
-        of a tensor subclass that keeps its memory to itself. All others are updated together in one pass.
+        They are complex, have a sparse gradient at the moment (`SGD`), belong to a group with
+        ``differentiable=True``, or are of a tensor subclass that hides its memory. All others are updated together
+        in one pass.
 
         Returns:
-            One entry for each, in the order of the groups; without one nothing is left out of the fused pass.
+            One entry for each, in the order of the groups; empty if the fused pass takes all parameters.
 
         Example:
             >>> import torch, onepass
@@ -86,28 +92,29 @@ class PartlyFused(GroupedOptimizer):
         return "tensor of torch.func" if is_plain(hidden[0]) else f"tensor of class {type(hidden[0]).__name__}"
 
     def _needs_loop(self) -> bool:
-        """Whether torch's loop has a part in the next step. torch.compile runs this untraced."""
+        """Whether torch's loop takes part in the next step. torch.compile runs this untraced."""
         return bool(self._apart())
 
     # torch.compiler.assume_constant_result, which would load the whole compiler, sets this mark.
     _needs_loop._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _apart(self) -> list[UnfusedParameter]:
-        """Those of `unfused_parameters` that have a gradient; raises TypeError if one is of no known kind."""
+        """The `unfused_parameters` that have a gradient; raises TypeError for a DTensor."""
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None and (is_sharded(param) or is_sharded(param.grad)):
                     raise TypeError(
                         f"{self._where(group, 'params', param)} must be a plain tensor, got a DTensor; until "
-                        f"sharded parameters are supported here use torch.optim.{self._torch_name()} for them"
+                        f"sharded parameters are supported here use {self._class_for_shards()} for them"
                     )
         return [found for found in self.unfused_parameters() if found.param.grad is not None]
 
-    def _torch_name(self) -> str:
-        return next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("torch.optim"))
+    def _class_for_shards(self) -> str:
+        name = next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("torch.optim"))
+        return "another class" if name == "Optimizer" else f"torch.optim.{name}"
 
     def _is_fake_step(self) -> bool:
-        """True if parameters or gradients are fake; raises TypeError if that is not so of all."""
+        """True if all parameters or their gradients are fake; raises TypeError if only some are."""
         stepped = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
         fake = [is_fake(p) or is_fake(p.grad) for _, p in stepped]
         if any(fake) and not all(fake):
@@ -118,7 +125,7 @@ class PartlyFused(GroupedOptimizer):
         return any(fake)
 
     def _check_unfused(self, tail: Tail, apart: list[UnfusedParameter]) -> None:
-        """Raises ValueError or TypeError if torch's loop would not do what is asked, or stop within its step."""
+        """Raises ValueError or TypeError if torch's loop cannot do what is asked, or would stop halfway."""
         for number in {found.group: None for found in apart}:
             self._check_group(self.param_groups[number])
         for found in apart:
@@ -132,15 +139,15 @@ class PartlyFused(GroupedOptimizer):
             self._check_loop(group, found, where)
 
     def _fused_only(self, tail: Tail, group: dict[str, Any]) -> dict[str, Any]:
-        """The options that only the kernels know, with what is asked of them."""
+        """The options that only the kernels implement, with their values."""
         asked: dict[str, Any] = {"rounding": mode_of(group) in ("stochastic", "kahan") and group["rounding"]}
         asked["master_weights"] = option(group, "master_weights")
         asked["state_dtype"] = option(group, "state_dtype")
         asked["telemetry"] = self.telemetry
-        if group["differentiable"] and tail.options is not None:
-            # Through these no gradient would flow.
-            names = ("max_grad_norm", "skip_nonfinite", "zero_grad", "ema_decay", "grad_scale", "found_inf")
-            for name, value in zip(names, tail.options, strict=True):
+        if group["differentiable"]:
+            # No gradient would flow through these.
+            for name in ("max_grad_norm", "skip_nonfinite", "zero_grad", "ema_decay", "grad_scale", "found_inf"):
+                value = getattr(tail, name)
                 asked[name] = value is not None and value is not False and str(value)
         return asked
 
@@ -165,20 +172,32 @@ class PartlyFused(GroupedOptimizer):
             raise ValueError(f"{must} that gradients can flow through, got a leaf that requires grad; clone it")
 
     def _flows(self, group: dict[str, Any]) -> bool:
-        # As torch does it: gradients flow if that was asked for when the optimizer was made.
+        # As in torch, gradients flow only if the optimizer was made with differentiable=True.
         return bool(group["differentiable"] and self.defaults.get("differentiable"))
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:
-        """Raises ValueError if an option of this class does not go with the parameter."""
+        """Raises ValueError if the loop cannot step the parameter with this class's options."""
+
+    def _check_loop_is_dense(self, found: UnfusedParameter, where: str) -> None:
+        """Raises ValueError unless the loop can view complex numbers as pairs of real ones."""
+        if found.param.grad is not None and found.param.grad.layout != torch.strided:
+            raise ValueError(f"{where} must have a dense gradient, got layout {found.param.grad.layout}")
+        for name, value in {"parameter": found.param, **self.state.get(found.param, {})}.items():
+            if isinstance(value, Tensor) and value.is_conj():
+                raise ValueError(
+                    f"{where} must have memory of its own numbers, got a {name} that is a conjugate view"
+                )
 
     def _begin_loop_states(self, group: dict[str, Any], param: Tensor) -> None:
-        """Makes the states with which torch's loop begins; raises ValueError if some are there and others not."""
+        """Makes the states that torch's loop needs; raises ValueError if only some of them are there."""
 
     def _step_divided(self, tail: Tail, apart: list[UnfusedParameter]) -> bool:
-        """A step of which torch's loop takes a part; returns whether it was taken. Waits for a GPU with a tail."""
+        """Divides a step between kernels and torch's loop; with a tail this waits for a GPU.
+
+        Returns whether the step was taken.
+        """
         self._check_unfused(tail, apart)
-        options = tail.options
-        decided = _Decision() if options is None else self._decide(options)
+        decided = _Decision() if tail.memory is None else self._decide(tail)
         if not decided.skip:
             rest = self._rest_of(tail)
             averages = self._begin_averages(apart, tail)
@@ -186,50 +205,45 @@ class PartlyFused(GroupedOptimizer):
                 self._begin_loop_states(self.param_groups[found.group], found.param)
             groups = self._make_lists(rest, {id(found.param) for found in apart})
             for group in groups if decided.factor != 1 else ():
-                group[1][:] = [_scaled(grad, decided.factor) for grad in group[1]]
-            # First what may still be refused.
+                group.grads[:] = [_scaled(grad, decided.factor) for grad in group.grads]
+            # The kernels first: they may still refuse.
             self._run_lists(groups, rest)
             self._step_apart(apart, decided.factor)
+            decay = tail.ema_decay or 0.0
             for found, average in averages:
-                decay = rest.options[3] if rest.options else 0
                 average.mul_(decay).add_(found.param.detach().to(average.dtype), alpha=1 - decay)
-        if options is not None:
-            self._finish_tail(tail, options, decided)
+        if tail.zero_grad:
+            self._zero_grads()
+        if tail.memory is not None:
+            tail.memory.note(decided.skip, decided.norm)
         return not decided.skip
 
-    def _decide(self, options: tuple[Any, ...]) -> _Decision:
-        """Whether to skip, and the factor of all gradients, as the core would find them."""
-        max_norm, skip_nonfinite, _, _, grad_scale, found_inf = options
+    def _decide(self, tail: Tail) -> _Decision:
+        """Decides, as the core would, whether to skip and what to multiply all gradients by."""
+        max_norm = tail.max_grad_norm
         name = type(self).__name__.lower()
-        scale = 1.0 if grad_scale is None else float(grad_scale)
+        scale = 1.0 if tail.grad_scale is None else float(tail.grad_scale)
         if not 0 < scale < math.inf:
             raise ValueError(f"{name}: grad_scale must be finite and above 0, got {scale}")
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         values = [grad.coalesce().values() if grad.layout == torch.sparse_coo else grad for grad in grads]
-        skip = found_inf is not None and float(found_inf) != 0
+        skip = tail.found_inf is not None and float(tail.found_inf) != 0
         factor, norm = 1 / scale, math.nan
-        if max_norm is not None or skip_nonfinite:
+        if max_norm is not None or tail.skip_nonfinite:
             norms = [_norm(value) for value in values]
             norm = math.nan if any(map(math.isnan, norms)) else math.hypot(*norms) / scale
-            skip = skip or (skip_nonfinite and not all(bool(value.isfinite().all()) for value in values))
+            skip = skip or (tail.skip_nonfinite and not all(bool(value.isfinite().all()) for value in values))
         if max_norm is not None and max_norm != math.inf:
             share = max_norm / (norm + 1e-6)
             factor *= 1.0 if share > 1 else share  # a nan stays
         return _Decision(factor, skip, norm)
 
     def _rest_of(self, tail: Tail) -> Tail:
-        """The tail of the fused share: all else has been decided."""
-        if tail.options is None or not tail.has_ema:
-            return NO_TAIL
+        """The tail of the fused share, once everything else is decided."""
+        if not tail.has_ema:
+            return NOTHING
         first = next(param for group in self.param_groups for param in group["params"])
-        rest = Tail()
-        rest.prepare((None, False, False, tail.options[3], None, None), first.device, 0)
-        return rest
-
-    def _finish_tail(self, tail: Tail, options: tuple[Any, ...], decided: _Decision) -> None:
-        if options[2]:
-            self._zero_grads()
-        tail.note(decided.skip, decided.norm)
+        return Tail(ema_decay=tail.ema_decay, memory=TailMemory(first.device))
 
     def _zero_grads(self) -> None:
         for group in self.param_groups:
@@ -238,7 +252,7 @@ class PartlyFused(GroupedOptimizer):
                     param.grad.zero_()
 
     def _begin_averages(self, apart: list[UnfusedParameter], tail: Tail) -> list[tuple[UnfusedParameter, Tensor]]:
-        """The parameters with their moving averages, those that begin now as copies of them."""
+        """Pairs the parameters with their moving averages; a new average begins as a copy of its parameter."""
         pairs = []
         for found in apart if tail.has_ema else ():
             averages = self._averages(self.param_groups[found.group], [found.param], tail) or []
@@ -255,20 +269,20 @@ class PartlyFused(GroupedOptimizer):
             if not params:
                 continue
             grads = [p.grad if factor == 1 else p.grad * factor for p in params if p.grad is not None]
-            # Adam's loop views complex numbers as pairs of real ones, which a lazy conjugate does not let it.
+            # Adam's loop views complex numbers as pairs of real ones, which fails for a lazy conjugate.
             grads = [grad.resolve_conj() if grad.is_complex() else grad for grad in grads]
             with torch.set_grad_enabled(self._flows(group)):
                 self._step_by_torch(group, params, grads)
 
     def _step_fake(self, tail: Tail, apart: list[UnfusedParameter]) -> bool:
-        """A step on tensors without memory: states are made, counts and versions move, nothing is computed."""
+        """Takes a step on tensors without memory: makes states, advances counts and versions, computes nothing."""
         self._check_unfused(tail, apart)
         self._begin_averages(apart, tail)
         groups = self._make_lists(tail, {id(found.param) for found in apart})
         self._keep_states(groups)
         for group in groups:
-            bump_versions(group[0])
-            for param in group[0]:
+            bump_versions(group.params)
+            for param in group.params:
                 if "step" in self.state.get(param, {}):
                     self.state[param]["step"].add_(1)
         self._step_apart(apart, 1.0)
@@ -276,16 +290,16 @@ class PartlyFused(GroupedOptimizer):
             self._zero_grads()
         return True
 
-    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[tuple[Any, ...]]:
+    def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
         """The groups of a step as the core takes them, without the parameters of these ids."""
         raise NotImplementedError
 
-    def _run_lists(self, groups: list[tuple[Any, ...]], tail: Tail) -> None:
+    def _run_lists(self, groups: list[ListGroup], tail: Tail) -> None:
         """Takes the step on such groups."""
-        raise NotImplementedError
+        run_lists(self._formula, type(self).__name__.lower(), groups, tail)
 
-    def _keep_states(self, groups: list[tuple[Any, ...]]) -> None:
-        """Puts the states that a step has made where they belong, if they are not there."""
+    def _keep_states(self, groups: list[ListGroup]) -> None:
+        """Stores the states that a step has made, where they are not stored yet."""
 
     def _step_by_torch(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
         """Takes the step of these parameters of the group by torch's functional form."""
@@ -298,5 +312,5 @@ def _norm(value: Tensor) -> float:
 
 
 def _scaled(grad: Tensor, factor: float) -> Tensor:
-    """The gradient times the factor, in a dtype that loses nothing of it."""
+    """The gradient times the factor, in a dtype that does not round it."""
     return (grad if grad.dtype == torch.float64 else grad.float()) * factor

@@ -1,8 +1,9 @@
-"""States that torch.distributed.checkpoint asks of an optimizer that has none: memory to load a checkpoint into.
+"""Placeholder states: memory that torch.distributed.checkpoint loads a checkpoint into.
 
-It asks by a step: gradients of zeros, a rate of 0 (not so in older versions), nothing else that could be told from
-a step of a training. torch's own classes take it, and count it. Ours look who is calling, take none, and remember
-which states were made for that: until something was written into them the optimizer is as one without states.
+It asks a fresh optimizer for states by taking a step with zero gradients and a rate of 0 (older versions keep the
+rate), which looks like any other step. torch's own classes take that step, and count it. Ours look at who is
+calling, take no step, and remember which states were made for this: until something is written into them the
+optimizer behaves like one without states.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from torch import Tensor
 from onepass.optim._lists.kinds import is_fake
 from onepass.optim._step.precision import LOW_STATES
 
-# Function and module; the second is torch.distributed's optimizer with names.
+# Functions that ask, and their modules; the second is torch.distributed's optimizer with names.
 _ASKING = {
     "_init_optim_state": "torch.distributed.checkpoint.state_dict",
     "init_state": "torch.distributed.optim.named_optimizer",
 }
-# So far above a step it stands at most: wrappers of hooks, schedulers and trainers lie between.
+# At most this many frames are between it and a step: wrappers of hooks, schedulers and trainers.
 _FRAMES = 24
-# The compiler lies between, too.
+# With the compiler between them, too.
 COMPILED_FRAMES = 500
-# States that a parameter may lack when others of it are there; a step then begins them.
+# States that a parameter may lack while it has others; a step then begins them.
 _BEGIN_LATER = ("momentum_buffer", "ema", *LOW_STATES)
 
 
@@ -42,7 +43,7 @@ def are_asked_for(frames: int = _FRAMES) -> bool:
 
 
 class Placeholders:
-    """Which states of an optimizer are placeholders, and which of those were written meanwhile.
+    """Which states of an optimizer are placeholders, and which of them have been written since.
 
     Args:
         state: All states of the optimizer, all of them placeholders.
@@ -55,7 +56,7 @@ class Placeholders:
         }
 
     def unwritten(self, param: Tensor, own: dict[str, Any]) -> list[str]:
-        """The names of those states that are still what they were made as."""
+        """The names of the placeholders that nobody has written."""
         marks = self._marks.get(param, {})
         return [
             name
@@ -64,7 +65,7 @@ class Placeholders:
         ]
 
     def without(self, param: Tensor, own: dict[str, Any]) -> dict[str, Any]:
-        """The parameter's states but for placeholders, as far as a step can do without them."""
+        """The parameter's states without the unwritten placeholders that a step can do without."""
         dropped = self.unwritten(param, own)
         if len(dropped) < len(own):
             dropped = [name for name in dropped if name in _BEGIN_LATER]
@@ -72,7 +73,7 @@ class Placeholders:
 
 
 def version_of(value: Any) -> int | None:
-    """The version counter of the memory that a checkpoint is loaded into; None if that cannot be told."""
+    """The version counter of the memory that a checkpoint is loaded into; None if there is no counter."""
     memory = getattr(value, "_local_tensor", value)  # a DTensor's
     if type(memory) is not Tensor or memory.is_inference():
         return None
@@ -80,17 +81,17 @@ def version_of(value: Any) -> int | None:
 
 
 def unbegun(param: Tensor, dtype: torch.dtype) -> Tensor:
-    """A momentum buffer with which the next step is the first one.
+    """Makes a momentum buffer with which the next step has the result of a first step.
 
-    All -0.0, the neutral element of addition: momentum times it and a gradient is the gradient, bit for bit. With
-    dampening the first step must be known for what it is (`is_unbegun`).
+    It is all -0.0, the neutral element of addition: momentum times it plus a gradient is the gradient, bit for
+    bit. With dampening a first step has another formula, so it must be recognised (`is_unbegun`).
     """
     return torch.zeros_like(param, dtype=dtype, requires_grad=False).neg_()
 
 
 def is_unbegun(buffer: Any) -> bool:
-    """Whether a momentum buffer is such a one."""
-    # Placeholders are dense; torch's loop may have left a buffer that is not.
+    """Whether a momentum buffer is one that `unbegun` made and nobody has written."""
+    # Placeholders are dense; torch's loop may have left a sparse buffer.
     if not isinstance(buffer, Tensor) or not _has_values(buffer) or buffer.layout != torch.strided:
         return False
     if buffer.is_complex():
@@ -99,7 +100,7 @@ def is_unbegun(buffer: Any) -> bool:
 
 
 def all_exact(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether all of the value are numbers of a dtype."""
+    """Whether the dtype can hold every element of the value exactly."""
     return value.dtype == dtype or (_has_values(value) and torch.equal(value.to(dtype).to(value.dtype), value))
 
 

@@ -1,6 +1,6 @@
-"""How parameters and states of half precision are kept between steps, and what is kept beside them.
+"""How parameters and states of half precision are kept between steps, and what is kept next to them.
 
-The value of a parameter, with which the next step begins, is the stored one and what a state of its own adds:
+The next step begins with a parameter's value, which is the stored parameter and what a state of its own adds:
 
 ==================  =============  ==================================================================
 option              state          value
@@ -21,10 +21,11 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from onepass._seed import check_seed
 from onepass.optim._lists.layout import is_dense
+from onepass.optim._lists.records import Precision
 
 ROUNDINGS = ("nearest", "stochastic", "kahan")
-# Options of a param group. Groups, and so checkpoints, hold only those that are not the defaults: torch does
-# not know them.
+# Options of a param group. Groups, and so checkpoints, hold only those that are not at their defaults, because
+# torch does not know them.
 DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
 
@@ -40,17 +41,17 @@ def option(group: dict[str, Any], name: str) -> Any:
 
 
 def not_default(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that a group has to hold."""
+    """The options that a group has to hold: those that are not at their defaults."""
     return {name: value for name, value in options.items() if not _same(value, DEFAULTS[name])}
 
 
 def _same(value: Any, default: Any) -> bool:
-    # 1 and 0 are not True and False: what is no flag must be found out.
+    # 1 and 0 are not True and False, so that the check of flags sees them.
     return type(value) is type(default) and bool(value == default)
 
 
 def check_precision(name: str, group: dict[str, Any]) -> None:
-    """Raises ValueError or TypeError if an option of the group has no sense."""
+    """Raises ValueError or TypeError if an option of the group makes no sense."""
     rounding, master, seed = (option(group, one) for one in ("rounding", "master_weights", "seed"))
     state_dtype = option(group, "state_dtype")
     if state_dtype not in (None, torch.float32, torch.bfloat16):
@@ -71,11 +72,11 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
 
 
 def check_dtypes(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
-    """Raises ValueError if a parameter of the group is one that state_dtype cannot be for."""
+    """Raises ValueError if state_dtype does not go with a parameter of the group."""
     state_dtype = option(group, "state_dtype")
     for i, param in enumerate(params):
         if not isinstance(param, Tensor) or state_dtype is None:
-            return  # torch says what is no parameter
+            return  # torch refuses what is not a parameter
         if param.dtype == torch.float64:
             raise ValueError(f"{name}: state_dtype must be None with torch.float64 params, got {state_dtype}")
         if state_dtype == torch.bfloat16 and param.dtype == torch.float16:
@@ -85,7 +86,7 @@ def check_dtypes(name: str, group: dict[str, Any], params: list[Tensor]) -> None
 
 
 def check_concerns(name: str, groups: list[dict[str, Any]]) -> None:
-    """Raises ValueError if an option concerns no parameter of the groups: it would be ignored silently."""
+    """Raises ValueError if an option concerns no parameter of the groups: it would be silently ignored."""
     for mode in ("stochastic", "kahan", "master"):
         asking = [group for group in groups if mode_of(group) == mode]
         params = [p for group in asking for p in group["params"]]
@@ -100,23 +101,23 @@ def check_concerns(name: str, groups: list[dict[str, Any]]) -> None:
 
 
 def drawn_seed() -> int:
-    """A seed from torch's generator: torch.manual_seed before an optimizer is made settles its draws."""
+    """Draws a seed from torch's generator, so that torch.manual_seed makes an optimizer's draws reproducible."""
     with unset_fake_temporarily():
         return int(torch.randint(2**63 - 1, ()).item())
 
 
 def mode_of(group: dict[str, Any]) -> str | None:
-    """What the core calls it, or None for rounding to nearest."""
+    """The group's rounding by the core's name, or None for rounding to nearest."""
     if option(group, "master_weights"):
         return "master"
     rounding = str(option(group, "rounding"))
     return None if rounding == "nearest" else rounding
 
 
-def native_option(group: dict[str, Any], first: int) -> tuple[str, int, int] | None:
-    """The options as csrc/bind/precision.h takes them; first: number of the group's first parameter."""
+def precision_of(group: dict[str, Any], first: int) -> Precision | None:
+    """The options as the core takes them; first: number of the group's first parameter."""
     mode = mode_of(group)
-    return None if mode is None else (mode, option(group, "seed") or 0, first)
+    return None if mode is None else {"mode": mode, "seed": option(group, "seed") or 0, "first": first}
 
 
 def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:
@@ -128,14 +129,14 @@ def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:
 
 
 def loaded_state_dtype(param: Tensor, group: dict[str, Any], saved: torch.dtype) -> torch.dtype:
-    """The dtype that a loaded state is brought to: as `state_dtype_of`, but float32 ones of halves stay that."""
+    """The dtype that a loaded state gets: as `state_dtype_of`, but float32 states of halves stay float32."""
     if option(group, "state_dtype") is None and is_half(param) and saved == torch.float32:
         return saved
     return state_dtype_of(param, group)
 
 
 def low_name(param: Tensor, group: dict[str, Any]) -> str | None:
-    """The state that holds what the parameter itself does not; None if there is none."""
+    """The name of the state that holds what the parameter itself cannot; None if there is none."""
     mode = mode_of(group)
     if not is_half(param) or mode not in ("kahan", "master"):
         return None
@@ -151,20 +152,20 @@ def low_dtype(param: Tensor, name: str) -> torch.dtype:
 
 
 def make_low(param: Tensor, own: dict[str, Any], name: str) -> Tensor:
-    """The state `name` of a parameter whose value is kept otherwise so far: exactly, or as nearly as it can."""
+    """Makes the state `name` of a parameter, whatever has held its value so far, as exactly as it can."""
     param = param.detach() if is_dense(param) else param.detach().contiguous()
     value = _value(param, own)
     if name == "master_param":
         return torch.empty_like(param, dtype=torch.float32).copy_(value)
     if name == "kahan_comp":
-        # Nothing is left beside an infinity.
+        # An infinity has no rounding error.
         return torch.empty_like(param).copy_((value - param.float()).nan_to_num(0.0, 0.0, 0.0))
     rest = value.view(torch.int32) - (param.view(torch.int16).to(torch.int32) << 16)
     return torch.empty_like(param, dtype=torch.int16).copy_(rest.clamp(-(2**15), 2**15 - 1))
 
 
 def _value(param: Tensor, own: dict[str, Any]) -> Tensor:
-    """The float32 value of a parameter with whatever state of low precision fits it (csrc/math/rounding.h)."""
+    """The float32 value of a parameter together with its state of low precision (csrc/math/rounding.h)."""
     stored = param.float()
     for name in LOW_STATES:
         kept = own.get(name)

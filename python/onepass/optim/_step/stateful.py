@@ -10,9 +10,10 @@ from torch import Tensor
 
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
+from onepass.optim._lists.tail import Tail
 from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
 from onepass.optim._step.precision import is_half, low_name, make_low, mode_of
-from onepass.optim._step.tailed import Tail, TailedOptimizer, wide_copy
+from onepass.optim._step.tailed import TailedOptimizer, wide_copy
 
 
 class StatefulOptimizer(TailedOptimizer):
@@ -24,7 +25,7 @@ class StatefulOptimizer(TailedOptimizer):
     _placeholders: Placeholders | None = None
 
     def _drop_placeholders(self) -> None:
-        """Leaves no state that is only a placeholder: the next step is then the first one."""
+        """Drops states that are only placeholders: the next step is then a first step."""
         placeholders = self._placeholders
         if placeholders is None:
             return
@@ -37,14 +38,14 @@ class StatefulOptimizer(TailedOptimizer):
                 del self.state[param]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without placeholders: a copy or pickle would not know them as such."""
+        """Drops placeholders first: a copy or pickle could not recognise them."""
         self._drop_placeholders()
         return super().__getstate__()
 
     def _gradients(
         self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], left_out: Set[int] = frozenset()
     ) -> None:
-        """Appends the group's parameters that have a gradient, and the gradients, without those of these ids."""
+        """Appends the group's parameters that have a gradient, and the gradients; leaves out these ids."""
         self._drop_placeholders()  # a compiled step comes here first
         if not self.state and are_asked_for(COMPILED_FRAMES):
             raise RuntimeError(
@@ -65,7 +66,7 @@ class StatefulOptimizer(TailedOptimizer):
             grads.append(grad)
 
     def _averages(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
-        """The moving averages of these parameters, those that begin now being copies of them."""
+        """The moving averages of these parameters; a new average begins as a copy of its parameter."""
         if not tail.has_ema:
             return None
         for param in params:
@@ -74,7 +75,7 @@ class StatefulOptimizer(TailedOptimizer):
         return [self._relaid_state(group, param, "ema", "emas") for param in params]
 
     def _lows(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor | None] | None:
-        """What the parameters' own 16 bits do not hold, made where it is missing; None if the group keeps none."""
+        """What the parameters' 16 bits cannot hold, made where it is missing; None if the group keeps none."""
         if mode_of(group) not in ("kahan", "master"):
             return None
         return [self._low(group, param) for param in params]
@@ -89,8 +90,20 @@ class StatefulOptimizer(TailedOptimizer):
             own[name] = make_low(param, own, name)
         return self._relaid_state(group, param, name, name)
 
+    def _rounding_counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
+        """Step counts for a rule that has none: stochastic rounding draws other numbers at each step."""
+        if mode_of(group) != "stochastic":
+            return None
+        for param in params:
+            if "step" not in self.state[param]:
+                self.state[param]["step"] = step_count(param, bool(group.get("capturable")), 0.0)
+        counts = [self.state[param]["step"] for param in params]
+        if tail.may_skip:
+            count_on_device(self.state, params, counts)
+        return counts
+
     def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
-        """The state tensor, brought once and for all to its parameter's layout (a checkpoint may have another)."""
+        """The state tensor, replaced by one of its parameter's layout if a checkpoint had another."""
         value = self._state_of(group, param, name, listed)
         if not isinstance(value, Tensor):
             where = self._where(group, listed, param)
@@ -118,18 +131,18 @@ class StatefulOptimizer(TailedOptimizer):
 
 
 def step_count(param: Tensor, capturable: bool, value: float) -> Tensor:
-    """A step count as torch keeps it: on the CPU, or beside its parameter for CUDA graphs."""
+    """A step count as torch keeps it: on the CPU, or with CUDA graphs on its parameter's device."""
     device = param.device if capturable else "cpu"
     return torch.tensor(value, dtype=torch.float32, device=device)
 
 
 def count_on_device(state: dict[Tensor, Any], params: list[Tensor], state_steps: list[Tensor]) -> None:
-    """Moves step counts to CUDA parameters: only there is known whether a step was taken."""
+    """Moves step counts to their CUDA parameters' device: only there it is known whether a step was taken."""
     for i, param in enumerate(params):
         if param.is_cuda and not state_steps[i].is_cuda:
             state_steps[i] = state[param]["step"] = state_steps[i].to(param.device, torch.float32)
 
 
 def with_gradient(group: dict[str, Any], left_out: Set[int] = frozenset()) -> list[int]:
-    """Where in the group the parameters stand that have a gradient, without those of these ids."""
+    """The positions in the group of the parameters that have a gradient, leaving out these ids."""
     return [i for i, p in enumerate(group["params"]) if p.grad is not None and id(p) not in left_out]

@@ -1,13 +1,9 @@
-"""What a step does beside the update: unscale, clip, skip, average, zero the gradients.
-
-Pass one, where one is needed, reads the gradients and writes what it decides into the control tensor; pass two
-reads it there. On CUDA nothing waits for it: the skipped steps are counted on the device.
-"""
+"""What a step does besides the update: unscale, clip, skip, average, zero the gradients."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,85 +12,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from onepass import _native
 from onepass.optim._lists.arguments import check_range, limit_number, number, number_or_tensor
 from onepass.optim._lists.kinds import is_fake
 from onepass.optim._lists.layout import is_dense
+from onepass.optim._lists.tail import NORM, NOTHING, SKIPPED_STEPS, Tail, TailMemory
 from onepass.optim._step.statistics import GroupStatistics
-
-# Places in the control tensor (csrc/math/clip.h, StepControl).
-_SKIP, _NORM, _SKIPPED_STEPS = 1, 2, 4
-
-
-class Tail:
-    """The tail of one optimizer's steps, as the core takes it, and the tensors it lives in."""
-
-    def __init__(self) -> None:
-        self.options: tuple[Any, ...] | None = None
-        self.control: Tensor | None = None
-        self.workspace: Tensor | None = None
-        self.statistics: Tensor | None = None
-
-    @property
-    def zero_grad(self) -> bool:
-        """Whether the step writes the gradients."""
-        return self.options is not None and bool(self.options[2])
-
-    @property
-    def has_ema(self) -> bool:
-        """Whether the step keeps moving averages."""
-        return self.options is not None and self.options[3] is not None
-
-    @property
-    def may_skip(self) -> bool:
-        """Whether the step may turn out not to be taken."""
-        return self.options is not None and bool(self.options[1] or self.options[5] is not None)
-
-    def prepare(self, options: tuple[Any, ...] | None, device: torch.device, measured_groups: int) -> None:
-        """Sets what the next step does.
-
-        options: the first six entries that csrc/bind/tail.h describes, or None; measured_groups: the number of
-        param groups if they are measured, else 0.
-        """
-        self.options = options
-        size = (measured_groups, _native.core.statistics_size)
-        if measured_groups == 0:
-            self.statistics = None
-        elif self.statistics is None or self.statistics.shape != size or self.statistics.device != device:
-            self.statistics = torch.full(size, float("nan"), dtype=torch.float64, device=device)
-        if options is not None and (self.control is None or self.control.device != device):
-            self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
-            self.workspace = torch.empty(2, dtype=torch.float64, device=device)
-
-    def run(self, native: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls the core, again if the workspace was too small."""
-        while True:
-            packed = None
-            if self.options is not None:
-                packed = (*self.options, self.statistics, self.control, self.workspace)
-            result = native(*arguments, packed, torch.get_num_threads())
-            if type(result) is not int or result == 0:
-                return result
-            assert self.control is not None
-            self.workspace = torch.empty(result, dtype=torch.float64, device=self.control.device)
-
-    def note(self, skipped: bool, norm: float) -> None:
-        """Writes what the core would have decided of a step that was decided elsewhere."""
-        assert self.control is not None
-        self.control[_SKIP] = float(skipped)
-        self.control[_NORM] = norm
-        self.control[_SKIPPED_STEPS] += float(skipped)
-
-    def skipped_on_host(self) -> bool:
-        """True if the last step is known, without waiting for a GPU, not to have been taken."""
-        return self.may_skip and self.control is not None and self.control.is_cpu and bool(self.control[_SKIP])
-
-
-NO_TAIL = Tail()
 
 
 class TailedOptimizer(Optimizer):
-    """The options of the tail, their state, and what is read from it."""
+    """The options of the tail, the tensors it keeps, and what a user reads from them."""
 
     max_grad_norm: float | None
     """Largest norm of all gradients together that a step takes as it is, or None."""
@@ -102,14 +28,15 @@ class TailedOptimizer(Optimizer):
     """Whether a step is skipped if an element of a gradient is infinite or nan."""
     ema_decay: float | None
     """Decay of the moving average of the parameters, or None."""
-    # Only annotated: GradScaler asks whether there is such an attribute.
+    # Annotated and not set: GradScaler asks whether there is such an attribute.
     grad_scale: float | Tensor | None
-    """By which the loss was multiplied; gradients are divided by it. torch.amp.GradScaler sets and deletes it."""
+    """What the loss was multiplied by; gradients are divided by it. torch.amp.GradScaler sets and deletes it."""
     found_inf: float | Tensor | None
     """Not 0 if the step is to be skipped. torch.amp.GradScaler sets and deletes it."""
     telemetry: bool
     """Whether a step measures what `statistics` returns."""
-    _tail: Tail | None = None
+    # Made by the first step that has a tail.
+    _tail: TailMemory | None = None
     # The options when they were last checked, and what `_checked_numbers` gives.
     _checked: tuple[tuple[Any, ...], tuple[float | None, float | None]] | None = None
     _averages_are_in = False
@@ -134,7 +61,7 @@ class TailedOptimizer(Optimizer):
                 raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the options of the tail, which torch's own leaves out; pickle and copy then keep them.
+        """Adds the options of the tail, which torch's method leaves out, so that pickle and copy keep them.
 
         Raises:
             RuntimeError: The moving averages are in the parameters (`ema_parameters`).
@@ -145,7 +72,7 @@ class TailedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fills in what pickles of older versions lack."""
-        # Not torch's class of the same name, which takes some of our states for its own.
+        # Skips torch's class of the same name, which would take some of our states for its own.
         Optimizer.__setstate__(self, state)
         self.__dict__.setdefault("telemetry", False)
 
@@ -166,29 +93,34 @@ class TailedOptimizer(Optimizer):
         if not self._has_tail(zero_grad):
             if self._tail is not None:
                 self._tail.statistics = None  # of a step before this one
-            return NO_TAIL
-        if self._tail is None:
-            self._tail = Tail()
+            return NOTHING
         name = type(self).__name__.lower()
         max_grad_norm, ema_decay = self._checked_numbers(name)
         grad_scale, found_inf = self._scaling()
-        options = (
+        return Tail(
             max_grad_norm,
             self.skip_nonfinite,
             bool(zero_grad),
             ema_decay,
             None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
             None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
+            self._tail_memory(),
         )
+
+    def _tail_memory(self) -> TailMemory:
+        """The tensors of the next step's tail."""
         first = next(param for group in self.param_groups for param in group["params"])
-        self._tail.prepare(options, first.device, len(self.param_groups) if self.telemetry else 0)
+        memory = self._tail
+        if memory is None or memory.control.device != first.device:
+            memory = self._tail = TailMemory(first.device)
+        memory.measure(len(self.param_groups) if self.telemetry else 0)
         params = (param for group in self.param_groups for param in group["params"])
-        if self._tail.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
-            self._tail.statistics.zero_()  # no kernel will
-        return self._tail
+        if memory.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
+            memory.statistics.zero_()  # no kernel will
+        return memory
 
     def _checked_numbers(self, name: str) -> tuple[float | None, float | None]:
-        """max_grad_norm and ema_decay as the core takes them; all options checked, if one is not as it was."""
+        """max_grad_norm and ema_decay as the core takes them; checks all options if one of them has changed."""
         options = (self.max_grad_norm, self.ema_decay, self.skip_nonfinite, self.telemetry)
         checked = self._checked
         if checked is None or any(map(operator.is_not, options, checked[0])):
@@ -199,7 +131,7 @@ class TailedOptimizer(Optimizer):
                 None if decay is None else number(name, "ema_decay", decay),
             )
             checked = (options, numbers)
-            # A tensor may be another number next time.
+            # A tensor may hold another number next time.
             self._checked = None if isinstance(norm, Tensor) or isinstance(decay, Tensor) else checked
         return checked[1]
 
@@ -208,26 +140,26 @@ class TailedOptimizer(Optimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """How many steps were skipped since this object was made. Waits for the GPU."""
+        """The number of steps that were skipped since this object was made. Waits for the GPU."""
         control = None if self._tail is None else self._tail.control
-        return 0 if control is None or is_fake(control) else int(control[_SKIPPED_STEPS])
+        return 0 if control is None or is_fake(control) else int(control[SKIPPED_STEPS])
 
     @property
     def grad_norm(self) -> Tensor:
         """The 2-norm of all unscaled gradients of the last step, before clipping: float64, of shape ().
 
-        On the parameters' device, and not waited for; the next step writes it anew. nan before the first step
-        with max_grad_norm or skip_nonfinite.
+        It is on the parameters' device and not waited for; the next step overwrites it. It is nan before the first
+        step with max_grad_norm or skip_nonfinite.
         """
-        if self._tail is None or self._tail.control is None or not self._reads_grads():
+        if self._tail is None or not self._reads_grads():
             return torch.tensor(float("nan"), dtype=torch.float64)
-        return self._tail.control[_NORM]
+        return self._tail.control[NORM]
 
     def statistics(self) -> list[GroupStatistics]:
-        """What the last step did, measured in its own pass over memory: for each param group.
+        """Returns what the last step did to each param group, measured in the step's own pass over memory.
 
-        A step that was skipped has gradients and parameters, and no update. The next step leaves what was returned
-        as it is.
+        A skipped step has norms of gradients and parameters, and no update. The next step does not change what
+        was returned.
 
         Raises:
             RuntimeError: Nothing was measured: telemetry is False, or no step was taken yet.
@@ -242,17 +174,17 @@ class TailedOptimizer(Optimizer):
 
     @contextmanager
     def ema_parameters(self) -> Iterator[None]:
-        """Puts the moving averages into the parameters for a while, for evaluation.
+        """Puts the moving averages into the parameters, for evaluation, and back on leaving.
 
-        Parameters that have no average yet stay as they are. Bits of the parameters are the same afterwards.
+        Parameters that have no average yet stay as they are. The parameters' bits are the same afterwards.
 
-        Inside it save the model alone: what belongs to the weights (`step`, `state_dict`, `load_state_dict`,
-        `import_ema`, copies and pickles of the optimizer) is refused.
+        Save only the model inside it: `step`, `state_dict`, `load_state_dict`, `import_ema`, copies and pickles of
+        the optimizer need the weights, and raise.
 
         Raises:
             RuntimeError: No averages are kept (`ema_decay` is None and none were loaded), or they are in already.
-                On leaving: parameters were written inside (a checkpoint was loaded, for instance); they are what
-                they were before all the same. Not raised on top of another error.
+                On leaving: parameters were written inside, for instance by loading a checkpoint; they are restored
+                all the same. It is not raised on top of another error.
         """
         name = type(self).__name__
         averaged = [
@@ -327,7 +259,7 @@ def _version_of(tensor: Tensor) -> int:
 
 
 def _is_copy(param: Tensor, average: Tensor) -> bool:
-    """Whether the parameter holds the average, whoever wrote it; a nan is equal to itself."""
+    """Whether the parameter holds the average, whoever wrote it; nan equals nan."""
     return torch.allclose(param, average.to(param.device, param.dtype), rtol=0, atol=0, equal_nan=True)
 
 

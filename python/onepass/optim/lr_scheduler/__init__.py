@@ -1,9 +1,11 @@
 """Learning rate schedulers with torch's names, arguments and checkpoints, as functions of the step.
 
-`LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over the past with no closed form,
-are torch's own. Everything else is ours, because torch's step is recursive: it multiplies the last rate, so
-rounding adds up and a resumed run, a chain or a sequence can go wrong (docs/schedules.md names the issues). Ours
-computes the rate of a step from the step, and applies torch's step where another scheduler or a hand changed it.
+torch's schedulers are recursive: they multiply the last rate, so rounding adds up, and a resumed run, a chain or a
+sequence can go wrong (docs/schedules.md names the issues). Ours compute the rate of a step from the step. Where
+another scheduler or a hand has changed a rate, they apply torch's recursive step to it.
+
+Two classes are torch's own: `LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over
+all past steps and has no closed form.
 """
 
 from torch.optim.lr_scheduler import LRScheduler, MultiplicativeLR
@@ -15,14 +17,14 @@ from onepass.optim.lr_scheduler._decays import (
     ConstantLR,
     CosineAnnealingLR,
     ExponentialLR,
-    LambdaLR,
     LinearLR,
     MultiStepLR,
     PolynomialLR,
     StepLR,
 )
+from onepass.optim.lr_scheduler._lambda import LambdaLR
 from onepass.optim.lr_scheduler._plateau import ReduceLROnPlateau
-from onepass.optim.lr_scheduler._schedule import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
+from onepass.optim.lr_scheduler._schedule_lr import ScheduleLR, WarmupCosineLR, WarmupStableDecayLR
 from onepass.optim.lr_scheduler._sequential import SequentialLR
 
 __all__ = [

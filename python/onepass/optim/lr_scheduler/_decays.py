@@ -1,45 +1,55 @@
-"""torch's schedulers that only change the learning rate by a factor: each a shape of `onepass.optim.schedules`."""
+"""torch's schedulers that change the learning rate by a factor, each by a shape of `onepass.optim.schedules`."""
 
 from __future__ import annotations
 
-import types
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
 from onepass.optim import schedules
-from onepass.optim.lr_scheduler._arguments import Setting, amount, check_optimizer, is_list
+from onepass.optim.lr_scheduler._arguments import Setting, amount
 from onepass.optim.lr_scheduler._base import FunctionLR
-from onepass.optim.lr_scheduler._track import Factor, Track
-from onepass.optim.lr_scheduler._undo import undone_on_error
+from onepass.optim.lr_scheduler._track import Shape, Track
 
 
 class FactorLR(FunctionLR):
-    """lr = base_lr f(step)."""
+    """Sets lr = base_lr f(step)."""
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         raise NotImplementedError
 
     def _make_tracks(self) -> list[Track]:
-        return [Track("lr", self._factor(), self.base_lrs)]
+        return [Track("lr", self._shape(), self.base_lrs)]
 
     def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        self._factor()  # a wrong argument must not have touched the optimizer
+        self._shape()  # refuses a wrong argument before the optimizer is touched
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
 class StepLR(FactorLR, theirs.StepLR):
-    """lr = base_lr gamma^floor(t / step_size).
+    """Multiplies the learning rate by gamma every few steps: lr = base_lr gamma^floor(t / step_size).
 
     Args:
         optimizer: As for `FunctionLR`.
         step_size: Steps between two decays, above 0.
-        gamma: Factor of each decay, at least 0.
+        gamma: The factor of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import StepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> StepLR(optimizer, step_size=2, gamma=0.5).preview(5)
+        [[1.0], [1.0], [0.5], [0.5], [0.25]]
 
     Source: torch.optim.lr_scheduler.StepLR.
     """
@@ -59,19 +69,32 @@ class StepLR(FactorLR, theirs.StepLR):
         self.step_size, self.gamma = step_size, gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.step(self.step_size, self.gamma)
 
 
 class MultiStepLR(FactorLR, theirs.MultiStepLR):
-    """lr = base_lr gamma^(number of milestones that are at most t).
+    """Multiplies the rate by gamma at each milestone: lr = base_lr gamma^(number of milestones up to t).
 
     Args:
         optimizer: As for `FunctionLR`.
-        milestones: Steps, each at least 0; one that is there twice counts twice.
-        gamma: Factor of each decay, at least 0.
+        milestones: Steps, each at least 0; one that is listed twice counts twice.
+        gamma: The factor of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import MultiStepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> MultiStepLR(optimizer, [1, 3], gamma=0.5).preview(4)
+        [[1.0], [0.5], [0.5], [0.25]]
 
     Source: torch.optim.lr_scheduler.MultiStepLR.
     """
@@ -91,21 +114,34 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
         self.milestones, self.gamma = Counter(milestones), gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.multistep(tuple(Counter(self.milestones).elements()), self.gamma)
 
 
 class ConstantLR(FactorLR, theirs.ConstantLR):
-    """lr = base_lr factor for t < total_iters, then base_lr.
+    """Scales the learning rate for some steps: lr = base_lr factor for t < total_iters, then base_lr.
 
     Args:
         optimizer: As for `FunctionLR`.
-        factor: At least 0.
+        factor: The factor, at least 0.
         total_iters: Steps with the factor, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    Differs from torch: a factor of 0 ends, where torch divides by it; one above 1 is allowed.
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ConstantLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> ConstantLR(optimizer, factor=0.5, total_iters=2).preview(4)
+        [[0.5], [0.5], [1.0], [1.0]]
+
+    Differs from torch: a factor of 0 is allowed (torch divides by it when it ends), and so is one above 1.
 
     Source: torch.optim.lr_scheduler.ConstantLR.
     """
@@ -125,20 +161,35 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
         self.factor, self.total_iters = factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.constant(self.factor, self.total_iters) >> schedules.constant()
 
 
 class LinearLR(FactorLR, theirs.LinearLR):
-    """lr = base_lr (start_factor + (end_factor - start_factor) min(t, T) / T), T = total_iters.
+    """Moves the learning rate along a straight line.
+
+    lr = base_lr (start_factor + (end_factor - start_factor) min(t, T) / T), T = total_iters.
 
     Args:
         optimizer: As for `FunctionLR`.
-        start_factor: At step 0, at least 0.
-        end_factor: From step T on, at least 0.
-        total_iters: T, at least 0; with 0 the end is there at once.
+        start_factor: The factor at step 0, at least 0.
+        end_factor: The factor from step T on, at least 0.
+        total_iters: T, at least 0; with 0 the factor is end_factor from the beginning.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import LinearLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> LinearLR(optimizer, start_factor=0.25, total_iters=3).preview(5)
+        [[0.25], [0.5], [0.75], [1.0], [1.0]]
 
     Differs from torch: factors may be 0, and above 1.
 
@@ -161,20 +212,33 @@ class LinearLR(FactorLR, theirs.LinearLR):
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         if self.total_iters == 0:
             return schedules.constant(self.end_factor)
         return schedules.linear(self.total_iters, self.start_factor, self.end_factor)
 
 
 class ExponentialLR(FactorLR, theirs.ExponentialLR):
-    """lr = base_lr gamma^t.
+    """Multiplies the learning rate by gamma at each step: lr = base_lr gamma^t.
 
     Args:
         optimizer: As for `FunctionLR`.
-        gamma: Factor of each step, at least 0.
+        gamma: The factor of each step, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ExponentialLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> ExponentialLR(optimizer, gamma=0.5).preview(4)
+        [[1.0], [0.5], [0.25], [0.125]]
 
     Source: torch.optim.lr_scheduler.ExponentialLR.
     """
@@ -186,19 +250,32 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
         self.gamma = gamma
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.exponential(self.gamma)
 
 
 class PolynomialLR(FactorLR, theirs.PolynomialLR):
-    """lr = base_lr (1 - min(t, T) / T)^power, T = total_iters.
+    """Lowers the learning rate to 0 by a power: lr = base_lr (1 - min(t, T) / T)^power, T = total_iters.
 
     Args:
         optimizer: As for `FunctionLR`.
         total_iters: T, above 0.
-        power: At least 0.
+        power: The exponent, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import PolynomialLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> PolynomialLR(optimizer, total_iters=4, power=2).preview(6)
+        [[1.0], [0.5625], [0.25], [0.0625], [0.0], [0.0]]
 
     Source: torch.optim.lr_scheduler.PolynomialLR.
     """
@@ -218,12 +295,12 @@ class PolynomialLR(FactorLR, theirs.PolynomialLR):
         self.total_iters, self.power = total_iters, power
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.polynomial(self.total_iters, self.power)
 
 
 class RangeLR(FactorLR):
-    """lr = eta_min + (base_lr - eta_min) f(step)."""
+    """Sets lr = eta_min + (base_lr - eta_min) f(step)."""
 
     eta_min = Setting()
 
@@ -233,22 +310,38 @@ class RangeLR(FactorLR):
 
     def _make_tracks(self) -> list[Track]:
         starts = None if self.eta_min == 0 else [float(self.eta_min)] * len(self.base_lrs)
-        return [Track("lr", self._factor(), self.base_lrs, starts)]
+        return [Track("lr", self._shape(), self.base_lrs, starts)]
 
 
 class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
-    """lr = eta_min + (base_lr - eta_min) (1 + cos(pi t / T_max)) / 2; beyond T_max it goes up again.
+    """Lowers the learning rate along half a cosine; beyond T_max it rises again.
+
+    lr = eta_min + (base_lr - eta_min) (1 + cos(pi t / T_max)) / 2.
+
+    At the minimum it forgets what other schedulers made of the rate before, as torch's class does; a `ScheduleLR`
+    with ``cosine(T_max, periodic=True)`` keeps it. For a rate that stays at the minimum use `ScheduleLR` with
+    ``cosine(T_max, floor)``.
 
     Args:
         optimizer: As for `FunctionLR`.
         T_max: Steps until the minimum, above 0.
-        eta_min: The rate there.
+        eta_min: The learning rate at the minimum, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    Beyond the minimum what other schedulers made of the rate before is forgotten, as by torch's class; a
-    `ScheduleLR` with ``cosine(T_max, periodic=True)`` keeps it. For a rate that stays at the minimum use
-    `ScheduleLR` with ``cosine(T_max, floor)``.
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import CosineAnnealingLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = CosineAnnealingLR(optimizer, T_max=2, eta_min=0.1)
+        >>> [round(lr, 3) for lrs in scheduler.preview(5) for lr in lrs]
+        [1.0, 0.55, 0.1, 0.55, 1.0]
 
     Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingLR.
     """
@@ -269,82 +362,5 @@ class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
         self.T_max, self.eta_min = T_max, eta_min
         self._start(optimizer, last_epoch, follow)
 
-    def _factor(self) -> Factor:
+    def _shape(self) -> Shape:
         return schedules.cosine(self.T_max, periodic=True)
-
-
-class LambdaLR(FunctionLR, theirs.LambdaLR):
-    """lr = base_lr lr_lambda(t).
-
-    Args:
-        optimizer: As for `FunctionLR`.
-        lr_lambda: A function of the step, for instance a schedule of `onepass.optim.schedules`, or one for each
-            group.
-        last_epoch: As for `FunctionLR`.
-        follow: As for `FunctionLR`.
-
-    Raises:
-        ValueError: A list has another number of functions than there are groups.
-
-    torch's class is right, too; this one can follow the optimizer and be a part of our `SequentialLR`. Functions
-    are not in the state_dict; the attributes of callable objects are.
-
-    Source: torch.optim.lr_scheduler.LambdaLR.
-    """
-
-    _chains = False
-    lr_lambdas = Setting()
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
-        last_epoch: int = -1,
-        *,
-        follow: str = "calls",
-    ) -> None:
-        check_optimizer("LambdaLR", optimizer)
-        groups = len(optimizer.param_groups)
-        self._for_all = not is_list(lr_lambda)
-        lambdas: list[Any] = [lr_lambda] * groups if self._for_all else list(lr_lambda)  # type: ignore[arg-type]
-        if len(lambdas) != groups:
-            raise ValueError(f"LambdaLR: lr_lambda must be one for each of {groups} groups, got {len(lambdas)}")
-        for i, function in enumerate(lambdas):
-            if not callable(function) or isinstance(function, type):
-                raise TypeError(f"LambdaLR: lr_lambda[{i}] must be a function, got {function!r}")
-        self.lr_lambdas = lambdas
-        super().__init__(optimizer, last_epoch, follow=follow)
-
-    def _make_tracks(self) -> list[Track]:
-        factors = self.lr_lambdas[0] if self._for_all and self.lr_lambdas else self.lr_lambdas
-        return [Track("lr", factors, self.base_lrs)]
-
-    def _take_new_groups(self) -> None:
-        groups = len(self.optimizer.param_groups)
-        missing = groups - len(self.lr_lambdas)
-        if missing and not self._for_all:
-            raise ValueError(f"LambdaLR: lr_lambda was given for {len(self.lr_lambdas)} groups, got {groups} now")
-        super()._take_new_groups()
-        self.lr_lambdas = self.lr_lambdas + self.lr_lambdas[:1] * missing
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's: functions are left out, of callable objects the attributes are kept."""
-        kept = [None if _is_plain(function) else function.__dict__.copy() for function in self.lr_lambdas]
-        return {**super().state_dict(), "lr_lambdas": kept}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `FunctionLR`'s; the attributes of callable objects are set."""
-        objects = [function for function in self.lr_lambdas if not _is_plain(function)]
-        with undone_on_error(self.optimizer, objects):
-            super().load_state_dict(state_dict)
-
-    def _take_state(self, state_dict: dict[str, Any]) -> None:
-        for function, kept in zip(self.lr_lambdas, state_dict.get("lr_lambdas", ()), strict=False):
-            if kept is not None and not _is_plain(function):
-                function.__dict__.update(kept)
-        super()._take_state(state_dict)
-
-
-def _is_plain(function: Any) -> bool:
-    """Whether there is nothing to keep: a function, or one of our schedules, which do not change."""
-    return isinstance(function, (types.FunctionType, schedules.Schedule)) or not hasattr(function, "__dict__")

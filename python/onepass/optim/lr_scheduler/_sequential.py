@@ -1,4 +1,4 @@
-"""One scheduler after the other."""
+"""The scheduler that puts others one after the other."""
 
 from __future__ import annotations
 
@@ -13,27 +13,39 @@ from torch.optim.lr_scheduler import LRScheduler
 from onepass.optim.lr_scheduler._arguments import check_optimizer, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._combined import Combined
-from onepass.optim.lr_scheduler._track import Track, put
+from onepass.optim.lr_scheduler._track import Track, put_all
 
 
 class SequentialLR(Combined, theirs.SequentialLR):
-    """One scheduler after the other: at its milestone each begins with its step 0.
+    """Puts schedulers one after the other: at its milestone each begins with its step 0.
+
+    lr(t) = lr_i(t - m_i), where m_i is the last milestone up to t, and lr_i the scheduler that begins there. At
+    the beginning and at each milestone it overwrites what other schedulers made of the rate, as torch's class
+    does.
 
     Args:
-        optimizer: The optimizer that all of them have.
-        schedulers: Of this module or of torch; `ReduceLROnPlateau` has a warm-up of its own. With one of torch's
-            they are called as torch's class calls them, and what needs a closed form (`lr_at`, `preview`,
-            ``step(epoch)``, ``last_epoch=N``) raises.
-        milestones: Where each gives way to the next: one fewer than schedulers, ascending, at least 0.
+        optimizer: The optimizer that the schedulers share.
+        schedulers: Schedulers of this module or of torch, at least one; `ReduceLROnPlateau` has a warm-up of its
+            own instead. If one of them is torch's, they are called as torch's class calls them, and what needs a
+            closed form (`lr_at`, `preview`, ``step(epoch)``, ``last_epoch=N``) raises.
+        milestones: The steps at which a scheduler gives way to the next: one fewer than schedulers, ascending, at
+            least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`; the schedulers themselves count nothing.
 
     Raises:
         ValueError: The milestones do not fit, or a scheduler belongs to another optimizer.
-        TypeError: A scheduler is none, or has no closed form where one is needed.
+        TypeError: One of them is not a scheduler, or has no closed form where one is needed.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
 
-    What other schedulers made of the rate is overwritten at the beginning and at each milestone, as by torch's
-    class.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ExponentialLR, LinearLR, SequentialLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedulers = [LinearLR(optimizer, 0.5, total_iters=2), ExponentialLR(optimizer, 0.5)]
+        >>> SequentialLR(optimizer, schedulers, milestones=[2]).preview(5)
+        [[0.5], [0.75], [1.0], [0.5], [0.25]]
 
     Differs from torch: ``last_epoch=N`` is step N + 1 of the sequence (pytorch/pytorch#162591), and a milestone of
     0 skips a scheduler in every version (pytorch/pytorch#185872).
@@ -70,21 +82,21 @@ class SequentialLR(Combined, theirs.SequentialLR):
         _check_number(state_dict.get("_milestones", self._milestones), self._schedulers)
         super()._check_state(state_dict)
 
-    def _place(self, part: int, step: int) -> int:
+    def _own_step(self, part: int, step: int) -> int:
         begin = self._milestones[part - 1] if part else 0
         return max(0, step - begin)
 
     def _turn(self, step: int) -> tuple[int, Any, int]:
         """Whose turn it is at a step: its number, the scheduler, and its own step."""
         part = bisect_right(self._milestones, step)
-        return part, self._schedulers[part], self._place(part, step)
+        return part, self._schedulers[part], step - (self._milestones[part - 1] if part else 0)
 
     def _first_write(self) -> None:
-        if self._stepped is None:
+        if self._without_formula is None:
             self._restart(self.last_epoch)
             return
-        for group in self.optimizer.param_groups:
-            put(group, "lr", float(group["initial_lr"]))
+        groups = self.optimizer.param_groups
+        put_all(groups, "lr", [group["initial_lr"] for group in groups])
         for part in self._schedulers:
             _undo_first_step(part)
         self._begin_parts()
@@ -92,60 +104,59 @@ class SequentialLR(Combined, theirs.SequentialLR):
     def _begin_parts(self) -> None:
         self._turn(0)[1]._initial_step()
 
-    def _step_parts(self, place: int) -> None:
-        part, scheduler, own = self._turn(place)
-        if part > 0 and own == 0:
+    def _step_parts(self, step: int) -> None:
+        part, scheduler, own_step = self._turn(step)
+        if part > 0 and own_step == 0:
             scheduler._update_lr(0)
         else:
             scheduler.step()
 
     def _write(self, step: int) -> None:
-        if self._stepped is not None:
+        if self._without_formula is not None:
             super()._write(step)
             return
         if len(self.optimizer.param_groups) != len(self.base_lrs):
             self._take_new_groups()
-        part = bisect_right(self._milestones, step)
-        place = step - (self._milestones[part - 1] if part else 0)
+        part, scheduler, own_step = self._turn(step)
         if part == self._active:
-            self._schedulers[part]._write(place)
+            scheduler._write(own_step)
         else:
-            self._schedulers[part]._restart(place)
+            scheduler._restart(own_step)
             self._active = part
 
     def _restart(self, step: int) -> None:
         self._need_closed_forms("a step that is not the next one")
-        self._active, scheduler, place = self._turn(step)
-        scheduler._restart(place)
+        self._active, scheduler, own_step = self._turn(step)
+        scheduler._restart(own_step)
 
     def _write_others(self, step: int, restart: bool) -> None:
-        part, scheduler, place = self._turn(step)
-        scheduler._write_others(place, restart or part != self._active)
+        part, scheduler, own_step = self._turn(step)
+        scheduler._write_others(own_step, restart or part != self._active)
         self._active = part
 
     def _lr_at(self, step: int) -> list[float]:
-        _, scheduler, place = self._turn(step)
-        return scheduler.lr_at(place)  # type: ignore[no-any-return]  # it has a closed form
+        _, scheduler, own_step = self._turn(step)
+        return scheduler.lr_at(own_step)  # type: ignore[no-any-return]  # it has a closed form
 
     def _all_tracks(self) -> list[Track]:
-        return []  # those of the part whose turn it is
+        return []  # the part whose turn it is has them
 
     def _is_untouched(self) -> bool:
         scheduler = self._turn(self.last_epoch)[1]
-        return self._stepped is None and scheduler._is_untouched()
+        return self._without_formula is None and scheduler._is_untouched()
 
     def _restore(self, state_dict: dict[str, Any], untouched: bool) -> None:
-        if self._stepped is not None:
+        if self._without_formula is not None:
             return
         for i, other in enumerate(self._schedulers):
-            other.last_epoch = self._place(i, self.last_epoch)
+            other.last_epoch = self._own_step(i, self.last_epoch)
         self._active, scheduler, _ = self._turn(self.last_epoch)
         states = state_dict.get("_schedulers")
         scheduler._restore(states[self._active] if states else {}, untouched)
 
 
 def _undo_first_step(part: Any) -> None:
-    """As torch's sequence: its parts took their first step when they were made."""
+    """Sets a part back as torch's sequence does, because it took its first step when it was made."""
     inner = None if isinstance(part, FunctionLR) else getattr(part, "_schedulers", None)
     if inner is None:
         part.last_epoch -= 1

@@ -1,7 +1,8 @@
-"""Schedules as functions of the step: each is its formula, and gives a factor for the learning rate.
+"""Schedules: functions from the step to a factor of the learning rate, each a formula.
 
-``warmup(500) >> cosine(10_000, floor=0.1)`` is a schedule; called with a step it returns the factor there. Nothing
-is remembered from one step to the next, so a resumed training has the same bits. `parse` reads the same text.
+``warmup(500) >> cosine(10_000, floor=0.1)`` is a schedule; a call with a step returns the factor at that step. A
+schedule remembers nothing from one step to the next, so a resumed training has the same bits. `parse` reads the
+same text.
 """
 
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts

@@ -1,4 +1,7 @@
-"""The shapes that go up and down: T is `steps`, t the step and f the factor."""
+"""The shapes that go up and down.
+
+T is `steps`, t the step and f the factor.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,35 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from onepass.optim.schedules._schedule import Numbers, Schedule, check_real
-from onepass.optim.schedules._shapes import Finite
+from onepass.optim.schedules._schedule import Numbers, check_real
+from onepass.optim.schedules._shapes import Endless, Finite
 
 
+# Lower case like the functions that they stand for: who uses one calls it.
 @dataclass(frozen=True, repr=False)
 class one_cycle(Finite):
-    """Up from 1 / div_factor to 1 and down to 1 / (div_factor final_div_factor), at step T - 1.
+    """Rises from 1 / div_factor to 1 and falls to 1 / (div_factor final_div_factor), at step T - 1.
+
+    Within a phase that goes from factor a to factor b, with the share s of its steps:
+    f = b + (a - b) (1 + cos(pi s)) / 2, or f = a + (b - a) s.
 
     Args:
         steps: T, above 0.
         pct_start: Share of the steps until the top, from 0 to 1.
         div_factor: 1 / (the factor at step 0), above 0; may be infinite.
         final_div_factor: The factor at step 0 / the last one, above 0.
-        anneal: "cos" or "linear".
-        three_phase: Come down to where it began in as many steps as it went up, then to the end.
+        anneal: "cos" or "linear": which of the two formulas.
+        three_phase: Come down to the first factor in as many steps as it went up, then to the last.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import one_cycle
+        >>> schedule = one_cycle(6, pct_start=0.5, div_factor=5, final_div_factor=2, anneal="linear")
+        >>> [round(schedule(step), 3) for step in range(7)]
+        [0.2, 0.6, 1.0, 0.7, 0.4, 0.1, 0.1]
 
     Source: Smith and Topin 2019; torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -43,8 +60,8 @@ class one_cycle(Finite):
             raise ValueError(f"one_cycle: anneal must be cos or linear, got {self.anneal!r}")
 
     @cached_property
-    def _phases(self) -> list[tuple[float, float, float, float]]:
-        """Where each phase begins and ends, and its first and last factor."""
+    def phases(self) -> list[tuple[float, float, float, float]]:
+        """The first and the last step of each phase, and its first and last factor."""
         low = 1.0 / self.div_factor
         last = low / self.final_div_factor
         top, end = self.pct_start * self.steps - 1, self.steps - 1
@@ -54,7 +71,7 @@ class one_cycle(Finite):
         return [(0.0, top, low, 1.0), (top, down, 1.0, low), (down, end, low, last)]
 
     def _at(self, t: Any, m: Any) -> Any:
-        phases = self._phases
+        phases = self.phases
         if m is Numbers:
             if t > self.steps - 1:
                 t = max(self.steps - 1, 0)
@@ -76,15 +93,26 @@ class one_cycle(Finite):
 
 
 @dataclass(frozen=True, repr=False)
-class cyclic(Schedule):
-    """Up and down again, without an end: f = low + (1 - low) x s, x the place between bottom (0) and top (1).
+class cyclic(Endless):
+    """Rises and falls again, without an end: f = low + (1 - low) x s.
+
+    x goes along a straight line from 0 at the bottom to 1 at the top and back; s is the scale of the mode.
 
     Args:
         up: Steps from the bottom to the top, above 0.
         down: Steps back, above 0; None for as many.
         low: The factor at the bottom, at least 0.
-        mode: s: "triangular", 1; "triangular2", half as much in each cycle; "exp_range", gamma^t.
-        gamma: For exp_range, at least 0.
+        mode: "triangular": s = 1; "triangular2": s is halved in each cycle; "exp_range": s = gamma^t.
+        gamma: The base of "exp_range", at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import cyclic
+        >>> [cyclic(2, mode="triangular2")(step) for step in range(8)]
+        [0.0, 0.5, 1.0, 0.5, 0.0, 0.25, 0.5, 0.25]
 
     Source: Smith 2017; torch.optim.lr_scheduler.CyclicLR.
     """
@@ -104,11 +132,6 @@ class cyclic(Schedule):
         if self.mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(f"cyclic: mode must be triangular, triangular2 or exp_range, got {self.mode!r}")
 
-    @property
-    def length(self) -> None:
-        """None."""
-        return None
-
     def _at(self, t: Any, m: Any) -> Any:
         down = self.up if self.down is None else self.down
         cycle, place = t // (self.up + down), t % (self.up + down)
@@ -121,15 +144,27 @@ class cyclic(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class warm_restarts(Schedule):
-    """A cosine that begins anew after T, then after T mult, T mult^2 ... steps; without an end.
+class warm_restarts(Endless):
+    """Falls along a cosine again and again, in cycles of T, T mult, T mult^2 ... steps; without an end.
+
+    f = floor + (1 - floor) (1 + cos(pi u / n)) / 2, where u is the step within the cycle, and n the steps of the
+    cycle.
 
     Args:
         steps: T, an integer above 0.
-        mult: An integer, at least 1.
-        floor: The factor at the end of each cycle, at least 0.
+        mult: How many times as long each cycle is as the one before, an integer of at least 1.
+        floor: The factor that each cycle falls towards, at least 0.
 
-    Source: Loshchilov and Hutter 2017.
+    Raises:
+        ValueError: An argument is out of range, or not an integer.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import warm_restarts
+        >>> [round(warm_restarts(2, mult=2)(step), 3) for step in range(7)]
+        [1.0, 0.5, 1.0, 0.854, 0.5, 0.146, 1.0]
+
+    Source: Loshchilov and Hutter 2017, equation 5.
     """
 
     steps: int
@@ -143,14 +178,9 @@ class warm_restarts(Schedule):
                 raise ValueError(f"warm_restarts: {name} must be an integer, got {value!r}")
         check_real(self, "floor", self.floor, 0)
 
-    @property
-    def length(self) -> None:
-        """None."""
-        return None
-
     @cached_property
     def _cycles(self) -> tuple[list[int], list[int]]:
-        """Begins and sizes of the cycles, as far as a float64 counts: exact, where a logarithm is not."""
+        """The first steps and the sizes of the cycles up to 2^53: exact, where a logarithm of the step is not."""
         begins, sizes = [0], [int(self.steps)]
         while begins[-1] < 2**53:
             begins.append(begins[-1] + sizes[-1])
@@ -158,11 +188,9 @@ class warm_restarts(Schedule):
         return begins, sizes
 
     def _at(self, t: Any, m: Any) -> Any:
-        if self.mult == 1:
-            place: Any = t % self.steps
-            size: Any = self.steps
-        else:
+        step, size = t % self.steps, self.steps
+        if self.mult != 1:
             begins, sizes = self._cycles
             cycle = m.count(begins, t) - 1
-            place, size = t - m.pick(begins, cycle), m.pick(sizes, cycle)
-        return self.floor + (1.0 - self.floor) * (1.0 + m.cos(math.pi * place / size)) / 2.0
+            step, size = t - m.pick(begins, cycle), m.pick(sizes, cycle)
+        return self.floor + (1.0 - self.floor) * (1.0 + m.cos(math.pi * step / size)) / 2.0

@@ -12,11 +12,21 @@ from onepass.optim.schedules._schedule import Schedule, check_parts, check_real
 # Lower case like the functions that they stand for: who uses one calls it.
 @dataclass(frozen=True, repr=False)
 class take(Schedule):
-    """The first steps of a schedule, so that another can follow.
+    """Cuts a schedule to a length, so that another can follow: f(t) = g(min(t, steps)).
 
     Args:
-        schedule: What is cut, or held if it is shorter.
+        schedule: g; one that is shorter keeps its last value.
         steps: The length, at least 0.
+
+    Raises:
+        ValueError: `steps` is negative or not finite.
+        TypeError: `schedule` is not a schedule, or `steps` is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import constant, exponential, take
+        >>> schedule = take(exponential(0.5), 2) >> constant(0.1)
+        >>> [schedule(step) for step in range(4)]
+        [1.0, 0.5, 0.1, 0.1]
     """
 
     schedule: Schedule
@@ -38,12 +48,21 @@ class take(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class clamp(Schedule):
-    """min(max(f(t), low), high).
+    """Keeps the factors of a schedule within limits: f(t) = min(max(g(t), low), high).
 
     Args:
-        schedule: The schedule.
-        low: Smallest factor.
-        high: Largest factor, at least `low`; None for no limit.
+        schedule: g.
+        low: The smallest factor.
+        high: The largest factor, at least `low`; None for no limit.
+
+    Raises:
+        ValueError: A limit is out of range.
+        TypeError: `schedule` is not a schedule, or a limit is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import clamp, linear
+        >>> [clamp(linear(4), low=0.3, high=0.8)(step) for step in range(5)]
+        [0.8, 0.75, 0.5, 0.3, 0.3]
     """
 
     schedule: Schedule
@@ -58,7 +77,7 @@ class clamp(Schedule):
 
     @property
     def length(self) -> float | None:
-        """That of the schedule."""
+        """The length of the schedule that is kept within limits."""
         return self.schedule.length
 
     def _at(self, t: Any, m: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reads the text of a schedule. Nothing is evaluated: names, numbers and operators of a short list are taken."""
+"""Reads the text of a schedule: names, numbers and operators of a short list. Nothing is evaluated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BY_NAME: dict[str, Callable[..., Schedule]] = {
         *(polynomial, product, sequence, sqrt_decay, step, take, warm_restarts, warmup, wsd),
     )
 }
-# Deep enough for any schedule, and far from what the parser's recursion bears.
+# Enough for any schedule, and far from the depth at which Python's parser fails.
 _MAX_CHARACTERS = 2000
 
 
@@ -40,8 +40,8 @@ class _Reader:
         self.text = text
 
     def wrong(self, node: ast.AST, what: str) -> ValueError:
-        """The error with the text and a mark under the part that is meant."""
-        # Columns are counted in bytes.
+        """The error, with the text and a mark under the part that it is about."""
+        # ast counts columns in bytes.
         begin = len(self.text.encode()[: getattr(node, "col_offset", 0)].decode())
         end = len(self.text.encode()[: getattr(node, "end_col_offset", 0)].decode())
         return ValueError(f"schedule: {what}\n  {self.text}\n  {' ' * begin}{'^' * max(1, end - begin)}")
@@ -106,24 +106,35 @@ class _Reader:
 
 
 def parse(text: str) -> Schedule:
-    """Reads a schedule from text, for instance ``warmup(500) >> cosine(10000, floor=0.1)``.
+    """Reads a schedule from its text, for instance ``warmup(500) >> cosine(10000, floor=0.1)``.
 
     Args:
-        text: Calls of this module's functions with numbers, joined by ``>>`` (one after the other) and ``*``. It
-            is read, not evaluated: no other name or operation is taken.
+        text: Calls of this module's functions with numbers, joined by ``>>`` (one after the other) and ``*``, at
+            most 2,000 characters. It is read and not evaluated: any other name or operation is an error.
 
     Returns:
         The schedule; ``parse(repr(schedule)) == schedule``.
 
     Raises:
-        ValueError: The text is no schedule; a line of the message points at the part.
+        ValueError: The text is not a schedule. The message points at the part that is wrong.
+
+    Example:
+        >>> from onepass.optim.schedules import parse
+        >>> parse("warmup(2) >> linear(steps=4)")
+        warmup(2) >> linear(4)
+        >>> parse("warmup(2) >> linaer(4)")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: schedule: the name must be one of clamp, ..., got linaer
+          warmup(2) >> linaer(4)
+                       ^^^^^^
     """
     text = text.strip()
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
     try:
         with warnings.catch_warnings():
-            # Python only warns of "1if 1else 2"; its warnings of text that is not code help nobody.
+            # Python only warns of text such as "1if 1else 2"; the error that follows here says more.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.replace("\n", " "), mode="eval")
     except SyntaxError as error:

@@ -1,4 +1,4 @@
-"""What all schedules share: being called, a preview, and how they are put together and shown."""
+"""The schedule: what all share, and the constant, the sequence and the product that its operators make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Numbers:
-    """The functions of a formula, for one step."""
+    """The functions that formulas use, for one step."""
 
     cos, sqrt, minimum, maximum, count = math.cos, math.sqrt, min, max, staticmethod(bisect_right)
 
@@ -48,13 +48,25 @@ class Arrays:
 
 
 class Schedule:
-    """A factor as a function of the step, which counts from 0.
+    """Gives the factor of the learning rate at a step, f(t); steps count from 0.
 
     Schedules are immutable and compare by value. ``a >> b`` is a until its end and then b from its beginning,
-    ``a * b`` their product, ``0.5 * a`` a scaled one. Beyond its length a schedule keeps its last value.
+    ``a * b`` is their product, ``0.5 * a`` a scaled one. Beyond its length a schedule keeps its last value.
+
+    This is the base class: call one of this module's functions, or `parse`, to make a schedule.
+
+    Example:
+        >>> from onepass.optim.schedules import constant, linear, warmup
+        >>> schedule = warmup(2) >> 0.5 * linear(2)
+        >>> schedule
+        warmup(2) >> constant(0.5) * linear(2)
+        >>> [schedule(step) for step in range(6)]
+        [0.0, 0.5, 0.5, 0.25, 0.0, 0.0]
+        >>> schedule.length
+        4
     """
 
-    # In repr these stand behind each other without names.
+    # How many arguments repr writes without their names.
     _positional: ClassVar[int] = 1
 
     @property
@@ -63,40 +75,63 @@ class Schedule:
         raise NotImplementedError
 
     def _at(self, t: Any, m: Any) -> Any:
-        """The formula: written once, for numbers and for arrays; m has the functions."""
+        """The formula, written once for numbers and for arrays; m is `Numbers` or `Arrays`."""
         raise NotImplementedError
 
     def __call__(self, step: float) -> float:
-        """The factor at a step.
+        """Returns the factor at a step.
 
         Args:
-            step: Number of updates that were taken before: 0 for the first.
+            step: The number of updates that were taken before it: 0 for the first.
 
         Raises:
             ValueError: The step is negative.
+
+        Example:
+            >>> from onepass.optim.schedules import linear
+            >>> linear(4)(1)
+            0.75
         """
         if step < 0:
             raise ValueError(f"{type(self).__name__}: step must be at least 0, got {step}")
         return self._at(step, Numbers)  # type: ignore[no-any-return]
 
     def lr_at(self, step: float, lr: float = 1.0) -> float:
-        """The learning rate at a step, if it is `lr` at factor 1."""
+        """Returns the learning rate at a step, lr f(step).
+
+        Args:
+            step: As for a call.
+            lr: The learning rate at factor 1.
+
+        Raises:
+            ValueError: The step is negative.
+
+        Example:
+            >>> from onepass.optim.schedules import linear
+            >>> linear(4).lr_at(2, lr=0.1)
+            0.05
+        """
         return lr * self(step)
 
     def preview(self, steps: int | None = None, lr: float = 1.0) -> NDArray[np.float64]:
-        """The learning rates of the first steps, computed as arrays.
+        """Computes the learning rates of the steps 0 to steps - 1 as one array.
 
-        They may differ from those of single calls in the last bit, because numpy's cosine and power do.
+        They may differ from the rates of single calls in the last bit, because numpy's cosine and power do.
 
         Args:
-            steps: How many; without it those until the end, and the end.
-            lr: The rate at factor 1.
+            steps: How many; by default up to the end and including it.
+            lr: The learning rate at factor 1.
 
         Returns:
             float64 of shape (steps,).
 
         Raises:
-            ValueError: The schedule has no end and `steps` is not given, or steps is negative.
+            ValueError: The schedule has no end and `steps` is not given, or `steps` is negative.
+
+        Example:
+            >>> from onepass.optim.schedules import linear
+            >>> linear(4).preview(lr=0.5).tolist()
+            [0.5, 0.375, 0.25, 0.125, 0.0]
         """
         if steps is None:
             if self.length is None:
@@ -110,11 +145,11 @@ class Schedule:
         return lr * np.broadcast_to(values, (steps,))
 
     def __rshift__(self, other: Schedule) -> sequence:
-        """This schedule until its end, then the other."""
+        """Follows this schedule with another, which begins at its end: `sequence`."""
         return sequence(self, other) if isinstance(other, Schedule) else NotImplemented
 
     def __mul__(self, other: Schedule | float) -> product:
-        """The product of both factors."""
+        """Multiplies the factors of this schedule by those of another, or by a number: `product`."""
         if isinstance(other, Real):
             return product(self, constant(float(other)))
         if not isinstance(other, Schedule):
@@ -122,13 +157,13 @@ class Schedule:
         return product(self, other)
 
     def __rmul__(self, other: float) -> product:
-        """This schedule scaled; the number stands first, as it was written."""
+        """Scales this schedule; in its text the number stands first, as it was written."""
         if not isinstance(other, Real):
             return NotImplemented
         return product(constant(float(other)), self)
 
     def __repr__(self) -> str:
-        """The text that `parse` reads, without what is the default."""
+        """Writes the text that `parse` reads; arguments that have their defaults are left out."""
         shown = []
         for place, field in enumerate(fields(self)):  # type: ignore[arg-type]  # all schedules are dataclasses
             value = getattr(self, field.name)
@@ -141,9 +176,17 @@ class Schedule:
 def check_real(
     schedule: object, name: str, value: Any, low: float = -math.inf, *, above: bool = False, high: float = math.inf
 ) -> None:
-    """Raises TypeError unless the value is a number, ValueError unless it is from `low` (or above it) to `high`.
+    """Raises TypeError unless a value is a number, ValueError unless it is finite and within its limits.
 
-    Infinity is no number here. A field of this name then holds the number as Python's own.
+    If the value is the field `name` of a schedule, the field holds it as Python's own number afterwards.
+
+    Args:
+        schedule: The schedule whose argument the value is; its class is named in the error.
+        name: The argument.
+        value: What was given.
+        low: The smallest value.
+        above: `low` itself is not allowed.
+        high: The largest value.
     """
     function = type(schedule).__name__
     if not isinstance(value, Real) or isinstance(value, bool):
@@ -158,11 +201,12 @@ def check_real(
         raise ValueError(f"{function}: {name} must be {wanted}, got {value!r}")
     kind: type[Any] = type(value)
     if kind not in (int, float) and getattr(schedule, name, None) is value:
-        # float32 of numpy would compute the factors with its own few digits.
+        # A float32 of numpy would compute the factors in float32.
         object.__setattr__(schedule, name, int(value) if isinstance(value, Integral) else size)
 
 
 def check_parts(schedule: object, parts: tuple[Any, ...]) -> None:
+    """Raises ValueError if there is no part, TypeError if one is not a schedule."""
     name = type(schedule).__name__
     if not parts:
         raise ValueError(f"{name}: parts must be at least one schedule, got none")
@@ -174,11 +218,21 @@ def check_parts(schedule: object, parts: tuple[Any, ...]) -> None:
 # Lower case like the functions that they stand for: who uses one calls it.
 @dataclass(frozen=True, repr=False)
 class constant(Schedule):
-    """f = factor.
+    """Keeps the factor: f = factor.
 
     Args:
         factor: The factor, at least 0.
-        steps: The length if another schedule is to follow, else None.
+        steps: The length, at least 0, if another schedule is to follow; None for no end.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import constant
+        >>> schedule = constant(0.1, steps=2) >> constant()
+        >>> [schedule(step) for step in range(4)]
+        [0.1, 0.1, 1.0, 1.0]
     """
 
     factor: float = 1.0
@@ -200,13 +254,23 @@ class constant(Schedule):
 
 @dataclass(frozen=True, repr=False, init=False)
 class sequence(Schedule):
-    """One schedule after the other: f_i(t - (length of those before)).
+    """Puts one schedule after the other; ``a >> b`` makes one, too.
+
+    f(t) = f_i(t - b_i), where part i is the last one that has begun at step t, and b_i, its beginning, is the sum
+    of the lengths before.
 
     Args:
-        parts: Schedules; all but the last must have an end. At its end a part gives way to the next.
+        parts: Schedules, at least one; all but the last must have an end. At its end a part gives way to the next.
 
     Raises:
-        ValueError: A part that is not the last has no end.
+        ValueError: There is no part, or a part that is not the last has no end.
+        TypeError: A part is not a schedule.
+
+    Example:
+        >>> from onepass.optim.schedules import linear, sequence, warmup
+        >>> schedule = sequence(warmup(2), linear(4))
+        >>> [schedule(step) for step in range(7)]
+        [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
     parts: tuple[Schedule, ...]
@@ -224,13 +288,13 @@ class sequence(Schedule):
 
     @cached_property
     def bounds(self) -> list[float]:
-        """Where each part gives way to the next."""
+        """The steps at which a part gives way to the next."""
         lengths = [part.length or 0 for part in self.parts[:-1]]
         return [sum(lengths[: i + 1]) for i in range(len(lengths))]
 
     @cached_property
     def length(self) -> float | None:
-        """The sum of all lengths."""
+        """The sum of the lengths, or None if the last part has no end."""
         lengths = [part.length for part in self.parts]
         return None if lengths[-1] is None else sum(length or 0 for length in lengths)
 
@@ -252,11 +316,21 @@ class sequence(Schedule):
 
 @dataclass(frozen=True, repr=False, init=False)
 class product(Schedule):
-    """The product of schedules that all count from the same step.
+    """Multiplies schedules that count from the same step: f = f_1 f_2 ...; ``a * b`` makes one, too.
 
     Args:
-        parts: Schedules. The product ends when the last of them does; one without an end has none, but a constant
-            does not count.
+        parts: Schedules, at least one. The product ends when the last of them does. It has no end if one of them
+            has none; constants without an end do not count.
+
+    Raises:
+        ValueError: There is no part.
+        TypeError: A part is not a schedule.
+
+    Example:
+        >>> from onepass.optim.schedules import linear, product, step
+        >>> schedule = product(linear(4), step(2, gamma=0.5))
+        >>> [schedule(t) for t in range(5)]
+        [1.0, 0.75, 0.25, 0.125, 0.0]
     """
 
     parts: tuple[Schedule, ...]
@@ -268,7 +342,7 @@ class product(Schedule):
 
     @property
     def length(self) -> float | None:
-        """The largest of the lengths."""
+        """The largest of the lengths, or None if a part that counts has none."""
         plain = [p for p in self.parts if not (isinstance(p, constant) and p.steps is None)]
         lengths = [part.length for part in plain or self.parts]
         known = [length for length in lengths if length is not None]

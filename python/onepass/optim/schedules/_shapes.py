@@ -1,6 +1,6 @@
-"""The shapes, one formula each.
+"""The shapes that rise or fall, one formula each.
 
-T is `steps`, t the step and f the factor; where nothing else is said f(t) = f(T) for t > T.
+T is `steps`, t the step and f the factor. Where a docstring says nothing else, f(t) = f(T) for t > T.
 """
 
 from __future__ import annotations
@@ -28,15 +28,33 @@ class Finite(Schedule):
         return self.steps
 
 
+class Endless(Schedule):
+    """A shape without an end."""
+
+    @property
+    def length(self) -> None:
+        """None."""
+        return None
+
+
 # Lower case like the functions that they stand for: who uses one calls it.
 @dataclass(frozen=True, repr=False)
 class linear(Finite):
-    """f = start + (end - start) t / T.
+    """Moves the factor along a straight line: f = start + (end - start) t / T.
 
     Args:
         steps: T, above 0.
         start: The factor at step 0, at least 0.
         end: The factor at step T, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import linear
+        >>> [linear(4)(step) for step in range(6)]
+        [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     """
 
     steps: float
@@ -54,12 +72,25 @@ class linear(Finite):
 
 @dataclass(frozen=True, repr=False)
 class warmup(Schedule):
-    """f = start + (1 - start) t / T: in front of anything, ``warmup(500) >> cosine(10_000)``.
+    """Raises the factor to 1 along a straight line: f = start + (1 - start) t / T.
+
+    It stands in front of any other schedule: ``warmup(500) >> cosine(10_000)``.
 
     Args:
-        steps: T, at least 0; with 0 there is no warm-up.
-        start: The factor of the first step, from 0 to 1. With 0 the first update changes no weight (as in
-            transformers' schedules), but the moments of the optimizer.
+        steps: T, at least 0; 0 means no warm-up.
+        start: The factor of the first step, from 0 to 1. With 0, as in the schedules of transformers, the first
+            update changes the moments of the optimizer and no weight.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import warmup
+        >>> [warmup(4)(step) for step in range(6)]
+        [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+
+    Source: Goyal et al. 2017, section 2.2.
     """
 
     steps: float
@@ -82,12 +113,21 @@ class warmup(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class cosine(Finite):
-    """f = floor + (1 - floor) (1 + cos(pi t / T)) / 2.
+    """Lowers the factor along half a cosine: f = floor + (1 - floor) (1 + cos(pi t / T)) / 2.
 
     Args:
         steps: T, above 0.
         floor: The factor at step T, at least 0.
-        periodic: Beyond T go up again, as torch's CosineAnnealingLR does, instead of staying at the floor.
+        periodic: Rise again beyond T, as torch's CosineAnnealingLR does, instead of staying at the floor.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import cosine
+        >>> [round(cosine(4, floor=0.1)(step), 3) for step in range(6)]
+        [1.0, 0.868, 0.55, 0.232, 0.1, 0.1]
 
     Source: Loshchilov and Hutter 2017, equation 5.
     """
@@ -104,12 +144,21 @@ class cosine(Finite):
 
 @dataclass(frozen=True, repr=False)
 class polynomial(Finite):
-    """f = floor + (1 - floor) (1 - t / T)^power.
+    """Lowers the factor by a power of the remaining share: f = floor + (1 - floor) (1 - t / T)^power.
 
     Args:
         steps: T, above 0.
         power: The exponent, at least 0.
         floor: The factor at step T, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import polynomial
+        >>> [polynomial(4, power=2)(step) for step in range(6)]
+        [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
 
     steps: float
@@ -126,11 +175,24 @@ class polynomial(Finite):
 
 @dataclass(frozen=True, repr=False)
 class sqrt_decay(Finite):
-    """f = 1 - (1 - floor) sqrt(t / T), the decay that Hägele et al. 2024 found best after a constant rate.
+    """Lowers the factor by a square root: f = 1 - (1 - floor) sqrt(t / T).
+
+    Hägele et al. found it the best decay after a constant rate.
 
     Args:
         steps: T, above 0.
         floor: The factor at step T, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import sqrt_decay
+        >>> [round(sqrt_decay(4)(step), 3) for step in range(6)]
+        [1.0, 0.5, 0.293, 0.134, 0.0, 0.0]
+
+    Source: Hägele et al. 2024 (the 1-sqrt cooldown).
     """
 
     steps: float
@@ -141,11 +203,20 @@ class sqrt_decay(Finite):
 
 
 @dataclass(frozen=True, repr=False)
-class exponential(Schedule):
-    """f = gamma^t, without an end.
+class exponential(Endless):
+    """Multiplies the factor by gamma at each step, without an end: f = gamma^t.
 
     Args:
         gamma: The factor of each step, at least 0.
+
+    Raises:
+        ValueError: gamma is negative or not finite.
+        TypeError: gamma is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import exponential
+        >>> [exponential(0.5)(step) for step in range(4)]
+        [1.0, 0.5, 0.25, 0.125]
     """
 
     gamma: float
@@ -153,22 +224,26 @@ class exponential(Schedule):
     def __post_init__(self) -> None:
         check_real(self, "gamma", self.gamma, 0)
 
-    @property
-    def length(self) -> None:
-        """None."""
-        return None
-
     def _at(self, t: Any, m: Any) -> Any:
         return float(self.gamma) ** t
 
 
 @dataclass(frozen=True, repr=False)
-class step(Schedule):
-    """f = gamma^floor(t / size), without an end.
+class step(Endless):
+    """Multiplies the factor by gamma every few steps, without an end: f = gamma^floor(t / size).
 
     Args:
         size: Steps between two decays, above 0.
         gamma: The factor of each decay, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: An argument is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import step
+        >>> [step(2, gamma=0.5)(t) for t in range(6)]
+        [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
     size: float
@@ -178,22 +253,28 @@ class step(Schedule):
         check_real(self, "size", self.size, 0, above=True)
         check_real(self, "gamma", self.gamma, 0)
 
-    @property
-    def length(self) -> None:
-        """None."""
-        return None
-
     def _at(self, t: Any, m: Any) -> Any:
         return float(self.gamma) ** (t // self.size)
 
 
 @dataclass(frozen=True, repr=False)
 class multistep(Schedule):
-    """f = gamma^(number of milestones that are at most t); it ends with the last milestone.
+    """Multiplies the factor by gamma at each milestone: f = gamma^(number of milestones that are at most t).
+
+    It ends with the last milestone.
 
     Args:
-        milestones: Steps, in any order; one that is there twice counts twice.
+        milestones: Steps, each at least 0, in any order; one that is listed twice counts twice.
         gamma: The factor of each decay, at least 0.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: A milestone or gamma is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import multistep
+        >>> [multistep((1, 3), gamma=0.5)(step) for step in range(5)]
+        [1.0, 0.5, 0.5, 0.25, 0.25]
     """
 
     milestones: tuple[float, ...]
@@ -215,23 +296,29 @@ class multistep(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class inverse_sqrt(Schedule):
-    """f = sqrt(T / (T + t)), without an end.
+class inverse_sqrt(Endless):
+    """Lowers the factor by the root of the step, without an end: f = sqrt(T / (T + t)), T = timescale.
 
     Args:
-        timescale: T, above 0: after 3 T steps the factor is a half. Behind ``warmup(T)`` it is the schedule of
-            Vaswani et al. 2017.
+        timescale: T, above 0: after 3 T steps the factor is a half. After ``warmup(T)`` it is the schedule of the
+            Transformer.
+
+    Raises:
+        ValueError: timescale is not above 0, or not finite.
+        TypeError: timescale is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import inverse_sqrt
+        >>> [round(inverse_sqrt(2)(step), 3) for step in (0, 1, 2, 6)]
+        [1.0, 0.816, 0.707, 0.5]
+
+    Source: Vaswani et al. 2017, section 5.3.
     """
 
     timescale: float
 
     def __post_init__(self) -> None:
         check_real(self, "timescale", self.timescale, 0, above=True)
-
-    @property
-    def length(self) -> None:
-        """None."""
-        return None
 
     def _at(self, t: Any, m: Any) -> Any:
         return m.sqrt(self.timescale / (self.timescale + t))
@@ -240,17 +327,28 @@ class inverse_sqrt(Schedule):
 def wsd(
     warmup_steps: float, stable_steps: float, decay_steps: float, floor: float = 0.0, shape: str = "linear"
 ) -> Schedule:
-    """Warm-up, stable, decay: up to 1, constant, down to the floor.
+    """Builds warm-up, stable, decay: up to 1, constant, down to the floor.
 
     Args:
         warmup_steps: Steps of the warm-up, at least 0.
         stable_steps: Steps at factor 1, at least 0.
         decay_steps: Steps of the decay, above 0.
         floor: The last factor, at least 0.
-        shape: Of the decay: "linear", "cosine" or "sqrt" (`sqrt_decay`).
+        shape: The shape of the decay: "linear", "cosine" or "sqrt" (`sqrt_decay`).
 
     Returns:
-        The sequence of the three; its repr names them.
+        The sequence of the three, whose repr names them.
+
+    Raises:
+        ValueError: An argument is out of range.
+        TypeError: A number of steps, or the floor, is not a number.
+
+    Example:
+        >>> from onepass.optim.schedules import wsd
+        >>> wsd(2, 3, 2)
+        warmup(2) >> constant(steps=3) >> linear(2)
+        >>> [wsd(2, 3, 2)(step) for step in range(8)]
+        [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]
 
     Source: Hu et al. 2024 (MiniCPM), section 4.
     """

@@ -1,0 +1,270 @@
+"""Tables drawn from benchmarks/results/*.json, so that no page holds a typed measurement.
+
+A page names a table in a comment, ``<!-- results: optim -->``, which `pages` fills in. README.md is also read
+where nothing fills it in, so ``python docs/_site`` writes what stands there between ``<!-- drawn: NAME -->`` and
+``<!-- end -->``, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from _site.cases import CASES, HEADLINES
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks" / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """One file of benchmarks/results."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def grid(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(heads), *(list(row) for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ratio(value: float | None) -> str:
+    """Three digits, at most two of them behind the point."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """A share of the bandwidth."""
+    return "" if share is None else f"{share:.0%}".replace("%", " %")
+
+
+def source(*names: str) -> str:
+    """How and when the figures were made, a line for each file."""
+    lines = []
+    for name in names:
+        made = load(name)
+        facts = [made["machine"]["cpu"], f"{made['machine']['cores']} cores"]
+        facts += [f"threads: {made['threads']}"] if "threads" in made else []
+        facts += [made["versions"][key] for key in ("isa",) if key in made["versions"]]
+        facts += [f"torch {made['versions']['torch']}"] if "torch" in made["versions"] else []
+        commit, _, dirty = made["commit"].partition("-")
+        facts += [made["date"][:10], f"commit `{commit[:7]}`" + ("-dirty" if dirty else "")]
+        lines.append(f"Source: [{name}.json](../benchmarks/results/{name}.json). {', '.join(facts)}.")
+    return "\n\n".join(lines)
+
+
+def bench(op: str, *beginnings: str) -> str:
+    """The cases of one `onepass bench` whose names begin so; a column for each competitor of torch's."""
+    chosen = [case for case in load(f"{op}-cpu")["results"] if case["case"].startswith(beginnings or ("",))]
+    found = dict.fromkeys(name for case in chosen for name in case["competitors"])
+    names = [name for name in found if name not in ("ours", "stream", "copy")]
+    heads = ["work", *(f"{name} / onepass" for name in names), "onepass, ms", "of the bandwidth"]
+    rows, notes = [], []
+    for case in chosen:
+        ours = case["competitors"]["ours"]
+        others = [ratio(case["competitors"].get(name, {}).get("theirs_over_ours")) for name in names]
+        words = CASES.get(case["case"], f"`{case['case']}`")
+        rows.append([words, *others, f"{ours['seconds_50'] * 1e3:.3g}", percent(ours["share_of_stream"])])
+        note = "; ".join(case["notes"]).replace("ours", "onepass")
+        notes.append(re.sub(r"^kept for backward( beyond logits)?[:, ]*", "", note))
+    if any(notes):
+        heads.append("kept for backward")
+        rows = [[*row, note] for row, note in zip(rows, notes, strict=True)]
+    return grid(heads, rows) + "\n\n" + source(f"{op}-cpu")
+
+
+def headlines() -> str:
+    """One row an operation, and how far its other cases lie from it."""
+    rows = []
+    for name, work, op, chosen, competitor in HEADLINES:
+        cases = {case["case"]: case["competitors"] for case in load(f"{op}-cpu")["results"]}
+        one = cases[chosen]
+        fair = [c[competitor]["theirs_over_ours"] for c in cases.values() if competitor in c]
+        rows.append(
+            [
+                f"{name} ([JSON](benchmarks/results/{op}-cpu.json))",
+                work,
+                f"**{ratio(one[competitor]['theirs_over_ours'])}**",
+                percent(one["ours"]["share_of_stream"]),
+                f"{ratio(min(fair))} to {ratio(max(fair))}",
+            ]
+        )
+    return grid(["operation", "work", "torch / onepass", "of the bandwidth", "range of all cases"], rows)
+
+
+def build() -> str:
+    """How long a build from source takes, as one sentence."""
+    made = load("build-times")
+    cpu = [run["seconds"] for run in made["results"] if run["cuda_architectures"] is None]
+    cuda = [run["seconds"] for run in made["results"] if run["cuda_architectures"] is not None]
+    return (
+        f"A build on {made['machine']['cores']} cores takes about {min(cpu):.0f} s without CUDA and "
+        f"{min(cuda):.0f} to {max(cuda):.0f} s with it\n"
+        "([build-times.json](benchmarks/results/build-times.json)); `pip install -v` shows what it is doing."
+    )
+
+
+def build_times() -> str:
+    """Each build that was measured."""
+    rows = [
+        [f"`{run['command']}`", run["cuda_architectures"] or "none", f"{run['seconds']:.0f}"]
+        for run in load("build-times")["results"]
+    ]
+    return grid(["command", "CUDA architectures", "seconds"], rows) + "\n\n" + source("build-times")
+
+
+def precision() -> str:
+    """What each way to keep half precision costs."""
+    (case,) = [c for c in load("tail-cpu")["results"] if c["case"].startswith("precision")]
+    others = {name: c for name, c in case["competitors"].items() if name not in ("ours", "stream")}
+    cells = ["1", *(ratio(c["theirs_over_ours"]) for c in others.values())]
+    return grid(["nearest", *others], [cells]) + "\n\n" + source("tail-cpu")
+
+
+def telemetry() -> str:
+    """What telemetry costs."""
+    (case,) = [c for c in load("tail-cpu")["results"] if c["case"].startswith("telemetry")]
+    times = {name: c["seconds_50"] * 1e3 for name, c in case["competitors"].items()}
+    return (
+        grid(
+            ["telemetry off, ms", "on, ms", "on / off", "of the bandwidth, on"],
+            [
+                [
+                    f"{times['off']:.1f}",
+                    f"{times['ours']:.1f}",
+                    ratio(1 / case["competitors"]["off"]["theirs_over_ours"]),
+                    percent(case["competitors"]["ours"]["share_of_stream"]),
+                ]
+            ],
+        )
+        + "\n\n"
+        + source("tail-cpu")
+    )
+
+
+def schedule() -> str:
+    """A step of each scheduler: torch's time over ours."""
+    found: dict[str, dict[str, str]] = {}
+    for case in load("schedule-cpu")["results"]:
+        name, _, groups = case["case"].partition("-")
+        found.setdefault(name, {})[groups] = ratio(case["competitors"]["torch"]["theirs_over_ours"])
+    kinds = ("1", "465-each", "465-same")
+    rows = [[f"`{name}`", *(by.get(kind, "") for kind in kinds)] for name, by in found.items()]
+    heads = ["torch / onepass", "1 group", "465 groups, a rate each", "465 groups, one rate"]
+    return grid(heads, rows) + "\n\n" + source("schedule-cpu")
+
+
+def lr_range() -> str:
+    """The suggestions of the range test on the demo's network, and what training with them gives."""
+    rows = []
+    for name in ("adamw", "sgd"):
+        made = load(f"lr-range-{name}-cpu")
+        rules, grids = made["suggestions"], made["grid"]
+        chosen = next(point for point in grids if point["lr"] == made["suggestion"])
+        best = max((point for point in grids if point is not chosen), key=lambda point: point["accuracy"])
+        steepest = rules["steepest"]
+        rows.append(
+            [
+                {"adamw": "AdamW", "sgd": "SGD, momentum 0.9"}[name],
+                f"{steepest['lr']:.2g} ({steepest['low']:.2g} to {steepest['high']:.2g})",
+                f"{chosen['accuracy']:.1%}".replace("%", " %"),
+                f"{best['accuracy']:.1%} at {best['lr']:.2g}".replace("%", " %"),
+                f"{rules['valley']['lr']:.2g}",
+                f"{rules['last_stable']['lr']:.2g}",
+            ]
+        )
+    heads = [
+        "",
+        "suggested (of 3 seeds)",
+        "its validation accuracy",
+        "best of the grid",
+        "`valley`",
+        "`last_stable`",
+    ]
+    return grid(heads, rows) + "\n\n" + source("lr-range-adamw-cpu", "lr-range-sgd-cpu")
+
+
+def verdicts(counts: Counter[str]) -> str:
+    """How many tests ended how."""
+    return ", ".join(f"{count} {verdict.lower()}" for verdict, count in counts.items())
+
+
+def dropout_statistics() -> str:
+    """The statistical tests of the masks."""
+    found = load("dropout-statistics")
+    figures = sum(2 + len(row["lag_sigmas"]) for row in found["results"])
+    counts: Counter[str] = Counter()
+    ends: dict[tuple[str, str, int], str] = {}
+    for run in load("dropout-dieharder")["results"]:
+        if run["run"] == "-Y 1":  # more samples until it is clear: the last verdict counts
+            ends[run["stream"], run["test"], run["ntup"]] = run["assessment"]
+        else:
+            counts[run["assessment"]] += 1
+    largest = f"{figures} figures, the largest {found['largest_sigmas']:.2f} standard deviations"
+    rows = [
+        ["keep rate and correlations", largest],
+        ["dieharder", verdicts(counts)],
+        [
+            "the tests with a weak result, with more samples until it is clear (-Y 1)",
+            verdicts(Counter(ends.values())),
+        ],
+    ]
+    links = " and ".join(
+        f"[{name}.json](../benchmarks/results/{name}.json)" for name in ("dropout-statistics", "dropout-dieharder")
+    )
+    return grid(["test", "result"], rows) + f"\n\nSource: {links}."
+
+
+def parity() -> str:
+    """The accuracy of each operation, by the rule of docs/numerics.md."""
+    rows = []
+    for op in ("optim", "tail", "batch_norm", "dropout", "cross_entropy"):
+        found = load(f"parity-{op}-cpu")["rows"]
+        worst = max(found, key=lambda row: row["share_of_limit"])
+        where = f"{worst['rule']}, {worst['dtype']}, {worst['options']}, {worst['tensor']}".replace("|", "\\|")
+        held = "all" if all(row["ok"] for row in found) else f"{sum(row['ok'] for row in found)}"
+        link = f"[{op}](../benchmarks/results/parity-{op}-cpu.json)"
+        rows.append([link, f"{len(found)}", held, percent(worst["share_of_limit"]), where])
+    return grid(["operation", "comparisons", "within the limit", "largest share of the limit", "where"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "headlines": lambda: headlines().replace("(benchmarks/", "(../benchmarks/"),
+    "build_times": build_times,
+    "optim": lambda: bench("optim"),
+    "tail": lambda: bench("tail", "tail-"),
+    "clip": lambda: bench("tail", "clip-"),
+    "precision": precision,
+    "telemetry": telemetry,
+    "batch_norm": lambda: bench("batch_norm"),
+    "dropout": lambda: bench("dropout"),
+    "cross_entropy": lambda: bench("cross_entropy"),
+    "schedule": schedule,
+    "lr_range": lr_range,
+    "dropout_statistics": dropout_statistics,
+    "parity": parity,
+}
+DRAWN = {"headlines": headlines, "build": build}
+
+
+def table(name: str) -> str:
+    """The table of that name as Markdown, for a page in docs/."""
+    if name not in TABLES:
+        raise KeyError(f"results: the table must be one of {', '.join(TABLES)}, got {name}")
+    return TABLES[name]()
+
+
+def redraw(readme: str) -> str:
+    """README's text with everything between the comments drawn again."""
+    return re.sub(
+        r"(<!-- drawn: (\w+) -->\n)(?:.*?\n)??(<!-- end -->)",
+        lambda match: f"{match[1]}{DRAWN[match[2]]()}\n{match[3]}",
+        readme,
+        flags=re.DOTALL,
+    )

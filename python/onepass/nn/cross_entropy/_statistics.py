@@ -1,0 +1,61 @@
+"""What the loss has seen of the predictions."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onepass import _native
+
+__all__ = ["LossStatistics", "no_totals", "statistics_of"]
+
+
+class LossStatistics(NamedTuple):
+    """What the loss has seen of the predictions: float64 tensors on its device, for which nobody has waited.
+
+    All are over the rows that count, those that are not ignored; the confidence of a row is its largest
+    probability, and a bin holds the rows whose confidence lies in one of 15 equal parts of 0 to 1.
+    """
+
+    rows: Tensor
+    """How many rows count."""
+    accuracy: Tensor
+    """Mean probability that the target gives the class with the largest logit (the first of equals): 0 or 1 for a
+    label, lam or 1 - lam for one of two, y for probabilities. Smoothing has no say."""
+    entropy: Tensor
+    """Mean entropy of the predictions, in nats."""
+    largest_logit: Tensor
+    """The largest logit; -inf without rows."""
+    bin_rows: Tensor
+    """Rows of each bin, of shape (15,)."""
+    bin_accuracy: Tensor
+    """Mean accuracy of each bin's rows; nan in an empty one."""
+    bin_confidence: Tensor
+    """Mean confidence of each bin's rows; nan in an empty one."""
+
+    def expected_calibration_error(self) -> Tensor:
+        """The mean over the rows of their bin's distance between accuracy and confidence; nan without rows.
+
+        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+        """
+        gaps = (self.bin_accuracy - self.bin_confidence).abs() * self.bin_rows
+        return gaps.nan_to_num(nan=0.0).sum() / self.bin_rows.sum()
+
+
+def no_totals(input: Tensor) -> Tensor:
+    """The totals of no rows."""
+    totals = torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64, device=input.device)
+    totals[6] = -math.inf
+    return totals
+
+
+def statistics_of(totals: Tensor) -> LossStatistics:
+    """The kernels' totals (csrc/kernels/cross_entropy.h) by name."""
+    rows = totals[3]
+    bin_rows, correct, confidence = totals[7:].view(3, -1)
+    return LossStatistics(
+        rows, totals[4] / rows, totals[5] / rows, totals[6], bin_rows, correct / bin_rows, confidence / bin_rows
+    )
