@@ -60,12 +60,6 @@ def within(room: str, names: str) -> set[str]:
 LACKING: dict[str, set[str]] = {
     "summary": {
         *within("monitor", "Curve LRRangeResult Snapshot Suggestion"),
-        *within(
-            "nn",
-            "BatchNorm1d BatchNorm2d BatchNorm3d Conversion CrossEntropyLoss FeatureAlphaDropout "
-            "LossStatistics Prediction fold",
-        ),
-        *within("nn.functional", "feature_alpha_dropout"),
         *within("optim", "SGD Adam AdamW"),
         *within(
             "optim.lr_scheduler",
@@ -79,18 +73,12 @@ LACKING: dict[str, set[str]] = {
             "polynomial product sequence sqrt_decay step take warm_restarts warmup wsd",
         ),
     },
-    "args": {
-        *within("nn", "FeatureAlphaDropout"),
-        *within("nn.functional", "feature_alpha_dropout"),
-    },
+    "args": set(),
     "raises": {
-        *within("nn", "BatchNorm1d BatchNorm3d"),
         *within("optim.lr_scheduler", "LambdaLR"),
         *within("optim.schedules", "wsd"),
     },
     "difference": {
-        *within("nn", "AlphaDropout BatchNorm1d BatchNorm3d Dropout1d Dropout2d Dropout3d FeatureAlphaDropout"),
-        *within("nn.functional", "dropout1d dropout2d dropout3d feature_alpha_dropout"),
         *within("optim.functional", "adamw"),
         *within(
             "optim.lr_scheduler",
@@ -98,22 +86,11 @@ LACKING: dict[str, set[str]] = {
         ),
     },
     "source": {
-        *within("nn", "BatchNorm1d BatchNorm3d Dropout1d Dropout2d Dropout3d FeatureAlphaDropout"),
         *within("optim.lr_scheduler", "WarmupStableDecayLR"),
         *within("optim.schedules", "inverse_sqrt sqrt_decay warmup"),
     },
     "example": {
         *within("monitor", "Curve LRRangeResult Snapshot Suggestion lr_range_test"),
-        *within(
-            "nn",
-            "AlphaDropout BatchNorm1d BatchNorm2d BatchNorm3d Conversion CrossEntropyLoss Dropout "
-            "Dropout1d Dropout2d Dropout3d FeatureAlphaDropout LossStatistics Prediction Sequential "
-            "convert fold mc_dropout mc_predict revert",
-        ),
-        *within(
-            "nn.functional",
-            "alpha_dropout batch_norm cross_entropy dropout dropout1d dropout2d dropout3d feature_alpha_dropout",
-        ),
         *within("optim", "SGD AdamW clip_grad_norm_ clip_grad_value_ to_apex"),
         *within("optim.functional", "adam adamw sgd"),
         *within(

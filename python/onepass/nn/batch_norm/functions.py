@@ -82,6 +82,15 @@ def batch_norm(
     forward-mode differentiation it is composed of torch's own functions.
 
     Source: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm; Srivastava et al. 2014.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import batch_norm
+        >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+        >>> y = batch_norm(x, None, None, training=True, activation="relu")
+        >>> y.round(decimals=3)
+        tensor([[0., 0.],
+                [1., 1.]])
     """
     tensors = (input, running_mean, running_var, weight, bias, residual)
     if has_torch_function_variadic(*tensors):

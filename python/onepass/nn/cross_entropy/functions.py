@@ -49,7 +49,7 @@ def cross_entropy(
             shape: of its dtype, or of another one that the loss's holds (narrower ones are widened).
         weight: Of shape (C), of dtypes as probabilities.
         size_average: Deprecated, as in torch.
-        ignore_index: The label that does not count; with probabilities it must be negative and has no say.
+        ignore_index: The label that does not count; with probabilities it must be negative and does nothing.
         reduce: Deprecated, as in torch.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: :math:`\epsilon`, 0 to 1.
@@ -81,6 +81,14 @@ def cross_entropy(
 
     Source: torch.nn.functional.cross_entropy; Szegedy et al. 2016 (label smoothing); Zhang et al. 2018 (mixup);
     Chowdhery et al. 2022 (z-loss).
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import cross_entropy
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> loss, seen = cross_entropy(logits, torch.tensor([0, 1]), label_smoothing=0.1, return_stats=True)
+        >>> round(loss.item(), 4), seen.accuracy.item()
+        (0.2269, 1.0)
     """
     tensors = (input, target, weight, target2)
     if has_torch_function_variadic(*tensors):

@@ -71,6 +71,12 @@ def revert(model: _Model) -> _Model:
             dropout with another scaling, a loss with z_loss or statistics, a class that is derived from one
             of ours, also by torch's parametrizations. Nothing has been changed then.
         RuntimeError: The model is within an `mc_dropout` block.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm2d, revert
+        >>> type(revert(BatchNorm2d(3))) is torch.nn.BatchNorm2d
+        True
     """
     revert_modules(model.named_modules())
     return model
