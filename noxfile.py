@@ -49,5 +49,11 @@ def docs(session: nox.Session) -> None:
     """The documentation site, into build/docs; warnings are errors."""
     session.install(TORCH)
     session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
-    session.install("-r", "docs/requirements.txt")
-    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "build/docs")
+    session.run("bash", ".ci/docs", "build/docs", external=True)
+
+
+@nox.session(default=False)
+def docs_browser(session: nox.Session) -> None:
+    """Looks at the site in build/docs with Chromium, which must be installed, as wide as a desk and as a phone."""
+    session.install("playwright==1.65.2")
+    session.run("python", "docs/_site/browser.py", *session.posargs)

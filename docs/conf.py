@@ -44,6 +44,8 @@ html_theme = "furo"
 html_title = f"onepass {release}"
 html_math_renderer = "mathml"
 html_copy_source = False
+# A summary would be fetched from the page found, which a browser refuses to pages read from a folder.
+html_show_search_summary = False
 html_show_sphinx = False
 html_static_path = ["_site/static"]
 html_css_files = ["onepass.css"]

@@ -63,8 +63,10 @@ ONLY = {
         r"math::(?:ShiftedSums|GradientSums)<|math::Gradient<\w+, \w+, true>"
         r"|math::Normalise<(?!double, true, true)"
     ),
-    "cross_entropy": re.compile(r"exponential_row|add_classes|(?:walk|stream)_classes<true|(?:add|walk)_tile"),
-    "clip": re.compile(r"math::Scale<|add_row<\S*math::SquareSum,"),
+    "cross_entropy": re.compile(
+        r"exponential_elements|add_classes|walk_classes(?:_nontemporal)?<true|(?:add|walk)_panel"
+    ),
+    "clip": re.compile(r"math::Scale<|add_strip<\S*math::SquareSum,"),
 }
 SUFFIX = {"float": "ps", "double": "pd"}
 TOOLS = ("objdump", "nm")
@@ -129,14 +131,15 @@ def functions_of_module(path: Path) -> list[Function]:
 
 
 def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
-    """Returns the functions that walk over elements in a type (a StepRule's update_range only chooses one)."""
+    """Returns the functions that walk over elements, computing in a type."""
     walk = re.compile(
-        rf"update_(?:range|rows)<{computed},(?!.*StepRule)"
-        + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
-        + rf"|(?:(?:walk|stream)_channels?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
-        + rf"|(?:drop_elements|drop_pairs)<onepass::math::\w+<{computed}[,>]"
-        + rf"|(?:add_classes|(?:walk|stream)_classes|(?:add|walk)_tile|exponential_row)<(?:.*[< ])?{computed}>"
-        + ("|stream_part<" if computed == "float" else "|add_row<")
+        rf"update_(?:range|strips)<{computed},"
+        + rf"|update_(?:bfloat16_pairs|stored_strip|with_tail|measured)<.*<{computed}>"
+        + rf"|(?:walk_(?:along|across)(?:_nontemporal)?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
+        + rf"|drop_elements<onepass::math::\w+<{computed}[,>]"
+        + r"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)"
+        + rf"<(?:.*[< ])?{computed}>"
+        + ("|probe_part<" if computed == "float" else "|add_strip<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]
 
@@ -171,7 +174,7 @@ def check_code(stem: str, isa: str, functions: list[Function]) -> list[str]:
             continue
         walks = loops(functions, computed, ONLY.get(stem))
         if emulates:  # a choice by class between results in double stays scalar
-            walks = [walk for walk in walks if "walk_tile" not in walk.name]
+            walks = [walk for walk in walks if "walk_panel" not in walk.name]
         if not walks:
             faults.append(f"no loop over {computed} found")
         for function in walks:

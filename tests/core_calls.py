@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from onepass import _native
+from onepass.optim._lists.records import ListGroup
+from onepass.optim._lists.tail import Tail, TailMemory
 
 
 class Producer:
@@ -146,49 +148,40 @@ def probe(reads, writes) -> None:
 
 
 def grad_norm(grads, control=None, workspace=None) -> Any:
-    """The norm of gradients."""
-    size = _native.core.control_size
-    control = torch.zeros(size, dtype=torch.float64) if control is None else control
-    workspace = torch.zeros(100, dtype=torch.float64) if workspace is None else workspace
+    """The norm of gradients; workspace: makes float64 memory of a number of elements."""
+    control = torch.zeros(_native.core.control_size, dtype=torch.float64) if control is None else control
+    workspace = workspace or (lambda elements: torch.zeros(elements, dtype=torch.float64))
     return _native.core.grad_norm("clip_grad_norm_", grads, 2.0, 1.0, None, control, workspace, 1)
 
 
-def sgd(
-    params=None,
-    grads=None,
-    buffers=None,
-    *,
-    steps=None,
-    lows=None,
-    emas=None,
-    lr=0.5,
-    precision=None,
-    options=None,
-    tail=None,
-) -> Any:
+def sgd(params=None, grads=None, buffers=None, *, lows=None, emas=None, tail=None, **options: Any) -> Any:
     """A step of SGD over parameters of four elements, with momentum where buffers are given."""
     params = [torch.ones(4)] if params is None else params
-    grads = [torch.ones(4) for _ in params] if grads is None else grads
-    momentum = 0.0 if buffers is None else 0.9
-    options = options or (lr, momentum, 0.0, 0.0, False, False, False, precision)
-    group = (params, grads, buffers, [False] * len(params), steps, lows, emas, options, None)
-    return _native.core.sgd("sgd", [group], tail, 1)
-
-
-def tail(**given: Any) -> tuple[Any, ...]:
-    """What follows the gradients in a step of `sgd`; nothing by default."""
     right = {
-        "max_grad_norm": None,
-        "skip_nonfinite": False,
-        "zero_grad": False,
-        "ema_decay": None,
-        "grad_scale": None,
-        "found_inf": None,
-        "statistics": None,
-        "control": torch.zeros(_native.core.control_size, dtype=torch.float64),
-        "workspace": torch.zeros(100, dtype=torch.float64),
+        "lr": 0.5,
+        "momentum": 0.0 if buffers is None else 0.9,
+        "dampening": 0.0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+        "maximize": False,
+        "capturable": False,
+        "precision": None,
     }
-    return tuple({**right, **given}.values())
+    group = ListGroup(params, [torch.ones(4) for _ in params] if grads is None else grads, {**right, **options})
+    if buffers is not None:
+        group.states, group.first = {"momentum_buffer_list": buffers}, [False] * len(params)
+    group.lows, group.emas = lows, emas
+    return _native.core.sgd.step_lists("sgd", [group], tail, 1)
+
+
+def precision(mode: str) -> dict[str, Any]:
+    """The option precision of `sgd`."""
+    return {"mode": mode, "seed": 0, "first": 0}
+
+
+def tail(**asked: Any) -> Tail:
+    """What follows the gradients in a step of `sgd`."""
+    return Tail(memory=TailMemory(torch.device("cpu")), **asked)
 
 
 def adam(step, device=None, *, capturable=False, second=None) -> Any:
@@ -200,6 +193,18 @@ def adam(step, device=None, *, capturable=False, second=None) -> Any:
     def make():
         return torch.ones(4) if device is None else on_device(device, torch.ones(4))
 
-    options = (0.5, 0.9, 0.99, 1e-8, 0.0, False, False, False, capturable, None)
-    lists = [[make()], [make()], [make()], [make() if second is None else second]]
-    return _native.core.adam("adam", [(*lists, None, [step], None, None, options, None)], None, 1)
+    options = {
+        "lr": 0.5,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "amsgrad": False,
+        "maximize": False,
+        "decoupled_weight_decay": False,
+        "capturable": capturable,
+        "precision": None,
+    }
+    states = {"exp_avgs": [make()], "exp_avg_sqs": [make() if second is None else second]}
+    group = ListGroup([make()], [make()], options, states, state_steps=[step])
+    return _native.core.adam.step_lists("adam", [group], None, 1)

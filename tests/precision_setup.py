@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import onepass.optim
+from optim_setup import random_params
 
 HALVES = (torch.bfloat16, torch.float16)
 RULES = {
@@ -14,6 +15,7 @@ RULES = {
     "adam": ("Adam", {"weight_decay": 0.1}),
     "adamw": ("AdamW", {}),
     "amsgrad": ("AdamW", {"amsgrad": True}),
+    "lion": ("Lion", {"weight_decay": 0.1}),
 }
 MODES = {
     "stochastic": {"rounding": "stochastic", "seed": 7},
@@ -29,18 +31,17 @@ each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def params_of(device, dtype, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator).to(device, dtype)) for shape in SHAPES]
+    return random_params(SHAPES, dtype, device, seed)
 
 
-def make(rule, params, **options):
+def rounded(rule, params, **options):
     kind, own = RULES[rule]
     if rule == "sgd":  # without momentum there is no state whose dtype could be asked for
         options.pop("state_dtype", None)
     return getattr(onepass.optim, kind)(params, lr=1e-3, **own, **options)
 
 
-def give(params, step, dtype=None):
+def give_in(params, step, dtype=None):
     generator = torch.Generator().manual_seed(100 + step)
     for param in params:
         grad = torch.randn(param.shape, generator=generator)

@@ -7,6 +7,7 @@ import torch
 
 import onepass.optim
 from conftest import Backend
+from optim_setup import random_params
 
 SHAPES = ((), (7,), (0,), (61,), (33, 65), (20000,))
 RULES = {
@@ -15,6 +16,7 @@ RULES = {
     "adam": ("Adam", {"weight_decay": 0.1}),
     "adamw": ("AdamW", {"maximize": True}),
     "amsgrad": ("AdamW", {"amsgrad": True}),
+    "lion": ("Lion", {"weight_decay": 0.1}),
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 each_rule = pytest.mark.parametrize("rule", RULES)
@@ -22,13 +24,10 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 
 def params_of(backend: Backend, dtype=torch.float32, seed=0) -> list[torch.nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.nn.Parameter(torch.randn(shape, generator=generator).to(backend.device, dtype)) for shape in SHAPES
-    ]
+    return random_params(SHAPES, dtype, backend.device, seed)
 
 
-def make(rule: str, params, package=onepass.optim, **tail) -> torch.optim.Optimizer:
+def tailed(rule: str, params, package=onepass.optim, **tail) -> torch.optim.Optimizer:
     kind, options = RULES[rule]
     return getattr(package, kind)(params, lr=0.01, **options, **tail)
 
@@ -51,10 +50,6 @@ def set_grads(params, step: int, factor=1.0, like=None) -> None:
 
 def flat(tensors) -> torch.Tensor:
     return torch.cat([t.detach().double().cpu().flatten() for t in tensors])
-
-
-def states(optimizer, params) -> list[dict[str, torch.Tensor]]:
-    return [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in params]
 
 
 def same_states(one, other) -> bool:

@@ -17,6 +17,7 @@ from onepass.cli import bench as cli_bench
 from onepass.cli.app import app
 from onepass.parity import rule
 from onepass.parity.harness import Tally
+from tolerance import ULPS_ATOL
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -357,5 +358,5 @@ def test_ulps_are_shown_at_the_scale_of_the_tensor():
     eps = torch.finfo(torch.float32).eps
     tally.add(1, torch.tensor([1.0 + eps, 1e-9 + eps / 2]), torch.tensor([1.0 + eps, 1e-9]), exact)
     row = tally.row("rule", "float32", "defaults", "param")
-    assert row.ours_ulp == pytest.approx(1.0, abs=0.02)
+    assert row.ours_ulp == pytest.approx(1.0, abs=ULPS_ATOL)
     assert row.ok

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import onepass.nn
 from onepass.nn import convert
+from tolerance import TOOL_OUTPUTS
 
 X = torch.randn(6, 2, 7, 7, generator=torch.Generator().manual_seed(1))
 
@@ -172,7 +173,7 @@ def test_what_a_tool_makes_of_a_converted_model(tool):
     expected = tool(plain)(X)
     torch.manual_seed(0)
     found = tool(model)(X)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, **TOOL_OUTPUTS)
     assert found.square().sum() > 0.1
 
 
@@ -194,7 +195,7 @@ def test_fuse_modules_refuses_ours_and_takes_what_is_reverted():
     names = [["conv1", "norm1", "relu1"]]
     with pytest.raises((AssertionError, NotImplementedError), match=r"fuse.*onepass\.nn"):
         fuse_modules(model, names)
-    torch.testing.assert_close(fuse_modules(onepass.nn.revert(model), names)(X), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fuse_modules(onepass.nn.revert(model), names)(X), expected, **TOOL_OUTPUTS)
 
 
 def test_relus_are_found_by_type():

@@ -1,4 +1,4 @@
-"""What schedulers refuse, and that a refused call has changed nothing."""
+"""Schedulers refuse wrong arguments and states, and a refused call has changed nothing."""
 
 from __future__ import annotations
 
@@ -119,6 +119,8 @@ BAD = {
     ),
     "factor": (lambda o: ls.ReduceLROnPlateau(o, factor=1.0), "factor must be at least 0 and below 1, got 1.0"),
     "patience": (lambda o: ls.ReduceLROnPlateau(o, patience=-1), "patience must be at least 0, got -1"),
+    "patience_text": (lambda o: ls.ReduceLROnPlateau(o, patience="3"), "patience must be a number, got '3'"),
+    "factor_none": (lambda o: ls.ReduceLROnPlateau(o, factor=None), "factor must be a number, got None"),
     "smoothing": (lambda o: ls.ReduceLROnPlateau(o, smoothing=0), "smoothing must be an integer and at least 1"),
     "min_lr": (lambda o: ls.ReduceLROnPlateau(o, min_lr=[1]), "min_lr must have one entry for each of 2 groups"),
     "warmup": (
@@ -143,6 +145,16 @@ def test_wrong_arguments(name):
     if name not in MAKES_PARTS:
         assert optimizer.state_dict() == before
         assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("epoch", ["3", float("nan"), float("inf")])
+def test_an_epoch_that_is_no_number(epoch):
+    optimizer = optimizer_of()
+    scheduler = ls.StepLR(optimizer, 3)
+    before = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+    with pytest.raises((TypeError, ValueError, OverflowError), match="StepLR: epoch must be a finite number, got"):
+        scheduler.step(epoch)
+    assert (optimizer.state_dict(), scheduler.state_dict()) == before
 
 
 def test_no_momentum_to_cycle():
@@ -235,7 +247,7 @@ def is_ours(name):
 @pytest.mark.parametrize("given", [None, [], "sgd", torch.nn.Linear(1, 1)])
 def test_what_is_no_optimizer(name, given):
     if name == "ChainedScheduler":
-        if given is not None:  # which is the parts' own
+        if given is not None:  # None stands for the optimizer of the parts
             with pytest.raises(TypeError, match=r"^ChainedScheduler: optimizer must be a torch\.optim\.Optimizer"):
                 ls.ChainedScheduler([ls.StepLR(OTHER, 3)], given)
         return
@@ -269,7 +281,7 @@ def test_states_that_are_no_dicts(name):
 
 @pytest.mark.parametrize("whole", [ls.SequentialLR, ls.ChainedScheduler])
 def test_a_stepped_state_without_rates_leaves_them(whole):
-    """Its parts bring their own; the rates are the optimizer's."""
+    """The states of the parts bring their arguments; the rates are those that the optimizer has."""
     optimizer = optimizer_of()
     parts = [torch.optim.lr_scheduler.StepLR(optimizer, 3), ls.ExponentialLR(optimizer, 0.5)]
     scheduler = whole(optimizer, parts, [2]) if whole is ls.SequentialLR else whole(parts)

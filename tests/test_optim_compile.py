@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.library import opcheck
 
 import onepass
+from optim_setup import give_gradients, optimizer_of, random_params
 
 RULES = [
     pytest.param("SGD", {}, id="sgd"),
@@ -17,23 +18,15 @@ RULES = [
     pytest.param("Adam", {"weight_decay": 0.1}, id="adam-l2"),
     pytest.param("AdamW", {"maximize": True}, id="adamw"),
     pytest.param("AdamW", {"amsgrad": True}, id="adamw-amsgrad"),
+    pytest.param("Lion", {"weight_decay": 0.1}, id="lion"),
 ]
 # torch.compile itself warns of what it cannot profile.
 pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
 
 
-def make(rule: str, options: dict[str, object]) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(n, 3, generator=generator)) for n in (1, 5, 16)]
-    return params, getattr(onepass.optim, rule)(
-        [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}], **options
-    )
-
-
-def set_gradients(params: list[torch.nn.Parameter], step: int) -> None:
-    generator = torch.Generator().manual_seed(100 + step)
-    for param in params:
-        param.grad = torch.randn(param.shape, generator=generator)
+def two_groups(rule: str, options: dict[str, object]) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+    params = random_params([(1, 3), (5, 3), (16, 3)])
+    return params, optimizer_of(onepass.optim, rule, params, options, second=2, second_lr=0.3)
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
@@ -41,12 +34,12 @@ def set_gradients(params: list[torch.nn.Parameter], step: int) -> None:
 def test_compiled_step_has_the_bits_of_the_eager_one(rule, options, lr):
     torch._dynamo.reset()
     counters.clear()
-    eager_params, eager = make(rule, {"lr": lr, **options})
-    params, optimizer = make(rule, {"lr": lr.clone() if isinstance(lr, torch.Tensor) else lr, **options})
+    eager_params, eager = two_groups(rule, {"lr": lr, **options})
+    params, optimizer = two_groups(rule, {"lr": lr.clone() if isinstance(lr, torch.Tensor) else lr, **options})
     compiled = torch.compile(lambda: optimizer.step(), fullgraph=True)
     for step in range(6):
-        set_gradients(eager_params, step)
-        set_gradients(params, step)
+        give_gradients(eager_params, step)
+        give_gradients(params, step)
         eager.step()
         compiled()
         for mine, theirs in zip(params, eager_params, strict=True):
@@ -62,13 +55,13 @@ def test_a_tensor_learning_rate_changes_without_compiling_again():
     torch._dynamo.reset()
     counters.clear()
     lr = torch.tensor(0.5)
-    params, optimizer = make("AdamW", {})
+    params, optimizer = two_groups("AdamW", {})
     for group in optimizer.param_groups:
         group["lr"] = lr
     compiled = torch.compile(lambda: optimizer.step(), fullgraph=True)
     moved = []
     for step in range(4):
-        set_gradients(params, 0)
+        give_gradients(params, 0)
         before = params[0].detach().clone()
         lr.fill_(0.5 / 10**step)
         compiled()
@@ -79,8 +72,8 @@ def test_a_tensor_learning_rate_changes_without_compiling_again():
 
 def test_clip_and_step_compile_together():
     torch._dynamo.reset()
-    eager_params, eager = make("SGD", {"momentum": 0.9})
-    params, optimizer = make("SGD", {"momentum": 0.9})
+    eager_params, eager = two_groups("SGD", {"momentum": 0.9})
+    params, optimizer = two_groups("SGD", {"momentum": 0.9})
 
     @torch.compile
     def clip_and_step():
@@ -88,8 +81,8 @@ def test_clip_and_step_compile_together():
         optimizer.step()
 
     for step in range(3):
-        set_gradients(eager_params, step)
-        set_gradients(params, step)
+        give_gradients(eager_params, step)
+        give_gradients(params, step)
         torch.nn.utils.clip_grad_norm_(eager_params, 1.0)
         eager.step()
         clip_and_step()
@@ -99,8 +92,8 @@ def test_clip_and_step_compile_together():
 
 def test_dampening_before_the_first_eager_step_is_refused():
     torch._dynamo.reset()
-    params, optimizer = make("SGD", {"momentum": 0.9, "dampening": 0.5})
-    set_gradients(params, 0)
+    params, optimizer = two_groups("SGD", {"momentum": 0.9, "dampening": 0.5})
+    give_gradients(params, 0)
     before = [param.detach().clone() for param in params]
     with pytest.raises(Exception, match="dampening must be 0 in a step that is compiled"):
         torch.compile(lambda: optimizer.step(), fullgraph=True)()

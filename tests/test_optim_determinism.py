@@ -30,6 +30,7 @@ OPTIONS = [
     pytest.param("Adam", {"amsgrad": True, "eps": 1e-3}, id="adam-amsgrad"),
     pytest.param("AdamW", {"betas": (0.7, 0.95)}, id="adamw"),
     pytest.param("AdamW", {"amsgrad": True, "maximize": True}, id="adamw-amsgrad"),
+    pytest.param("Lion", {"weight_decay": 0.1, "maximize": True}, id="lion"),
 ]
 # Parameter, gradient and states.
 STORED = [
@@ -51,7 +52,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-def make(rule, options, stored, sizes, device="cpu"):
+def with_states(rule, options, stored, sizes, device="cpu"):
     """Parameters with random values and states, two groups, and their optimizer."""
     generator = torch.Generator().manual_seed(0)
     dtype, _, state_dtype = stored
@@ -65,14 +66,14 @@ def make(rule, options, stored, sizes, device="cpu"):
     optimizer = getattr(onepass.optim, rule)(groups, **{"lr": 0.02, **options})
     names = ["momentum_buffer"] if "momentum" in options else []
     if rule != "SGD":
-        names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"][: 3 if options.get("amsgrad") else 2]
+        names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"][: 1 if rule == "Lion" else 2 + ("amsgrad" in options)]
     for param in params if names else []:
         own = {name: random(param.numel(), state_dtype).abs() for name in names}
-        optimizer.state[param] = own if rule == "SGD" else {"step": torch.tensor(7.0), **own}
+        optimizer.state[param] = {"step": torch.tensor(7.0), **own} if rule.startswith("Adam") else own
     return params, optimizer
 
 
-def train(params, optimizer, grad_dtype, steps=3):
+def train_in(params, optimizer, grad_dtype, steps=3):
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         for param in params:
@@ -81,7 +82,7 @@ def train(params, optimizer, grad_dtype, steps=3):
         optimizer.step()
 
 
-def bits(params, optimizer):
+def all_bits(params, optimizer):
     """All parameters and states, joined by name."""
     found = {"param": torch.cat([param.detach().flatten() for param in params])}
     for name in optimizer.state[params[0]]:
@@ -90,9 +91,9 @@ def bits(params, optimizer):
 
 
 def result(rule, options, stored, sizes, device="cpu"):
-    params, optimizer = make(rule, options, stored, sizes, device)
-    train(params, optimizer, stored[1])
-    return bits(params, optimizer)
+    params, optimizer = with_states(rule, options, stored, sizes, device)
+    train_in(params, optimizer, stored[1])
+    return all_bits(params, optimizer)
 
 
 def assert_same(first, second):
@@ -137,7 +138,7 @@ def test_where_the_list_is_cut(rule, options, stored, backend, threads):
     at = [0, 1, 2, 65, 700, 2747, 2747, 5000, 7000]
     if backend.name != "simt":
         at += [21_384, 21_385, 38_000, 40_000]
-    params, optimizer = make(rule, options, stored, at[-1:], backend.device)
+    params, optimizer = with_states(rule, options, stored, at[-1:], backend.device)
     pieces, twin = cut_optimizer(params, optimizer, options, at)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -147,7 +148,7 @@ def test_where_the_list_is_cut(rule, options, stored, backend, threads):
             param.grad = own
         optimizer.step()
         twin.step()
-    whole, joined = bits(params, optimizer), bits(pieces, twin)
+    whole, joined = all_bits(params, optimizer), all_bits(pieces, twin)
     for counted in (whole, joined):
         counted.pop("step", None)
     assert_same(joined, whole)
@@ -209,16 +210,16 @@ def test_every_isa():
 @pytest.mark.parametrize(("rule", "options"), OPTIONS)
 def test_two_threads_with_an_optimizer_each(rule, options):
     stored = (torch.float32,) * 3
-    runs = [make(rule, options, stored, (70_001, 16, 0, 5)) for _ in "ab"]
+    runs = [with_states(rule, options, stored, (70_001, 16, 0, 5)) for _ in "ab"]
     serial = copy.deepcopy(runs[0])
-    train(*serial, torch.float32, steps=20)
+    train_in(*serial, torch.float32, steps=20)
     failures = []
     start = threading.Barrier(2)
 
     def work(params, optimizer):
         try:
             start.wait(timeout=30)
-            train(params, optimizer, torch.float32, steps=20)
+            train_in(params, optimizer, torch.float32, steps=20)
         except BaseException as error:
             failures.append(error)
 
@@ -229,4 +230,4 @@ def test_two_threads_with_an_optimizer_each(rule, options):
         worker.join(timeout=60)
     assert not failures
     for run in runs:
-        assert_same(bits(*run), bits(*serial))
+        assert_same(all_bits(*run), all_bits(*serial))

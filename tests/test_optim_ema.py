@@ -11,21 +11,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import onepass.optim
 from conftest import Backend
-from tail_setup import (
-    each_dtype,
-    flat,
-    make,
-    params_of,
-    same_states,
-    set_grads,
-    states,
-)
+from optim_setup import states
+from tail_setup import each_dtype, flat, params_of, same_states, set_grads, tailed
+from tolerance import AVERAGE_ATOL, AVERAGES
 
 
 @each_dtype
 def test_ema_parameters(backend, dtype):
     params = params_of(backend, dtype)
-    optimizer = make("adamw", params, ema_decay=0.5)
+    optimizer = tailed("adamw", params, ema_decay=0.5)
     set_grads(params, 0)
     optimizer.step()
     own, averages = flat(params), [optimizer.state[p]["ema"].to(dtype) for p in params]
@@ -40,7 +34,7 @@ def test_ema_parameters(backend, dtype):
 
 
 def test_ema_parameters_needs_averages():
-    optimizer = make("adamw", params_of(Backend("cpu", torch.device("cpu"))))
+    optimizer = tailed("adamw", params_of(Backend("cpu", torch.device("cpu"))))
     with pytest.raises(RuntimeError, match="ema_parameters needs an optimizer with ema_decay"):
         optimizer.ema_parameters().__enter__()
 
@@ -55,18 +49,18 @@ def test_bfloat16_averages_move(backend):
         optimizer.step()
         exact = 0.9999 * exact + 0.0001 * param[0].item()
     assert exact < 0.998
-    assert optimizer.state[param]["ema"][0].item() == pytest.approx(exact, abs=1e-6)
+    assert optimizer.state[param]["ema"][0].item() == pytest.approx(exact, abs=AVERAGE_ATOL)
 
 
 def test_averages_in_checkpoints(backend):
     params = params_of(backend, torch.bfloat16)
-    optimizer = make("adamw", params, ema_decay=0.9)
+    optimizer = tailed("adamw", params, ema_decay=0.9)
     for step in range(2):
         set_grads(params, step)
         optimizer.step()
     saved = copy.deepcopy(optimizer.state_dict())
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    resumed = make("adamw", others, ema_decay=0.9)
+    resumed = tailed("adamw", others, ema_decay=0.9)
     resumed.load_state_dict(saved)
     for one, other in zip(params, others, strict=True):
         ema = resumed.state[other]["ema"]
@@ -76,10 +70,10 @@ def test_averages_in_checkpoints(backend):
     set_grads(others, 2)
     optimizer.step()
     resumed.step()
-    assert same_states(states(optimizer, params), states(resumed, others))
+    assert same_states(states(params, optimizer), states(others, resumed))
     # torch's own class takes the checkpoint, too.
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    make("adamw", theirs, torch.optim).load_state_dict(saved)
+    tailed("adamw", theirs, torch.optim).load_state_dict(saved)
     # A checkpoint without averages: they begin with the next step.
     for own in saved["state"].values():
         own.pop("ema", None)
@@ -110,7 +104,7 @@ def test_import_from_averaged_model():
         averaged.update_parameters(model)
     with optimizer.ema_parameters():
         for own, theirs in zip(model.parameters(), averaged.module.parameters(), strict=True):
-            torch.testing.assert_close(own, theirs, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(own, theirs, **AVERAGES)
     with pytest.raises(ValueError, match=r"averages must be as many as params, got 1 for 4"):
         optimizer.import_ema([torch.zeros(3)], model.parameters())
     with pytest.raises(ValueError, match=r"averages\[0\] must have shape \(4, 3\) like its parameter, got \(3,\)"):

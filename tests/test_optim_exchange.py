@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 import onepass.optim
 from conftest import Backend
-from tail_setup import flat, params_of, same_states, set_grads, states
+from optim_setup import states
+from tail_setup import flat, params_of, same_states, set_grads
 
 CPU = Backend("cpu", torch.device("cpu"))
 
@@ -61,7 +62,7 @@ def test_apexs_checkpoints_are_taken_and_given(rule):
     assert all(own.keys() == {"exp_avg", "exp_avg_sq"} for own in given["state"].values())
     again = getattr(onepass.optim, rule)([torch.nn.Parameter(p.detach().clone()) for p in params])
     again.load_state_dict(given)
-    assert same_states(states(again, again.param_groups[0]["params"]), states(optimizer, params))
+    assert same_states(states(again.param_groups[0]["params"], again), states(params, optimizer))
 
 
 def test_what_apex_does_not_know_raises():
@@ -78,10 +79,10 @@ def test_apexs_steps_without_bias_correction_raise():
     params, optimizer = trained("AdamW")
     saved = apexs_layout(optimizer)
     saved["param_groups"][0]["bias_correction"] = False
-    before = states(optimizer, params)
+    before = states(params, optimizer)
     with pytest.raises(ValueError, match="AdamW: bias_correction must be True"):
         optimizer.load_state_dict(saved)
-    assert same_states(states(optimizer, params), before)
+    assert same_states(states(params, optimizer), before)
 
 
 PRECISIONS = {
@@ -123,4 +124,4 @@ def test_distributed_checkpoint_round_trip(kind, precision, flatten):
         step(model, optimizer, seed)
         step(other, resumed, seed)
     assert torch.equal(flat(model.parameters()), flat(other.parameters()))
-    assert same_states(states(optimizer, list(model.parameters())), states(resumed, list(other.parameters())))
+    assert same_states(states(list(model.parameters()), optimizer), states(list(other.parameters()), resumed))

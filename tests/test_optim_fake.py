@@ -11,13 +11,15 @@ from torch.utils import _pytree as pytree
 
 import onepass
 from conftest import apart
-from optim_setup import put, snapshot
+from optim_setup import put, snapshot, torchs
+from tolerance import FLOAT32_STEPS
 
 RULES = [
     pytest.param("SGD", {}, id="sgd"),
     pytest.param("SGD", {"momentum": 0.9, "dampening": 0.5, "nesterov": False}, id="sgd-momentum"),
     pytest.param("Adam", {"amsgrad": True, "weight_decay": 0.1}, id="adam-amsgrad"),
     pytest.param("AdamW", {"maximize": True}, id="adamw"),
+    pytest.param("Lion", {"weight_decay": 0.1}, id="lion"),
 ]
 each_rule = pytest.mark.parametrize(("rule", "options"), RULES)
 LOW = [
@@ -31,7 +33,7 @@ CASES = [{}, TAIL, {"differentiable": True}, {"fused": True}, {"foreach": True},
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
 
 
-def make(package, rule, options, dtypes=TYPES):
+def of_ones(package, rule, options, dtypes=TYPES):
     params = [torch.nn.Parameter(torch.ones(2, 3, dtype=dtype)) for dtype in dtypes]
     return params, getattr(package, rule)(params, lr=0.1, **options)
 
@@ -50,7 +52,7 @@ def test_fake_steps(rule, options, extra):
     dtypes = TYPES[:3] if extra in LOW or "telemetry" in extra else dtypes
     options = {**options, **extra}
     dtypes = TYPES[:1] if "differentiable" in extra else dtypes
-    real, stepped = make(onepass.optim, rule, options, dtypes)
+    real, stepped = of_ones(onepass.optim, rule, options, dtypes)
     if "differentiable" in extra:
         real = [real[0].detach().clone()]
         stepped = getattr(onepass.optim, rule)(real, lr=0.1, **options)
@@ -59,7 +61,7 @@ def test_fake_steps(rule, options, extra):
         param.grad = torch.ones_like(param)
     stepped.step(zero_grad=zero_grad)
     with FakeTensorMode():
-        params, optimizer = make(onepass.optim, rule, options, dtypes)
+        params, optimizer = of_ones(onepass.optim, rule, options, dtypes)
         if "differentiable" in extra:
             params = [params[0].detach().clone()]
             optimizer = getattr(onepass.optim, rule)(params, lr=0.1, **options)
@@ -86,7 +88,7 @@ def test_fake_steps(rule, options, extra):
 @each_rule
 def test_fake_states_are_loaded(rule, options):
     with FakeTensorMode():
-        params, optimizer = make(onepass.optim, rule, {**options, **TAIL, "telemetry": False})
+        params, optimizer = of_ones(onepass.optim, rule, {**options, **TAIL, "telemetry": False})
         for param in params:
             param.grad = torch.ones_like(param)
         optimizer.step()
@@ -100,7 +102,7 @@ def test_fake_states_are_loaded(rule, options):
 def test_fake_learning_rates_and_scales(rule, options):
     with FakeTensorMode():
         lr = torch.ones(()) * 0.1  # without a value, unlike a tensor that was just made of one
-        params, optimizer = make(onepass.optim, rule, options)
+        params, optimizer = of_ones(onepass.optim, rule, options)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.grad_scale, optimizer.found_inf = lr, lr
@@ -115,7 +117,7 @@ def test_a_real_parameter_among_fake_ones():
     real = torch.nn.Parameter(torch.ones(3))
     real.grad = torch.ones(3)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        params, _ = make(onepass.optim, "SGD", {})
+        params, _ = of_ones(onepass.optim, "SGD", {})
         for param in params:
             param.grad = torch.ones_like(param)
         optimizer = onepass.optim.SGD([params[0], real])
@@ -127,7 +129,7 @@ def test_a_real_parameter_among_fake_ones():
 
 
 def test_a_fake_learning_rate_for_real_parameters():
-    params, optimizer = make(onepass.optim, "AdamW", {}, TYPES[:1])
+    params, optimizer = of_ones(onepass.optim, "AdamW", {}, TYPES[:1])
     with FakeTensorMode():
         optimizer.param_groups[0]["lr"] = torch.ones(()) * 0.1
     params[0].grad = torch.ones(2, 3)
@@ -174,7 +176,7 @@ def test_wrapper_subclasses(rule, options, tail):
             optimizer.step()
         runs.append(([getattr(params[0], "held", params[0]).detach(), params[1].detach()], optimizer))
     for mine, plain in zip(runs[0][0], runs[1][0], strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, plain, **FLOAT32_STEPS)
     assert [one.why for one in runs[0][1].unfused_parameters()] == ["tensor of class Wrapped"]
     assert not runs[1][1].unfused_parameters()
 
@@ -195,7 +197,7 @@ def test_functional_tensors(rule, options):
 
     given = torch.linspace(-1, 1, 5), torch.linspace(2, 3, 5)
     stepped = torch.func.functionalize(two_steps)(*given)
-    assert torch.equal(stepped, two_steps(*given, torch.optim))
+    assert torch.equal(stepped, two_steps(*given, torchs))
     assert seen == [["tensor of torch.func"], None]
 
 
@@ -206,7 +208,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 mesh = init_device_mesh("cpu", (1,))
-for rule in ("SGD", "Adam", "AdamW"):
+for rule in ("SGD", "Adam", "AdamW", "Lion"):
     plain = torch.nn.Parameter(torch.ones(3))
     shard = torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Replicate()]))
     optimizer = getattr(onepass.optim, rule)([plain, shard])
@@ -224,10 +226,11 @@ dist.destroy_process_group()
 def test_dtensor():
     """Named, with what to do meanwhile; nothing has been changed."""
     lines = apart("test_optim_fake", DTENSOR).splitlines()
+    instead = {rule: f"torch.optim.{rule}" for rule in ("SGD", "Adam", "AdamW")} | {"Lion": "another class"}
     assert lines == [
         f"{rule.lower()}: params[1] must be a plain tensor, got a DTensor; until sharded parameters are supported "
-        f"here use torch.optim.{rule} for them"
-        for rule in ("SGD", "Adam", "AdamW")
+        f"here use {other} for them"
+        for rule, other in instead.items()
     ]
 
 
@@ -241,7 +244,7 @@ def zeros():
 def test_zero_tensor_gradients(rule, options, tail):
     runs = []
     for zero in (zeros, lambda: torch.zeros(2, 3)):
-        params, optimizer = make(onepass.optim, rule, {**options, **tail}, TYPES[:2])
+        params, optimizer = of_ones(onepass.optim, rule, {**options, **tail}, TYPES[:2])
         for step in range(4):
             params[0].grad = zero() if step in (0, 2) else torch.ones(2, 3)
             params[1].grad = torch.ones(2, 3, dtype=torch.bfloat16)
@@ -281,7 +284,7 @@ def test_states_without_memory(rule, kind):
         "rounding": "kahan",
         **({"momentum": 0.9} if rule == "SGD" else {"amsgrad": True}),
     }
-    params, optimizer = make(onepass.optim, rule, options, TYPES[1:2])
+    params, optimizer = of_ones(onepass.optim, rule, options, TYPES[1:2])
     for _ in range(2):
         params[0].grad = torch.ones_like(params[0])
         optimizer.step()

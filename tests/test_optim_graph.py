@@ -15,12 +15,14 @@ import torch
 import onepass.optim
 from onepass import _native
 from onepass.optim._step import fused
-from tail_setup import flat, same_states, states
+from optim_setup import optimizer_of, random_params, states
+from tail_setup import flat, same_states
 
 RULES = {
     "sgd": ("SGD", {"momentum": 0.9, "nesterov": True}),
     "adam": ("Adam", {"weight_decay": 0.1}),
     "amsgrad": ("AdamW", {"amsgrad": True}),
+    "lion": ("Lion", {"weight_decay": 0.1}),
 }
 TAILS = {
     "plain": {},
@@ -71,19 +73,19 @@ def capture(backend, monkeypatch):
     return on_host
 
 
-def make(backend, rule, dtype, tail):
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(n, generator=generator).to(backend.device, dtype)) for n in SIZES]
+def capturable(backend, rule, dtype, tail):
+    """Parameters with gradients, an optimizer, and its rate, all of which a graph can capture."""
+    params = random_params([(n,) for n in SIZES], dtype, backend.device)
     lr = torch.tensor(0.01, device=backend.device)
     kind, options = RULES[rule]
     # The simulator's parameters are on the CPU, which counts as its device.
-    optimizer = getattr(onepass.optim, kind)(params, lr=lr, capturable=True, **options, **tail)
+    optimizer = optimizer_of(onepass.optim, kind, params, {"lr": lr, "capturable": True, **options, **tail})
     for param in params:
         param.grad = torch.zeros_like(param)
     return params, optimizer, lr
 
 
-def give(params, lr, step):
+def renew(params, lr, step):
     """New gradients, every third time one that is not finite, and a new learning rate, where they were."""
     generator = torch.Generator().manual_seed(step)
     for param in params:
@@ -101,25 +103,25 @@ def test_a_replay_is_a_step(backend, capture, rule, tail, dtype):
     options = TAILS[tail]
     if dtype == torch.float32 and options.keys() & {"rounding", "master_weights"}:
         pytest.skip("an option of half precision")
-    params, eager, lr = make(backend, rule, dtype, options)
-    others, captured, other_lr = make(backend, rule, dtype, options)
+    params, eager, lr = capturable(backend, rule, dtype, options)
+    others, captured, other_lr = capturable(backend, rule, dtype, options)
     for own, own_lr, one in ((params, lr, eager), (others, other_lr, captured)):
-        give(own, own_lr, 1)
+        renew(own, own_lr, 1)
         one.step(zero_grad=True)
     before = flat(others)
     replay = capture(lambda: captured.step(zero_grad=True))
     assert torch.equal(flat(others), before)
     skips = "skip_nonfinite" in options
     for step in range(2, 7):
-        give(params, lr, step)
-        give(others, other_lr, step)
+        renew(params, lr, step)
+        renew(others, other_lr, step)
         if not skips and step % 3 == 2:
             params[1].grad[5] = others[1].grad[5] = 1.0
         eager.step(zero_grad=True)
         replay()
         assert torch.equal(flat(params), flat(others)), step
         assert all((param.grad == 0).all() for param in others)
-    assert same_states(states(eager, params), states(captured, others))
+    assert same_states(states(params, eager), states(others, captured))
     assert captured.skipped_steps == eager.skipped_steps == (2 if skips else 0)
     if "telemetry" in options:
         for one, other in zip(eager.statistics()[0], captured.statistics()[0], strict=True):

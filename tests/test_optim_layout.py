@@ -7,12 +7,14 @@ import torch
 
 import onepass
 from onepass.optim import functional
+from optim_setup import torchs
 
 RULES = [
     pytest.param("SGD", {"lr": 0.1, "weight_decay": 0.1}, id="sgd"),
     pytest.param("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}, id="sgd-momentum"),
     pytest.param("Adam", {"lr": 0.1, "amsgrad": True}, id="adam-amsgrad"),
     pytest.param("AdamW", {"lr": 0.1}, id="adamw"),
+    pytest.param("Lion", {"lr": 0.1, "weight_decay": 0.1}, id="lion"),
 ]
 DTYPES = [
     pytest.param(dtype, id=str(dtype)[6:])
@@ -292,11 +294,11 @@ def test_buffers_of_the_functional_form_are_written_in_place(layout, backend):
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)], ids=str)
-@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW", "Lion"])
 def test_a_gradient_that_is_negated_when_it_is_read(rule, shape, backend):
     """Autograd makes such of complex parts: with one element it looks dense, and its memory has the other sign."""
     steps = []
-    for module in (onepass.optim, torch.optim):
+    for module in (onepass.optim, torchs):
         param = torch.nn.Parameter(torch.ones(shape, device=backend.device))
         optimizer = getattr(module, rule)([param], lr=0.1)
         for _ in range(3):

@@ -66,20 +66,28 @@ SGD_SPOILS = {
     f"without-{key}": (without(key), ValueError, rf"{GROUP} must hold '{key}', got \[")
     for key in ("momentum", "dampening")
 }
-ADAM_SPOILS = {
+BETAS_SPOILS = {
     "without-betas": (without("betas"), ValueError, GROUP + r" must hold 'betas', got \['lr', "),
-    "without-eps": (without("eps"), ValueError, GROUP + r" must hold 'eps', got \["),
     "betas-number": (of_betas(0.9), TypeError, "betas must be two numbers, got 0.9"),
     "betas-scalar": (of_betas(torch.tensor(0.9)), TypeError, r"betas must be two numbers, got tensor\(0.9"),
+}
+ADAM_SPOILS = {
+    "without-eps": (without("eps"), ValueError, GROUP + r" must hold 'eps', got \["),
     "apex-step": (
         lambda saved: saved["param_groups"][1].update(step="3"),
         TypeError,
         "step must be a number or a one-element tensor, got '3'",
     ),
 }
+TABLES = (
+    (SPOILS, RULES[1:]),
+    (SGD_SPOILS, RULES[1:2]),
+    (BETAS_SPOILS, RULES[2:]),
+    (ADAM_SPOILS, RULES[2:4]),
+)
 LOADS = [
     pytest.param(*rule.values, *table[name], id=f"{rule.id}-{name}")
-    for table, rules in ((SPOILS, RULES[1:]), (SGD_SPOILS, RULES[1:2]), (ADAM_SPOILS, RULES[2:]))
+    for table, rules in TABLES
     for rule in rules
     for name in table
 ]

@@ -1,4 +1,4 @@
-"""SGD, Adam and AdamW against torch's plain loop and the float64 reference: options, dtypes, lengths, lists."""
+"""The optimizers against torch's plain loop and the float64 reference: options, dtypes, lengths, lists."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import onepass
-from reference.optim import Adam as AdamReference
-from reference.optim import Sgd as SgdReference
-from tolerance import FACTOR, assert_parity, ulp
+from optim_setup import torchs
+from reference.optim import reference_of
+from tolerance import FACTOR, FLOAT64_STEPS, assert_parity, ulp
 
 RULES = ("SGD", "Adam", "AdamW")
 PLAIN = {"foreach": False, "fused": False}
@@ -29,6 +29,8 @@ OPTIONS = [
     pytest.param("Adam", {"lr": 0.02, "amsgrad": True, "maximize": True, "weight_decay": 0.1}, id="adam-amsgrad"),
     pytest.param("AdamW", {"lr": 0.02, "betas": (0.7, 0.95), "weight_decay": 0.1}, id="adamw"),
     pytest.param("AdamW", {"lr": 0.02, "amsgrad": True, "maximize": True, "eps": 1e-3}, id="adamw-amsgrad"),
+    pytest.param("Lion", {"lr": 0.02, "weight_decay": 0.1}, id="lion"),
+    pytest.param("Lion", {"lr": 0.02, "betas": (0.7, 0.95), "maximize": True}, id="lion-betas"),
 ]
 
 # Runs apart: torch's test modules change global flags of torch when they are imported.
@@ -91,9 +93,9 @@ def check_against_loop(rule, options, backend, steps):
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) for shape in SHAPES]
     mine, ours = optimizer_of(onepass.optim, rule, start, torch.float32, backend.device, options)
-    theirs, loop = optimizer_of(torch.optim, rule, start, torch.float32, backend.device, {**options, **PLAIN})
+    theirs, loop = optimizer_of(torchs, rule, start, torch.float32, backend.device, {**options, **PLAIN})
     exact_options = {name: as_float(value) for name, value in options.items()} | PLAIN
-    wide, exact = optimizer_of(torch.optim, rule, start, torch.float64, "cpu", exact_options)
+    wide, exact = optimizer_of(torchs, rule, start, torch.float64, "cpu", exact_options)
     for step in range(steps):
         grads = [torch.randn(shape, generator=generator) for shape in SHAPES]
         # What is compared is the error of one step from the same stored values, not how runs drift apart.
@@ -131,29 +133,9 @@ def test_torchs_own_test_cases(rule, optim_db, backend):
         check_against_loop(rule, kept, backend, steps=20)
 
 
-def reference_of(rule, options, dtype):
-    if rule == "SGD":
-        return SgdReference(**options)
-    # torch's defaults of weight_decay differ between the two.
-    decay = {"weight_decay": 1e-2} if rule == "AdamW" else {}
-    zero = np.zeros((), dtype=dtype)
-    return AdamReference(**{**decay, **options}, decoupled=rule == "AdamW", m=zero, v=zero, x=zero)
-
-
-def reference_states(reference):
-    if isinstance(reference, SgdReference):
-        return {} if reference.buffer is None else {"momentum_buffer": reference.buffer}
-    found = {"exp_avg": reference.m, "exp_avg_sq": reference.v}
-    return found | ({"max_exp_avg_sq": reference.x} if reference.amsgrad else {})
-
-
-def set_reference_states(reference, own):
-    wide = {name: value.detach().cpu().double().numpy().astype(np.longdouble) for name, value in own.items()}
-    if isinstance(reference, SgdReference):
-        reference.buffer = wide.get("momentum_buffer")
-    elif wide:
-        reference.m, reference.v = wide["exp_avg"], wide["exp_avg_sq"]
-        reference.x = wide.get("max_exp_avg_sq", reference.x)
+def extended(states):
+    """States of an optimizer as the reference takes them."""
+    return {n: v.detach().cpu().double().numpy().astype(np.longdouble) for n, v in states.items() if n in STATES}
 
 
 def from_numpy(value):
@@ -175,7 +157,7 @@ def assert_parity_of(ours, torchs, exact, what):
 def test_the_reference_agrees_with_torch_in_float64(rule, options):
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(301, generator=generator, dtype=torch.float64)
-    (param,), loop = optimizer_of(torch.optim, rule, [start], torch.float64, "cpu", {**options, **PLAIN})
+    (param,), loop = optimizer_of(torchs, rule, [start], torch.float64, "cpu", {**options, **PLAIN})
     reference, value = reference_of(rule, options, np.float64), start.numpy()
     for _ in range(20):
         grad = torch.randn(301, generator=generator, dtype=torch.float64)
@@ -183,9 +165,9 @@ def test_the_reference_agrees_with_torch_in_float64(rule, options):
         loop.step()
         value = reference.step(value, grad.numpy())
         # Twenty steps of a dozen roundings each, none of which cancels by more than a few digits.
-        torch.testing.assert_close(param.detach(), from_numpy(value), rtol=1e-12, atol=1e-14)
-        for name, state in reference_states(reference).items():
-            torch.testing.assert_close(loop.state[param][name], from_numpy(state), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(param.detach(), from_numpy(value), **FLOAT64_STEPS)
+        for name, state in reference.states().items():
+            torch.testing.assert_close(loop.state[param][name], from_numpy(state), **FLOAT64_STEPS)
 
 
 @pytest.mark.parametrize("grad_dtype", DTYPES, ids=lambda dtype: f"grad-{str(dtype)[6:]}")
@@ -197,13 +179,13 @@ def test_dtypes_and_options(rule, options, dtype, grad_dtype, backend):
     generator = torch.Generator().manual_seed(2)
     start = torch.randn(143, generator=generator)
     (own,), ours = optimizer_of(onepass.optim, rule, [start], dtype, backend.device, options)
-    (other,), loop = optimizer_of(torch.optim, rule, [start], dtype, backend.device, {**options, **PLAIN})
+    (other,), loop = optimizer_of(torchs, rule, [start], dtype, backend.device, {**options, **PLAIN})
     reference = reference_of(rule, options, np.longdouble)
     for step in range(8):
         # Three bits: every dtype holds them, so that torch's loop gets the same gradient in its own dtype.
         grad = torch.randint(-7, 8, (143,), generator=generator) / 4
         follow(loop, [other], [own], ours)
-        set_reference_states(reference, {n: v for n, v in ours.state[own].items() if n in STATES})
+        reference.set_states(extended(ours.state[own]))
         before = own.detach().cpu().double().numpy().astype(np.longdouble)
         own.grad, other.grad = None, grad.to(device=other.device, dtype=dtype)
         if dtype == grad_dtype:
@@ -215,7 +197,7 @@ def test_dtypes_and_options(rule, options, dtype, grad_dtype, backend):
         loop.step()
         exact = reference.step(before, grad.double().numpy().astype(np.longdouble))
         assert_parity_of(own, other, exact, f"param, step {step}")
-        for name, state in reference_states(reference).items():
+        for name, state in reference.states().items():
             assert_parity_of(ours.state[own][name], loop.state[other][name], state, f"{name}, step {step}")
 
 
@@ -243,6 +225,7 @@ STATEFUL = [
     pytest.param("SGD", {"lr": 0.1, "momentum": 0.9}, STATES[:1], id="sgd-momentum"),
     pytest.param("AdamW", {"lr": 0.1}, STATES[1:3], id="adamw"),
     pytest.param("Adam", {"lr": 0.1, "amsgrad": True, "weight_decay": 0.1}, STATES[1:], id="adam-amsgrad"),
+    pytest.param("Lion", {"lr": 0.1, "weight_decay": 0.1}, STATES[1:2], id="lion"),
 ]
 
 
@@ -263,7 +246,7 @@ def in_one_buffer(values, dtype, offset, device):
 def set_states(optimizer, param, states):
     if states:
         optimizer.state[param].update(states)
-        if "exp_avg" in states:
+        if "exp_avg_sq" in states:
             optimizer.state[param]["step"] = torch.tensor(3.0)
 
 
@@ -310,8 +293,8 @@ def test_tiny_and_empty_tensors(rule, options, sizes, backend):
         sizes = [*torch.randint(0, 5, (999,), generator=generator).tolist(), 0]
     start = [torch.randn(n, generator=generator) for n in sizes]
     mine, ours = optimizer_of(onepass.optim, rule, start, torch.float32, backend.device, options)
-    theirs, loop = optimizer_of(torch.optim, rule, start, torch.float32, backend.device, {**options, **PLAIN})
-    wide, exact = optimizer_of(torch.optim, rule, start, torch.float64, "cpu", {**options, **PLAIN})
+    theirs, loop = optimizer_of(torchs, rule, start, torch.float32, backend.device, {**options, **PLAIN})
+    wide, exact = optimizer_of(torchs, rule, start, torch.float64, "cpu", {**options, **PLAIN})
     for step in range(3):
         grads = [torch.randn(n, generator=generator) for n in sizes]
         follow(loop, theirs, mine, ours)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import onepass.optim
-from precision_setup import MODES, STATES, each_half, each_mode, each_rule, give, make, params_of
+from precision_setup import MODES, STATES, each_half, each_mode, each_rule, give_in, params_of, rounded
 from reference.rounding import draws, philox, stochastic
 
 
@@ -47,11 +47,11 @@ def test_stochastic_rounding_is_the_references_bit_for_bit(backend, rule, dtype,
     options = {"state_dtype": torch.float32} if wide_states else {}
     params = params_of(backend.device, dtype)
     wide = [torch.nn.Parameter(p.detach().float()) for p in params]
-    mine = make(rule, params, rounding="stochastic", seed=2**63 + 5, **options)
-    other = make(rule, wide)
+    mine = rounded(rule, params, rounding="stochastic", seed=2**63 + 5, **options)
+    other = rounded(rule, wide)
     for step in range(1, 5):
-        give(params, step)
-        give(wide, step, dtype)
+        give_in(params, step)
+        give_in(wide, step, dtype)
         if step == 2:  # a parameter that sits a step out keeps its number, and counts its own steps
             params[0].grad = wide[0].grad = None
         mine.step()
@@ -163,10 +163,10 @@ def test_a_master_is_the_float32_run_bit_for_bit(backend, rule, dtype):
     """20 steps with gradients of the parameter's dtype: parameter, states and the float32 value itself."""
     params = params_of(backend.device, dtype)
     wide = [torch.nn.Parameter(p.detach().float()) for p in params]
-    mine, other = make(rule, params, master_weights=True), make(rule, wide)
+    mine, other = rounded(rule, params, master_weights=True), rounded(rule, wide)
     for step in range(20):
-        give(params, step)
-        give(wide, step, dtype)
+        give_in(params, step)
+        give_in(wide, step, dtype)
         mine.step()
         other.step()
     for param, own in zip(params, wide, strict=True):
@@ -189,12 +189,12 @@ def test_a_master_is_the_float32_run_bit_for_bit(backend, rule, dtype):
 def test_kahans_sum_keeps_what_is_rounded_away(backend, rule, dtype):
     """Parameter and compensation together are the float32 result, rounded twice."""
     params = params_of(backend.device, dtype)
-    mine = make(rule, params, rounding="kahan", state_dtype=torch.float32)
+    mine = rounded(rule, params, rounding="kahan", state_dtype=torch.float32)
     wide = [torch.nn.Parameter(p.detach().float()) for p in params]
-    other = make(rule, wide)
+    other = rounded(rule, wide)
     for step in range(5):
-        give(params, step)
-        give(wide, step, dtype)
+        give_in(params, step)
+        give_in(wide, step, dtype)
         mine.step()
         other.step()
         for param, own in zip(params, wide, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import onepass.optim
-from precision_setup import MODES, each_half, each_mode, give, make, params_of
+from precision_setup import MODES, each_half, each_mode, give_in, params_of, rounded
 from tail_setup import flat
 
 
@@ -39,7 +39,7 @@ def test_groups_of_their_own(backend):
     )
     plain = onepass.optim.AdamW(twin)
     for params in (half, other, full, twin):
-        give(params, 0)
+        give_in(params, 0)
     optimizer.step()
     plain.step()
     assert torch.equal(flat(full), flat(twin))
@@ -131,7 +131,7 @@ def test_options_changed_by_hand(backend, mode, dtype):
     What a plan remembered of the steps before would have no list of the lost bits: a crash once.
     """
     params = params_of(backend.device, dtype)
-    optimizer = make("momentum", params)
+    optimizer = rounded("momentum", params)
     group = optimizer.param_groups[0]
     low = {"kahan": "kahan_comp", "master": "remainder" if dtype == torch.bfloat16 else "master_param"}.get(mode)
     for step in range(6):
@@ -140,12 +140,12 @@ def test_options_changed_by_hand(backend, mode, dtype):
         if step == 4:
             group.update({"rounding": "nearest", "master_weights": False, "seed": None})
         before = flat(params)
-        give(params, step)
+        give_in(params, step)
         optimizer.step()
         assert (flat(params) - before).abs().max() < 0.02
         assert (low in optimizer.state[params[0]]) == (low is not None and 2 <= step < 4)
     group["rounding"] = "stochastic"
-    give(params, 6)
+    give_in(params, 6)
     optimizer.step()
     assert isinstance(group["seed"], int)
     for wrong, error, message in (
@@ -169,10 +169,10 @@ def test_float32_parameters_with_stochastic_bfloat16_states(backend, rule):
     """lr 0: the parameter keeps every bit, whatever its states are rounded to."""
     params = params_of(backend.device, torch.float32)
     before = flat(params)
-    optimizer = make(rule, params, rounding="stochastic", seed=1, state_dtype=torch.bfloat16)
+    optimizer = rounded(rule, params, rounding="stochastic", seed=1, state_dtype=torch.bfloat16)
     optimizer.param_groups[0].update(lr=0.0, weight_decay=0.0)
     for step in range(3):
-        give(params, step)
+        give_in(params, step)
         optimizer.step()
     assert torch.equal(flat(params), before)
     name = "exp_avg" if rule == "adamw" else "momentum_buffer"
@@ -186,9 +186,9 @@ def test_float32_parameters_with_stochastic_bfloat16_states(backend, rule):
 def test_parameters_that_were_overwritten(backend, mode, dtype, value):
     """Zeroed weights stay zero: a remainder that cannot be a zero's would make a nan, a compensation 0.01."""
     params = params_of(backend.device, dtype)
-    optimizer = make("sgd", params, **MODES[mode])
+    optimizer = rounded("sgd", params, **MODES[mode])
     for step in range(3):
-        give(params, step)
+        give_in(params, step)
         optimizer.step()
     with torch.no_grad():
         for param in params:
@@ -214,7 +214,7 @@ def test_views_that_begin_anywhere(backend, mode, rule):
             torch.zeros(301, dtype=torch.bfloat16, device=backend.device)[shift : 300 + shift]
         )
         param.data.copy_(aligned)
-        optimizer = make(rule, [param], telemetry=True, ema_decay=0.9, **MODES[mode])
+        optimizer = rounded(rule, [param], telemetry=True, ema_decay=0.9, **MODES[mode])
         for _ in range(3):
             param.grad = torch.zeros(303, dtype=torch.bfloat16, device=backend.device)[shift : 300 + shift]
             param.grad.copy_(aligned)

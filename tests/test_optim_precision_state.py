@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import onepass.optim
-from precision_setup import MODES, RULES, STATES, each_half, each_mode, give, make, params_of
-from tail_setup import flat, same_states, states
+from optim_setup import states
+from precision_setup import MODES, RULES, STATES, each_half, each_mode, give_in, params_of, rounded
+from tail_setup import flat, same_states
 
 
 @pytest.mark.parametrize("state_dtype", [None, torch.float32, torch.bfloat16], ids=str)
@@ -19,17 +20,17 @@ from tail_setup import flat, same_states, states
 def test_state_dtype(backend, rule, dtype, state_dtype):
     """The dtype asked for, from the first step on and through a checkpoint; results within its rounding."""
     params = params_of(backend.device, dtype)
-    optimizer = make(rule, params, state_dtype=state_dtype)
+    optimizer = rounded(rule, params, state_dtype=state_dtype)
     for step in range(3):
-        give(params, step)
+        give_in(params, step)
         optimizer.step()
-    again = make(rule, params, state_dtype=state_dtype)
+    again = rounded(rule, params, state_dtype=state_dtype)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for one in (optimizer, again):
         for param in params:
             for name, value in one.state.get(param, {}).items():
                 assert value.dtype == (torch.float32 if name == "step" else state_dtype or dtype)
-    assert same_states(states(optimizer, params), states(again, params))
+    assert same_states(states(params, optimizer), states(params, again))
 
 
 @each_mode
@@ -40,12 +41,12 @@ def test_a_resumed_run_has_the_same_bits(backend, mode, rule, dtype):
     params = params_of(backend.device, dtype)
     options = {key: value for key, value in MODES[mode].items() if key != "seed"}
     torch.manual_seed(0)
-    optimizer = make(rule, params, **MODES[mode])
+    optimizer = rounded(rule, params, **MODES[mode])
     for step in range(3):
-        give(params, step)
+        give_in(params, step)
         optimizer.step()
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    resumed = make(rule, others, **options)
+    resumed = rounded(rule, others, **options)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     twins = copy.deepcopy(optimizer)
     pickled = pickle.loads(pickle.dumps(optimizer))
@@ -53,11 +54,11 @@ def test_a_resumed_run_has_the_same_bits(backend, mode, rule, dtype):
     runs += [([*one.param_groups[0]["params"]], one) for one in (twins, pickled)]
     for step in (3, 4):
         for own, one in runs:
-            give(own, step)
+            give_in(own, step)
             one.step()
     for own, one in runs[1:]:
         assert torch.equal(flat(own), flat(params))
-        assert same_states(states(one, own), states(optimizer, params))
+        assert same_states(states(own, one), states(params, optimizer))
 
 
 @each_half
@@ -66,19 +67,19 @@ def test_a_resumed_run_has_the_same_bits(backend, mode, rule, dtype):
 def test_a_checkpoint_of_any_mode_loads_into_any(backend, source, target, dtype):
     """The parameter's value is kept as exactly as the target can; then a step like any other."""
     params = params_of(backend.device, dtype)
-    one = make("adamw", params, **MODES.get(source, {}))
+    one = rounded("adamw", params, **MODES.get(source, {}))
     for step in range(3):
-        give(params, step)
+        give_in(params, step)
         one.step()
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    other = make("adamw", others, **MODES.get(target, {}))
+    other = rounded("adamw", others, **MODES.get(target, {}))
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     # A float32 run from the value that the source had.
     wide = [torch.nn.Parameter(_value(one, p)) for p in params]
     exact = onepass.optim.AdamW(wide, lr=1e-3)
     exact.load_state_dict(copy.deepcopy(one.state_dict()))
-    give(others, 3)
-    give(wide, 3, dtype)
+    give_in(others, 3)
+    give_in(wide, 3, dtype)
     other.step()
     exact.step()
     spacing = torch.finfo(dtype).eps
@@ -105,8 +106,8 @@ def _value(optimizer, param):
 @each_mode
 def test_torchs_class_loads_the_checkpoint_and_back(mode):
     params = params_of("cpu", torch.bfloat16)
-    mine = make("adamw", params, **MODES[mode])
-    give(params, 0)
+    mine = rounded("adamw", params, **MODES[mode])
+    give_in(params, 0)
     mine.step()
     theirs = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone()) for p in params])
     theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
@@ -123,11 +124,11 @@ def test_torchs_class_loads_the_checkpoint_and_back(mode):
     for param in others:
         param.grad = torch.ones_like(param)
     theirs.step()
-    back = make("adamw", params, **MODES[mode])
+    back = rounded("adamw", params, **MODES[mode])
     back.load_state_dict(copy.deepcopy(theirs.state_dict()))
     assert_same_moments(back)
     before = _value(back, params[0])
-    give(params, 1)
+    give_in(params, 1)
     back.step()
     assert (_value(back, params[0]) != before).any()
 
@@ -144,23 +145,23 @@ def test_a_checkpoint_without_such_options_is_torchs_alone():
 def test_a_step_that_is_not_taken_keeps_what_the_checkpoint_had(backend, source, target, dtype):
     """Skipped, and rejected: the low bits are still there, and are converted by the next step."""
     params = params_of(backend.device, dtype)
-    one = make("adamw", params, **MODES[source])
-    give(params, 0)
+    one = rounded("adamw", params, **MODES[source])
+    give_in(params, 0)
     one.step()
     others = [torch.nn.Parameter(p.detach().clone()) for p in params]
-    other = make("adamw", others, skip_nonfinite=True, **MODES[target])
+    other = rounded("adamw", others, skip_nonfinite=True, **MODES[target])
     other.load_state_dict(copy.deepcopy(one.state_dict()))
-    before = states(other, others)
-    give(others, 1)
+    before = states(others, other)
+    give_in(others, 1)
     others[0].grad.fill_(float("nan"))
     other.step()
     if backend.name != "cuda":  # there the device alone knows
-        assert same_states(states(other, others), before)
+        assert same_states(states(others, other), before)
     other.param_groups[0]["lr"] = -1.0
     with pytest.raises(ValueError, match="lr must be"):
         other.step()
     other.param_groups[0]["lr"] = 1e-3
-    give(others, 1)
+    give_in(others, 1)
     other.step()
     assert all(bool(p.isfinite().all()) for p in others)
 
@@ -179,12 +180,12 @@ def test_a_checkpoint_with_a_senseless_seed(seed):
 def test_what_torch_made_of_wide_states_is_widened_again():
     """A trip through torch's class rounds float32 averages and masters to the parameter's dtype."""
     params = params_of("cpu", torch.float16)
-    mine = make("adamw", params, master_weights=True, ema_decay=0.9)
-    give(params, 0)
+    mine = rounded("adamw", params, master_weights=True, ema_decay=0.9)
+    give_in(params, 0)
     mine.step()
     theirs = torch.optim.AdamW([torch.nn.Parameter(p.detach().clone()) for p in params])
     theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
     mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
-    give(params, 1)
+    give_in(params, 1)
     mine.step()
     assert mine.state[params[0]]["ema"].dtype == mine.state[params[0]]["master_param"].dtype == torch.float32

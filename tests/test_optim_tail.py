@@ -10,19 +10,10 @@ import torch
 
 import onepass.optim
 from conftest import Backend
-from onepass.optim._step import tailed
-from tail_setup import (
-    each_dtype,
-    each_rule,
-    flat,
-    make,
-    on_device,
-    params_of,
-    same_states,
-    set_grads,
-    states,
-)
-from tolerance import assert_parity
+from onepass.optim._step import tailed as tailed_step
+from optim_setup import states, torchs
+from tail_setup import each_dtype, each_rule, flat, on_device, params_of, same_states, set_grads, tailed
+from tolerance import AVERAGES, CLIPPED_RTOL, FLOAT32_STEPS, LONG_NORM_FLOAT64_RTOL, assert_parity
 
 
 # float64 is the judge.
@@ -34,10 +25,10 @@ def test_unscale_and_clip_are_as_good_as_torchs_three_passes(backend, rule, dtyp
     scale = 8.0
     ours, theirs, exact = params_of(backend, dtype), params_of(backend, dtype), params_of(backend, dtype)
     exact = [torch.nn.Parameter(p.detach().double().cpu()) for p in exact]
-    mine = make(rule, ours, max_grad_norm=max_norm)
+    mine = tailed(rule, ours, max_grad_norm=max_norm)
     mine.grad_scale = scale
     plain = {"foreach": False, "fused": False}
-    loops = [make(rule, p, torch.optim, **plain) for p in (theirs, exact)]
+    loops = [tailed(rule, p, torchs, **plain) for p in (theirs, exact)]
     for step in range(4):
         for params in (ours, theirs, exact):
             set_grads(params, step, scale, like=dtype)
@@ -63,7 +54,7 @@ def test_unscale_and_clip_are_as_good_as_torchs_three_passes(backend, rule, dtyp
 def test_average_and_zeroed_gradients(backend, rule, dtype):
     """The update is the plain one, bit for bit; the average follows what is stored; gradients stay in place."""
     ours, plain = params_of(backend, dtype), params_of(backend, dtype)
-    mine, other = make(rule, ours, ema_decay=0.9), make(rule, plain)
+    mine, other = tailed(rule, ours, ema_decay=0.9), tailed(rule, plain)
     reference = [p.detach().double().clone() for p in plain]
     for step in range(3):
         set_grads(ours, step)
@@ -89,11 +80,11 @@ def test_average_and_zeroed_gradients(backend, rule, dtype):
 def test_a_skipped_step_changes_nothing(backend, rule, first, bad):
     params = params_of(backend)
     tail = {"skip_nonfinite": True, "max_grad_norm": 1.0, "ema_decay": 0.9}
-    optimizer = make(rule, params, **tail, **on_device(backend, rule))
+    optimizer = tailed(rule, params, **tail, **on_device(backend, rule))
     if not first:
         set_grads(params, 0)
         optimizer.step()
-    before, kept = flat(params), states(optimizer, params)
+    before, kept = flat(params), states(params, optimizer)
     set_grads(params, 1)
     params[4].grad[5, 3] = bad
     params[5].grad[19999] = bad
@@ -102,10 +93,10 @@ def test_a_skipped_step_changes_nothing(backend, rule, first, bad):
     assert all((p.grad == 0).all() for p in params)
     assert optimizer.skipped_steps == 1
     if not first:
-        assert same_states(states(optimizer, params), kept)
+        assert same_states(states(params, optimizer), kept)
     # From here on it is as if there had been no such step.
     other = params_of(backend)
-    reference = make(rule, other, **tail, **on_device(backend, rule))
+    reference = tailed(rule, other, **tail, **on_device(backend, rule))
     for step in range(3):
         if first or step > 0:
             set_grads(params, step)
@@ -113,14 +104,14 @@ def test_a_skipped_step_changes_nothing(backend, rule, first, bad):
         set_grads(other, step)
         reference.step()
     assert torch.equal(flat(params), flat(other))
-    assert same_states(states(optimizer, params), states(reference, other))
+    assert same_states(states(params, optimizer), states(other, reference))
     assert optimizer.skipped_steps == 1
     assert reference.skipped_steps == 0
 
 
 def test_first_skipped_step_leaves_no_state_on_the_cpu():
     params = params_of(Backend("cpu", torch.device("cpu")))
-    optimizer = make("momentum", params, skip_nonfinite=True, ema_decay=0.5)
+    optimizer = tailed("momentum", params, skip_nonfinite=True, ema_decay=0.5)
     set_grads(params, 0)
     params[1].grad[0] = float("inf")
     optimizer.step()
@@ -138,7 +129,7 @@ def test_grad_scaler(rule, unscaled):
     """torch's protocol on the CPU: the same steps and scales as with torch's optimizer, overflow included."""
     backend = Backend("cpu", torch.device("cpu"))
     ours, theirs = params_of(backend), params_of(backend)
-    mine, other = make(rule, ours, fused=True), make(rule, theirs, torch.optim, foreach=False)
+    mine, other = tailed(rule, ours, fused=True), tailed(rule, theirs, torchs, foreach=False)
     scalers = [torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=2) for _ in range(2)]
     for step in range(6):
         for params, optimizer, scaler in ((ours, mine, scalers[0]), (theirs, other, scalers[1])):
@@ -151,7 +142,7 @@ def test_grad_scaler(rule, unscaled):
             scaler.step(optimizer)
             scaler.update()
         assert scalers[0].get_scale() == scalers[1].get_scale()
-        torch.testing.assert_close(flat(ours), flat(theirs), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(flat(ours), flat(theirs), **FLOAT32_STEPS)
     assert mine.skipped_steps == 2
     assert not hasattr(mine, "grad_scale")
     assert not hasattr(mine, "found_inf")
@@ -160,7 +151,7 @@ def test_grad_scaler(rule, unscaled):
 
 def test_unscaled_gradients_are_not_written_back():
     params = params_of(Backend("cpu", torch.device("cpu")))
-    optimizer = make("adamw", params, max_grad_norm=0.1)
+    optimizer = tailed("adamw", params, max_grad_norm=0.1)
     set_grads(params, 0, 8.0)
     before = flat([p.grad for p in params])
     optimizer.grad_scale = torch.tensor(8.0)
@@ -174,7 +165,7 @@ def test_device_scalars(backend):
     if backend.name == "cpu":
         pytest.skip("on the CPU they are numbers")
     ours, other = params_of(backend), params_of(backend)
-    mine, plain = make("adamw", ours, capturable=True), make("adamw", other, capturable=True)
+    mine, plain = tailed("adamw", ours, capturable=True), tailed("adamw", other, capturable=True)
     found = torch.zeros(1, device=backend.device)
     scale = torch.full((), 4.0, device=backend.device)
     for step in range(4):
@@ -183,7 +174,7 @@ def test_device_scalars(backend):
         set_grads(other, step)
         mine.grad_scale, mine.found_inf = scale, found
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tailed, "number_or_tensor", lambda *a, **k: a[2])
+            patch.setattr(tailed_step, "number_or_tensor", lambda *a, **k: a[2])
             mine.step()
         if step != 2:
             plain.step()
@@ -210,7 +201,7 @@ def test_micro_batches_are_one_big_batch():
             (loss if divide else 3 * loss).backward()
             optimizers[1].step(zero_grad=True)
         for one, other in zip(*(m.parameters() for m in models), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(one, other, **FLOAT32_STEPS)
 
 
 def test_irregular_layouts(backend):
@@ -221,7 +212,7 @@ def test_irregular_layouts(backend):
     plain = [torch.nn.Parameter(p.detach().clone().contiguous()) for p in (view, conv)]
     grads = [torch.randn(4, 3, device=backend.device), torch.randn(2, 3, 4, 5, device=backend.device)]
     tail = {"max_grad_norm": 0.5, "ema_decay": 0.9}
-    mine, other = make("adamw", [view, conv], **tail), make("adamw", plain, **tail)
+    mine, other = tailed("adamw", [view, conv], **tail), tailed("adamw", plain, **tail)
     for _ in range(2):
         view.grad = torch.zeros(4, 6, device=backend.device)[:, 1::2].copy_(grads[0])
         conv.grad = grads[1].contiguous(memory_format=torch.channels_last)
@@ -231,9 +222,9 @@ def test_irregular_layouts(backend):
         other.step(zero_grad=True)
         assert (view.grad == 0).all()
         assert (conv.grad == 0).all()
-    torch.testing.assert_close(flat([view, conv]), flat(plain), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(flat([view, conv]), flat(plain), **AVERAGES)
     for p, q in zip((view, conv), plain, strict=True):
-        torch.testing.assert_close(mine.state[p]["ema"], other.state[q]["ema"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(mine.state[p]["ema"], other.state[q]["ema"], **AVERAGES)
     assert (base[:, 1::2] == 0).all()
 
 
@@ -244,7 +235,7 @@ def test_several_groups_and_dtypes_have_one_norm(backend):
     set_grads(params, 0)
     exact = flat([p.grad for p in params]).norm().item()
     optimizer.step()
-    assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-12)
+    assert optimizer.grad_norm.item() == pytest.approx(exact, rel=LONG_NORM_FLOAT64_RTOL)
 
 
 def test_same_bits_for_any_number_of_threads(backend):
@@ -253,7 +244,7 @@ def test_same_bits_for_any_number_of_threads(backend):
         torch.set_num_threads(threads)
         try:
             params = params_of(backend)
-            optimizer = make("adamw", params, max_grad_norm=0.3, ema_decay=0.9)
+            optimizer = tailed("adamw", params, max_grad_norm=0.3, ema_decay=0.9)
             for step in range(2):
                 set_grads(params, step)
                 optimizer.step(zero_grad=True)
@@ -277,8 +268,8 @@ def test_same_bits_for_any_number_of_threads(backend):
 def test_bad_options(rule, tail, message):
     params = params_of(Backend("cpu", torch.device("cpu")))
     with pytest.raises((ValueError, TypeError), match=message):
-        make(rule, params, **tail)
-    optimizer = make(rule, params)
+        tailed(rule, params, **tail)
+    optimizer = tailed(rule, params)
     set_grads(params, 0)
     before = flat(params)
     for name, value in tail.items():
@@ -291,7 +282,7 @@ def test_bad_options(rule, tail, message):
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_scale(backend, scale):
     params = params_of(backend)
-    optimizer = make("adamw", params)
+    optimizer = tailed("adamw", params)
     set_grads(params, 0)
     optimizer.grad_scale = scale
     with pytest.raises(ValueError, match=r"grad_scale must be finite and above 0, got"):
@@ -311,7 +302,7 @@ def test_read_only_and_shared_gradients_are_not_zeroed():
 
 def test_copies_keep_the_options(backend):
     params = params_of(backend)
-    optimizer = make("adamw", params, max_grad_norm=2.0, skip_nonfinite=True, ema_decay=0.9)
+    optimizer = tailed("adamw", params, max_grad_norm=2.0, skip_nonfinite=True, ema_decay=0.9)
     set_grads(params, 0)
     optimizer.step()
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
@@ -327,7 +318,7 @@ def test_compiled_step():
     backend = Backend("cpu", torch.device("cpu"))
     ours, plain = params_of(backend), params_of(backend)
     tail = {"max_grad_norm": 0.5, "ema_decay": 0.9, "skip_nonfinite": True}
-    mine, other = make("adamw", ours, **tail), make("adamw", plain, **tail)
+    mine, other = tailed("adamw", ours, **tail), tailed("adamw", plain, **tail)
     compiled = torch.compile(mine.step)
     for step in range(2):
         set_grads(ours, step)
@@ -367,7 +358,7 @@ def test_options_are_read_anew_when_they_change():
         optimizer.step()
         lengths.append(float((param.detach() - before).norm()))
         limit.fill_(0.5 * limit.item())
-    assert lengths == pytest.approx([2, 1, 0.25, 0.125, 2], rel=1e-5)
+    assert lengths == pytest.approx([2, 1, 0.25, 0.125, 2], rel=CLIPPED_RTOL)
     for option, wrong, error in (("max_grad_norm", -1.0, ValueError), ("telemetry", 1, TypeError)):
         setattr(optimizer, option, wrong)
         before = param.detach().clone()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import onepass
-from optim_setup import snapshot
+from optim_setup import optimizer_of, random_params, snapshot, torchs, train
+from tolerance import FLOAT32_STEPS, FLOAT64
 
 RULES = [
     pytest.param("SGD", {}, id="sgd"),
@@ -19,33 +20,16 @@ RULES = [
     pytest.param("Adam", {"amsgrad": True, "maximize": True}, id="adam-amsgrad"),
     pytest.param("AdamW", {"weight_decay": 0.1, "eps": 1e-4}, id="adamw"),
     pytest.param("AdamW", {"amsgrad": True, "betas": (0.5, 0.75)}, id="adamw-amsgrad"),
+    pytest.param("Lion", {"weight_decay": 0.1, "betas": (0.5, 0.75)}, id="lion"),
 ]
 each_rule = pytest.mark.parametrize(("rule", "options"), RULES)
 DTYPES = (torch.float32, torch.complex64, torch.complex128, torch.float64)
 
 
-def make(package, rule, options, shapes=((3,), (2, 3), (), (5,))):
+def with_complex(package, rule, options, shapes=((3,), (2, 3), (), (5,))):
     """Real and complex parameters in turn, in two groups."""
-    generator = torch.Generator().manual_seed(0)
-    params = [
-        torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=generator))
-        for shape, dtype in zip(shapes, DTYPES, strict=True)
-    ]
-    flags = {"foreach": False} if package is torch.optim else {}
-    groups = [{"params": params[:3]}, {"params": params[3:], "lr": 0.05}]
-    return params, getattr(package, rule)(groups, lr=0.1, **options, **flags)
-
-
-def give(params, seed, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    for param in params:
-        param.grad = torch.randn(param.shape, dtype=param.dtype, generator=generator) * scale
-
-
-def train(params, optimizer, steps):
-    for step in steps:
-        give(params, step)
-        optimizer.step()
+    params = random_params(shapes, DTYPES)
+    return params, optimizer_of(package, rule, params, {"lr": 0.1, **options}, second=3)
 
 
 def assert_same(params, optimizer, others, other):
@@ -53,17 +37,17 @@ def assert_same(params, optimizer, others, other):
     for one, two in zip(params, others, strict=True):
         if one.is_complex():
             assert torch.equal(one, two)
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, two, **FLOAT32_STEPS)
         mine, theirs = optimizer.state[one], other.state[two]
         assert mine.keys() - {"ema"} == {name for name, value in theirs.items() if value is not None}
         for name in mine.keys() - {"ema"}:
             assert (type(mine[name]), mine[name].dtype) == (type(theirs[name]), theirs[name].dtype)
-            torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(mine[name], theirs[name], **FLOAT32_STEPS)
 
 
 @each_rule
 def test_complex_parameters(rule, options):
-    (params, optimizer), (others, other) = (make(p, rule, options) for p in (onepass.optim, torch.optim))
+    (params, optimizer), (others, other) = (with_complex(p, rule, options) for p in (onepass.optim, torchs))
     for step in range(5):
         train(params, optimizer, [step])
         train(others, other, [step])
@@ -95,16 +79,16 @@ def test_checkpoints_of_sparse_momentum(dampening):
             resumed.step()
             runs.append([*other.parameters()])
     for run in runs[1:]:
-        torch.testing.assert_close(run, runs[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(run, runs[0], **FLOAT64)
 
 
 @pytest.mark.parametrize("to", ["torch", "onepass"])
 @each_rule
 def test_checkpoints_of_complex_parameters_go_both_ways(rule, options, to):
-    source, target = (onepass.optim, torch.optim) if to == "torch" else (torch.optim, onepass.optim)
-    params, optimizer = make(source, rule, options)
+    source, target = (onepass.optim, torchs) if to == "torch" else (torchs, onepass.optim)
+    params, optimizer = with_complex(source, rule, options)
     train(params, optimizer, range(3))
-    others, other = make(target, rule, options)
+    others, other = with_complex(target, rule, options)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for one, two in zip(params, others, strict=True):
         two.data.copy_(one.data)
@@ -122,7 +106,7 @@ def test_torchs_functions_are_held_from_the_beginning(kept, monkeypatch):
         if not kept:
             monkeypatch.setitem(module, name, lambda *_, **__: pytest.fail("not torch's own"))
     for rule in ("SGD", "Adam", "AdamW"):
-        params, optimizer = make(onepass.optim, rule, {})
+        params, optimizer = with_complex(onepass.optim, rule, {})
         train(params, optimizer, range(2))
 
 
@@ -228,7 +212,7 @@ def test_differentiable(rule, options, steps):
     """Gradients of steps with respect to the first parameters and gradients: torch's own, also where it has none
     (a state of more than one step that is written where autograd kept it)."""
     found = []
-    for package in (onepass.optim, torch.optim):
+    for package in (onepass.optim, torchs):
         torch.manual_seed(0)
         leaf = torch.randn(4, dtype=torch.double, requires_grad=True)
         grads = [torch.randn(4, dtype=torch.double, requires_grad=True) for _ in range(steps)]

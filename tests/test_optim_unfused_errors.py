@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import onepass
-from optim_setup import snapshot
-from test_optim_unfused import each_rule, give, make, train
+from optim_setup import give_gradients, snapshot, train
+from test_optim_unfused import each_rule, with_complex
 
 TAILS = {
     "max_grad_norm": {"max_grad_norm": 1.0},
@@ -64,10 +64,10 @@ SPOILT = {
 )
 def test_spoilt_states_of_complex_parameters(rule, name, spoil):
     make_value, error, message = SPOILT[spoil]
-    params, optimizer = make(onepass.optim, rule, {"momentum": 0.9} if rule == "SGD" else {})
+    params, optimizer = with_complex(onepass.optim, rule, {"momentum": 0.9} if rule == "SGD" else {})
     train(params, optimizer, range(2))
     optimizer.state[params[1]][name] = make_value(optimizer.state[params[1]][name])
-    give(params, 2)
+    give_gradients(params, 2)
     before = snapshot(optimizer)
     with pytest.raises(
         error, match=rf"^{rule.lower()}: param_groups\[0\].params\[1\] must have a state {name} {message}"
@@ -118,10 +118,10 @@ FAULTS = [
 @pytest.mark.parametrize(("rule", "fault", "error", "message"), FAULTS)
 def test_what_torchs_loop_would_trip_over(rule, fault, error, message):
     """Found before the kernels take their share: of the real parameters, too, none has moved."""
-    params, optimizer = make(onepass.optim, rule, {"momentum": 0.9} if rule == "SGD" else {})
+    params, optimizer = with_complex(onepass.optim, rule, {"momentum": 0.9} if rule == "SGD" else {})
     params = [params[1], *params]
     train(params[1:], optimizer, range(2))
-    give(params[1:], 2)
+    give_gradients(params[1:], 2)
     fault(params[0], optimizer)
     before = snapshot(optimizer)
     for _ in range(2):
@@ -132,8 +132,8 @@ def test_what_torchs_loop_would_trip_over(rule, fault, error, message):
 
 @pytest.mark.parametrize("rule", ["Adam", "AdamW"])
 def test_capturable_needs_a_gpu(rule):
-    params, optimizer = make(onepass.optim, rule, {"capturable": True})
-    give(params, 0)
+    params, optimizer = with_complex(onepass.optim, rule, {"capturable": True})
+    give_gradients(params, 0)
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match=r"params\[1\] must be on CUDA with capturable=True, got cpu"):
         optimizer.step()
@@ -145,9 +145,9 @@ def test_a_lazy_conjugate_as_gradient(rule, options):
     """torch's Adam trips over it after it has moved the parameters in front."""
     runs = []
     for lazy in (True, False):
-        params, optimizer = make(onepass.optim, rule, options)
+        params, optimizer = with_complex(onepass.optim, rule, options)
         for step in range(2):
-            give(params, step)
+            give_gradients(params, step)
             for param in params:
                 grad = param.grad.conj()
                 param.grad = grad if lazy else grad.resolve_conj()

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import onepass
-from optim_setup import snapshot
-from test_optim_unfused import RULES, embedding, give, make, train
+from optim_setup import give_gradients, snapshot, torchs, train
+from test_optim_unfused import RULES, embedding, with_complex
+from tolerance import FLOAT32_STEPS, NORM_RTOL
 
 each_rule = pytest.mark.parametrize(("rule", "options"), RULES)
 
@@ -36,13 +37,13 @@ def by_hand(params, optimizer, scale, max_norm, skip, averages, decay, zero_grad
 @pytest.mark.parametrize("max_norm", [None, 1.0, 1e9, 0.0, math.inf], ids=str)
 @each_rule
 def test_the_whole_tail(rule, options, max_norm):
-    params, optimizer = make(onepass.optim, rule, options)
-    others, other = make(torch.optim, rule, options)
+    params, optimizer = with_complex(onepass.optim, rule, options)
+    others, other = with_complex(torchs, rule, options)
     optimizer.max_grad_norm, optimizer.ema_decay, optimizer.skip_nonfinite = max_norm, 0.75, True
     averages, skipped = {}, 0
     for step in range(6):
         for run in (params, others):
-            give(run, step, 8.0)
+            give_gradients(run, step, 8.0)
             if step in (0, 3):
                 # Of a complex parameter, then of a real one.
                 run[1 if step == 3 else 0].grad.view(-1)[0] = math.inf
@@ -55,26 +56,26 @@ def test_the_whole_tail(rule, options, max_norm):
             skipped += 1
             assert {p: dict(optimizer.state.get(p, {})) for p in params} == states
         assert optimizer.skipped_steps == skipped
-        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-6)
+        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=NORM_RTOL)
         for one, two in zip(params, others, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(one, two, **FLOAT32_STEPS)
             if two in averages:
                 mean = optimizer.state[one]["ema"]
                 assert mean.dtype == one.dtype
-                torch.testing.assert_close(mean, averages[two], rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(mean, averages[two], **FLOAT32_STEPS)
             scaled = one.grad if step % 2 else one.grad / 8
             if not (step == 0 or (max_norm is not None and step % 2 == 0)):
-                torch.testing.assert_close(scaled, two.grad, rtol=1e-5, atol=1e-6, equal_nan=True)
+                torch.testing.assert_close(scaled, two.grad, **FLOAT32_STEPS, equal_nan=True)
 
 
 @each_rule
 def test_a_norm_that_is_not_finite_without_skipping(rule, options):
     """As in torch: all parameters become nan."""
-    for package in (onepass.optim, torch.optim):
-        params, optimizer = make(package, rule, options)
-        give(params, 0)
+    for package in (onepass.optim, torchs):
+        params, optimizer = with_complex(package, rule, options)
+        give_gradients(params, 0)
         params[1].grad.view(-1)[0] = math.nan
-        if package is torch.optim:
+        if package is torchs:
             torch.nn.utils.clip_grad_norm_(params, 1.0, foreach=False)
         else:
             optimizer.max_grad_norm = 1.0
@@ -85,9 +86,9 @@ def test_a_norm_that_is_not_finite_without_skipping(rule, options):
 @pytest.mark.parametrize("found", [1.0, torch.tensor(1.0)], ids=["number", "tensor"])
 @each_rule
 def test_found_inf(rule, options, found):
-    params, optimizer = make(onepass.optim, rule, options)
+    params, optimizer = with_complex(onepass.optim, rule, options)
     train(params, optimizer, range(2))
-    give(params, 2)
+    give_gradients(params, 2)
     optimizer.found_inf = found
     before = snapshot(optimizer)
     optimizer.step()
@@ -143,9 +144,9 @@ def test_sparse_gradients():
 
 def test_averages_of_complex_parameters_are_kept():
     """In checkpoints, copies and evaluation: complex as they are."""
-    params, optimizer = make(onepass.optim, "AdamW", {"ema_decay": 0.5})
+    params, optimizer = with_complex(onepass.optim, "AdamW", {"ema_decay": 0.5})
     train(params, optimizer, range(3))
-    others, other = make(onepass.optim, "AdamW", {"ema_decay": 0.5})
+    others, other = with_complex(onepass.optim, "AdamW", {"ema_decay": 0.5})
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for one, two in zip(params, others, strict=True):
         assert other.state[two]["ema"].dtype == one.dtype
@@ -160,8 +161,8 @@ def test_averages_of_complex_parameters_are_kept():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
 def test_bad_scale(scale):
-    params, optimizer = make(onepass.optim, "Adam", {})
-    give(params, 0)
+    params, optimizer = with_complex(onepass.optim, "Adam", {})
+    give_gradients(params, 0)
     optimizer.grad_scale = scale
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match=r"^adam: grad_scale must be finite and above 0, got"):
@@ -172,8 +173,8 @@ def test_bad_scale(scale):
 @each_rule
 def test_a_refused_step_has_changed_nothing(rule, options):
     """The kernels' share is refused after torch's loop was prepared: new states are gone, too."""
-    params, optimizer = make(onepass.optim, rule, {**options, "ema_decay": 0.5})
-    give(params, 0)
+    params, optimizer = with_complex(onepass.optim, rule, {**options, "ema_decay": 0.5})
+    give_gradients(params, 0)
     params[0].grad.data = torch.ones(2)
     before = snapshot(optimizer)
     with pytest.raises(ValueError, match=r"grads\[0\] must have shape \(3,\) like its parameter, got \(2,\)"):

@@ -17,6 +17,7 @@ from onepass import _native
 RULES = [
     pytest.param("SGD", {"lr": 0.1, "momentum": 0.9}, id="sgd-momentum"),
     pytest.param("Adam", {"lr": 0.1, "amsgrad": True}, id="adam-amsgrad"),
+    pytest.param("Lion", {"lr": 0.1, "weight_decay": 0.1}, id="lion"),
 ]
 
 

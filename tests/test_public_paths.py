@@ -66,13 +66,15 @@ PUBLIC = {
     "onepass.nn.revert": "is_ours revert revert_modules",
     "onepass.nn.sequential": "Sequential neighbours_of pairs_of runs_in_turn sequential_class",
     "onepass.optim": (
-        "Adam AdamW SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules to_apex"
+        "Adam AdamW Lion SGD clip_grad_norm_ clip_grad_value_ functional lr_scheduler no_decay_groups schedules "
+        "to_apex"
     ),
     "onepass.optim.adam": "Adam",
     "onepass.optim.adamw": "AdamW",
     "onepass.optim.apex": "to_apex",
     "onepass.optim.clip_grad": "clip_grad_norm_ clip_grad_value_",
-    "onepass.optim.functional": "adam adamw sgd",
+    "onepass.optim.functional": "adam adamw lion sgd",
+    "onepass.optim.lion": "Lion lion",
     "onepass.optim.lr_scheduler": (
         "ChainedScheduler ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR ExponentialLR "
         "FunctionLR LRScheduler LambdaLR LinearLR MultiStepLR MultiplicativeLR OneCycleLR PolynomialLR "
@@ -94,7 +96,7 @@ PUBLIC = {
     "onepass.parity.tail": "DTYPES rows",
 }
 
-# Where pickles of version 0.1 look for classes and functions.
+# Where pickles of version 0.1 look for our modules, what belongs to them, and optimizers.
 PICKLED = {
     "onepass.nn.batch_norm": "BatchNorm1d BatchNorm2d BatchNorm3d",
     "onepass.nn.convert": "Conversion Entry",
@@ -104,20 +106,6 @@ PICKLED = {
     "onepass.nn.sequential": "Sequential _empty",
     "onepass.optim.adam": "Adam",
     "onepass.optim.adamw": "AdamW",
-    "onepass.optim.lr_scheduler._chained": "ChainedScheduler",
-    "onepass.optim.lr_scheduler._cycles": "CosineAnnealingWarmRestarts CyclicLR OneCycleLR",
-    "onepass.optim.lr_scheduler._decays": (
-        "ConstantLR CosineAnnealingLR ExponentialLR LambdaLR LinearLR MultiStepLR PolynomialLR StepLR"
-    ),
-    "onepass.optim.lr_scheduler._memory": "Memory",
-    "onepass.optim.lr_scheduler._plateau": "ReduceLROnPlateau",
-    "onepass.optim.lr_scheduler._schedule": "ScheduleLR WarmupCosineLR WarmupStableDecayLR",
-    "onepass.optim.lr_scheduler._sequential": "SequentialLR",
-    "onepass.optim.schedules._combine": "clamp product sequence take",
-    "onepass.optim.schedules._cycles": "cyclic one_cycle warm_restarts",
-    "onepass.optim.schedules._shapes": (
-        "constant cosine exponential inverse_sqrt linear multistep polynomial sqrt_decay step warmup"
-    ),
     "onepass.optim.sgd": "SGD",
 }
 # Paths at which the classes of these modules stand instead.

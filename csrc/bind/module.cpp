@@ -58,7 +58,7 @@ PYBIND11_MODULE(ONEPASS_MODULE, module) {
   // An impossible ONEPASS_ISA fails here, at import, and not in the middle of a training step.
   onepass::isa();
   module.def("build_info", &build_info);
-#define ONEPASS_REGISTER(name) onepass::register_##name(module);
+#define ONEPASS_REGISTER(name, ...) onepass::register_##name(module);
   ONEPASS_BINDINGS(ONEPASS_REGISTER)
 #undef ONEPASS_REGISTER
 #if defined(ONEPASS_SIMT)

@@ -1,13 +1,14 @@
 // register.h - the one list of what the module binds: a function each, defined in the file of that name and
-// called by module.cpp.
+// called by module.cpp. The update rules have a list of their own (kernels/optim/rules.h).
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include "kernels/optim/rules.h"
+
 #define ONEPASS_BINDINGS(X) \
   X(plan)                   \
-  X(sgd)                    \
-  X(adam)                   \
+  ONEPASS_RULES(X)          \
   X(clip)                   \
   X(param_groups)           \
   X(statistics)             \
@@ -18,7 +19,7 @@
 
 namespace onepass {
 
-#define ONEPASS_DECLARE(name) void register_##name(pybind11::module_& module);
+#define ONEPASS_DECLARE(name, ...) void register_##name(pybind11::module_& module);
 ONEPASS_BINDINGS(ONEPASS_DECLARE)
 #undef ONEPASS_DECLARE
 #if defined(ONEPASS_SIMT)

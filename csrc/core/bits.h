@@ -33,15 +33,14 @@ ONEPASS_HD uint64_t bits_of(double value) {
   return bits;
 }
 
-// A nan whose low half is empty: pairs of bfloat16 (convert.h) are rounded right with no other. A GPU's, all
-// ones, would become -0.
+// Gives a nan an empty low half: pairs of bfloat16 (convert.h) are rounded right with no other nan. A GPU's,
+// all ones, would become -0.
 template <class T>
 ONEPASS_HD T plain_nan(T x) {
   return x == x ? x : T(NAN);
 }
 
-// Neither infinite nor a nan: only of finite numbers the difference is 0. Arithmetic, so that a loop over it
-// becomes wide code.
+// Whether x is neither infinite nor a nan: x - x is 0 for finite numbers only. As arithmetic it vectorises.
 template <class T>
 ONEPASS_HD bool is_finite(T x) {
   return x - x == 0;

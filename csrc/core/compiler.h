@@ -13,8 +13,8 @@
 #define ONEPASS_HD inline
 #endif
 
-// A function that is called: its code, inlined wherever it is needed, would be most of a kernel, and what
-// compiling it takes.
+// A function that is never inlined: inlined wherever it is used, its code would be most of a kernel and of
+// the time that compiling takes.
 #if defined(__CUDACC__)
 #define ONEPASS_CALLED __noinline__
 #elif defined(__GNUC__)
@@ -23,7 +23,7 @@
 #define ONEPASS_CALLED
 #endif
 
-// Marks the loops that do the work. As functions of their own they can be told from the disassembly, in which
+// Marks the loops that do the work. As functions of their own they can be found in the disassembly, where
 // tests/check_isa_symbols.py looks for the wide instructions.
 #if defined(__GNUC__)
 #define ONEPASS_WALK __attribute__((noinline))
@@ -47,8 +47,8 @@
 #define ONEPASS_INDEPENDENT
 #endif
 
-// The same for a loop over the lanes of a vector. GCC would unroll one of up to 16 iterations before it looks
-// for vectors, and then find few.
+// The same for a loop over the lanes of a vector. GCC would unroll a loop of up to 16 iterations before it
+// looks for vectors, and then find few.
 #if defined(__GNUC__) && !defined(__clang__)
 #define ONEPASS_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #else

@@ -1,4 +1,5 @@
-// convert.h - rows of stored elements to and from the arithmetic type (float or double), on the CPU.
+// convert.h - stored elements to and from the arithmetic type (float or double), one by one, in pairs and in
+// strips, on the CPU. GPU: packs.cuh.
 //
 // Rounding is to nearest even, as in torch; a nan stays a nan. Compiled once per instruction set (the
 // namespace ONEPASS_ISA). Float16 has instructions of its own on x86, which GCC 12 does not vectorise to;
@@ -96,9 +97,9 @@ inline void floats_to_float16(const float* __restrict values, uint16_t* __restri
   for (; i < n; ++i) stored[i] = to_float16(values[i]);
 }
 
-// How loops see stored elements: S is float, double or this, and T, the arithmetic type, is double for double
-// and float for the others. A float16, and a bfloat16 whose row is worked on before the loop, passes through
-// a row of floats.
+// How loops see stored elements: S is float, double or this, and the arithmetic type T is double for double
+// and float for the others. A float16, and a bfloat16 that is worked on before the loop, passes through a
+// strip of floats.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -119,7 +120,7 @@ constexpr bool stored_as(DType dtype, BFloat16) { return dtype == DType::kBFloat
 
 // values[0 .. n) = stored[begin .. begin + n), widened or narrowed to T.
 template <class T>
-void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {
+void load_strip(DType dtype, const void* stored, int64_t begin, T* __restrict values, int64_t n) {
   switch (dtype) {
     case DType::kFloat32: {
       const float* from = static_cast<const float*>(stored) + begin;
@@ -150,7 +151,7 @@ void load_row(DType dtype, const void* stored, int64_t begin, T* __restrict valu
 
 // stored[begin .. begin + n) = values[0 .. n), rounded. Only lists that are narrower than the arithmetic
 // are written through here: T is float.
-inline void store_row(DType dtype, void* stored, int64_t begin, const float* __restrict values, int64_t n) {
+inline void store_strip(DType dtype, void* stored, int64_t begin, const float* __restrict values, int64_t n) {
   uint16_t* to = static_cast<uint16_t*>(stored) + begin;
   if (dtype == DType::kFloat16) {
     floats_to_float16(values, to, n);

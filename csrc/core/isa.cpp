@@ -10,7 +10,7 @@ namespace {
 bool runs_here(Isa isa) {
 #if defined(ONEPASS_X86)
   // The flag sets are those of x86-64-v3 and x86-64-v4, which cmake/cpu.cmake compiles for; what
-  // no processor with AVX2 lacks (lzcnt, movbe) is not asked, as older compilers have no name for it.
+  // every processor with AVX2 has (lzcnt, movbe) is not asked for, as older compilers have no name for it.
   switch (isa) {
     case Isa::kBaseline:
       return true;

@@ -61,7 +61,7 @@ const Runtime& runtime() {
   return found;
 }
 
-// Of this thread, not done yet.
+// This thread's work that is not done yet.
 thread_local BesideParallel* beside = nullptr;
 
 void run_on_threads(int threads, void (*body)(void*), void* context) {

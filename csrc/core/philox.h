@@ -1,8 +1,8 @@
 // philox.h - Philox4x32-10: random words as a function of a key and a counter, and of nothing else.
 //
-// The one source of randomness (docs/decisions.md). Whoever draws counts by the position of an element in its
-// tensor, so that a draw does not depend on threads, devices, or who draws first, and can be repeated.
-// Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the constants are Random123's.
+// The one source of randomness (docs/decisions.md). The counter is the position of an element in its tensor,
+// so that a draw does not depend on threads, devices or order, and can be repeated. Source: Salmon et al.
+// 2011, "Parallel random numbers: as easy as 1, 2, 3"; the constants are Random123's.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct PhiloxWords {
 
 constexpr int kPhiloxRounds = 10;
 
-// The product's 64 bits of a's low half and a constant; all words the same. Vectors have their own
-// (loops/draws/philox_blocks.h).
+// The 64-bit product of a's low half and a constant; all words set to one value. Vectors have overloads of
+// both in loops/draws/philox_blocks.h.
 ONEPASS_HD uint64_t low_product(uint64_t a, uint32_t constant) { return uint64_t(uint32_t(a)) * constant; }
 ONEPASS_HD void set_words(uint64_t& words, uint32_t word) { words = word; }
 

@@ -10,13 +10,12 @@
 #include "kernels/dropout/dropout.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/norm/batch_norm.h"
+#include "kernels/optim/rules.h"
 #include "loops/tensors/leaves.h"
 #include "loops/tensors/tail.h"
 #include "loops/tensors/tensor_list.h"
-#include "math/adam.h"
 #include "math/clip.h"
 #include "math/norm.h"
-#include "math/sgd.h"
 #include "math/statistics.h"
 
 namespace onepass {
@@ -31,23 +30,23 @@ struct Launch {
   void* stream = nullptr;
 };
 
-// A scalar that lives on the device, so that a captured CUDA graph sees its new value at each replay.
+// A scalar that is on the device, so that a captured CUDA graph sees its new value at each replay.
 struct DeviceScalar {
   const void* data = nullptr;  // nullptr: not on the device, the host's value counts
   DType dtype = DType::kFloat32;
 };
 
-// What the rules of every optimizer have beside their options. step counts from 1: the step being taken.
+// What the rules of every optimizer have besides their options. step counts from 1: the step being taken.
 struct StepScalars {
   DeviceScalar lr;           // takes the place of the option
-  double step = 1;           // of SGD only where results are rounded stochastically
+  double step = 1;           // SGD needs it only where results are rounded stochastically
   DeviceScalar device_step;  // takes the place of step; counted up before the kernel is launched
   double ema_decay = 0;
   const StepControl* control = nullptr;  // on the device: its factor takes the place of grad_factor
   uint64_t seed = 0;                     // of the random draws (math/draws.h)
-  int64_t group = 0;                     // whose statistics the tensors' are
+  int64_t group = 0;                     // number of the param group, for the statistics
 
-  // taken: the step being taken, wherever its number is.
+  // taken: the number of the step, from the host or the device.
   template <class T>
   ONEPASS_HD RuleTail<T> tail(double taken) const {
     return {math::Ema<T>::make(ema_decay), {seed, uint32_t(int64_t(taken))}, double(group)};
@@ -86,8 +85,8 @@ using DecideKernel = void(const Leaf* leaves, int64_t count, const Decision& dec
 using ScaleKernel = void(const TensorList& list, const StepControl* control, const Launch& launch);
 // List kParam clamped to [-limit, limit]; list kGrad must be the same memory.
 using ClampKernel = void(const TensorList& list, double limit, const Launch& launch);
-// groups[0 .. group_count) from the rows of all tensors; gradients were scaled by *grad_scale, or by the
-// number.
+// groups[0 .. group_count) from the rows of all tensors; gradients were scaled by grad_scale, or by
+// host_grad_scale where that is not on the device.
 using GatherStatisticsKernel = void(const StatisticsRow* rows, int64_t count, GroupStatistics* groups,
                                     int64_t group_count, double host_grad_scale, DeviceScalar grad_scale,
                                     const Launch& launch);
@@ -117,14 +116,14 @@ using ExponentialKernel = void(DType dtype, const void* x, void* y, int64_t n, c
 // plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
 using ProbeKernel = void(const float* const* reads, int read_count, float* const* writes, int write_count,
                          int64_t n, const Launch& launch);
-// to[0 .. n) = from[0 .. n), in as many parts: the bandwidth of what writes somewhere else than it reads.
+// to[0 .. n) = from[0 .. n), a part for each thread: the bandwidth of loops that write elsewhere than they
+// read.
 using ProbeCopyKernel = void(const float* from, float* to, int64_t n, const Launch& launch);
 
 // The one list of kernels, X(name, type): declarations, the tables below and the choice of an instruction set
 // follow from it.
 #define ONEPASS_KERNELS(X)                          \
-  X(sgd, RuleKernel<math::SgdOptions>)              \
-  X(adam, RuleKernel<math::AdamOptions>)            \
+  ONEPASS_RULES(X)                                  \
   X(norm, NormKernel)                               \
   X(decide, DecideKernel)                           \
   X(scale, ScaleKernel)                             \

@@ -14,7 +14,7 @@
 
 namespace onepass::math {
 
-// What pass one tells pass two. All double, so that it is a row of a float64 tensor.
+// What pass one hands to pass two. All double, so that it is a row of a float64 tensor.
 struct StepControl {
   double factor;         // by which gradients are multiplied
   double skip;           // 1: this step changes nothing, 0: it is taken
@@ -25,13 +25,13 @@ struct StepControl {
 
 struct ClipOptions {
   double max_norm = 0;
-  bool clips = false;           // false: max_norm has no say
+  bool clips = false;           // false: max_norm is not used
   bool skip_nonfinite = false;  // skip a step whose gradients are not all finite
 };
 
 ONEPASS_HD double clip_coefficient(double norm, double max_norm) {
   const double coefficient = max_norm / (norm + 1e-6);
-  // A nan stays, as in torch.clamp; but the plain one, since core/convert.h rounds no other in pairs.
+  // A nan stays, as in torch.clamp; but as the plain one: core/convert.h rounds no other nan in pairs.
   if (coefficient != coefficient) return NAN;
   return coefficient > 1 ? 1 : coefficient;
 }
@@ -47,7 +47,7 @@ ONEPASS_HD StepControl decide(const ClipOptions& o, double norm, double nonfinit
   return {factor, skip, unscaled, nonfinite, skipped_before + skip};
 }
 
-// No state. The element's own value is the one that is changed; the second one is not used.
+// Rules without states: they change the first operand, and the second one is not used.
 template <class T>
 struct Scale {
   static constexpr int kStates = 0;

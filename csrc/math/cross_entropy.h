@@ -16,6 +16,10 @@
 //   p_t - 1
 // Kept between the two: m and rest of each row. lse alone, rounded to float32, would cost e^(x - lse) the
 // digits that lse has before the point.
+//
+// Source: Szegedy et al. 2016, "Rethinking the inception architecture", section 7 (smoothing); Zhang et al.
+// 2018, "mixup" (two labels); Chowdhery et al. 2023, "PaLM", section 5 (z-loss);
+// torch.nn.functional.cross_entropy.
 #pragma once
 
 #include "math/exp.h"
@@ -23,7 +27,8 @@
 
 namespace onepass::math {
 
-// Which classes count beside the label's, by what weight: none (no smoothing), each by 1, each by its own.
+// Which classes count besides the label's, and by which weight: none (no smoothing), each by 1, each by its
+// own.
 enum class Share { kNone, kEqual, kGiven };
 
 // Sums over some classes of a row, in A, counted from one m, which need not be the maximum; the first label
@@ -47,13 +52,13 @@ struct SoftmaxSums : TermSums<A> {
   T max;
 };
 
-// Where exponents are counted from: a row of -inf alone has no finite maximum.
+// Where exponents are counted from: a row that is all -inf has no finite maximum.
 template <class T>
 ONEPASS_HD T shift_of(T max) {
   return max < 0 && !is_finite(max) ? T(0) : max;
 }
 
-// The larger one; nans have no say, they show in the sums.
+// The larger one. A nan b is passed over: it shows in the sums.
 template <class T>
 ONEPASS_HD T larger(T a, T b) {
   return b > a ? b : a;
@@ -108,7 +113,7 @@ ONEPASS_HD SoftmaxSums<T, A> settled(const SoftmaxSums<T, A>& a) {
   return {{a.rest * kLess, a.distance, a.weight, a.spread * kLess}, a.max};
 }
 
-// What the call says of every row.
+// The options of a call, the same for every row.
 struct LossOptions {
   double smoothing = 0;
   double z_loss = 0;
@@ -142,7 +147,7 @@ struct RowTarget {
             T(a.lam * a.weight + b.lam * b.weight),
             T(first + share * a.weight)};
   }
-  // Of probabilities, whose sum by weight is `total`.
+  // From probabilities, whose sum by weight is `total`.
   ONEPASS_HD static RowTarget of_probabilities(T total) {
     return {T(0), T(0), T(1), total, total, T(1), T(0)};
   }
@@ -156,7 +161,7 @@ struct RowLabels {
   bool counts = false;  // false: the row is ignored
   RowTarget<T> target{};
 
-  // Of labels -1 where there is none; their weights by weight_of(class).
+  // a, b: the labels, -1 where there is none; weight_of(class): their weights.
   template <class Weight>
   ONEPASS_HD static RowLabels make(int64_t a, double lam_a, int64_t b, double lam_b,
                                    const LossOptions& options, double classes, double all_weights,
@@ -177,14 +182,14 @@ struct RowLabels {
     found.target = RowTarget<T>::make(one, other, options, classes, all_weights);
     return found;
   }
-  // Of probabilities, whose sum by weight is `total`.
+  // From probabilities, whose sum by weight is `total`.
   ONEPASS_HD static RowLabels of_probabilities(T total) {
     RowLabels found;
     found.counts = true;
     found.target = RowTarget<T>::of_probabilities(total);
     return found;
   }
-  // How right it is to predict a class.
+  // The target's share of class `best`: how right that prediction is.
   ONEPASS_HD double correctness(int64_t best) const {
     return (best == first ? lam_first : 0) + (best == second ? lam_second : 0);
   }
@@ -195,7 +200,7 @@ ONEPASS_HD T smoothed(T probability, T weight, T kept, T share) {
   return weight * (kept * probability + share);
 }
 
-// What follows from a row's sums. x_t, x_u: of the labels, the maximum where there is none.
+// What follows from a row's sums. x_t, x_u: the logits of the labels, the maximum where there is none.
 template <class T>
 struct RowSoftmax {
   T max, rest, e_t, sum, log_sum;
@@ -247,7 +252,7 @@ struct RowGradient {
             grad * first,
             -q.second * grad};
   }
-  // Of a row that is ignored: zeros, whatever its logits are.
+  // For a row that is ignored: zeros, whatever its logits are.
   ONEPASS_HD static RowGradient none() { return {ScaledExp<T>::usual(), T(0), T(0), T(0), T(0), T(0)}; }
   // Whether logits matter.
   ONEPASS_HD bool has_softmax() const { return scale != 0; }

@@ -6,6 +6,8 @@
 // one. Each draw by itself is uniform over 2^16 values; two that share a byte have a correlation of 1/256.
 // The states of an element take the other rotations of the same word: the draws that the parameters of the
 // other three elements have.
+//
+// Source: philox.h; the sharing of bytes is onepass's own (docs/decisions.md).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +28,7 @@ constexpr int kDrawWords = kDrawLanes / 2;   // of them random, the others rotat
 constexpr int kDrawBlocks = kDrawWords / 4;  // Philox blocks
 constexpr int kSecondRotation = 8;           // of the lanes from kDrawWords on
 
-// Of the parameter (list 0) and of states 0, 1, 2 (lists 1, 2, 3).
+// The rotation of the parameter (list 0) and of states 0, 1, 2 (lists 1, 2, 3).
 ONEPASS_HD constexpr int list_rotation(int list) {
   return list == 0 ? 0 : list == 1 ? 16 : list == 2 ? 8 : 24;
 }

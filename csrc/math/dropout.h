@@ -1,4 +1,4 @@
-// dropout.h - which elements a dropout keeps, as a function of the seed and of their place alone, and what
+// dropout.h - which elements a dropout keeps, as a function of the seed and of their place only, and what
 // becomes of them.
 //
 // Element i draws 8 bits u: byte i % 16 of the Philox block i / 16 under the seed (words in order, low byte
@@ -7,7 +7,10 @@
 //   at u == t 32 more bits, word 0 of the block i with counter word 3 = 1, decide alike with the fraction of
 //   256 p, so that P(dropped) is p to 2^-40.
 // One element in 256 needs the second draw, and none where 256 p is a whole number. i counts the logical
-// tensor in NCHW order, whatever the memory's.
+// tensor in NCHW order, whatever the memory's order.
+//
+// Source: Srivastava et al. 2014, "Dropout"; Klambauer et al. 2017, "Self-normalizing neural networks" (alpha
+// dropout); torch.nn.functional.dropout and alpha_dropout.
 #pragma once
 
 #include <cmath>
@@ -36,7 +39,7 @@ struct Dropout {
   ONEPASS_HD PhiloxWords draws(uint64_t block) const {
     return philox({{uint32_t(block), uint32_t(block >> 32), kFirstDraw[0], kFirstDraw[1]}}, seed);
   }
-  // Of element i alone.
+  // The second draw of element i.
   ONEPASS_HD uint32_t second_draw(uint64_t i) const {
     return philox({{uint32_t(i), uint32_t(i >> 32), kSecondDraw[0], kSecondDraw[1]}}, seed).word[0];
   }
@@ -88,7 +91,7 @@ constexpr double kSeluLimit = 1.7580993408473766;
 
 // kAlpha sets what is dropped to -kSeluLimit, then restores mean and variance by a (.) + b with
 // a = 1 / sqrt((1 - p) (1 + p kSeluLimit^2)), b = a p kSeluLimit.
-// gradient: of the result by x. p = 1 drops everything to 0, with kAlpha, too (as torch does).
+// gradient: the terms of the derivative by x. p = 1 drops everything to 0, also with kAlpha, as in torch.
 ONEPASS_HD DropoutTerms dropout_terms(double p, Scaling scaling, bool gradient) {
   if (p >= 1) return {0, 0, 0};
   if (scaling == Scaling::kTestTime) return {1, 0, 0};
@@ -112,7 +115,7 @@ struct DropoutFormula {
   }
 };
 
-// The same with what the compiler shall know.
+// The same with options that the compiler knows.
 template <class T, bool kAffine, bool kResidual>
 struct Dropped {
   static constexpr bool kReadsResidual = kResidual;

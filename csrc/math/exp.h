@@ -1,4 +1,4 @@
-// exp.h - e^x of our own for the softmax, as a host + device formula that compilers turn into wide code.
+// exp.h - e^x for the softmax, as a host + device formula that compilers turn into wide code.
 //
 //   x = n ln 2 + r, |r| <= ln 2 / 2:   e^x = 2^n (1 + r (1 + r q(r)))
 //
@@ -13,6 +13,9 @@
 //
 // A choice at the end and no clamp at the beginning: GCC 12 would follow each constant of a clamp through the
 // formula by masks, twice the instructions.
+//
+// Source: Cody and Waite 1980, "Software manual for the elementary functions" (reduction in two parts); the
+// coefficients are onepass's own, by the Remez algorithm.
 #pragma once
 
 #include "core/fused.h"

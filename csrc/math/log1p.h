@@ -1,10 +1,13 @@
-// log1p.h - log(1 + u) for u >= 0, of our own: see exp.h for why.
+// log1p.h - log(1 + u) for u >= 0, as a host + device formula that compilers turn into wide code, like exp.h.
 //
 //   w = 1 + u rounded, what was lost c = u - (w - 1):   log(1 + u) = log w + c / w
 //   w = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2),  s = f / (2 + f),  z = s^2
 //   log(1 + f) = 2 (s + s^3 / 3 + s^5 / 5 + ...) = f - s (f - z (2/3 + z 2/5 + z^2 2/7 + ...))
 //
 // The last form adds to f, which is exact, a correction of a sixth of it at most. A nan stays a nan.
+//
+// Source: fdlibm, s_log1p.c (the lost part, s, ln 2 in two parts); the coefficients here are those of the
+// series.
 #pragma once
 
 #include "core/bits.h"

@@ -2,7 +2,7 @@
 //
 //   stochastic    up with probability (value - below) / spacing: right on average
 //   split, join   value = stored + remainder: bfloat16 and the 16 bits that it lacks, exactly
-//   master        a float32 of its own beside the parameter, its rounded copy
+//   master        a float32 of its own next to the parameter, its rounded copy
 //   residue       value - stored, to be kept in 16 bits of its own and added at the next step (Kahan)
 //
 // Rounding to nearest is core/convert.h's and core/packs.cuh's. Source: Gupta et al. 2015, "Deep learning

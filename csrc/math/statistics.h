@@ -1,6 +1,8 @@
-// statistics.h - what is told of one param group's step, from the sums of its leaves.
+// statistics.h - the statistics of one param group's step, from the sums of its leaves (telemetry).
 //
-//   norm = sqrt(sum x^2);   of the gradients as they would be unscaled: norm / grad_scale
+//   norm = sqrt(sum x^2);   for gradients that were scaled: norm / grad_scale
+//
+// Source: torch.linalg.vector_norm (p = 2).
 #pragma once
 
 #include "core/bits.h"

@@ -14,7 +14,8 @@ def _skip(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options: A
     """Leaves out modules, which have pages of their own, and what a class merely has of torch."""
     if inspect.ismodule(member):
         return True
-    module = getattr(member, "__module__", None) or ""
+    owner = getattr(member, "__objclass__", member)
+    module = getattr(owner, "__module__", None) or ""
     return True if module.split(".")[0] in ("torch", "builtins", "typing") else None
 
 
@@ -24,6 +25,13 @@ def _tidy(app: Sphinx, what: str, name: str, member: Any, options: Any, lines: l
         if not line.lstrip().startswith((">>>", "...")):
             line = re.sub(r"^(Differs from torch|Source):", r"**\1:**", line)
             lines[i] = re.sub(r"(?<![`\w.])([\w.]*\w)_(?=[\s.,;:)]|$)", r"\1\\_", line)
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """Leaves out the arguments of a class that only our functions make: one of them is private."""
+    return ("", returns) if what == "class" and re.search(r"[(, ]_\w+:", signature or "") else None
 
 
 def _check(app: Sphinx, error: Exception | None) -> None:
@@ -36,8 +44,9 @@ def _check(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Registers the three."""
+    """Registers all of it."""
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _tidy)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("build-finished", _check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

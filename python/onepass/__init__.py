@@ -1,11 +1,10 @@
-"""The steps around the matrix products of deep-learning training, each in one pass over memory.
+"""Replaces the memory-bound parts of a PyTorch training step by one pass over memory each.
 
-`onepass.nn` holds batch normalisation with ReLU, a residual and dropout in the same pass, dropout, and the
-cross-entropy loss: torch.nn's classes by name and arguments.
-`onepass.optim` holds SGD, Adam and AdamW: torch.optim's classes by name, arguments and checkpoints, with the
-whole update of all parameters in one kernel call a device and dtype, and schedules of its learning rate.
-`onepass.monitor` finds a learning rate. The command `onepass` (also
-``python -m onepass``) tells what is installed, shows a training run and measures speed and accuracy.
+`onepass.nn` has batch normalisation with ReLU, a residual and dropout in the same pass, dropout, and the
+cross-entropy loss, with torch.nn's names and arguments. `onepass.optim` has optimizers with torch.optim's names,
+arguments and checkpoints, which update all parameters in one kernel call per device and dtype, and schedules of
+the learning rate. `onepass.monitor` finds a learning rate. The command `onepass` (also ``python -m onepass``)
+shows what is installed, shows a training run, and measures speed and accuracy.
 """
 
 from importlib.metadata import version as _version

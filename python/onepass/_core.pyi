@@ -41,6 +41,7 @@ class Rule(Protocol):
 
 sgd: Rule
 adam: Rule
+lion: Rule
 
 control_size: int
 """Elements of the float64 tensor that grad_norm fills."""

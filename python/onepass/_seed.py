@@ -1,4 +1,4 @@
-"""Seeds, as all that draws random numbers takes them."""
+"""Checks seeds, alike for all that draws random numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ __all__ = ["check_seed"]
 
 
 def check_seed(function: str, seed: Any, wanted: str = "an int") -> None:
-    """Raises TypeError unless the seed is an integer, ValueError unless it is one of 64 bits.
+    """Checks that a seed is an integer of 64 bits.
 
     Args:
-        function: Who asks, for messages.
+        function: The function that was called, for messages.
         seed: The seed.
         wanted: What it may be, for messages.
+
+    Raises:
+        TypeError: The seed is no integer.
+        ValueError: The seed is negative, or at least 2**64.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"{function}: seed must be {wanted}, got {seed!r}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import onepass.optim
 from onepass import _native
+from tolerance import LEAST_MOVEMENT
 
 SAMPLES, FEATURES, CLASSES = 48, 6, 3
 
@@ -175,7 +176,7 @@ def assert_same(
     """
     assert len(ours) == len(torchs) == len(start) > 0
     moved = max(float((t - s).abs().max()) for t, s in zip(torchs, start, strict=True))
-    assert moved > 1e-3, f"the training moved nothing: {moved}"
+    assert moved > LEAST_MOVEMENT, f"the training moved nothing: {moved}"
     largest = max(float(t.abs().max()) for t in torchs)
     for i, (our, their) in enumerate(zip(ours, torchs, strict=True)):
         assert our.dtype == their.dtype

@@ -8,6 +8,7 @@ from torch import nn
 
 import onepass
 from clients.programs import client, data, model
+from tolerance import SAMPLE_GRADIENTS, SAMPLE_STEPS
 
 backpack = client("backpack")
 extensions = client("backpack.extensions")
@@ -50,7 +51,7 @@ def test_our_loss(extension):
         assert "CrossEntropyLoss" in str(error)  # noqa: PT017  # either is right
     else:
         for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours, theirs, **SAMPLE_GRADIENTS)
 
 
 def test_our_layers():
@@ -66,7 +67,7 @@ def test_our_layers():
     assert [i for i, one in enumerate(found) if one is None] == [2, 3]
     for ours, theirs in zip(found, expected, strict=True):
         if ours is not None:
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(ours, theirs, **SAMPLE_GRADIENTS)
 
 
 @pytest.mark.parametrize("extension", ["grad_batch", "diag_ggn_exact"])
@@ -92,9 +93,9 @@ def test_our_optimizer_after_it(watch):
             loss(net(inputs), labels).backward()
         nn.functional.cross_entropy(plain(inputs), labels).backward()
         for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(p.grad_batch.sum(0), q.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(p.grad_batch.sum(0), q.grad, **SAMPLE_GRADIENTS)
         ours.step()
         theirs.step()
     watch.assert_steps("onepass", 5)
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+        torch.testing.assert_close(p, q, **SAMPLE_STEPS)

@@ -8,6 +8,7 @@ from torch import nn
 
 import onepass
 from clients.programs import client, image_model, images
+from tolerance import NETWORK_SHARE, VISIBLE_SHARE
 
 attr = client("captum.attr")
 
@@ -66,7 +67,7 @@ def test_attributions(method, fuse):
         assert "revert" in str(error)  # noqa: PT017
         return
     scale = float(expected.abs().max())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
+    torch.testing.assert_close(found, expected, rtol=0, atol=NETWORK_SHARE * scale)
 
 
 def test_the_methods_differ_without_the_relu():
@@ -74,4 +75,6 @@ def test_the_methods_differ_without_the_relu():
     net = trained()
     expected = METHODS["guided-backprop"](net, images().requires_grad_())
     plain = METHODS["saliency"](net, images().requires_grad_())
-    assert not torch.allclose(expected.abs(), plain, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+    assert not torch.allclose(
+        expected.abs(), plain, rtol=VISIBLE_SHARE, atol=VISIBLE_SHARE * float(expected.abs().max())
+    )

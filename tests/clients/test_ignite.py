@@ -18,6 +18,7 @@ from clients.programs import (
     scheduler,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 engine = client("ignite.engine")
 handlers = client("ignite.handlers")
@@ -88,10 +89,10 @@ def test_our_schedulers_as_handlers(schedule):
         trainer.add_event_handler(engine.Events.ITERATION_STARTED, handlers.LRScheduler(lrs))
         rates[package] = rated(trainer, opt)
         trainer.run(loader(), max_epochs=EPOCHS)
-    assert rates["onepass"] == pytest.approx(plain, rel=1e-12)
+    assert rates["onepass"] == pytest.approx(plain, rel=SCHEDULE_RTOL)
     assert told["onepass"] == rates["onepass"]
     assert len(set(plain)) > 1
-    assert (rates["torch"] == pytest.approx(plain, rel=1e-12)) == (schedule not in SKIPPING)
+    assert (rates["torch"] == pytest.approx(plain, rel=SCHEDULE_RTOL)) == (schedule not in SKIPPING)
 
 
 @each_schedule
@@ -108,7 +109,7 @@ def test_warm_up_before_our_schedulers(schedule):
         rates[package] = rated(trainer, opt)
         trainer.add_event_handler(engine.Events.ITERATION_STARTED, lrs)
         trainer.run(loader(), max_epochs=EPOCHS)
-    assert rates["onepass"] == pytest.approx(rates["torch"], rel=1e-12)
+    assert rates["onepass"] == pytest.approx(rates["torch"], rel=SCHEDULE_RTOL)
     assert len(set(rates["torch"])) > 3
 
 

@@ -17,6 +17,7 @@ from clients.programs import (
     scheduler,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 STEPS = 12
 
@@ -56,7 +57,7 @@ def test_the_same(rule, low, watch):
 def test_the_same_rates(schedule):
     ours, rates = train("onepass", "sgd", schedule)
     torchs, torch_rates = train("torch", "sgd", schedule)
-    assert rates == pytest.approx(torch_rates, rel=1e-12)
+    assert rates == pytest.approx(torch_rates, rel=SCHEDULE_RTOL)
     assert len(set(rates)) > 1
     assert_same(ours, torchs, weights(model()), STEPS)
 

@@ -19,6 +19,7 @@ from clients.programs import (
     model,
     weights,
 )
+from tolerance import SCHEDULE_RTOL
 
 skorch = client("skorch")
 callbacks = client("skorch.callbacks")
@@ -75,7 +76,7 @@ def test_our_schedulers_as_policy(schedule, every):
         batches = [batch for epoch in run.history for batch in epoch["batches"]]
         rates[package] = [row["rate"] for row in (batches if every == "batch" else run.history)]
         ends[package] = weights(run.module_)
-    assert rates["onepass"] == pytest.approx(rates["torch"], rel=1e-12)
+    assert rates["onepass"] == pytest.approx(rates["torch"], rel=SCHEDULE_RTOL)
     assert len(set(rates["torch"])) > 1 or (schedule, every) == ("step", "epoch")
     assert_same(ends["onepass"], ends["torch"], weights(model()), STEPS)
 
@@ -106,7 +107,7 @@ def test_simulated_policy():
         callbacks.LRScheduler(getattr(module.lr_scheduler, name), **options).simulate(10, 0.1)
         for module in (onepass.optim, torch.optim)
     )
-    assert list(ours) == pytest.approx(list(theirs), rel=1e-12)
+    assert list(ours) == pytest.approx(list(theirs), rel=SCHEDULE_RTOL)
 
 
 @each_rule

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import onepass.nn
+from tolerance import DEEP_FEATURES, NETWORK_SHARE
 
 extraction = pytest.importorskip("torchvision.models.feature_extraction")
 models = pytest.importorskip("torchvision.models")
@@ -49,7 +50,9 @@ def test_features_are_torchs_in_both_modes(name):
             if training and node.startswith("classifier"):
                 continue  # dropped: torch's masks differ
             scale = expected[node].abs().max().item()
-            torch.testing.assert_close(features[node], expected[node], rtol=1e-3, atol=1e-4 * scale)
+            torch.testing.assert_close(
+                features[node], expected[node], rtol=DEEP_FEATURES["rtol"], atol=NETWORK_SHARE * scale
+            )
 
 
 def test_features_behind_a_fused_relu():
@@ -59,4 +62,4 @@ def test_features_behind_a_fused_relu():
     nodes, x = ["features.relu0", "features.transition1.relu", "features.norm5"], torch.randn(4, 3, 64, 64)
     found, wanted = (extraction.create_feature_extractor(one.eval(), nodes)(x) for one in (mine, theirs))
     for node in nodes:
-        torch.testing.assert_close(found[node], wanted[node], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[node], wanted[node], **DEEP_FEATURES)

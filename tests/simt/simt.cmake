@@ -1,4 +1,4 @@
-# Defines the interface library `simt`: what compiles CUDA kernels with the host compiler (include paths only;
+# Defines the interface library `simt`, by which the host compiler compiles CUDA kernels (include paths only;
 # csrc/core/kernel_compat.cuh picks the simulator whenever the compiler is not nvcc).
 # Used by tests/simt/CMakeLists.txt and by the top-level project for the extension module _core_simt.
 include_guard(GLOBAL)

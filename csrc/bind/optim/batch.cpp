@@ -95,7 +95,7 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
            name_of(ema));
 }
 
-// The same from memory: they were checked when they were noted.
+// Takes states and step count from memory: they were checked when they were noted.
 void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const TensorView& param) {
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
   set_storage(lists);

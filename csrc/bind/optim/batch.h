@@ -22,23 +22,23 @@ class Batch {
   using ListNames = std::array<const char*, kMaxLists>;
   Batch(const char* function, const ListNames& names) : function_(function), names_(names) {}
 
-  // Of the parameters added from here on. group: -1 if there is one group, or none.
+  // Sets what holds for the parameters added from here on. group: -1 if there is one group, or none.
   void open_group(int64_t group, const Precision& precision) {
     group_ = group;
     precision_ = precision;
   }
-  // From here on gradients are written, too (zeroed).
+  // The step also writes the gradients of the parameters added from here on (it zeroes them).
   void write_grads() { writes_grads_ = true; }
   // Reads and checks one parameter and what belongs to it: row[0 .. lists), and at kLow, kEma and
   // kStepCount what the parameter lacks, the moving average and the step count, or nullptr. variant: which of
   // two kernels of the family (momentum, amsgrad). turn: what the step before saw, if there is such a thing;
   // its next row belongs to this parameter. Throws; the batch is then of no use.
   void add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn);
-  // Of the parameter added last: nothing more is to be checked, it may be remembered.
+  // Lets the plan remember the parameter added last: nothing more is to be checked.
   void complete() {
     if (known_) known_->complete();
   }
-  // Of the parameter added last: its rule, and its step count.
+  // The rule and the step count of the parameter added last.
   void set_rule(int64_t rule) { items_.back().rule = rule; }
   const TensorView& step_count() const { return step_; }
   DType step_dtype() const { return step_dtype_; }
@@ -53,7 +53,7 @@ class Batch {
   // Numbers the leaves of all tensors through, for kernels that ask for them; returns how many there are.
   int64_t number_leaves();
   void check_overlap() { overlap_.run(); }
-  // Of the parameter added last.
+  // Where the parameter added last is.
   dlpack::DLDevice device() const { return kinds_.back().device; }
   const std::vector<dlpack::DLDevice>& devices() const { return devices_; }
   const char* function() const { return function_; }

@@ -20,8 +20,8 @@
 
 namespace onepass {
 
-// Runs what gathers a step from the optimizer's state. False: a complaint about a tensor or hyper-parameter.
-// The list function, to which the caller then turns, meets it again and says it with the right names.
+// Runs what gathers a step from the optimizer's state. Returns false if gathering raised. The caller then
+// takes the way of explicit lists, which finds the same error and reports it with the user's argument names.
 template <class Gather>
 bool is_regular(const Gather& gather) {
   try {

@@ -44,11 +44,11 @@ class FamilyCall {
 
   // options: StepOptions (python/onepass/optim/_lists/records.py) with the family's own.
   void open_group(const pybind11::object& options, size_t group, size_t groups);
-  // Of the group opened last: its parameters that have a gradient, with their states. Appends what will be
+  // Adds the parameters of the open group that have a gradient, with their states. Appends what will be
   // written to `stepped`. False if a state is missing.
   bool add_params(const pybind11::list& params, StateCursor& cursor, GradsHeld& grads, Plan::Turn& turn,
                   pybind11::list& stepped);
-  // Of the group opened last: explicit lists, see run_lists.
+  // Adds the explicit lists of the open group, see run_lists.
   void add_lists(const Record& group);
   // What is to be checked when all are added.
   void check_all() {

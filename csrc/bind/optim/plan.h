@@ -2,7 +2,7 @@
 //
 // Reading a tensor through DLPack costs some 40 ns, five times a parameter with Adam: for 1,000 parameters as
 // much as the update itself. States are nearly always those of the step before, so what was read of them is
-// remembered, and a step asks each state for its data pointer alone. Another object, or another pointer
+// remembered, and a step asks each state only for its data pointer. Another object, or another pointer
 // (state loaded, moved, shared, .data assigned), is read in full again. The parameter and its gradient, which
 // users hold and change, are read in full at each step; a parameter that changed makes its states be read
 // too. The pointers are asked for by another thread, while this one gathers the step (families.h).
@@ -83,16 +83,16 @@ class Plan {
   Memory memory_;
 };
 
-// The rows of one step. They leave the plan meanwhile, so that a step inside a step (a hook, a __dlpack__ in
-// Python) finds none, and come back when the step is all right; else they are forgotten, and tensors that are
-// gone are not kept alive by them.
+// The rows of one step. They move out of the plan for the duration of the step, so that a step inside a step
+// (a hook, a __dlpack__ in Python) sees an empty plan, and back if the step succeeds. Otherwise they are
+// dropped, so that they do not keep tensors alive that are gone.
 class Plan::Turn {
  public:
   explicit Turn(Plan& plan) : plan_(plan) { std::swap(memory_, plan.memory_); }
 
   // The row of the next parameter. Rows before it may move.
   PlanRow* next();
-  // Of the row that next() gave: holds these objects from now on, and knows nothing of them.
+  // Makes the row that next() gave hold these objects, of which it knows nothing yet.
   void renew(PlanRow& row, PyObject* const* objects) {
     changed_ = true;
     row.hold(objects, before_);

@@ -8,7 +8,7 @@
 
 namespace onepass {
 
-// Of one param group. Only what is narrower than float32 is concerned.
+// The options of one param group. They concern only what is narrower than float32.
 struct Precision {
   enum class Mode { kNearest, kStochastic, kKahan, kMaster };
   Mode mode = Mode::kNearest;

@@ -1,5 +1,5 @@
 // statistics.h - the statistics of a step at the boundary: where the kernels leave the rows of leaves, and
-// the tensor in which those of param groups are told.
+// the tensor of the statistics of param groups.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// step_count.h - the step counts of one step's parameters: checked, told to their rules, and advanced once
+// step_count.h - the step counts of one step's parameters: checked, copied to their rules, and advanced once
 // everything else is checked.
 #pragma once
 
@@ -11,7 +11,7 @@ namespace onepass {
 
 class StepCounts {
  public:
-  // Of the parameter added last to the batch: writes rule.step, or rule.device_step where the count is, or
+  // Reads the count of the parameter added last: writes rule.step, or rule.device_step where the count is, or
   // must be, on its parameter's device. may_skip: only the device will know whether the step is taken.
   void read(const Batch& batch, int64_t index, bool capturable, bool may_skip, StepScalars& rule);
 

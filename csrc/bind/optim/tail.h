@@ -56,7 +56,7 @@ class TailCall {
   int64_t leaf_count_ = 0;
   StatisticsCall statistics_;
   Target target_;
-  bool skipped_ = false;    // known on the CPU alone
+  bool skipped_ = false;    // known only on the CPU
   double grad_factor_ = 1;  // likewise
 };
 
@@ -67,7 +67,7 @@ void TailCall::run(Batch& batch, std::vector<Step>& rules, StepCounts& counts, i
   {
     pybind11::gil_scoped_release release;
     decide(batch);
-    // With statistics the skipped step is still walked through, and zeroes on its way.
+    // With statistics the kernels still walk through a skipped step, and zero the gradients on the way.
     if (skipped_ && !tail_.statistics) zero_grads(batch);
   }
   if (skipped_ && !tail_.statistics) return;

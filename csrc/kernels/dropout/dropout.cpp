@@ -1,4 +1,4 @@
-// dropout.cpp - dropout on the CPU: math/dropout.h over loops/elementwise.h. CUDA: dropout.cu.
+// dropout.cpp - dropout on the CPU: math/dropout.h over loops/elements/elementwise.h. CUDA: dropout.cu.
 //
 // x and the residual are read once, y is written once.
 
@@ -48,57 +48,58 @@ ONEPASS_WALK void drop_elements(const F formula, const S* x, const S* residual, 
 
 // The same past the caches: whole lines.
 template <class F, class S>
-ONEPASS_WALK void stream_elements(const F formula, const S* __restrict x, const S* __restrict residual,
-                                  const uint8_t* __restrict kept, S* __restrict y, int64_t n) {
-  stream_blocks(y, n, [&](int64_t begin, S* __restrict block, auto count) {
+ONEPASS_WALK void drop_nontemporal(const F formula, const S* __restrict x, const S* __restrict residual,
+                                   const uint8_t* __restrict kept, S* __restrict y, int64_t n) {
+  fill_nontemporal(y, n, [&](int64_t begin, S* __restrict block, auto count) {
     const S* other = F::kReadsResidual ? residual + begin : residual;
     drop_run(formula, x + begin, other, kept + begin, block, count);
   });
 }
 
 // Reading, drawing and writing one after the other would leave memory idle while draws are made. So while a
-// part of a row is drawn its x is fetched, and the same part of the row before is streamed out.
+// part of a strip is drawn its x is fetched, and the same part of the strip before is written.
 template <class F, class S>
 class Visitor {
  public:
   Visitor(const DropoutCall& op, const F& formula) : op_(op), formula_(formula) {
-    // What is overwritten in place is in the cache already; float16 passes through rows of floats.
-    streams_ = stored_as(op.dtype, S{}) && op.x != op.y &&
-               op.places.shape.numel() * int64_t(sizeof(S)) >= kStreamedBytes;
+    // What is overwritten in place is in the cache already; float16 passes through strips of floats.
+    nontemporal_ = stored_as(op.dtype, S{}) && op.x != op.y &&
+                   op.places.shape.numel() * int64_t(sizeof(S)) >= kNontemporalLeast;
   }
 
   void prepare(int64_t begin, int64_t n, int64_t part) {
-    const int64_t skip = part * kRowPart, left = n - skip, here = left < kRowPart ? left : kRowPart;
+    const int64_t skip = part * kStripPart, left = n - skip, here = left < kStripPart ? left : kStripPart;
     if (here > 0) {
       fetch_elements(op_.dtype, op_.x, begin + skip, here);
       if (op_.residual) fetch_elements(op_.dtype, op_.residual, begin + skip, here);
     }
-    stream_part(part);
+    write_part(part);
   }
 
   void visit(int64_t begin, int64_t n, const uint8_t* kept) {
-    if (streams_) {
+    if (nontemporal_) {
       waiting_ = begin;
       waiting_n_ = n;
       waiting_kept_ = kept;
       return;
     }
-    const S* x = read_row(op_.dtype, op_.x, begin, n, buffer_[0]);
-    const S* residual = op_.residual ? read_row(op_.dtype, op_.residual, begin, n, buffer_[1]) : nullptr;
+    const S* x = read_strip(op_.dtype, op_.x, begin, n, buffer_[0]);
+    const S* residual = op_.residual ? read_strip(op_.dtype, op_.residual, begin, n, buffer_[1]) : nullptr;
     const Output out{op_.dtype, op_.y, false};
-    S* row = out.open(begin, buffer_[0]);
-    drop_elements(formula_, x, residual, kept, row, n);
-    out.close(begin, row, n);
+    S* strip = out.open(begin, buffer_[0]);
+    drop_elements(formula_, x, residual, kept, strip, n);
+    out.close(begin, strip, n);
   }
 
   void finish() {
-    for (int64_t part = 0; part < kChannelRow / kRowPart; ++part) stream_part(part);
+    for (int64_t part = 0; part < kStrip / kStripPart; ++part) write_part(part);
   }
 
  private:
-  // A part of the row that visit() was told of last.
-  void stream_part(int64_t part) {
-    const int64_t skip = part * kRowPart, left = waiting_n_ - skip, n = left < kRowPart ? left : kRowPart;
+  // Writes a part of the strip that visit() had last.
+  void write_part(int64_t part) {
+    const int64_t skip = part * kStripPart, left = waiting_n_ - skip,
+                  n = left < kStripPart ? left : kStripPart;
     if (n <= 0) return;
     const int64_t at = waiting_ + skip;
     const S *x = static_cast<const S*>(op_.x) + at, *residual = static_cast<const S*>(op_.residual);
@@ -106,22 +107,22 @@ class Visitor {
     S* y = static_cast<S*>(op_.y) + at;
     const uint8_t* kept = waiting_kept_ + skip;
     const auto other = [&](int64_t begin) { return residual ? residual + begin : nullptr; };
-    walk_streamed(
+    split_at_lines(
         y, n,
         [&](int64_t begin, int64_t end) {
           drop_elements(formula_, x + begin, other(begin), kept + begin, y + begin, end - begin);
         },
         [&](int64_t begin, int64_t end) {
-          stream_elements(formula_, x + begin, other(begin), kept + begin, y + begin, end - begin);
+          drop_nontemporal(formula_, x + begin, other(begin), kept + begin, y + begin, end - begin);
         });
   }
 
   const DropoutCall& op_;
   const F& formula_;
-  bool streams_;
+  bool nontemporal_;
   int64_t waiting_ = 0, waiting_n_ = 0;
   const uint8_t* waiting_kept_ = nullptr;
-  alignas(64) S buffer_[2][kChannelRow];
+  alignas(64) S buffer_[2][kStrip];
 };
 
 template <class F, class S>

@@ -1,4 +1,4 @@
-// dropout.cu - dropout on the GPU: math/dropout.h over loops/elementwise.cuh. CPU: dropout.cpp.
+// dropout.cu - dropout on the GPU: math/dropout.h over loops/elements/elementwise.cuh. CPU: dropout.cpp.
 //
 // x and the residual are read once, y is written once. Templates are over the stored type alone; what else a
 // call may ask for is the same for all threads.

@@ -4,13 +4,13 @@
 // Forward reads the logits once, backward reads them once and writes the gradient: 12 bytes an element in
 // float32. Probabilities are read in both, too.
 
-#include "kernels/loss/cross_entropy_leaves.h"
-#include "kernels/loss/cross_entropy_tiles.h"
+#include "kernels/loss/cross_entropy_panels.h"
+#include "kernels/loss/cross_entropy_segments.h"
 
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-// Calls run(template arguments as values) for how the classes count and whether entropy is wanted.
+// Calls run(template arguments as values): how the classes count, and whether entropy is asked for.
 template <class Run>
 void with_terms(const CrossEntropy& op, const Run& run) {
   const auto with_spread = [&](auto share) {
@@ -34,49 +34,49 @@ UnitTotals totals_of(const CrossEntropy& op, int64_t unit) {
 }
 
 template <class S, Share kShare, bool kSpread>
-void forward_rows(const Rows<arithmetic<S>>& rows, int threads) {
+void forward_rows(const LossRows<arithmetic<S>>& rows, int threads) {
   using T = arithmetic<S>;
   const CrossEntropy& op = rows.op;
   const ClassShape& shape = op.shape;
-  const int64_t leaves = shape.leaves();
+  const int64_t segments = shape.segments();
   const bool splits = splits_rows(shape, threads);
-  auto* parts = reinterpret_cast<LeafSums<T>*>(op.workspace + shape.units() * UnitTotals::size(op));
+  auto* parts = reinterpret_cast<SegmentSums<T>*>(op.workspace + shape.units() * UnitTotals::size(op));
   if (splits) {
-    for_each_unit(threads, shape.rows() * leaves, [&](int64_t i) {
-      LeafBuffers<S> buffers;
-      const int64_t r = i / leaves;
+    for_each_unit(threads, shape.rows() * segments, [&](int64_t i) {
+      SegmentBuffers<S> buffers;
+      const int64_t r = i / segments;
       const T shift = shift_of_row(op, r, buffers);
-      parts[i] = leaf_sums<kShare, kSpread>(op, shift, r, rows.labels(r).first, i % leaves, buffers);
+      parts[i] = segment_sums<kShare, kSpread>(op, shift, r, rows.labels(r).first, i % segments, buffers);
     });
   }
   for_each_unit(splits ? 1 : threads, shape.units(), [&](int64_t unit) {
-    LeafBuffers<S> buffers;
+    SegmentBuffers<S> buffers;
     const UnitTotals totals = totals_of<T>(op, unit);
     const int64_t begin = unit * shape.unit_rows(), end = begin + shape.unit_rows();
     for (int64_t r = begin; r < end && r < shape.rows(); ++r) {
       const T shift = splits ? T(0) : shift_of_row(op, r, buffers);
-      forward_row(rows, r, totals, [&](int64_t row, int64_t label, int64_t leaf) {
-        if (splits) return parts[row * leaves + leaf];
-        return leaf_sums<kShare, kSpread>(op, shift, row, label, leaf, buffers);
+      forward_row(rows, r, totals, [&](int64_t row, int64_t label, int64_t segment) {
+        if (splits) return parts[row * segments + segment];
+        return segment_sums<kShare, kSpread>(op, shift, row, label, segment, buffers);
       });
     }
   });
 }
 
 template <class T, Share kShare, bool kSpread>
-void forward_columns(const Rows<T>& rows, int threads) {
+void forward_columns(const LossRows<T>& rows, int threads) {
   const ClassShape& shape = rows.op.shape;
   for_each_unit(threads, shape.units(), [&](int64_t unit) {
-    TileBuffers<T> buffers;
+    PanelBuffers<T> buffers;
     const UnitTotals totals = totals_of<T>(rows.op, unit);
-    for_tiles(shape, unit,
-              [&](Tile& tile) { forward_tile<T, kShare, kSpread>(rows, tile, buffers, totals); });
+    for_panels(shape, unit,
+               [&](Panel& panel) { forward_panel<T, kShare, kSpread>(rows, panel, buffers, totals); });
   });
 }
 
-// The units' subtotals put together in their order, and the loss they make.
+// Adds the subtotals of the units in their order, and makes the loss of them.
 template <class T>
-void conclude(const Rows<T>& rows) {
+void conclude(const LossRows<T>& rows) {
   const CrossEntropy& op = rows.op;
   const UnitTotals all{op.totals, op.statistics};
   all.clear(op);
@@ -96,7 +96,7 @@ void conclude(const Rows<T>& rows) {
 template <class S>
 void forward(const CrossEntropy& op, int threads) {
   using T = arithmetic<S>;
-  const Rows<T> rows(op);
+  const LossRows<T> rows(op);
   with_terms(op, [&](auto share, auto spread) {
     constexpr Share kShare = decltype(share)::value;
     constexpr bool kSpread = decltype(spread)::value;
@@ -108,51 +108,52 @@ void forward(const CrossEntropy& op, int threads) {
 
 Output gradient_of(const CrossEntropy& op) {
   // In place the lines are in the cache already.
-  const bool streams = op.dx != op.x && op.shape.numel() * size_of(op.dtype) >= kStreamedBytes;
-  return {op.dtype, op.dx, streams};
+  const bool nontemporal = op.dx != op.x && op.shape.numel() * size_of(op.dtype) >= kNontemporalLeast;
+  return {op.dtype, op.dx, nontemporal};
 }
 
 template <class S, Share kShare>
-void backward_rows(const Rows<arithmetic<S>>& rows, int threads) {
+void backward_rows(const LossRows<arithmetic<S>>& rows, int threads) {
   using T = arithmetic<S>;
   const CrossEntropy& op = rows.op;
   const ClassShape& shape = op.shape;
   const Output dx = gradient_of(op);
-  const int64_t leaves = shape.leaves();
+  const int64_t segments = shape.segments();
   if (splits_rows(shape, threads)) {
-    // In place a leaf overwrites the label's logit, which the others need: all rows are prepared before.
+    // In place a segment overwrites the label's logit, which the others need: all rows are prepared before.
     auto* prepared = reinterpret_cast<PreparedRow<T>*>(op.workspace);
     for (int64_t r = 0; r < shape.rows(); ++r) prepared[r] = prepare_row(rows, r);
-    return for_each_unit(threads, shape.rows() * leaves, [&](int64_t i) {
-      LeafBuffers<S> buffers;
-      backward_leaf<kShare>(op, i / leaves, prepared[i / leaves], i % leaves, dx, buffers);
+    return for_each_unit(threads, shape.rows() * segments, [&](int64_t i) {
+      SegmentBuffers<S> buffers;
+      backward_segment<kShare>(op, i / segments, prepared[i / segments], i % segments, dx, buffers);
     });
   }
   for_each_unit(threads, shape.units(), [&](int64_t unit) {
-    LeafBuffers<S> buffers;
+    SegmentBuffers<S> buffers;
     const int64_t begin = unit * shape.unit_rows(), end = begin + shape.unit_rows();
     for (int64_t r = begin; r < end && r < shape.rows(); ++r) {
       const PreparedRow<T> row = prepare_row(rows, r);
-      for (int64_t leaf = 0; leaf < leaves; ++leaf) backward_leaf<kShare>(op, r, row, leaf, dx, buffers);
+      for (int64_t segment = 0; segment < segments; ++segment)
+        backward_segment<kShare>(op, r, row, segment, dx, buffers);
     }
   });
 }
 
 template <Share kShare, class T>
-void backward_columns(const Rows<T>& rows, int threads) {
+void backward_columns(const LossRows<T>& rows, int threads) {
   const CrossEntropy& op = rows.op;
   const Output dx = gradient_of(op);
   for_each_unit(threads, op.shape.units(), [&](int64_t unit) {
-    TileBuffers<T> b;
-    TileGradients<T> gradients;
-    for_tiles(op.shape, unit, [&](Tile& tile) {
-      const bool fits = op.shape.classes * tile.stride <= kTileElements;
-      if (!fits) prepare_tile(op, tile, rows, b, gradients);
-      for_leaves<kShare>(op, tile, b, [&] {
-        if (fits) prepare_tile(op, tile, rows, b, gradients);
-        walk_tile<kShare>(tile, gradients, b.w, b.rows.label, b.x);
-        if (b.rows.has_second) add_second(tile, gradients, b.rows.other, b.x);
-        store_tile(tile, dx, b.x, b.work);
+    PanelBuffers<T> b;
+    PanelGradients<T> gradients;
+    for_panels(op.shape, unit, [&](Panel& panel) {
+      const bool fits = op.shape.classes * panel.stride <= kPanelElements;
+      if (!fits) prepare_panel(op, panel, rows, b, gradients);
+      for_segments<kShare>(op, panel, b, [&] {
+        if (fits) prepare_panel(op, panel, rows, b, gradients);
+        walk_panel<kShare>(panel, gradients, b.w, b.rows.label, b.x);
+        if (b.rows.has_second) add_second(panel, gradients, b.rows.other, b.x);
+        store_panel(panel, dx, b.x, b.work);
       });
     });
   });
@@ -160,19 +161,19 @@ void backward_columns(const Rows<T>& rows, int threads) {
 
 template <class S>
 void backward(const CrossEntropy& op, int threads) {
-  const Rows<arithmetic<S>> rows(op);
+  const LossRows<arithmetic<S>> rows(op);
   const Share share = op.share();
   const auto run = [&](auto kind) {
     constexpr Share kShare = decltype(kind)::value;
-    op.shape.turns_columns() ? backward_columns<kShare>(rows, threads)
-                             : backward_rows<Walked<S, kShare>, kShare>(rows, threads);
+    op.shape.transposes_columns() ? backward_columns<kShare>(rows, threads)
+                                  : backward_rows<Walked<S, kShare>, kShare>(rows, threads);
   };
   if (share == Share::kNone) return run(std::integral_constant<Share, Share::kNone>{});
   if (share == Share::kEqual) return run(std::integral_constant<Share, Share::kEqual>{});
   run(std::integral_constant<Share, Share::kGiven>{});
 }
 
-// Calls run(S) for what the walks see logits as.
+// Calls run(S) for the type as which logits are walked.
 template <class Run>
 void with_logits(DType dtype, const Run& run) {
   if (dtype == DType::kFloat64) return run(double{});
@@ -188,10 +189,10 @@ int threads_of(const ClassShape& shape, int threads) {
 
 }  // namespace
 
-// A subtotal each unit, and the sums of each leaf of split rows.
+// A subtotal for each unit, and the sums of each segment of rows that are shared out.
 int64_t cross_entropy_workspace(const ClassShape& shape, bool statistics, int threads) {
   const int64_t totals = shape.units() * (statistics ? kTotals : kAllWeights);
-  return totals + (splits_rows(shape, threads) ? shape.rows() * (shape.leaves() + 2) * 5 : 0);
+  return totals + (splits_rows(shape, threads) ? shape.rows() * (shape.segments() + 2) * 5 : 0);
 }
 
 void cross_entropy_forward(const CrossEntropy& op, const Launch& launch) {
@@ -207,7 +208,7 @@ void cross_entropy_backward(const CrossEntropy& op, const Launch& launch) {
 namespace {
 
 template <class T>
-ONEPASS_WALK void exponential_row(const T* __restrict x, T* __restrict y, int64_t n) {
+ONEPASS_WALK void exponential_elements(const T* __restrict x, T* __restrict y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = math::exponential(x[i]);
 }
 
@@ -215,8 +216,8 @@ ONEPASS_WALK void exponential_row(const T* __restrict x, T* __restrict y, int64_
 
 void exponential(DType dtype, const void* x, void* y, int64_t n, const Launch&) {
   if (dtype == DType::kFloat64)
-    return exponential_row(static_cast<const double*>(x), static_cast<double*>(y), n);
-  exponential_row(static_cast<const float*>(x), static_cast<float*>(y), n);
+    return exponential_elements(static_cast<const double*>(x), static_cast<double*>(y), n);
+  exponential_elements(static_cast<const float*>(x), static_cast<float*>(y), n);
 }
 
 }  // namespace onepass::ONEPASS_ISA

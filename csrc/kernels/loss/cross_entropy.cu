@@ -1,5 +1,5 @@
-// cross_entropy.cu - the cross-entropy loss on the GPU: math/cross_entropy.h over loops/classes.cuh. CPU:
-// cross_entropy.cpp.
+// cross_entropy.cu - the cross-entropy loss on the GPU: math/cross_entropy.h over loops/classes/classes.cuh.
+// CPU: cross_entropy.cpp.
 //
 // Forward: sums of the rows' segments, what follows from them for each row, and the totals; it reads the
 // logits once. Backward: one launch that reads them once and writes the gradient. Templates are over the
@@ -29,7 +29,7 @@ __device__ __forceinline__ void refuse(const char* name, int64_t label, int64_t 
   __trap();
 }
 
-// What both directions know.
+// What forward and backward have in common.
 template <class S>
 struct Work {
   using T = gpu::arithmetic<S>;
@@ -75,7 +75,7 @@ struct Work {
         a, lam, b, 1 - lam, op.options, double(op.shape.classes), all_weights,
         [this](int64_t c) { return op.weight ? element(op.weight_dtype, op.weight, c) : 1.0; });
   }
-  // The label that the sums leave out.
+  // The label whose class the sums leave out.
   __device__ int64_t label(int64_t row) const { return labels(row, 1, T(1)).first; }
 };
 
@@ -116,7 +116,7 @@ struct Forward : Work<S> {
   }
 };
 
-// The totals of a block of rows in thread 0: total(k) = sum over the threads of value(k).
+// Adds up the totals of a block of rows in thread 0: totals[k] = sum of value(k) over the threads.
 template <class Value>
 __device__ __forceinline__ void add_up(double* totals, int count, const Value& value) {
   for (int k = 0; k < count; ++k) {
@@ -270,7 +270,7 @@ int64_t row_blocks(const ClassShape& shape) {
   return (shape.rows() + gpu::kClassThreads - 1) / gpu::kClassThreads;
 }
 
-// Blocks of a walk whose rows are cut in so many segments.
+// Blocks of a walk whose rows are cut in `segments` segments.
 dim3 grid_of(const ClassShape& shape, int64_t segments) {
   return dim3(unsigned((shape.walks_columns() ? row_blocks(shape) : shape.rows()) * segments));
 }

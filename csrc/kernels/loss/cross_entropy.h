@@ -28,7 +28,7 @@ struct CrossEntropy {
   const int64_t* second = nullptr;
   double lam = 1;                       // of the first label,
   const void* lams = nullptr;           // or T, one each sample,
-  int64_t lam_rows = 1;                 // which has so many rows
+  int64_t lam_rows = 1;                 // each of this many rows
   const void* probabilities = nullptr;  // lie as x does
   DType probabilities_dtype = DType::kFloat32;
   const void* weight = nullptr;  // one each class
@@ -44,7 +44,7 @@ struct CrossEntropy {
   void* total = nullptr;     // of the weighted probabilities, likewise
   double* totals = nullptr;  // kTotals of them, likewise
   double* workspace = nullptr;
-  int64_t* bad_row = nullptr;  // set to a row whose label is none of the classes; on the CPU alone
+  int64_t* bad_row = nullptr;  // set to a row whose label is none of the classes; on the CPU only
 
   const void* grad = nullptr;  // T: each row's, or one
   void* dx = nullptr;          // may be x
@@ -56,9 +56,9 @@ struct CrossEntropy {
   }
 };
 
-// Rows are so few that each is shared out among threads.
+// LossRows are so few that each is shared out among threads.
 inline bool splits_rows(const ClassShape& shape, int threads) {
-  return threads > 1 && !shape.walks_columns() && shape.leaves() > 1 && shape.rows() < 4 * threads;
+  return threads > 1 && !shape.walks_columns() && shape.segments() > 1 && shape.rows() < 4 * threads;
 }
 
 }  // namespace onepass

@@ -1,4 +1,4 @@
-// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know of single rows: labels, results,
+// cross_entropy_rows.h - what the CPU kernels of cross_entropy.cpp know about single rows: labels, results,
 // totals.
 #pragma once
 
@@ -10,13 +10,13 @@ namespace onepass::ONEPASS_ISA {
 using math::RowLabels;
 
 template <class T>
-struct Rows {
+struct LossRows {
   const CrossEntropy& op;
   double classes, all_weights;
   T grad_of_all = 0;   // with a reduction
-  RowLabels<T> usual;  // without class weights and second labels: of every row that counts
+  RowLabels<T> usual;  // of every row that counts, without class weights and second labels
 
-  explicit Rows(const CrossEntropy& call) : op(call), classes(double(op.shape.classes)) {
+  explicit LossRows(const CrossEntropy& call) : op(call), classes(double(op.shape.classes)) {
     all_weights = classes;
     if (op.weight && op.share() == math::Share::kGiven) {
       all_weights = 0;
@@ -33,16 +33,16 @@ struct Rows {
 
   double weight_of(int64_t c) const {
     double value = 1;
-    if (op.weight) load_row(op.weight_dtype, op.weight, c, &value, 1);
+    if (op.weight) load_strip(op.weight_dtype, op.weight, c, &value, 1);
     return value;
   }
   T logit(int64_t row, int64_t c) const {
     T value = 0;
-    load_row(op.dtype, op.x, op.shape.index(row, c), &value, 1);
+    load_strip(op.dtype, op.x, op.shape.index(row, c), &value, 1);
     return value;
   }
 
-  // -1 for a label that is ignored, or wrong: that is told.
+  // The label, or -1 if it is ignored. A wrong label is reported by bad_row and counts as ignored.
   int64_t checked(int64_t label, int64_t row) const {
     if (label == op.ignore_index) return -1;
     if (label >= 0 && label < op.shape.classes) return label;
@@ -71,7 +71,7 @@ struct Rows {
   double correctness(int64_t row, const RowLabels<T>& labels, int64_t best) const {
     if (op.target) return labels.correctness(best);
     double value = 0;
-    if (best >= 0) load_row(op.probabilities_dtype, op.probabilities, op.shape.index(row, best), &value, 1);
+    if (best >= 0) load_strip(op.probabilities_dtype, op.probabilities, op.shape.index(row, best), &value, 1);
     return value;
   }
 
@@ -81,7 +81,7 @@ struct Rows {
   }
 };
 
-// Sums over the rows of a unit; statistics only if they are wanted.
+// Sums over the rows of a unit; statistics only if they are asked for.
 struct UnitTotals {
   double* at;
   bool statistics;

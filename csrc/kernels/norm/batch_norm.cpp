@@ -1,4 +1,4 @@
-// batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels.h. CUDA:
+// batch_norm.cpp - batch normalisation on the CPU: math/batch_norm.h over loops/channels/channels.h. CUDA:
 // batch_norm.cu.
 //
 // Passes over memory, forward: x is read for the statistics, and again with the residual for y. Backward: x
@@ -12,11 +12,11 @@
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-// Names of params[k]; the first one also is the shift's place in the forward's reduction, which makes its
-// own.
+// Names of params[k]. The forward's reduction has the shift, which it makes itself, in place of the first
+// one.
 enum { kMean, kScale, kBias, kMeanG, kSlope };
 
-// Plain nans, since bfloat16 results are rounded in pairs.
+// The parameters of all channels. Their nans are plain ones, since bfloat16 results are rounded in pairs.
 template <class T>
 struct Params {
   T* at[kMostParams];
@@ -34,7 +34,7 @@ struct Params {
 
 double param_of(const BatchNorm& op, const void* stored, int64_t c, double missing) {
   double value = missing;
-  if (stored) load_row(op.param_dtype, stored, c, &value, 1);
+  if (stored) load_strip(op.param_dtype, stored, c, &value, 1);
   return value;
 }
 
@@ -46,7 +46,7 @@ void set_param(const BatchNorm& op, void* stored, int64_t c, double value) {
     static_cast<float*>(stored)[c] = float(value);
   } else {
     const float rounded = float(value);
-    store_row(op.param_dtype, stored, c, &rounded, 1);
+    store_strip(op.param_dtype, stored, c, &rounded, 1);
   }
 }
 
@@ -55,26 +55,27 @@ math::Affine<T> affine_of(const BatchNorm& op, int64_t c, T mean, T invstd) {
   return math::Affine<T>::make(mean, invstd, param_of(op, op.weight, c, 1), param_of(op, op.bias, c, 0));
 }
 
-Passing dropout_of(const BatchNorm& op) {
-  Passing passing;
+PassFlags dropout_of(const BatchNorm& op) {
+  PassFlags passing;
   passing.drops = op.dropout > 0;
   passing.dropout = math::Dropout::make(op.dropout, seed_of(op.device_seed, op.seed));
   return passing;
 }
 
-// Calls run(S) for the type in which loops see the elements. by_rows: each row is worked on before or after.
+// Calls run(S) for the type as which loops see the elements. by_strips: each strip is worked on before or
+// after.
 template <class T, class Run>
-void with_stored(const BatchNorm& op, bool by_rows, const Run& run) {
+void with_stored(const BatchNorm& op, bool by_strips, const Run& run) {
   if constexpr (std::is_same_v<T, double>) {
     run(double{});
   } else {
-    if (op.dtype == DType::kBFloat16 && !by_rows) return run(BFloat16{});
+    if (op.dtype == DType::kBFloat16 && !by_strips) return run(BFloat16{});
     run(float{});
   }
 }
 
 Output output_of(const BatchNorm& op, void* stored) {
-  return {op.dtype, stored, op.shape.numel() * size_of(op.dtype) >= kStreamedBytes};
+  return {op.dtype, stored, op.shape.numel() * size_of(op.dtype) >= kNontemporalLeast};
 }
 
 // Calls run(formula type) for the formula of y.
@@ -88,27 +89,28 @@ void with_normalise(const BatchNorm& op, const Run& run) {
 
 // ahead: as in ChannelInputs.
 template <class S, class F, class T>
-void write_y(const BatchNorm& op, const Passing& passing, const Output& y, int64_t ahead, Span<T>& span) {
+void write_y(const BatchNorm& op, const PassFlags& passing, const Output& y, int64_t ahead, Span<T>& span) {
   if (op.residual && ahead > 0) fetch_elements(op.dtype, op.residual, span.begin + ahead, span.n);
-  alignas(64) S buffer[3][kChannelRow];
-  const S* x = read_row(op.dtype, op.x, span.begin, span.n, buffer[0]);
-  const S* residual = op.residual ? read_row(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
-  // Dropped elements pass through a row.
-  const bool streams = y.streams && y.takes<S>() && !passing.drops;
-  S* row = streams ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
-  uint8_t passed[kChannelRow];
-  span.template walk<F>(x, residual, row, passed, streams);
+  alignas(64) S buffer[3][kStrip];
+  const S* x = read_strip(op.dtype, op.x, span.begin, span.n, buffer[0]);
+  const S* residual =
+      op.residual ? read_strip(op.dtype, op.residual, span.begin, span.n, buffer[1]) : nullptr;
+  // Elements are dropped in a strip, before they are stored.
+  const bool nontemporal = y.nontemporal && y.takes<S>() && !passing.drops;
+  S* strip = nontemporal ? static_cast<S*>(y.stored) + span.begin : y.open(span.begin, buffer[2]);
+  uint8_t passed[kStrip];
+  span.template walk<F>(x, residual, strip, passed, nontemporal);
   if (F::kFlags) pack_bits(passed, span.n, op.mask + span.begin / 8);
-  if (streams) return;
+  if (nontemporal) return;
   if constexpr (sizeof(S) >= sizeof(float)) {
-    if (passing.drops) drop_row(row, span.flags, S(passing.scale()), row, span.n);
+    if (passing.drops) drop_strip(strip, span.flags, S(passing.scale()), strip, span.n);
   }
-  y.close(span.begin, row, span.n);
+  y.close(span.begin, strip, span.n);
 }
 
 // The second walk of forward and inference.
 template <class T>
-void write_y(const BatchNorm& op, const Slab& slab, const Passing& passing, const Params<T>& params,
+void write_y(const BatchNorm& op, const Slab& slab, const PassFlags& passing, const Params<T>& params,
              int threads) {
   const Output y = output_of(op, op.y);
   const int64_t ahead = slab.width() < op.shape.channels ? op.shape.channels * op.shape.positions : 0;
@@ -131,7 +133,8 @@ math::Moments moments_of(const ChannelShape& shape, const math::Pair* parts) {
   return {mean, m2};
 }
 
-// The statistics of channel c from its tiles: saved, averaged into the running ones, and made parameters.
+// Merges the statistics of channel c from its tiles, saves them, updates the running ones, and makes the
+// channel's parameters.
 template <class T>
 void finish_forward(const BatchNorm& op, double factor, const Params<T>& params, int64_t c,
                     const math::Pair* parts) {
@@ -154,7 +157,7 @@ void forward(const BatchNorm& op, int threads) {
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
   const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-  const Passing passing = dropout_of(op);
+  const PassFlags passing = dropout_of(op);
   const auto walk_both = [&](const Slab& slab, int at_once) {
     with_stored<T>(op, false, [&](auto stored) {
       reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, slab, params.view(), parts, at_once);
@@ -180,7 +183,7 @@ void inference(const BatchNorm& op, int threads) {
   write_y(op, {0, op.shape.channels}, dropout_of(op), params, threads);
 }
 
-// The sums of channel c: what dweight and dbias are, and what they make of dx.
+// Merges the sums of channel c: dweight, dbias, and the channel's terms of dx.
 template <class T>
 void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, const math::Pair* parts) {
   const double invstd = double(static_cast<const T*>(op.invstd)[c]);
@@ -194,31 +197,31 @@ void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, co
 }
 
 template <class S, class F, class T>
-void write_dx(const BatchNorm& op, const Passing& passing, const Output& dx, const Output& dresidual,
+void write_dx(const BatchNorm& op, const PassFlags& passing, const Output& dx, const Output& dresidual,
               Span<T>& span) {
-  alignas(64) S buffer[3][kChannelRow];
-  const S* g = read_row(op.dtype, op.dy, span.begin, span.n, buffer[0]);
+  alignas(64) S buffer[3][kStrip];
+  const S* g = read_strip(op.dtype, op.dy, span.begin, span.n, buffer[0]);
   if constexpr (sizeof(S) >= sizeof(float)) {
     if (passing.asks()) {
-      S* row = dresidual.stored ? dresidual.open(span.begin, buffer[0]) : buffer[0];
-      drop_row(g, span.flags, S(passing.scale()), row, span.n);
-      g = row;
+      S* strip = dresidual.stored ? dresidual.open(span.begin, buffer[0]) : buffer[0];
+      drop_strip(g, span.flags, S(passing.scale()), strip, span.n);
+      g = strip;
     }
   }
   if (dresidual.stored) dresidual.copy(span.begin, g, span.n);
   if (!op.dx) return;
-  const S* x = F::kReadsX ? read_row(op.dtype, op.x, span.begin, span.n, buffer[1]) : nullptr;
-  const bool streams = dx.streams && dx.takes<S>();
-  S* row = streams ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
-  span.template walk<F>(x, g, row, static_cast<uint8_t*>(nullptr), streams);
-  if (!streams) dx.close(span.begin, row, span.n);
+  const S* x = F::kReadsX ? read_strip(op.dtype, op.x, span.begin, span.n, buffer[1]) : nullptr;
+  const bool nontemporal = dx.nontemporal && dx.takes<S>();
+  S* strip = nontemporal ? static_cast<S*>(dx.stored) + span.begin : dx.open(span.begin, buffer[2]);
+  span.template walk<F>(x, g, strip, static_cast<uint8_t*>(nullptr), nontemporal);
+  if (!nontemporal) dx.close(span.begin, strip, span.n);
 }
 
 template <class T, bool kRelu, bool kTraining>
 void backward(const BatchNorm& op, int threads) {
   using Sums = math::GradientSums<T, kRelu>;
   using F = math::Gradient<T, kRelu, kTraining>;
-  Passing passing = dropout_of(op);
+  PassFlags passing = dropout_of(op);
   passing.mask = op.mask;
   ChannelInputs in{op.shape, op.dtype, op.x, op.dy, passing};
   auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
@@ -253,7 +256,7 @@ void backward(const BatchNorm& op, int threads) {
 
 template <class T>
 void backward(const BatchNorm& op, int threads) {
-  // With a residual the sign is not x's: the mask tells it.
+  // With a residual the sign of v does not follow from x: the mask has it.
   const bool relu = op.relu && !op.mask;
   if (relu) return op.training ? backward<T, true, true>(op, threads) : backward<T, true, false>(op, threads);
   op.training ? backward<T, false, true>(op, threads) : backward<T, false, false>(op, threads);
@@ -261,7 +264,7 @@ void backward(const BatchNorm& op, int threads) {
 
 }  // namespace
 
-// A pair for each tile of each channel, and the parameters of the channels.
+// Room for a pair for each tile of each channel, and for the parameters of the channels.
 int64_t batch_norm_workspace(const ChannelShape& shape) {
   return shape.channels * (2 * shape.tiles() + kChannelParams);
 }

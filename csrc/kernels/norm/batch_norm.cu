@@ -1,4 +1,4 @@
-// batch_norm.cu - batch normalisation on the GPU: math/batch_norm.h over loops/channels.cuh. CPU:
+// batch_norm.cu - batch normalisation on the GPU: math/batch_norm.h over loops/channels/channels.cuh. CPU:
 // batch_norm.cpp.
 //
 // Three launches a call: sums of the tiles, what follows from them for each channel, the elements. Forward
@@ -16,7 +16,7 @@ namespace {
 
 constexpr int V = gpu::kChannelPack;
 
-// Channel c of a list of parameters, or of one that is not there.
+// Parameter c of a list; `missing` where there is no list.
 __device__ __forceinline__ double param_of(DType dtype, const void* list, int64_t c, double missing) {
   double value = missing;
   if (list) gpu::with_typed(dtype, list, [&](auto* typed) { value = double(gpu::widen(typed[c])); });
@@ -32,17 +32,17 @@ __device__ __forceinline__ void set_param(DType dtype, void* list, int64_t c, do
   if (dtype == DType::kFloat16) static_cast<__half*>(list)[c] = gpu::narrow<__half>(float(value));
 }
 
-gpu::Passing passing_of(const BatchNorm& op, bool masked) {
+gpu::PassBits passing_of(const BatchNorm& op, bool masked) {
   return {op.shape, math::Dropout::make(op.dropout, op.seed), op.dropout > 0, op.device_seed,
           masked ? op.mask : nullptr};
 }
 
-// What both walks of a direction know.
+// What forward and backward have in common.
 template <class S>
 struct Work {
   using T = gpu::arithmetic<S>;
   BatchNorm op;
-  gpu::Passing passing;
+  gpu::PassBits passing;
 
   __host__ __device__ const ChannelShape& shape() const { return op.shape; }
 
@@ -151,7 +151,7 @@ struct Forward : Work<S> {
       if (v < n) passed |= uint32_t(math::passes(x[v])) << v;
       if (op.relu) x[v] = math::relu(x[v]);
     }
-    // Where a mask is written packs begin at multiples of 8: a byte of it is one thread's.
+    // Where a mask is written packs begin at multiples of 8: one thread writes a byte of it.
     if (op.mask) op.mask[index / 8] = uint8_t(passed);
     if (this->passing.drops) this->drop(this->passing.bits(index, n), x);
     this->write(op.y, index, n, x);
@@ -163,8 +163,8 @@ struct Backward : Work<S> {
   using T = gpu::arithmetic<S>;
   using Sums = math::GradientSums<T, false>;
   using Params = math::Gradient<T, false, true>;
-  T* terms;   // of channel c at 2 c
-  bool relu;  // its sign is x's
+  T* terms;   // mean_g and slope of channel c at 2 c
+  bool relu;  // with a ReLU whose sign follows from x
 
   // Loads x and the gradient of v.
   template <int N, class Channel>
@@ -248,7 +248,7 @@ void walk(const Op& op, cudaStream_t stream) {
              "batch_norm");
 }
 
-// Both at once, if a block can keep a channel; false if it cannot.
+// Runs both walks in one launch, if a block can keep a channel; returns false if it cannot.
 template <class Op>
 bool keep(const Op& op, bool whole_bytes, math::Pair* parts, cudaStream_t stream) {
   if (!gpu::keeps_channel(op.shape(), whole_bytes)) return false;

@@ -22,7 +22,7 @@ struct BatchNorm {
   const void* bias = nullptr;
   void* running_mean = nullptr;  // updated by forward, read by inference
   void* running_var = nullptr;
-  void* mean = nullptr;  // T each channel, of the batch: written by forward, read by backward
+  void* mean = nullptr;  // the batch's, T for each channel: written by forward, read by backward
   void* invstd = nullptr;
 
   double momentum = 0;               // of the running statistics,
@@ -44,7 +44,7 @@ struct BatchNorm {
   double* workspace = nullptr;
 };
 
-// Parameters a channel, at most, for which the CPU's workspace has room: all that inference needs of it.
+// Parameters of a channel, at most, for which the CPU's workspace has room: inference needs nothing else.
 constexpr int kChannelParams = 5;
 
 }  // namespace onepass

@@ -1,5 +1,5 @@
 // clip.cpp - the norm of gradients and what follows from it, on the CPU: math/norm.h over
-// loops/tensors/reduce.h, math/clip.h over loops/multi_tensor.h. CUDA: clip.cu.
+// loops/tensors/reduce.h, math/clip.h over loops/tensors/multi_tensor.h. CUDA: clip.cu.
 
 #include "kernels/kernels.h"
 #include "loops/tensors/arithmetic.h"

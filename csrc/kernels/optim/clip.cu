@@ -1,5 +1,5 @@
 // clip.cu - the norm of gradients and what follows from it, on the GPU: math/norm.h over
-// loops/tensors/reduce.cuh, math/clip.h over loops/multi_tensor.cuh. CPU: clip.cpp.
+// loops/tensors/reduce.cuh, math/clip.h over loops/tensors/multi_tensor.cuh. CPU: clip.cpp.
 
 #include "kernels/kernels.h"
 #include "kernels/optim/device_scalar.cuh"
@@ -20,14 +20,14 @@ __global__ void __launch_bounds__(gpu::kReduceThreads)
                           gpu::value_of(decision.found_inf, decision.host_found_inf), control->skipped_steps);
 }
 
-// Reads the factor that decide_kernel left.
+// Reads the factor that decide_kernel has written.
 template <class T>
 struct DeviceScale {
   const StepControl* control;
   __device__ math::Scale<T> make() const { return {T(control->factor)}; }
 };
 
-// A list of one kind of tensor, which multi_tensor knows as the parameter; there are no states.
+// Calls run(Types) for a list that has one kind of tensor, the parameter, and no states.
 template <class Run>
 void with_types_of_one(const TensorList& list, const Run& run) {
   TensorList one = list;

@@ -1,5 +1,5 @@
 // device_scalar.cuh - hyper-parameters that the kernel itself reads, so that a captured graph sees their
-// value of the moment it is replayed.
+// value at replay time.
 #pragma once
 
 #include "core/kernel_compat.cuh"

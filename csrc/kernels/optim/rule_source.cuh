@@ -1,5 +1,5 @@
-// rule_source.cuh - how the GPU's optimizer kernels come to their rules: made on the host where everything is
-// known there, else in the kernel.
+// rule_source.cuh - where the GPU's optimizer kernels get their rules from: made on the host if everything is
+// known there, else in the kernel. CPU: run_rule.h.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -8,7 +8,7 @@
 
 namespace onepass::gpu {
 
-// Makes its rule where the step count, the learning rate or the factor of the gradients is.
+// Makes the rule on the device, which may have the step count, the learning rate or the gradients' factor.
 template <class Rule, class Step>
 struct DeviceRule {
   Step step;
@@ -25,7 +25,7 @@ struct DeviceRule {
   }
 };
 
-// Whether the host knows everything the rules of a list are made of.
+// Whether the host knows everything that the rules of a list are made of.
 template <class Step>
 bool known_on_host(const TensorList& list, const Step* rules) {
   for (int64_t i = 0; i < list.count; ++i) {

@@ -14,7 +14,7 @@ void gather_statistics(const StatisticsRow* rows, int64_t count, GroupStatistics
     math::Statistics sum{};
     for (; i < count && rows[i].group == group; ++i) sum = math::merge(sum, rows[i].sum);
     GroupStatistics& so_far = groups[int64_t(group)];
-    // Until the end the sums themselves stand where the norms will.
+    // Until the end the sums stand in the place of the norms.
     so_far = {so_far.grad_norm + sum.grad_square, so_far.param_norm + sum.param_square,
               so_far.update_norm + sum.update_square, so_far.nonfinite + sum.nonfinite,
               so_far.lost + sum.lost};

@@ -9,7 +9,8 @@
 namespace onepass {
 namespace {
 
-// One block a group; each looks through all rows, which are few beside the elements that they stand for.
+// One block for each group. Each looks through all rows, which are few compared with the elements they stand
+// for.
 __global__ void __launch_bounds__(gpu::kReduceThreads)
     gather_kernel(const StatisticsRow* rows, int64_t count, GroupStatistics* groups, double host_grad_scale,
                   const DeviceScalar grad_scale) {

@@ -37,7 +37,7 @@ void for_parts(int64_t n, int threads, const Part& part) {
   parallel_run(threads, work.run, &work);
 }
 
-// The number of arrays is known to the compiler, so that all of them stream in one loop.
+// The number of arrays is known to the compiler, so that one loop walks them all.
 template <int Reads, int Writes>
 ONEPASS_WALK void probe_part(const float* const* reads, float* const* writes, int64_t begin, int64_t end) {
   const float* r[Reads];
@@ -52,8 +52,8 @@ ONEPASS_WALK void probe_part(const float* const* reads, float* const* writes, in
   }
 }
 
-// Past the caches where that can be said: a line that is written whole need not be read first. Wider stores
-// are no faster, 256 bytes at a time are (docs/decisions.md).
+// Past the caches where the instruction set allows it: a line that is written whole need not be read first.
+// Wider stores are no faster, 256 bytes at a time are (docs/decisions.md).
 void copy_part(const float* from, float* to, int64_t n) {
   int64_t i = 0;
 #if defined(__SSE2__)

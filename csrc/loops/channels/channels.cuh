@@ -16,16 +16,16 @@ namespace onepass::gpu {
 constexpr int kPacksPerThread = 4;  // of the second walk
 constexpr int64_t kHeldLeast = 32;  // channels for which a block each is worth it
 
-// Whether a block can keep a channel, each of its warps a tile. whole_bytes: a pack must not share a byte of
-// a bit mask with another.
+// Whether a block can keep a channel, a tile in each of its warps. whole_bytes: no two packs may share a byte
+// of a bit mask.
 inline bool keeps_channel(const ChannelShape& shape, bool whole_bytes) {
   if (shape.channels_last || shape.channels < kHeldLeast || !ChannelCut::in_planes(shape)) return false;
   if (whole_bytes && shape.positions % kChannelPack != 0) return false;
   return ChannelCut(shape).tiles() <= kChannelWarps;
 }
 
-// Both walks of a channel, which stays in registers meanwhile: a block of a warp for each tile. Op: as for
-// the sums, and as for the second walk.
+// Both walks of a channel, which stays in registers between them: a block has a warp for each tile. Op: as
+// for the sums (reduce.cuh), and as for the second walk (walk_kernel).
 template <class Op>
 __global__ void __launch_bounds__(kChannelThreads)
     whole_channel_kernel(const __grid_constant__ Op op, math::Pair* parts) {
@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kChannelThreads)
   }
 }
 
-// Threads of a block of the second walk: with the channels last, if possible, so many that the next pack of a
-// thread is of the same channels.
+// Threads of a block of the second walk. With the channels last it is, if possible, a number for which a
+// thread's packs all belong to the same channels.
 __host__ __device__ __forceinline__ int walking_threads(const ChannelShape& shape) {
   const int64_t packs = shape.channels / kChannelPack;
   const bool whole = shape.channels % kChannelPack == 0 && packs <= kChannelThreads;

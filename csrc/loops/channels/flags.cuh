@@ -1,5 +1,5 @@
-// flags.cuh - which elements of a pack pass, a bit each: those that a bit mask lets through and a
-// dropout keeps, on the GPU. CPU: flags.h.
+// flags.cuh - which elements of a pack pass, a bit each: those that a bit mask lets through and a dropout
+// keeps, on the GPU. CPU: flags.h.
 #pragma once
 
 #include "core/kernel_compat.cuh"
@@ -8,7 +8,7 @@
 
 namespace onepass::gpu {
 
-struct Passing {
+struct PassBits {
   ChannelShape shape;
   math::Dropout dropout;
   bool drops;

@@ -1,14 +1,14 @@
-// flags.h - which elements of a row pass: those that a bit mask lets through and a dropout keeps, on
-// the CPU.
+// flags.h - which elements of a strip pass, as flags: those that a bit mask lets through and a dropout keeps,
+// on the CPU. CUDA: flags.cuh.
 #pragma once
 
 #include "loops/channels/shape.h"
-#include "loops/common/rows.h"
+#include "loops/common/strips.h"
 #include "loops/draws/kept.h"
 
 namespace onepass::ONEPASS_ISA {
 
-struct Passing {
+struct PassFlags {
   const uint8_t* mask = nullptr;  // bits in the order of memory; nullptr: all pass
   bool drops = false;
   math::Dropout dropout{};
@@ -18,19 +18,20 @@ struct Passing {
 };
 
 inline void and_bits(const uint8_t* mask, int64_t begin, int64_t n, uint8_t* flags) {
-  uint8_t bits[kChannelRow];
+  uint8_t bits[kStrip];
   unpack_bits(mask, begin, n, bits);
   for (int64_t i = 0; i < n; ++i) flags[i] &= bits[i];
 }
 
-// Of n elements, at most kChannelRow, that follow each other from `begin` on in memory and in logical order.
-inline void fill_flags(const Passing& passing, int64_t begin, int64_t n, uint8_t* flags) {
+// The flags of n elements, at most kStrip, that follow each other from `begin` on in memory and in logical
+// order.
+inline void fill_flags(const PassFlags& passing, int64_t begin, int64_t n, uint8_t* flags) {
   if (!passing.drops) return unpack_bits(passing.mask, begin, n, flags);
-  draw_row(passing.dropout, begin, n, flags);
+  draw_kept(passing.dropout, begin, n, flags);
   if (passing.mask) and_bits(passing.mask, begin, n, flags);
 }
 
-// Draws for rows row .. row + rows of one channel, whose flags lie where `draws` has been told.
+// Adds rows row .. row + rows of one channel to the draws; their flags are written from `flags` on.
 inline void draw_rows(BlockDraws& draws, const ChannelShape& shape, int64_t row, int64_t rows,
                       int64_t channel, uint8_t* flags) {
   while (rows > 0) {
@@ -42,8 +43,8 @@ inline void draw_rows(BlockDraws& draws, const ChannelShape& shape, int64_t row,
   }
 }
 
-// Channels last: flags[k * width + i] is row `row` + k of channel `channel` + i. width: at most kChannelRow.
-inline void fill_flags_last(const Passing& passing, const ChannelShape& shape, int64_t row, int64_t rows,
+// Channels last: flags[k * width + i] is row `row` + k of channel `channel` + i. width: at most kStrip.
+inline void fill_flags_last(const PassFlags& passing, const ChannelShape& shape, int64_t row, int64_t rows,
                             int64_t channel, int64_t width, uint8_t* flags) {
   const bool apart = passing.drops && shape.positions > 1;
   if (apart) {
@@ -62,8 +63,8 @@ inline void fill_flags_last(const Passing& passing, const ChannelShape& shape, i
   }
 }
 
-// The same of n elements that follow each other in memory from `begin` on, in any layout.
-inline void fill_span(const Passing& passing, const ChannelShape& shape, int64_t begin, int64_t n,
+// The same for n elements that follow each other in memory from `begin` on, in any layout.
+inline void fill_span(const PassFlags& passing, const ChannelShape& shape, int64_t begin, int64_t n,
                       uint8_t* flags) {
   if (!shape.channels_last || shape.positions == 1 || !passing.drops) {
     return fill_flags(passing, begin, n, flags);

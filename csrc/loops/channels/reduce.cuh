@@ -1,5 +1,5 @@
-// reduce.cuh - two sums over each tile of each channel, on the GPU: parts[c * tiles + tile], in the
-// order of tiles.cuh. CPU: reduce.h.
+// reduce.cuh - two sums over each tile of each channel, on the GPU: parts[c * tiles + tile], in the order of
+// tiles.cuh. CPU: reduce.h.
 //
 // An Op gives what is added: `Sums channel(c, rows)` makes the formula of a channel in a tile; `hold(sums,
 // index, n, held)` loads n of its elements that follow each other in memory, `add(sums, held, n, s1, s2)`
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kChannelThreads)
   }
 }
 
-// Where a row of a channel lies.
+// A row of a channel: its place in memory.
 __host__ __device__ __forceinline__ int64_t memory_index(const ChannelShape& shape, int64_t row,
                                                          int64_t channel) {
   return shape.channels_last ? row * shape.channels + channel : shape.logical_index(row, channel);
@@ -97,6 +97,29 @@ constexpr int kMostGroups = V == 1 ? 8 : 2;
 // Blocks of an SM that registers must suffice for: two, if numbers are not double.
 template <class T>
 constexpr int kBlocksAtOnce = sizeof(T) == 8 ? 1 : 2;
+
+// Merges what the threads of a block left in shared memory, a warp for each channel: visit(c, both sums) in
+// one thread for channel c of the block. sums: lane l of channel c at l * width + c; groups: lanes of a
+// thread.
+template <class T, int N, class Visit>
+__device__ __forceinline__ void merge_block_lanes(const T (&sums)[2][N], int groups, int channels, int width,
+                                                  const Visit& visit) {
+  const int thread = int(threadIdx.x) % kWarp, apart = kChannelPack / groups;
+  for (int c = int(threadIdx.x) / kWarp; c < channels; c += kChannelWarps) {
+    T s[2][kChannelPack] = {};
+#pragma unroll
+    for (int k = 0; k < kChannelPack; ++k) {
+      if (k < apart) {
+        s[0][k] = sums[0][(thread + k * kTileThreads) * width + c];
+        s[1][k] = sums[1][(thread + k * kTileThreads) * width + c];
+      }
+    }
+    merge_pairs(s[0], apart);
+    merge_pairs(s[1], apart);
+    const math::Pair both{sum_warp(double(s[0][0])), sum_warp(double(s[1][0]))};
+    if (thread == 0) visit(c, both);
+  }
+}
 
 // One element of V channels at a time, wherever rows lie. groups: of V channels, of a block.
 template <class Op, int V>
@@ -148,23 +171,10 @@ __global__ void __launch_bounds__(kChannelThreads, kBlocksAtOnce<typename Op::T>
   }
   __syncthreads();
 
-  const int thread = int(threadIdx.x) % kWarp;
-  for (int c = int(threadIdx.x) / kWarp; c < channels; c += kChannelWarps) {
-    T s[2][kChannelPack] = {};
-#pragma unroll
-    for (int k = 0; k < kChannelPack; ++k) {
-      if (k < apart) {
-        s[0][k] = lane_sums[0][(thread + k * kTileThreads) * width + c];
-        s[1][k] = lane_sums[1][(thread + k * kTileThreads) * width + c];
-      }
-    }
-    merge_pairs(s[0], apart);
-    merge_pairs(s[1], apart);
-    const double a = sum_warp(double(s[0][0])), b = sum_warp(double(s[1][0]));
-    if (thread == 0) {
-      parts[(first + c) * tiles + number] = formulas[c].part(double(rows.end - rows.begin), a, b);
-    }
-  }
+  merge_block_lanes(lane_sums, groups, channels, width, [&](int c, const math::Pair& all) {
+    parts[(first + c) * tiles + number] =
+        formulas[c].part(double(rows.end - rows.begin), all.first, all.second);
+  });
 }
 
 // The sum of term(tile) over tiles, in every thread of a warp.
@@ -185,7 +195,7 @@ __global__ void __launch_bounds__(kChannelThreads)
   if (channel < shape.channels) op.finish(channel, parts + channel * ChannelCut(shape).tiles());
 }
 
-// Blocks that keep a GPU busy; pieces of memory that are not read for naught.
+// Blocks that keep a GPU busy, and the shortest piece of memory that is read whole.
 constexpr int64_t kManyBlocks = 512;
 constexpr int kSectorBytes = 32;
 

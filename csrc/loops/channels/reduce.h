@@ -1,7 +1,7 @@
-// reduce.h - two sums over a tile of some channels that come first in memory, on the CPU. Channels
-// last: reduce_last.h.
+// reduce.h - two sums over a tile of some channels that come first in memory, on the CPU. Channels last:
+// reduce_last.h.
 //
-// Row r of a segment goes to lane r % kRowLanes, in T; after kLaneSteps rows a lane is added to one of
+// Row r of a run goes to lane r % kRowLanes, in T; after kLaneSteps rows a lane is added to one of
 // kWideLanes in double, and those are merged pairwise at the end of the tile. Both layouts add in this order,
 // so both give the same bits: here a vector holds lanes, there it holds channels. Memory is read once, in its
 // order.
@@ -19,7 +19,7 @@ constexpr int kLaneBlock = kRowLanes * kLaneSteps;
 constexpr int kWideLanes = 8;
 constexpr int64_t kReduceWidth = 64;  // channels of a tile
 constexpr int kMostParams = 5;
-static_assert(kChannelRow % kLaneBlock == 0 && kRowLanes == 2 * kWideLanes);
+static_assert(kStrip % kLaneBlock == 0 && kRowLanes == 2 * kWideLanes);
 
 // What is read. other: a second operand, whose elements may be masked and dropped.
 struct ChannelInputs {
@@ -27,9 +27,9 @@ struct ChannelInputs {
   DType dtype;
   const void* x;
   const void* other;
-  Passing passing;
-  // Elements from what is read to what is asked for beforehand, where pieces of memory lie apart; 0: nothing
-  // is.
+  PassFlags passing;
+  // How many elements ahead of the reading memory is asked for, where pieces of memory lie apart; 0: it is
+  // not.
   int64_t ahead = 0;
 };
 
@@ -43,23 +43,22 @@ ONEPASS_HD F formula_at(const T* const* p, int64_t i) {
 
 using WideLanes = double[2][kWideLanes];
 
-// A formula that reads its second operand only where a condition on the first one holds becomes a masked
-// load, which waits for the condition: memory is asked for one line after the other, and takes twice as long.
-// So it is asked beforehand.
+// A formula that reads its second operand only where a condition on the first one holds compiles to a masked
+// load, which waits for the condition: memory is asked for one line after the other, and the loop takes twice
+// as long. So the lines are asked for ahead.
 template <class F, class S>
 ONEPASS_HD void fetch_chosen(const S* other, int64_t n) {
   if (F::kChooses) fetch_ahead(other, n * int64_t(sizeof(S)));
 }
 
-// Elements of a channel that follow each other; what lies `ahead` of them is to be asked for, if that is not
-// 0.
+// Elements of a channel that follow each other, and how far ahead of them memory is asked for; 0: it is not.
 template <class S>
 struct Run {
   const S* data;
   int64_t ahead;
 };
 
-// Adds n elements of one channel, the beginning of a segment or of a later block of it.
+// Adds n elements of one channel: a run, or a strip of it.
 template <class Sums, class S>
 ONEPASS_WALK void add_run(const Sums sums, const Run<S> x_run, const Run<S> g_run, int64_t n,
                           WideLanes& wide) {
@@ -99,7 +98,7 @@ ONEPASS_WALK void add_run(const Sums sums, const Run<S> x_run, const Run<S> g_ru
   }
 }
 
-// n rows from `row` on of a channel, as S and in one piece. kOther: of the second operand.
+// n rows of a channel from `row` on, as S and in one piece. kOther: rows of the second operand.
 template <bool kOther, class S>
 inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, int64_t n, S* buffer) {
   const ChannelShape& shape = in.shape;
@@ -113,12 +112,12 @@ inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, 
       return {static_cast<const S*>(stored) + begin, in.ahead};
     }
     if (in.ahead > 0) fetch_elements(in.dtype, stored, begin + in.ahead, here);
-    const S* piece = read_row(in.dtype, stored, begin, here, buffer + done);
+    const S* piece = read_strip(in.dtype, stored, begin, here, buffer + done);
     if constexpr (sizeof(S) >= sizeof(float)) {
       if (masked) {
-        uint8_t flags[kChannelRow];
+        uint8_t flags[kStrip];
         fill_flags(in.passing, begin, here, flags);
-        drop_row(piece, flags, S(in.passing.scale()), buffer + done, here);
+        drop_strip(piece, flags, S(in.passing.scale()), buffer + done, here);
         piece = buffer + done;
       }
     }
@@ -128,7 +127,7 @@ inline Run<S> gather_run(const ChannelInputs& in, int64_t channel, int64_t row, 
   return {buffer, 0};
 }
 
-// The sum of the first rows, of which the shift is made.
+// The shift: the mean of the first rows.
 template <class Sums, class S>
 inline arithmetic<S> shift_of(const S* x, int64_t stride, int64_t rows) {
   const int64_t some = rows < kShiftRows ? rows : kShiftRows;
@@ -144,18 +143,18 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
                         const arithmetic<S>* const* params, math::Pair* parts) {
   using T = arithmetic<S>;
   alignas(64) WideLanes wide[kReduceWidth] = {};
-  alignas(64) S x_buffer[kChannelRow], g_buffer[kChannelRow];
+  alignas(64) S x_buffer[kStrip], g_buffer[kStrip];
   T shift[kReduceWidth];
   const T* formula[kMostParams] = {shift};
   if constexpr (!Sums::kShifted) {
     for (int k = 0; k < Sums::kParams; ++k) formula[k] = params[k];
   }
   const RowRange rows = in.shape.tile(tile);
-  for (int64_t segment = rows.begin; segment < rows.end;) {
-    const int64_t end = in.shape.segment_end(segment, rows);
+  for (int64_t begin = rows.begin, end; begin < rows.end; begin = end) {
+    end = in.shape.run_end(begin, rows);
     for (int64_t i = 0; i < width; ++i) {
-      for (int64_t row = segment; row < end; row += kChannelRow) {
-        const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
+      for (int64_t row = begin; row < end; row += kStrip) {
+        const int64_t n = end - row < kStrip ? end - row : kStrip;
         const Run<S> x = gather_run<false>(in, channel + i, row, n, x_buffer);
         Run<S> g{nullptr, 0};
         if constexpr (Sums::kGrad) g = gather_run<true>(in, channel + i, row, n, g_buffer);
@@ -165,7 +164,6 @@ inline void reduce_tile(const ChannelInputs& in, int64_t tile, int64_t channel, 
         add_run(formula_at<Sums>(formula, i), x, g, n, wide[i]);
       }
     }
-    segment = end;
   }
   for (int64_t i = 0; i < width; ++i) {
     parts[i * in.shape.tiles()] = formula_at<Sums>(formula, i)

@@ -1,5 +1,5 @@
-// reduce_last.h - the sums of reduce.h where the channels come last in memory, on the CPU.
-// The same additions in the same order.
+// reduce_last.h - the sums of reduce.h where the channels come last in memory, on the CPU: the same additions
+// in the same order.
 //
 // The lanes of all channels lie in the L1 cache. Rows r, r + kRowLanes, ... go to the same lane, so several
 // of them are added between one load and one store of it.
@@ -41,8 +41,8 @@ struct RepeatedParams {
   }
 };
 
-// Rows of elements `stride` apart. No larger: what does not fit two registers is passed in memory, and its
-// loads wait for all stores before them.
+// Rows whose elements lie `stride` apart. Must fit two registers: a larger struct is passed in memory, and
+// its loads wait for all stores before them.
 template <class S>
 struct RowGroup {
   const S* data;
@@ -50,7 +50,7 @@ struct RowGroup {
   RowGroup from(int64_t row) const { return {data + row * stride, stride}; }
 };
 
-// `rows` rows of channels channel .. channel + width from `row` on. kOther: of the second operand.
+// `rows` rows of channels channel .. channel + width from `row` on. kOther: rows of the second operand.
 template <bool kOther, class S>
 inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t rows, int64_t channel,
                                 int64_t width, S* buffer) {
@@ -67,8 +67,8 @@ inline RowGroup<S> gather_group(const ChannelInputs& in, int64_t row, int64_t ro
     const int64_t pieces = whole ? 1 : rows, n = whole ? rows * width : width;
     for (int64_t k = 0; k < pieces; ++k) {
       S* to = buffer + k * width;
-      const S* from = read_row(in.dtype, stored, begin + k * channels, n, to);
-      if (masked) drop_row(from, flags + k * width, S(in.passing.scale()), to, n);
+      const S* from = read_strip(in.dtype, stored, begin + k * channels, n, to);
+      if (masked) drop_strip(from, flags + k * width, S(in.passing.scale()), to, n);
     }
   }
   return {buffer, width};
@@ -94,8 +94,8 @@ ONEPASS_HD void add_elements(const T* const* params, const S* x, int64_t x_step,
 constexpr int64_t kRowsAhead = 4;
 
 // Adds kSteps times `rows` rows of n elements to `rows` lanes that follow each other in s1 and s2; `step`
-// elements lie between the rows of one lane. kAsks: pieces of memory so short and so far from each other are
-// no stream that the processor knows to fetch, so they are asked for.
+// elements lie between the rows of one lane. kAsks: memory is asked for, since the
+// processor's prefetcher does not recognise pieces that are so short and lie so far apart.
 template <class Sums, int kSteps, bool kAsks, class S, class T>
 ONEPASS_WALK void add_rows(const T* const* params, RowGroup<S> x, int64_t x_step, RowGroup<S> g,
                            int64_t g_step, int64_t rows, int64_t n, T* __restrict s1, T* __restrict s2) {
@@ -130,7 +130,7 @@ ONEPASS_WALK void widen_lanes(T* __restrict s, double* __restrict wide, int64_t 
   std::memset(s, 0, size_t(2 * n) * sizeof(T));
 }
 
-// The lanes of `width` channels: of lane l and channel i at l * width + i.
+// The lanes of `width` channels: lane l of channel i is at l * width + i.
 template <class T>
 struct LastLanes {
   alignas(64) T s1[kRowLanes * kDirectWidth];
@@ -154,7 +154,7 @@ struct LastLanes {
   }
 };
 
-// Bytes asked for at a time at most: beyond, asking takes longer than the processor's own fetching (probe).
+// Bytes asked for at a time at most: beyond that the processor's own prefetching is faster.
 constexpr int64_t kMostAsked = 4096;
 
 // Adds `rows` <= kGroup rows, the first of which goes to lane 0. stored: they lie in memory, with others
@@ -186,8 +186,8 @@ inline void add_group(const T* const* params, const RowGroup<S>& x, const RowGro
   }
 }
 
-// How many channels a tile takes: the more, the longer are the pieces of memory, if all threads have work.
-// Rows that are worked on before the sums pass through a buffer of kReduceWidth channels.
+// How many channels are reduced together. More channels make longer pieces of memory, as long as all threads
+// have work. Rows that are worked on before the sums pass through a buffer of kReduceWidth channels.
 template <class S>
 inline int64_t width_of_tiles(const ChannelInputs& in, int threads) {
   if (!in.shape.channels_last || in.passing.asks() || !stored_as(in.dtype, S{})) return kReduceWidth;
@@ -214,9 +214,9 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
   }
   const bool stored = stored_as(in.dtype, S{}) && !(Sums::kGrad && in.passing.asks());
   const RowRange all = in.shape.tile(tile);
-  for (int64_t segment = all.begin; segment < all.end;) {
-    const int64_t end = in.shape.segment_end(segment, all);
-    for (int64_t row = segment; row < end; row += kGroup) {
+  for (int64_t begin = all.begin, end; begin < all.end; begin = end) {
+    end = in.shape.run_end(begin, all);
+    for (int64_t row = begin; row < end; row += kGroup) {
       const int64_t rows = end - row < kGroup ? end - row : kGroup;
       const RowGroup<S> x = gather_group<false>(in, row, rows, channel, width, x_buffer);
       RowGroup<S> g = x;
@@ -228,11 +228,8 @@ inline void reduce_tile_last(const ChannelInputs& in, int64_t tile, int64_t chan
         }
       }
       add_group<Sums>(repeated.at, x, g, stored, rows, at_once, lanes);
-      if ((row + kGroup - segment) % kLaneBlock == 0 || row + kGroup >= end) {
-        lanes.widen();
-      }
+      if ((row + kGroup - begin) % kLaneBlock == 0 || row + kGroup >= end) lanes.widen();
     }
-    segment = end;
   }
   for (int64_t i = 0; i < width; ++i) {
     parts[i * in.shape.tiles()] =

@@ -1,10 +1,10 @@
-// shape.h - a tensor seen as batch x channels x positions, and how the CPU cuts a channel for
-// statistics (GPU: tiles.cuh).
+// shape.h - a tensor seen as batch x channels x positions, and how the CPU cuts a channel for statistics.
+// GPU: tiles.cuh.
 //
 // The elements of one channel are numbered through the batch: row r = n * positions + s, 0 <= r < rows().
-// They are cut in tiles, and a tile in segments that end with a plane (the positions of one n), so that a
-// segment is one piece of memory where the channels come first. The cut depends on batch and positions alone:
-// statistics are put together in the same order in either layout and for any number of threads.
+// They are cut in tiles, and a tile in runs that end with a plane (the positions of one n), so that a run is
+// one piece of memory where the channels come first. The cut depends on batch and positions only: statistics
+// are merged in the same order in either layout and for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 
 namespace onepass {
 
-constexpr int64_t kTile = 2048;      // rows of a tile of several planes, about,
-constexpr int64_t kShortTile = 512;  // if they are short
+constexpr int64_t kTileRows = 2048;  // rows of a tile of several planes, about
+constexpr int64_t kShortTile = 512;  // the same, if planes are short
 constexpr int64_t kWideTile = 4096;  // rows of a tile at most
-constexpr int64_t kShortPlane = 64;  // planes of fewer positions are no segments: their tiles are
+constexpr int64_t kShortPlane = 64;  // planes of fewer positions end no run: the whole tile is one
 constexpr int64_t kShiftRows = 8;    // first rows of a tile, whose mean is the shift of its sums
 
 struct RowRange {
@@ -25,12 +25,12 @@ struct RowRange {
 
 struct ChannelShape {
   int64_t batch = 0, channels = 0, positions = 0;
-  // Memory: false: batch, channels, positions. true: batch, positions, channels.
+  // The order of memory. false: batch, channels, positions. true: batch, positions, channels.
   bool channels_last = false;
 
   ONEPASS_HD int64_t rows() const { return batch * positions; }
   ONEPASS_HD int64_t numel() const { return rows() * channels; }
-  // In the layout with the channels first.
+  // An element's place in the layout with the channels first.
   ONEPASS_HD int64_t logical_index(int64_t row, int64_t channel) const {
     const int64_t n = row / positions;
     return (n * (channels - 1) + channel) * positions + row;
@@ -43,7 +43,7 @@ struct ChannelShape {
   ONEPASS_HD int64_t tile_rows() const {
     if (positions < kShortPlane) return kShortTile;
     if (positions > kWideTile) return kWideTile;
-    return (positions < kTile ? kTile / positions : 1) * positions;
+    return (positions < kTileRows ? kTileRows / positions : 1) * positions;
   }
   ONEPASS_HD int64_t tiles() const {
     return positions > kWideTile ? batch * tiles_of_plane() : (rows() + tile_rows() - 1) / tile_rows();
@@ -56,8 +56,8 @@ struct ChannelShape {
     const int64_t begin = i * tile_rows(), end = begin + tile_rows();
     return {begin, end < rows() ? end : rows()};
   }
-  // The end of the segment that begins at `row` in a tile.
-  ONEPASS_HD int64_t segment_end(int64_t row, const RowRange& tile) const {
+  // The end of the run that begins at `row` in a tile.
+  ONEPASS_HD int64_t run_end(int64_t row, const RowRange& tile) const {
     if (positions < kShortPlane) return tile.end;
     const int64_t plane_end = (row / positions + 1) * positions;
     return plane_end < tile.end ? plane_end : tile.end;

@@ -1,5 +1,5 @@
-// tiles.cuh - how the GPU cuts a channel for its sums, and in which order these are added: one order
-// for all layouts and kernels, so that all give the same bits. CPU: shape.h.
+// tiles.cuh - how the GPU cuts a channel for its sums, and the order in which these are added: one order for
+// all layouts and kernels, so that all give the same bits. CPU: shape.h.
 //
 // The positions of one n, a plane, are cut in packs of 8 rows, the last of which may be shorter; the packs of
 // all planes follow each other, and 256 of them are a tile. (Planes of less than a pack would leave most of
@@ -62,7 +62,7 @@ struct ChannelCut {
         plane_packs((plane_rows + kChannelPack - 1) / kChannelPack),
         packs(in_planes(shape) ? shape.batch * plane_packs : plane_packs) {}
 
-  // Whether planes are those of the shape, and not all rows one.
+  // Whether planes are those of the shape; else all rows are one plane.
   __host__ __device__ static bool in_planes(const ChannelShape& shape) {
     return shape.positions >= kChannelPack;
   }

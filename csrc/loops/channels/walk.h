@@ -1,8 +1,9 @@
-// walk.h - a formula made of each channel's parameters, for elements that follow each other in
-// memory, on the CPU (channels.h).
+// walk.h - applies a formula, made of each channel's parameters, to elements that follow each other in
+// memory, on the CPU (channels.h). Along: elements of one plane, which share one formula. Across: elements of
+// a row, each of another channel.
 //
 // Results that go past the caches are stored a line at a time as soon as they are made, so that reading and
-// writing go on together: to fill a long row first and to store it then takes half as long again.
+// writing go on together. To fill a long strip first and store it afterwards takes 1.5 times as long.
 #pragma once
 
 #include "loops/channels/reduce_last.h"
@@ -21,8 +22,8 @@ ONEPASS_HD void walk_element(const F& formula, const S* a, const S* b, S& out, u
   if constexpr (F::kFlags) flags[i] = math::passes(value) ? 1 : 0;
 }
 
-// The same of two neighbours as one word (core/convert.h says why). With the channels last, whose parameters
-// would have to be parted, it is no faster (probe).
+// The same for two neighbours as one word (core/convert.h says why). Across channels it is no faster: their
+// parameters would have to be separated.
 template <class F>
 ONEPASS_HD void walk_pair(const F& formula, const BFloat16* a, const BFloat16* b, BFloat16* out,
                           uint8_t* flags) {
@@ -51,16 +52,16 @@ ONEPASS_HD void walk_elements(const F& formula, const S* a, const S* b, S* out, 
 }
 
 template <class F, class S>
-ONEPASS_WALK void walk_channel(const F formula, const S* __restrict a, const S* __restrict b,
-                               S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+ONEPASS_WALK void walk_along(const F formula, const S* __restrict a, const S* __restrict b, S* __restrict out,
+                             uint8_t* __restrict flags, int64_t n) {
   walk_elements(formula, a, b, out, flags, n);
 }
 
 // The same past the caches: whole lines.
 template <class F, class S>
-ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S* __restrict b,
-                                 S* __restrict out, uint8_t* __restrict flags, int64_t n) {
-  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+ONEPASS_WALK void walk_along_nontemporal(const F formula, const S* __restrict a, const S* __restrict b,
+                                         S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) {
     constexpr int64_t kCount = count;
     fetch_chosen<F>(b + begin, kCount);
     walk_elements(formula, a + begin, b + begin, block, flags + begin, kCount);
@@ -69,8 +70,8 @@ ONEPASS_WALK void stream_channel(const F formula, const S* __restrict a, const S
 
 // kRows rows of n channels, `period` elements apart, which share the loads of their parameters.
 template <class F, int kRows, class S, class T>
-ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
-                                S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
+ONEPASS_WALK void walk_across(const T* const* params, const S* __restrict a, const S* __restrict b,
+                              S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
   const T* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
   ONEPASS_INDEPENDENT
@@ -85,11 +86,12 @@ ONEPASS_WALK void walk_channels(const T* const* params, const S* __restrict a, c
 
 // One row past the caches: whole lines.
 template <class F, class S, class T>
-ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a, const S* __restrict b,
-                                  S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+ONEPASS_WALK void walk_across_nontemporal(const T* const* params, const S* __restrict a,
+                                          const S* __restrict b, S* __restrict out, uint8_t* __restrict flags,
+                                          int64_t n) {
   const T* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
-  stream_blocks(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) {
     constexpr int64_t kCount = count;
     fetch_chosen<F>(b + begin, kCount);
     ONEPASS_INDEPENDENT
@@ -99,8 +101,8 @@ ONEPASS_WALK void stream_channels(const T* const* params, const S* __restrict a,
   });
 }
 
-// At most kChannelRow elements that follow each other in memory, and which of them pass (not filled if nobody
-// asks).
+// At most kStrip elements that follow each other in memory, and which of them pass (left unfilled where all
+// do).
 template <class T>
 struct Span {
   const ChannelShape& shape;
@@ -108,62 +110,67 @@ struct Span {
   const RepeatedParams<T>& repeated;
   int64_t period;  // elements for which they are repeated
   int64_t begin, n;
-  uint8_t flags[kChannelRow];
+  uint8_t flags[kStrip];
 
-  // out = formula(a, b) of all elements; with F::kFlags also new flags. streams: past the caches.
+  // out = formula(a, b) for all elements; with F::kFlags also new flags. nontemporal: past the caches.
   template <class F, class S>
-  void walk(const S* a, const S* b, S* out, uint8_t* passed, bool streams) const {
-    const Row<S> all{a, b, out, passed};
+  void walk(const S* a, const S* b, S* out, uint8_t* passed, bool nontemporal) const {
+    const Operands<S> all{a, b, out, passed};
     OpenLine<S> line;
-    shape.channels_last ? walk_positions<F>(all, line, streams) : walk_planes<F>(all, line, streams);
+    shape.channels_last ? walk_positions<F>(all, line, nontemporal) : walk_planes<F>(all, line, nontemporal);
     line.close();
   }
 
  private:
   template <class S>
-  struct Row {
+  struct Operands {
     const S* a;
     const S* b;
     S* out;
     uint8_t* flags;
-    Row from(int64_t i) const { return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags}; }
+    Operands from(int64_t i) const {
+      return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags};
+    }
   };
 
-  // Channels first.
+  // Channels first: a plane at a time.
   template <class F, class S>
-  void walk_planes(const Row<S>& all, OpenLine<S>& line, bool streams) const {
-    for (int64_t i = 0, at = begin % shape.positions, here; i < n; i += here, at = 0) {
-      const int64_t left = shape.positions - at;
-      here = left < n - i ? left : n - i;
+  void walk_planes(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
+    int64_t i = 0;
+    while (i < n) {
+      const int64_t left = shape.positions - (begin + i) % shape.positions,
+                    here = left < n - i ? left : n - i;
       const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
-      const Row<S> row = all.from(i);
+      const Operands<S> row = all.from(i);
       const auto plain = [&](int64_t first, int64_t last, S* to) {
-        const Row<S> from = row.from(first);
-        walk_channel(formula, from.a, from.b, to, from.flags, last - first);
+        const Operands<S> from = row.from(first);
+        walk_along(formula, from.a, from.b, to, from.flags, last - first);
       };
-      if (!streams) {
+      const auto whole_lines = [&](int64_t first, int64_t last) {
+        const Operands<S> from = row.from(first);
+        walk_along_nontemporal(formula, from.a, from.b, from.out, from.flags, last - first);
+      };
+      if (nontemporal) {
+        split_at_lines(line, row.out, here, plain, whole_lines);
+      } else {
         plain(0, here, row.out);
-        continue;
       }
-      walk_streamed(line, row.out, here, plain, [&](int64_t first, int64_t last) {
-        const Row<S> from = row.from(first);
-        stream_channel(formula, from.a, from.b, from.out, from.flags, last - first);
-      });
+      i += here;
     }
   }
 
-  // Channels last.
+  // Channels last: a row, or some rows, at a time.
   template <class F, class S>
-  void walk_positions(const Row<S>& all, OpenLine<S>& line, bool streams) const {
+  void walk_positions(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
     for (int64_t i = 0, at = begin % period; i < n; at = 0) {
       const int64_t here = period - at < n - i ? period - at : n - i;
-      const Row<S> row = all.from(i);
+      const Operands<S> row = all.from(i);
       const T* from[kMostParams];
       for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
       // Past the caches one at a time: rows written in turns take longer than the loads they share.
-      const bool several = !streams && at == 0 && n - i >= kRowsAtOnce * period;
-      if (streams) {
-        stream_position<F>(from, row, here, line);
+      const bool several = !nontemporal && at == 0 && n - i >= kRowsAtOnce * period;
+      if (nontemporal) {
+        walk_row_nontemporal<F>(from, row, here, line);
       } else {
         several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_rows<F, 1>(from, row, here);
       }
@@ -173,27 +180,28 @@ struct Span {
 
   // kRows rows of `count` channels.
   template <class F, int kRows, class S>
-  void walk_rows(const T* const* from, const Row<S>& row, int64_t count) const {
-    if (count > 0) walk_channels<F, kRows>(from, row.a, row.b, row.out, row.flags, period, count);
+  void walk_rows(const T* const* from, const Operands<S>& row, int64_t count) const {
+    if (count > 0) walk_across<F, kRows>(from, row.a, row.b, row.out, row.flags, period, count);
   }
 
   template <class F, class S>
-  void stream_position(const T* const* from, const Row<S>& row, int64_t count, OpenLine<S>& line) const {
+  void walk_row_nontemporal(const T* const* from, const Operands<S>& row, int64_t count,
+                            OpenLine<S>& line) const {
     const T* at[kMostParams];
     const auto params_at = [&](int64_t begin) {
       for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
       return at;
     };
-    walk_streamed(
+    split_at_lines(
         line, row.out, count,
         [&](int64_t begin, int64_t end, S* to) {
-          Row<S> part = row.from(begin);
+          Operands<S> part = row.from(begin);
           part.out = to;
           walk_rows<F, 1>(params_at(begin), part, end - begin);
         },
         [&](int64_t begin, int64_t end) {
-          const Row<S> lines = row.from(begin);
-          stream_channels<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
+          const Operands<S> lines = row.from(begin);
+          walk_across_nontemporal<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
         });
   }
 };

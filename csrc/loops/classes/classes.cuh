@@ -48,7 +48,7 @@ __device__ __forceinline__ SegmentSums<T> merge_segments(const SegmentSums<T>& a
   return {math::merge(a.sums, b.sums), second ? b.best : a.best};
 }
 
-// What a warp came to.
+// The sums of a warp, and its first class with the largest logit.
 struct WarpSums {
   math::TermSums<double> terms;
   long long best;
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kClassThreads)
   if (threadIdx.x == 0) parts[blockIdx.x] = value;
 }
 
-// The same with a row each thread: blocks of kClassThreads rows, segment by segment.
+// The same with a row for each thread: blocks of kClassThreads rows, segment by segment.
 template <class Op>
 __global__ void __launch_bounds__(kClassThreads)
     sum_columns_kernel(const __grid_constant__ Op op, SegmentSums<typename Op::T>* parts) {
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kClassThreads)
   const int64_t label = op.label(row);
   SegmentSums<T> value = no_classes<T>();
   for (int64_t c = begin; c < end;) {
-    // Some at a time, so that rounding errors do not grow with the number of classes.
+    // A few at a time, so that rounding errors do not grow with the number of classes.
     SegmentSums<T> some = no_classes<T>();
     const int64_t last = c + kClassesAtOnce < end ? c + kClassesAtOnce : end;
     for (; c < last; ++c) {

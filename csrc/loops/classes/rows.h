@@ -1,18 +1,19 @@
 // rows.h - sums along rows of classes that follow each other in memory, on the CPU. Their gradients:
 // gradients.h. Rows of few classes, and classes that lie apart: columns.h. CUDA: classes.cuh.
 //
-// A row is cut in leaves of kClassLeaf classes. The first one's maximum is looked for before its sum; the
-// others are summed around that, and the row's maximum is found on the way: memory is read once. A leaf is
-// added a step of kClassStep classes at a time to kClassLanes lanes in T, the first label left out; lanes are
-// merged pairwise in double, leaves in their order. The cut depends on the number of classes alone: the same
-// bits for any number of threads, also where one row's leaves are shared out.
+// A row is cut in segments of kClassSegment classes. The first segment's maximum is the
+// reference; if a later segment exceeds it by far, that segment is summed a second time. So almost all logits
+// are read once. A
+// segment is added a step of kClassStep classes at a time to kClassLanes lanes in T, the first label left
+// out; lanes are merged pairwise in double, segments in their order. The cut depends on the number of classes
+// alone: the same bits for any number of threads, also where one row's segments are shared out.
 #pragma once
 
 #include <limits>
 
 #include "loops/classes/shape.h"
 #include "loops/common/lanes.h"
-#include "loops/common/rows.h"
+#include "loops/common/strips.h"
 #include "math/cross_entropy.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -21,7 +22,7 @@ constexpr int kClassLanes = 16;
 constexpr int kMaxLanes = 64;
 
 template <class T>
-using LeafSums = math::SoftmaxSums<T, double>;
+using SegmentSums = math::SoftmaxSums<T, double>;
 
 template <class T>
 constexpr T kLowest = -std::numeric_limits<T>::infinity();
@@ -44,14 +45,14 @@ ONEPASS_WALK arithmetic<S> largest_class(const S* __restrict x, int64_t n) {
   if (n < kMaxLanes) {
     for (int l = 0; l < n; ++l) lane[l] = math::larger(lane[l], widen(x[l]));
   } else if (i < n) {
-    // Some once more: a maximum does not mind.
+    // The last kMaxLanes classes: some come a second time, which does not change a maximum.
     ONEPASS_LANES
     for (int l = 0; l < kMaxLanes; ++l) lane[l] = math::larger(lane[l], widen(x[n - kMaxLanes + l]));
   }
   return largest_lane<kMaxLanes>(lane);
 }
 
-// math::TermSums of kCount lanes.
+// The math::TermSums of kCount lanes.
 template <class T, int kCount>
 struct TermLanes {
   alignas(64) T rest[kCount] = {};
@@ -60,7 +61,7 @@ struct TermLanes {
   alignas(64) T spread[kCount] = {};
 
   ONEPASS_HD math::TermSums<T> at(int l) const { return {rest[l], distance[l], weight[l], spread[l]}; }
-  // Keeps what was there without `counted`.
+  // Without `counted` the lane keeps what it has.
   ONEPASS_HD void set(int l, const math::TermSums<T>& sums, bool counted = true) {
     rest[l] = counted ? sums.rest : rest[l];
     distance[l] = counted ? sums.distance : distance[l];
@@ -73,7 +74,7 @@ template <class T>
 struct ClassLanes : TermLanes<T, kClassLanes> {
   alignas(64) T max[kClassLanes];
 
-  // One class; without `counted` to the maximum alone.
+  // Adds one class; without `counted` it is compared with the maximum only.
   template <class Term>
   ONEPASS_HD void add(const Term& term, int l, T x, T w, bool counted) {
     math::TermSums<T> sums = this->at(l);
@@ -81,7 +82,7 @@ struct ClassLanes : TermLanes<T, kClassLanes> {
     term.add(x, w, T(1), sums);
     this->set(l, sums, counted);
   }
-  // Of classes that were counted from the same shift.
+  // Adds lanes of other classes, counted from the same shift.
   void merge(const ClassLanes& other) {
     ONEPASS_LANES
     for (int l = 0; l < kClassLanes; ++l) {
@@ -95,21 +96,22 @@ struct ClassLanes : TermLanes<T, kClassLanes> {
 template <class S>
 constexpr bool kPaired = std::is_same_v<S, BFloat16>;
 
-// What logits with weights of their own are walked as: in pairs the weights would be moved between lanes.
+// The type as which logits are walked: with weights of their own not in pairs, for which the weights would
+// have to be moved between lanes.
 template <class S, math::Share kShare>
 using Walked = std::conditional_t<kPaired<S> && kShare == math::Share::kGiven, float, S>;
 
-// Classes that are added at once.
+// Classes that are added in one step.
 template <class S>
 constexpr int64_t kClassStep = kPaired<S> ? 2 * kClassLanes : kClassLanes;
 
-// The lanes of a leaf; in pairs the second classes have their own.
+// The lanes of a segment; in pairs the second classes have their own.
 template <class S>
-struct LeafLanes {
+struct SegmentLanes {
   using T = arithmetic<S>;
   ClassLanes<T> first, second;
 
-  LeafLanes() {
+  SegmentLanes() {
     for (int l = 0; l < kClassLanes; ++l) first.max[l] = second.max[l] = kLowest<T>;
   }
   // kClassStep classes, or, with kSome, those from class `begin` on without class `skipped`; w: their
@@ -133,8 +135,8 @@ struct LeafLanes {
   }
 };
 
-// Adds n classes of a leaf without the label, whose place in the leaf is one of them or -1. What is left
-// behind the last whole step is added as the end of a step that reaches back.
+// Adds n classes of a segment without the label, whose place in the segment is one of them or -1. What is
+// left behind the last whole step is added as the end of a step that reaches back.
 template <class Term, class S, class T>
 ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* __restrict w, int64_t n,
                               int64_t label, ClassLanes<T>& sums) {
@@ -142,7 +144,7 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
   constexpr bool kGiven = Term::kShareOf == math::Share::kGiven;
   const int64_t whole = n / kStep * kStep, left = n - whole;
   const int64_t at = label >= 0 && label < whole ? label / kStep * kStep : whole;
-  LeafLanes<S> lanes;
+  SegmentLanes<S> lanes;
   for (int64_t i = 0; i < at; i += kStep) lanes.template add<false>(term, x + i, w + i);
   if (at < whole) lanes.template add<true>(term, x + at, w + at, 0, int(label - at));
   for (int64_t i = at + kStep; i < whole; i += kStep) lanes.template add<false>(term, x + i, w + i);
@@ -163,10 +165,10 @@ ONEPASS_WALK void add_classes(const Term term, const S* __restrict x, const T* _
   sums = lanes.first;
 }
 
-// The sums of a leaf of n classes as counted from `shift`, and the leaf's maximum. w: anything without
-// Share::kGiven. label: its place in the leaf; outside of it there is none.
+// The sums of a segment of n classes as counted from `shift`, and the segment's maximum. w: anything without
+// Share::kGiven. label: its place in the segment; outside of it there is none.
 template <math::Share kShare, bool kSpread, class S, class T>
-inline LeafSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64_t label, T& max) {
+inline SegmentSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64_t label, T& max) {
   const math::SoftmaxTerm<T, kShare, kSpread> term{math::shift_of(shift)};
   ClassLanes<T> lanes;
   const bool inside = label >= 0 && label < n;
@@ -190,18 +192,19 @@ inline LeafSums<T> sums_around(T shift, const S* x, const T* w, int64_t n, int64
   return {sums, shift};
 }
 
-// The same as counted from the larger one of shift, which is a logit of the row, and the leaf's maximum.
-// Memory is read once where the leaf's maximum is not far above the shift; else the leaf is summed again.
+// The same, counted from shift, which is a logit of the row, or from the segment's maximum if that is larger.
+// Memory is read once where the segment's maximum is not far above the shift; else the segment is summed
+// again.
 template <math::Share kShare, bool kSpread, class S, class T>
-inline LeafSums<T> reduce_leaf(T shift, const S* x, const T* w, int64_t n, int64_t label) {
+inline SegmentSums<T> reduce_segment(T shift, const S* x, const T* w, int64_t n, int64_t label) {
   T max;
-  const LeafSums<T> sums = sums_around<kShare, kSpread>(shift, x, w, n, label, max);
+  const SegmentSums<T> sums = sums_around<kShare, kSpread>(shift, x, w, n, label, max);
   if (max <= shift) return sums;
   if (math::can_raise(shift, max)) return math::raised(sums, max);
   return sums_around<kShare, kSpread>(max, x, w, n, label, max);
 }
 
-// Weights of probabilities y, smoothed.
+// The weights that probabilities y stand for, smoothed.
 template <class T>
 ONEPASS_WALK void smooth_classes(const T* y, const T* w, T kept, T share, T* out, int64_t n) {
   ONEPASS_INDEPENDENT

@@ -11,29 +11,29 @@
 
 namespace onepass {
 
-constexpr int64_t kClassLeaf = 4096;     // classes of a leaf of a row
-constexpr int64_t kFewClasses = 128;     // so few are walked in tiles,
-constexpr int64_t kFewTurned = 32;       // and so few where results have to be turned back
-constexpr int64_t kTileElements = 8192;  // of a tile's buffer
-constexpr int64_t kTileMost = 256;       // rows of a tile: of few classes,
-constexpr int64_t kTileLeast = 64;       // and of many
+constexpr int64_t kClassSegment = 4096;   // classes of a segment of a row
+constexpr int64_t kFewClasses = 128;      // rows of at most this many are walked in panels,
+constexpr int64_t kFewTransposed = 32;    // and of at most this many where results are transposed back
+constexpr int64_t kPanelElements = 8192;  // of a panel's buffer
+constexpr int64_t kPanelMostRows = 256;   // rows of a panel, if there are few classes,
+constexpr int64_t kPanelLeastRows = 64;   // and if there are many
 constexpr int64_t kUnitElements = 1 << 16;
-static_assert(kFewClasses * kTileLeast <= kTileElements, "few classes fit a tile");
+static_assert(kFewClasses * kPanelLeastRows <= kPanelElements, "few classes fit a panel");
 
 struct ClassShape {
   int64_t outer = 0, classes = 0, inner = 1;
 
-  // Whether tiles of rows are walked (columns.h) and not single rows (rows.h).
+  // Whether panels of rows are walked (columns.h) and not single rows (rows.h).
   ONEPASS_HD bool walks_columns() const { return inner > 1 || classes <= kFewClasses; }
   // The same in backward. Measured with 16 to 128 classes.
-  ONEPASS_HD bool turns_columns() const { return inner > 1 || classes <= kFewTurned; }
-  ONEPASS_HD int64_t tile_rows() const {
-    return classes * kTileMost <= kTileElements ? kTileMost : kTileLeast;
+  ONEPASS_HD bool transposes_columns() const { return inner > 1 || classes <= kFewTransposed; }
+  ONEPASS_HD int64_t panel_rows() const {
+    return classes * kPanelMostRows <= kPanelElements ? kPanelMostRows : kPanelLeastRows;
   }
-  ONEPASS_HD int64_t leaves() const { return (classes + kClassLeaf - 1) / kClassLeaf; }
+  ONEPASS_HD int64_t segments() const { return (classes + kClassSegment - 1) / kClassSegment; }
   // Rows over which one subtotal is formed on the CPU.
   ONEPASS_HD int64_t unit_rows() const {
-    const int64_t least = walks_columns() ? tile_rows() : 1, times = kUnitElements / (least * classes + 1);
+    const int64_t least = walks_columns() ? panel_rows() : 1, times = kUnitElements / (least * classes + 1);
     return least * (times < 1 ? 1 : times);
   }
   ONEPASS_HD int64_t units() const { return (rows() + unit_rows() - 1) / unit_rows(); }

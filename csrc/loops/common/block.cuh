@@ -1,5 +1,5 @@
-// block.cuh - numbers of the threads of a warp, or of a block, put together pairwise in a fixed order, on the
-// GPU.
+// block.cuh - merges one number of each thread of a warp, or of a block, pairwise and in a fixed order, on
+// the GPU.
 #pragma once
 
 #include "core/kernel_compat.cuh"

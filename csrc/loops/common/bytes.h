@@ -1,4 +1,4 @@
-// bytes.h - flags, on the CPU: bytes that are 1 or 0, to and from bits, and places of equal bytes.
+// bytes.h - flags as bytes, 1 or 0, on the CPU: to and from bits, and the places of equal bytes.
 //
 // A vector of bytes widens to a vector of elements cheaply; bits do not.
 #pragma once

@@ -1,6 +1,6 @@
-// lanes.h - lanes of a vector put together pairwise, on the CPU: a fixed order. Each half is an array of its
-// own, so that compilers keep it in registers; through one array, whose parts are written and read in
-// different widths, it takes three times as long.
+// lanes.h - merges the lanes of a vector pairwise, in a fixed order, on the CPU. Each half is an array of its
+// own, so that compilers keep it in registers. One array, whose parts are written and read in different
+// widths, takes three times as long.
 #pragma once
 
 namespace onepass::ONEPASS_ISA {

@@ -1,11 +1,11 @@
-// units.h - numbered pieces of work shared out among threads, on the CPU. A thread takes the next one when it
-// is done with one, so results must not depend on who takes which.
+// units.h - shares numbered units of work out among threads, on the CPU. A thread that is done with a unit
+// takes the next one, so results must not depend on which thread takes which unit.
 #pragma once
 
 #include <cstdint>
 
 #include "core/parallel.h"
-#include "loops/common/streamed.h"
+#include "loops/common/nontemporal.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -21,7 +21,7 @@ struct UnitWork {
     UnitWork& work = *static_cast<UnitWork*>(self);
     while (true) {
       const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-      if (i >= work.count) return stream_fence();
+      if (i >= work.count) return nontemporal_fence();
       work.unit(i);
     }
   }
@@ -34,7 +34,7 @@ inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
   parallel_run(threads < count ? threads : int(count), work.run, &work);
 }
 
-// At most `threads`, and no more than pay for themselves.
+// At most `threads`: each further thread must have work enough to pay for itself.
 inline int threads_for(int64_t numel, int threads) {
   const int64_t most = numel / kMinElementsPerThread + 1;
   return threads < most ? threads : int(most);

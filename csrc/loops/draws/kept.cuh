@@ -1,5 +1,4 @@
-// kept.cuh - which elements of a block of draws a dropout keeps, a bit each, on the GPU. CPU:
-// kept.h.
+// kept.cuh - which elements of a Philox block a dropout keeps, a bit each, on the GPU. CPU: kept.h.
 #pragma once
 
 #include "core/kernel_compat.cuh"

@@ -1,11 +1,11 @@
-// kept.h - which elements a dropout keeps, a row of flags at a time, on the CPU. CUDA: kept.cuh.
+// kept.h - which elements a dropout keeps, as flags, on the CPU. CUDA: kept.cuh.
 //
 // A flag is one byte, 1 or 0: whether an element is kept (bytes.h). Draws are bytes, too, and become flags in
 // place.
 //
-// Ties, one element in 256, would cost more than all draws if a branch decided on each of them: a
-// mispredicted one takes as long as 60 elements. So their places are collected with few branches, and their
-// second draws made many at a time.
+// Ties, one element in 256, would cost more than all draws if each had a branch of its own: a mispredicted
+// branch takes as long as 60 elements. So their places are collected with few branches, and their second
+// draws are made many at a time.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ ONEPASS_WALK inline void draw_first(const math::Dropout dropout, const uint64_t*
   draw_numbered(block, math::kFirstDraw[0], math::kFirstDraw[1], dropout.seed, drawn);
 }
 
-ONEPASS_WALK inline void compare_row(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
+ONEPASS_WALK inline void compare_bytes(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n) {
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) flags[i] = math::Dropout::reaches(drawn[i], bound) ? 1 : 0;
 }
@@ -43,7 +43,7 @@ ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8
     uint64_t found = equal_bytes(drawn + i, bound);
     ONEPASS_INDEPENDENT
     for (int64_t k = i; k < i + 64; ++k) flags[k] = math::Dropout::reaches(drawn[k], bound) ? 1 : 0;
-    // One without a branch; there are rarely more.
+    // The first tie without a branch; there are rarely more.
     at[ties] = int32_t(i) + __builtin_ctzll(found | 1ull << 63);
     ties += found != 0;
     for (found &= found - 1; found; found &= found - 1) at[ties++] = int32_t(i) + __builtin_ctzll(found);
@@ -57,25 +57,26 @@ ONEPASS_WALK inline void decide_ties(const math::Dropout dropout, const uint64_t
   alignas(64) uint64_t word[kTiesAtOnce];
   draw_words_0<kTiesAtOnce / kBlockLanes>(element, math::kSecondDraw[0], math::kSecondDraw[1], dropout.seed,
                                           word);
-  // No choice: as a branch it would be mispredicted every other time.
+  // Arithmetic and no branch, which would be mispredicted every other time.
   uint8_t kept[kTiesAtOnce];
   for (int k = 0; k < kTiesAtOnce; ++k) kept[k] = dropout.keeps_tie(uint32_t(word[k])) ? 1 : 0;
   for (int k = 0; k < kTiesAtOnce; ++k) flags[at[k]] = kept[k];
 }
 
-// flags[i]: whether drawn[i], a first draw, and where it is a tie the second one, keep its element; `count`:
-// of whole batches. number(i): of the element that drawn[i] is of. flags may be drawn.
+// flags[i]: whether the first draw drawn[i], or the second one where that is a tie, keeps its element. count:
+// a multiple of kDrawsAtOnce. number(i): the number of the element that drawn[i] belongs to. flags may be
+// drawn.
 template <class Number>
 inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t count, const Number& number,
                    uint8_t* flags) {
   const uint8_t bound = dropout.first_byte();
-  if (!dropout.has_ties()) return compare_row(drawn, bound, flags, count);
+  if (!dropout.has_ties()) return compare_bytes(drawn, bound, flags, count);
   constexpr int64_t kPart = 2048;
   for (int64_t begin = 0; begin < count; begin += kPart) {
     const int64_t n = begin + kPart < count ? kPart : count - begin;
     int32_t at[kPart + kTiesAtOnce];
     const int ties = compare_draws(drawn + begin, bound, flags + begin, n, at);
-    // The last one again and again: it is decided alike.
+    // Fills the last batch up with the last tie, whose result is the same each time.
     for (int32_t *k = at + ties, *end = k + kTiesAtOnce; k < end && ties > 0; ++k) *k = at[ties - 1];
     for (int t = 0; t < ties; t += kTiesAtOnce) {
       alignas(64) uint64_t element[kTiesAtOnce];
@@ -86,7 +87,7 @@ inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t c
 }
 
 template <class T>
-ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
+ONEPASS_WALK void drop_strip(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
   constexpr int64_t kBlock = 64;
   const auto drop = [&](int64_t begin, int64_t end) {
     ONEPASS_INDEPENDENT
@@ -94,7 +95,7 @@ ONEPASS_WALK void drop_row(const T* from, const uint8_t* __restrict kept, T scal
   };
   int64_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
-    // A masked load waits for its mask (fetch_chosen in channels/reduce.h).
+    // A masked load waits for its mask (fetch_chosen in channels/reduce.h explains it).
     fetch_ahead(from + i, kBlock * int64_t(sizeof(T)));
     drop(i, i + kBlock);
   }
@@ -105,11 +106,11 @@ struct Nothing {
   ONEPASS_HD void operator()(int64_t) const {}
 };
 
-// kept[0 .. n) of the elements from `first` on in logical order. beside(i), i = 0, 1, ...: see
-// draw_blocks_from; it may not be called at all.
+// kept[0 .. n): the flags of the elements from `first` on in logical order. beside(i), i = 0, 1, ...: see
+// draw_blocks_from; with p = 1 nothing is drawn and it is not called.
 template <class Beside = Nothing>
-inline void draw_row(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
-                     const Beside& beside = {}) {
+inline void draw_kept(const math::Dropout& dropout, int64_t first, int64_t n, uint8_t* kept,
+                      const Beside& beside = {}) {
   if (dropout.drops_all()) {
     std::memset(kept, 0, size_t(n));
     return;
@@ -168,7 +169,7 @@ class BlockDraws {
 
  private:
   struct Target {
-    uint8_t* to;  // of the block's first draw, which may lie before the run
+    uint8_t* to;  // where the block's first draw belongs, which may lie before the run
     int begin, end;
   };
   const math::Dropout& dropout_;

@@ -1,8 +1,8 @@
 // philox_blocks.h - the words of many Philox blocks at once, on the CPU.
 //
 // The rounds are core/philox.h's, over vectors of 64-bit lanes, a lane each block. Compilers do not see that
-// the products are those of 32-bit halves: AVX2 code of theirs took 3.7 times as long, AVX-512 code 1.6 times
-// (probe). Several vectors go side by side, since each product waits for the one before.
+// the products are those of 32-bit halves: their AVX2 code took 3.7 times as long, their AVX-512 code 1.6
+// times. Several vectors go side by side, since each product waits for the one before.
 #pragma once
 
 #include <cstdint>
@@ -116,8 +116,8 @@ ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, u
   std::memcpy(word, c[0], sizeof c[0]);
 }
 
-// draw_numbered of the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): what is to
-// be done beside; called after each batch i, whose products it need not wait for.
+// draw_numbered for the numbers from `first` on, `batches` times kBlocksAtOnce of them. beside(i): other
+// work, called after each batch i, whose products it need not wait for.
 template <class Beside>
 ONEPASS_WALK void draw_blocks_from(uint64_t first, uint32_t c2, uint32_t c3, uint64_t key, int64_t batches,
                                    const Beside& beside, uint32_t* words) {

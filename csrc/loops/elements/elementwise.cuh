@@ -1,7 +1,7 @@
 // elementwise.cuh - visits every element of a tensor in the order of memory with its flag of a dropout, on
 // the GPU. CPU: elementwise.h.
 //
-// A warp takes 32 blocks of draws, 512 elements, at a time: each thread draws one block and hands the bits to
+// A warp takes 32 Philox blocks, 512 elements, at a time: each thread draws one block and hands the bits to
 // the threads that have the elements, so that memory is accessed in packs of 16 bytes that follow each other.
 // With the channels last, where a pack's elements draw from as many blocks, every element draws by itself.
 #pragma once
@@ -28,7 +28,7 @@ struct Kept {
   }
 };
 
-// places.table, a block of draws a thread.
+// Fills places.table: each thread draws one Philox block.
 static __global__ void __launch_bounds__(kElementThreads) table_kernel(const __grid_constant__ Kept kept) {
   const int64_t block = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
   const int64_t begin = block * math::kDrawsPerBlock, draws = kept.places.draws();

@@ -2,7 +2,7 @@
 // CPU. CUDA: elementwise.cuh.
 //
 // The flag depends on the element's logical index (places.h). Where several elements share a draw the
-// flags are drawn first, into a table; else each row draws its own.
+// flags are drawn first, into a table; else each strip draws its own.
 #pragma once
 
 #include "loops/channels/flags.h"
@@ -11,11 +11,11 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// Elements that a thread takes at a time: whole rows.
-constexpr int64_t kElementTicket = 32 * kChannelRow;
+// Elements of a unit of work: whole strips.
+constexpr int64_t kElementUnit = 32 * kStrip;
 
-// kept[0 .. n) of the elements from `begin` on in memory, n <= kChannelRow.
-inline void look_up_row(const DropoutPlaces& places, int64_t begin, int64_t n, uint8_t* kept) {
+// kept[0 .. n) of the elements from `begin` on in memory, n <= kStrip.
+inline void look_up_strip(const DropoutPlaces& places, int64_t begin, int64_t n, uint8_t* kept) {
   const ChannelShape& shape = places.shape;
   for (int64_t i = 0; i < n;) {
     const int64_t draw = places.draw_of(begin + i);
@@ -37,46 +37,46 @@ inline void look_up_row(const DropoutPlaces& places, int64_t begin, int64_t n, u
 }
 
 inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout, int threads) {
-  const int64_t draws = places.draws(), count = (draws + kElementTicket - 1) / kElementTicket;
+  const int64_t draws = places.draws(), count = (draws + kElementUnit - 1) / kElementUnit;
   for_each_unit(threads_for(draws, threads), count, [&](int64_t i) {
-    const int64_t begin = i * kElementTicket, left = draws - begin;
-    draw_row(dropout, begin, left < kElementTicket ? left : kElementTicket, places.table + begin);
+    const int64_t begin = i * kElementUnit, left = draws - begin;
+    draw_kept(dropout, begin, left < kElementUnit ? left : kElementUnit, places.table + begin);
   });
 }
 
-// Elements of a part of a row.
-constexpr int64_t kRowPart = kDrawsAtOnce;
+// Elements of a part of a strip.
+constexpr int64_t kStripPart = kDrawsAtOnce;
 
-// For each ticket of rows a visitor, made by make(): `prepare(begin, n, part)` for the parts of a row, in
-// order, if possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next
-// row is visited; `finish()` after the last row.
+// Each unit has a visitor, made by make(): `prepare(begin, n, part)` for the parts of a strip, in order, if
+// possible while its draws are made; then `visit(begin, n, kept)`, whose flags stay until the next strip is
+// visited; `finish()` after the last strip.
 template <class Make>
 inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout, int threads,
                       const Make& make) {
-  const int64_t numel = places.shape.numel(), count = (numel + kElementTicket - 1) / kElementTicket;
+  const int64_t numel = places.shape.numel(), count = (numel + kElementUnit - 1) / kElementUnit;
   if (places.has_table()) draw_table(places, dropout, threads);
-  Passing passing;
+  PassFlags passing;
   passing.drops = true;
   passing.dropout = dropout;
   for_each_unit(threads_for(numel, threads), count, [&](int64_t i) {
-    alignas(64) uint8_t flags[2][kChannelRow];
+    alignas(64) uint8_t flags[2][kStrip];
     auto visitor = make();
-    const int64_t begin = i * kElementTicket;
-    const int64_t end = begin + kElementTicket < numel ? begin + kElementTicket : numel;
-    for (int64_t row = begin; row < end; row += kChannelRow) {
-      const int64_t n = end - row < kChannelRow ? end - row : kChannelRow;
-      uint8_t* kept = flags[row / kChannelRow % 2];
+    const int64_t begin = i * kElementUnit;
+    const int64_t end = begin + kElementUnit < numel ? begin + kElementUnit : numel;
+    for (int64_t at = begin; at < end; at += kStrip) {
+      const int64_t n = end - at < kStrip ? end - at : kStrip;
+      uint8_t* kept = flags[at / kStrip % 2];
       int64_t prepared = 0;
-      const auto beside = [&](int64_t) { visitor.prepare(row, n, prepared++); };
+      const auto beside = [&](int64_t) { visitor.prepare(at, n, prepared++); };
       if (places.has_table()) {
-        look_up_row(places, row, n, kept);
+        look_up_strip(places, at, n, kept);
       } else if (places.shape.channels_last) {
-        fill_span(passing, places.shape, row, n, kept);
+        fill_span(passing, places.shape, at, n, kept);
       } else {
-        draw_row(dropout, row, n, kept, beside);
+        draw_kept(dropout, at, n, kept, beside);
       }
-      while (prepared < kChannelRow / kRowPart) beside(0);
-      visitor.visit(row, n, kept);
+      while (prepared < kStrip / kStripPart) beside(0);
+      visitor.visit(at, n, kept);
     }
     visitor.finish();
   });

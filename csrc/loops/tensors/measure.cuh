@@ -15,10 +15,10 @@ struct ThreadMeasure {
   template <class T>
   __device__ __forceinline__ void add(T before, T after, T g) {
     math::StatisticsTerm<double, int>::add(before, after, g, grad, param, update, lost);
-    nonfinite += is_finite(g) ? 0 : 1;
+    nonfinite += !is_finite(g) ? 1 : 0;
   }
 
-  // The block's, in thread 0. Every thread of the block must come here.
+  // The statistics of the block, in thread 0. Every thread of the block must call it.
   __device__ __forceinline__ math::Statistics merge() const {
     const auto sum = [](double a, double b) { return a + b; };
     return {merge_block(grad, sum), merge_block(param, sum), merge_block(update, sum),

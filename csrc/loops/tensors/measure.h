@@ -1,10 +1,10 @@
-// measure.h - the statistics (statistics.h) of one leaf, row by row while it is in the L1 cache, on the CPU.
-// CUDA: measure.cuh.
+// measure.h - the statistics (statistics.h) of one leaf, strip by strip while it is in the L1 cache, on the
+// CPU. CUDA: measure.cuh.
 //
-// Element i of a row goes to lane i % kMeasureLanes; a row's lanes are added in the arithmetic type, rows and
-// lanes in double: the same bits for any number of threads and any instruction set. A row whose squares leave
-// the range in which float32 adds them accurately is added once more in double, and searched for what is not
-// finite.
+// Element i of a strip goes to lane i % kMeasureLanes. A strip's lanes are added in the arithmetic type,
+// strips and lanes in double: the same bits for any number of threads and any instruction set. A strip whose
+// squares leave the range in which float32 adds them accurately is added again in double, and its elements
+// that are not finite are counted.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +17,21 @@ namespace onepass::ONEPASS_ISA {
 constexpr int kMeasureLanes = 32;
 
 template <class T>
-struct RowSums {
+struct StripSums {
   alignas(64) T grad[kMeasureLanes] = {}, param[kMeasureLanes] = {}, update[kMeasureLanes] = {},
                 lost[kMeasureLanes] = {};
 };
 
 // One element's share, in lane l.
 template <class Sum, class T>
-ONEPASS_HD void add_element(RowSums<Sum>& sums, int l, T before, T after, T grad) {
+ONEPASS_HD void add_element(StripSums<Sum>& sums, int l, T before, T after, T grad) {
   math::StatisticsTerm<Sum>::add(before, after, grad, sums.grad[l], sums.param[l], sums.update[l],
                                  sums.lost[l]);
 }
 
 template <class Sum, class T>
-ONEPASS_WALK void sum_row(RowSums<Sum>& sums, const T* __restrict before, const T* __restrict after,
-                          const T* __restrict grad, int64_t n) {
+ONEPASS_WALK void sum_strip(StripSums<Sum>& sums, const T* __restrict before, const T* __restrict after,
+                            const T* __restrict grad, int64_t n) {
   int64_t i = 0;
   for (; i + kMeasureLanes <= n; i += kMeasureLanes) {
     ONEPASS_INDEPENDENT
@@ -44,19 +44,19 @@ class LeafMeasure {
  public:
   // before, after: the parameter's value; grad as it is stored.
   template <class T>
-  void add_row(const T* before, const T* after, const T* grad, int64_t n) {
-    RowSums<T> row;
-    sum_row(row, before, after, grad, n);
-    add_sums(row, before, after, grad, n);
+  void add_strip(const T* before, const T* after, const T* grad, int64_t n) {
+    StripSums<T> strip;
+    sum_strip(strip, before, after, grad, n);
+    add_sums(strip, before, after, grad, n);
   }
-  // The same where the row's sums are there already.
+  // The same with sums that were formed already.
   template <class T>
-  void add_sums(const RowSums<T>& row, const T* before, const T* after, const T* grad, int64_t n) {
-    if (is_accurate(row.grad) && is_accurate(row.param) && is_accurate(row.update)) return add(row);
-    RowSums<double> wide;
-    sum_row(wide, before, after, grad, n);
+  void add_sums(const StripSums<T>& strip, const T* before, const T* after, const T* grad, int64_t n) {
+    if (is_accurate(strip.grad) && is_accurate(strip.param) && is_accurate(strip.update)) return add(strip);
+    StripSums<double> wide;
+    sum_strip(wide, before, after, grad, n);
     add(wide);
-    for (int64_t i = 0; i < n; ++i) nonfinite_ += is_finite(grad[i]) ? 0 : 1;
+    for (int64_t i = 0; i < n; ++i) nonfinite_ += !is_finite(grad[i]) ? 1 : 0;
   }
 
   math::Statistics result() const {
@@ -69,12 +69,12 @@ class LeafMeasure {
     return math::squares_are_accurate(total(lane));
   }
   template <class T>
-  void add(const RowSums<T>& row) {
+  void add(const StripSums<T>& strip) {
     for (int l = 0; l < kMeasureLanes; ++l) {
-      sums_.grad[l] += double(row.grad[l]);
-      sums_.param[l] += double(row.param[l]);
-      sums_.update[l] += double(row.update[l]);
-      sums_.lost[l] += double(row.lost[l]);
+      sums_.grad[l] += double(strip.grad[l]);
+      sums_.param[l] += double(strip.param[l]);
+      sums_.update[l] += double(strip.update[l]);
+      sums_.lost[l] += double(strip.lost[l]);
     }
   }
   // Pairwise, in steps whose lengths the compiler knows.
@@ -92,7 +92,7 @@ class LeafMeasure {
     for (int l = 0; l < kWidth; ++l) sum[l] = lane[l] + lane[l + kWidth];
   }
 
-  RowSums<double> sums_;
+  StripSums<double> sums_;
   double nonfinite_ = 0;
 };
 

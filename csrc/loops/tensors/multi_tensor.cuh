@@ -5,7 +5,7 @@
 // tensor by binary search, so one launch takes any number of blocks and as many tensors as the parameters
 // hold (hundreds). The first elements up to a 16-byte boundary of the parameter and the last ones that fill
 // no pack go one by one, everything between in packs; a list that is misaligned against the parameter loses
-// only its own packs. With all that a step does beside the update: step.cuh.
+// only its own packs. step.cuh has the kernel for all that a step does in the same pass.
 #pragma once
 
 #include <type_traits>
@@ -21,7 +21,7 @@ constexpr int64_t kMaxChunk = 64 * 1024;
 // Enough blocks that the last wave of them is a small part of all.
 constexpr int64_t kBlocksPerProcessor = 32;
 
-// P: stored type of parameters, S: of states, T: arithmetic.
+// P: stored type of parameters, S: stored type of states, T: arithmetic type.
 template <class P_, class S_, class T_>
 struct Types {
   using P = P_;
@@ -138,12 +138,12 @@ __device__ __forceinline__ Rule rule_of(const Source& source) {
 }
 
 // What one block walks of a tensor: packs, and before and after them single elements.
-struct Part {
+struct BlockRange {
   int64_t begin, packs_begin, packs_end, end;
 };
 
 template <class Types, class Slot>
-__device__ __forceinline__ Part part_of(const Slot& slot, int64_t chunk) {
+__device__ __forceinline__ BlockRange range_of_block(const Slot& slot, int64_t chunk) {
   constexpr int V = Types::kPack;
   const int64_t head = head_of<typename Types::P>(slot.list[kParam], slot.numel);
   const int64_t block = blockIdx.x - slot.first_block;
@@ -155,7 +155,7 @@ __device__ __forceinline__ Part part_of(const Slot& slot, int64_t chunk) {
 
 // Calls pack(i) for each pack and single(i) for each other element that is this thread's.
 template <int V, class ForPack, class ForSingle>
-__device__ __forceinline__ void walk(const Part& part, const ForPack& pack, const ForSingle& single) {
+__device__ __forceinline__ void walk(const BlockRange& part, const ForPack& pack, const ForSingle& single) {
   for (int64_t i = part.packs_begin + int64_t(threadIdx.x) * V; i < part.packs_end; i += kThreads * V)
     pack(i);
   const int64_t before = part.packs_begin - part.begin, after = part.end - part.packs_end;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
     multi_tensor_kernel(const __grid_constant__ Table<Slot<Source, kFirstState + Rule::kStates>> table) {
   constexpr int V = Types::kPack;
   const auto& slot = table.slot[slot_of_block(table, blockIdx.x)];
-  const Part part = part_of<Types>(slot, table.chunk);
+  const BlockRange part = range_of_block<Types>(slot, table.chunk);
   const Rule rule = rule_of<Rule>(slot.source);
   const Update<Types, Rule, V> packs(slot, table.grad, part.packs_begin);
   const Update<Types, Rule, 1> singles(slot, table.grad, part.begin);
@@ -183,8 +183,8 @@ inline int64_t chunk_size(int64_t numel, int processors, int pack) {
   return even < unit ? unit : even > kMaxChunk ? kMaxChunk : even;
 }
 
-// Cuts the list in tables and calls start(table, blocks) for each. lists: of a slot, by their number in an
-// item. fill(slot, item): the rest of a slot.
+// Cuts the list in tables and calls start(table, blocks) for each. lists: the lists of a slot, by their
+// number in an item. fill(slot, item): the rest of a slot.
 template <class Types, class Slot, class Fill, class Start>
 void for_each_table(const TensorList& list, const int (&lists)[Slot::kLists], int64_t chunk, const Fill& fill,
                     const Start& start) {

@@ -1,9 +1,9 @@
 // multi_tensor.h - one update rule over the elements of many tensors, on the CPU. CUDA: multi_tensor.cuh.
 //
-// One parallel region for the whole list. The elements of all tensors, numbered through, are cut in chunks
-// that threads take by ticket; a chunk may span many small tensors or be part of a large one. Elements are
-// independent, so the result has the same bits for any number of threads. Lists stored as the arithmetic
-// type are updated in place; narrower ones pass through a row of registers' worth of L1 (kRow elements).
+// One parallel region for the whole list. The elements of all tensors, numbered through, are cut in chunks,
+// the units of work; a chunk may span many small tensors or be part of a large one. Elements are independent,
+// so the result has the same bits for any number of threads. Lists stored as the arithmetic type are updated
+// in place; narrower ones pass through a strip of kUpdateStrip elements in the L1 cache.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace onepass::ONEPASS_ISA {
 
-constexpr int64_t kRow = 512;
+constexpr int64_t kUpdateStrip = 512;
 // Chunks start at multiples of this many elements of a tensor: whole cache lines for every dtype, and whole
 // groups of random draws.
 constexpr int64_t kChunkAlign = 256;
@@ -61,22 +61,22 @@ ONEPASS_HD void apply_one(const Rule& rule, const Element& x) {
 
 // Elements begin .. end of one tensor, some of whose lists are not stored as T.
 template <class T, class Rule>
-ONEPASS_WALK void update_rows(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin,
-                              int64_t end) {
+ONEPASS_WALK void update_strips(const TensorItem& item, const DType* dtype, const Rule& rule, int64_t begin,
+                                int64_t end) {
   constexpr int kLists = kFirstState + Rule::kStates;
-  alignas(64) T row[kLists][kRow];
-  for (int64_t start = begin; start < end; start += kRow) {
-    const int64_t n = end - start < kRow ? end - start : kRow;
+  alignas(64) T strip[kLists][kUpdateStrip];
+  for (int64_t start = begin; start < end; start += kUpdateStrip) {
+    const int64_t n = end - start < kUpdateStrip ? end - start : kUpdateStrip;
     T* at[kLists];
     for (int k = 0; k < kLists; ++k) {
       const bool in_place = dtype[k] == dtype_of<T>;
-      at[k] = in_place ? static_cast<T*>(item.list[k]) + start : row[k];
-      if (!in_place) load_row(dtype[k], item.list[k], start, row[k], n);
+      at[k] = in_place ? static_cast<T*>(item.list[k]) + start : strip[k];
+      if (!in_place) load_strip(dtype[k], item.list[k], start, strip[k], n);
     }
     apply(rule, at[kParam], at[kGrad], at + kFirstState, n);
     if constexpr (sizeof(T) == sizeof(float)) {
       for (int k = 0; k < kLists; ++k) {
-        if (k != kGrad && at[k] == row[k]) store_row(dtype[k], item.list[k], start, row[k], n);
+        if (k != kGrad && at[k] == strip[k]) store_strip(dtype[k], item.list[k], start, strip[k], n);
       }
     }
   }
@@ -87,8 +87,8 @@ ONEPASS_HD void to_bfloat16_pair(BFloat16Pair pair, uint16_t* stored, uint32_t d
   std::memcpy(stored, &both, sizeof both);
 }
 
-// The same where all lists are bfloat16: no row in between, two elements to a 32-bit word. words: nullptr, or
-// the draws by which results are rounded, a word for each two elements (math/draws.h).
+// The same where all lists are bfloat16: no strip in between, two elements to a 32-bit word. words: nullptr,
+// or the draws by which results are rounded, a word for each two elements (math/draws.h).
 template <bool kStochastic, class Rule>
 ONEPASS_WALK void update_bfloat16_pairs(const TensorItem& item, const Rule rule, int64_t begin, int64_t end,
                                         const uint32_t* __restrict words) {
@@ -144,7 +144,7 @@ ONEPASS_WALK void update_range(const TensorItem& item, const DType* dtype, const
   }
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) {
-    if (dtype[k] != dtype_of<T>) return update_rows<T>(item, dtype, rule, begin, end);
+    if (dtype[k] != dtype_of<T>) return update_strips<T>(item, dtype, rule, begin, end);
     at[k] = static_cast<T*>(item.list[k]) + begin;
   }
   apply(rule, at[kParam], at[kGrad], at + kFirstState, end - begin);

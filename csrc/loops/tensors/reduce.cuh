@@ -1,8 +1,8 @@
 // reduce.cuh - one number from each leaf (leaves.h) of one list of many tensors, on the GPU. CPU: reduce.h.
 //
-// A block reduces a leaf: thread t takes packs t, t + kThreads, ...; threads are merged pairwise, first
-// within warps. Packs are counted from the tensor's first element, aligned or not, so that the order does not
-// depend on the address. combine() then merges all leaves in one block.
+// A block reduces a leaf: thread t takes packs t, t + kReduceThreads, ...; threads are merged
+// pairwise, first within warps. Packs are counted from the tensor's first element, aligned or not, so that
+// the order does not depend on the address. combine() then merges all leaves in one block.
 #pragma once
 
 #include "core/bits.h"
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   with_typed(table.dtype, slot.data, [&](auto* data) {
     for_own_elements(data, begin, end, [&](auto x) { value = norm.add(value, double(x)); });
     if (!is_finite(value)) {
-      for_own_elements(data, begin, end, [&](auto x) { nonfinite += is_finite(x) ? 0 : 1; });
+      for_own_elements(data, begin, end, [&](auto x) { nonfinite += !is_finite(x) ? 1 : 0; });
     }
   });
   value = merge_block(value, [&](double a, double b) { return norm.merge(a, b); });
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (threadIdx.x == 0) table.leaves[blockIdx.x] = Leaf{value, nonfinite};
 }
 
-// The leaves of all lists merged, in thread 0 of a block of kReduceThreads.
+// Merges all leaves; the result is in thread 0 of a block of kReduceThreads.
 template <class Norm>
 __device__ __forceinline__ Leaf combine(const Norm& norm, const Leaf* leaves, int64_t count) {
   double value = 0, nonfinite = 0;

@@ -17,11 +17,11 @@
 namespace onepass::ONEPASS_ISA {
 
 constexpr int kLanes = 32;
-constexpr int64_t kMaxLeavesPerTicket = 16;
+constexpr int64_t kMaxLeavesPerUnit = 16;
 
-// kStored: x is memory, and not a row in the cache.
+// kStored: x lies in memory, and is not a strip in the cache.
 template <bool kStored, class Norm, class T>
-ONEPASS_WALK void add_row(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
+ONEPASS_WALK void add_strip(const Norm norm, double* __restrict lane, const T* __restrict x, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     if (kStored) fetch_ahead(x + i, kLanes * int64_t(sizeof(T)));
@@ -31,33 +31,35 @@ ONEPASS_WALK void add_row(const Norm norm, double* __restrict lane, const T* __r
   for (int l = 0; i < n; ++i, ++l) lane[l] = norm.add(lane[l], double(x[i]));
 }
 
-// Calls row(values, n, stored) for the rows of stored[begin .. end): float or double values where they lie,
-// all at once, or kRow of them or the rest in the cache.
-template <class Row>
-inline void for_each_row(DType dtype, const void* stored, int64_t begin, int64_t end, const Row& row) {
+// Calls strip(values, n, in_place) for stored[begin .. end): once for all of it where it lies, if that is
+// float or double, else for each strip, widened in the cache.
+template <class Strip>
+inline void for_each_strip(DType dtype, const void* stored, int64_t begin, int64_t end, const Strip& strip) {
   const std::true_type in_place;
-  if (dtype == DType::kFloat32) return row(static_cast<const float*>(stored) + begin, end - begin, in_place);
-  if (dtype == DType::kFloat64) return row(static_cast<const double*>(stored) + begin, end - begin, in_place);
-  alignas(64) float values[kRow];
-  for (int64_t start = begin; start < end; start += kRow) {
-    const int64_t n = end - start < kRow ? end - start : kRow;
+  if (dtype == DType::kFloat32)
+    return strip(static_cast<const float*>(stored) + begin, end - begin, in_place);
+  if (dtype == DType::kFloat64)
+    return strip(static_cast<const double*>(stored) + begin, end - begin, in_place);
+  alignas(64) float values[kUpdateStrip];
+  for (int64_t start = begin; start < end; start += kUpdateStrip) {
+    const int64_t n = end - start < kUpdateStrip ? end - start : kUpdateStrip;
     fetch_ahead(static_cast<const char*>(stored) + start * size_of(dtype), n * size_of(dtype));
-    load_row(dtype, stored, start, values, n);
-    row(values, n, std::false_type{});
+    load_strip(dtype, stored, start, values, n);
+    strip(values, n, std::false_type{});
   }
 }
 
 template <class Norm>
 inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_t begin, int64_t end) {
   alignas(64) double lane[kLanes] = {};
-  for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n, auto stored_there) {
-    add_row<decltype(stored_there)::value>(norm, lane, x, n);
+  for_each_strip(dtype, stored, begin, end, [&](auto* x, int64_t n, auto stored_there) {
+    add_strip<decltype(stored_there)::value>(norm, lane, x, n);
   });
   Leaf leaf{merge_lanes<kLanes>(lane, [&](double a, double b) { return norm.merge(a, b); }), 0};
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
   if (!is_finite(leaf.value)) {
-    for_each_row(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
-      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += is_finite(x[i]) ? 0 : 1;
+    for_each_strip(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
+      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += !is_finite(x[i]) ? 1 : 0;
     });
   }
   return leaf;
@@ -73,7 +75,7 @@ struct ReduceWork {
   int which;
   const Norm norm;
   Leaf* leaves;
-  std::vector<FirstLeaf> first;  // of each tensor, and of one that would follow
+  std::vector<FirstLeaf> first;  // the first leaf of each tensor, and of one that would follow
 
   void reduce_leaves(int64_t leaf, int64_t last) const {
     int64_t i = tensor_at(first.data(), list.count, &FirstLeaf::number, leaf);
@@ -97,11 +99,11 @@ void reduce(const TensorList& list, int which, const Norm& norm, Leaf* leaves, i
   const int64_t count = first.back().number;
   if (count == 0) return;
   const int64_t share = count / (threads * kChunksPerThread);
-  const int64_t per_ticket = share < 1 ? 1 : share > kMaxLeavesPerTicket ? kMaxLeavesPerTicket : share;
+  const int64_t per_unit = share < 1 ? 1 : share > kMaxLeavesPerUnit ? kMaxLeavesPerUnit : share;
   const ReduceWork<Norm> work{list, which, norm, leaves, std::move(first)};
-  for_each_unit(threads, (count + per_ticket - 1) / per_ticket, [&](int64_t i) {
-    const int64_t leaf = i * per_ticket;
-    work.reduce_leaves(leaf, leaf + per_ticket < count ? leaf + per_ticket : count);
+  for_each_unit(threads, (count + per_unit - 1) / per_unit, [&](int64_t i) {
+    const int64_t leaf = i * per_unit;
+    work.reduce_leaves(leaf, leaf + per_unit < count ? leaf + per_unit : count);
   });
 }
 

@@ -8,7 +8,7 @@ namespace onepass {
 
 struct StatisticsRow {
   math::Statistics sum;
-  double group;  // whose they are
+  double group;  // number of the param group that the leaf belongs to
 };
 
 }  // namespace onepass

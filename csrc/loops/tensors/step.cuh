@@ -1,8 +1,8 @@
-// step.cuh - an update rule with all that a step does beside it (tail.h, Storage), on the GPU: the walk of
-// multi_tensor.cuh. CPU: step.h.
+// step.cuh - an update rule with all that a step does in the same pass (tail.h, Storage), on the GPU: the
+// walk of multi_tensor.cuh. CPU: step.h.
 //
-// What a step does is known at run time, the same for every thread of a launch: one kernel for all of it. It
-// waits for memory, not for the branches.
+// One kernel serves all combinations. What a step does is known at run time and the same for every thread of
+// a launch, and the kernel waits for memory, not for the branches.
 #pragma once
 
 #include "loops/tensors/leaves.h"
@@ -23,7 +23,7 @@ struct StepSlot : Slot<Source, kFirstState + kStates + 2> {
   uint32_t number;
 };
 
-// What the elements of one tensor have in common. T: arithmetic, and stored type of the average.
+// What the elements of one tensor have in common. T: arithmetic type, and stored type of the average.
 template <class T>
 struct StepOfTensor {
   RuleTail<T> own;
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads)
   const StepPack<Types, Rule, 1> singles(slot, storage);
   ThreadMeasure measure;
   walk<V>(
-      part_of<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
+      range_of_block<Types>(slot, table.chunk), [&](int64_t i) { packs.run(rule, step, i, measure); },
       [&](int64_t i) { singles.run(rule, step, i, measure); });
   if (!tail.statistics) return;
   math::Statistics sum = measure.merge();

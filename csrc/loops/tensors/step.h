@@ -1,8 +1,9 @@
-// step.h - an update rule with all that a step does beside it (tail.h, Storage), on the CPU: what
+// step.h - an update rule with all that a step does in the same pass (tail.h, Storage), on the CPU: what
 // multi_tensor.h runs in place of the plain rule. CUDA: step.cuh.
 //
 // Where all lists are stored as the arithmetic type and nothing is measured, everything happens in one loop
-// over registers. Else row by row: what comes before and after the update finds the row in the L1 cache.
+// over registers. Else strip by strip: what comes before and after the update finds the strip in the L1
+// cache.
 #pragma once
 
 #include <cstring>
@@ -15,8 +16,9 @@
 
 namespace onepass::ONEPASS_ISA {
 
-static_assert(kRow % math::kDrawGroup == 0 && kChunkAlign % math::kDrawGroup == 0 && kLeaf % kChunkAlign == 0,
-              "rows begin with a group of draws");
+static_assert(kUpdateStrip % math::kDrawGroup == 0 && kChunkAlign % math::kDrawGroup == 0 &&
+                  kLeaf % kChunkAlign == 0,
+              "strips begin with a group of draws");
 
 // The update of for_each_chunk: a rule with its tail.
 template <class T, class Rule>
@@ -49,16 +51,16 @@ ONEPASS_WALK void update_with_tail(const TensorItem& item, const StepUpdate<T, R
   }
 }
 
-// Long, since what is done once a row would show. The parameter as it was has room in the L1 cache.
-constexpr int64_t kMeasuredRow = 2048;
+// A longer strip, so that the work done once a strip is hidden. The parameter's old value fits the L1 cache.
+constexpr int64_t kMeasuredStrip = 2048;
 
-// A row that is measured in the same loop: measuring it afterwards would let memory wait. before: the
-// parameter as it was, for LeafMeasure.
+// Updates and measures a strip in one loop: memory would wait while a second loop measures. before: receives
+// the parameter's old value, for LeafMeasure.
 template <class T, class Rule>
 ONEPASS_WALK void update_measured(const TensorItem& item, const StepUpdate<T, Rule> step, int64_t begin,
-                                  int64_t n, T* __restrict before, RowSums<T>& result) {
-  // A local one stays in registers: stores through pointers cannot reach it.
-  RowSums<T> sums;
+                                  int64_t n, T* __restrict before, StripSums<T>& result) {
+  // A local variable stays in registers: stores through pointers cannot reach it.
+  StripSums<T> sums;
   constexpr int kLists = kFirstState + Rule::kStates;
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) at[k] = static_cast<T*>(item.list[k]) + begin;
@@ -83,8 +85,8 @@ ONEPASS_WALK void update_measured(const TensorItem& item, const StepUpdate<T, Ru
 }
 
 template <class T>
-ONEPASS_WALK void average_row(const math::Ema<T> rule, T* __restrict ema, const T* __restrict param,
-                              int64_t n) {
+ONEPASS_WALK void average_strip(const math::Ema<T> rule, T* __restrict ema, const T* __restrict param,
+                                int64_t n) {
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) rule(ema[i], param[i]);
 }
@@ -101,88 +103,88 @@ inline bool all_stored_as(const DType* dtype, DType wanted) {
   return all;
 }
 
-// One row whose parameter or states are not simply rounded to nearest.
+// A strip whose parameter or states are not simply rounded to nearest.
 template <class Rule>
-ONEPASS_WALK void update_stored_row(const TensorItem& item, const DType* dtype,
-                                    const StepUpdate<float, Rule>& step, int64_t begin, int64_t n) {
+ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype,
+                                      const StepUpdate<float, Rule>& step, int64_t begin, int64_t n) {
   constexpr int kLists = kFirstState + Rule::kStates;
   const bool stochastic = step.storage == Storage::kStochastic;
-  alignas(64) float row[kLists][kRow];
-  alignas(64) uint32_t words[kRow / 2];
-  if (stochastic) draw_row(step.own.draws, item.number, begin, words);
-  load_value(item, dtype, step.storage, begin, row[kParam], n);
-  for (int k = kGrad; k < kLists; ++k) load_row(dtype[k], item.list[k], begin, row[k], n);
+  alignas(64) float strip[kLists][kUpdateStrip];
+  alignas(64) uint32_t words[kUpdateStrip / 2];
+  if (stochastic) draw_words(step.own.draws, item.number, begin, words);
+  load_value(item, dtype, step.storage, begin, strip[kParam], n);
+  for (int k = kGrad; k < kLists; ++k) load_strip(dtype[k], item.list[k], begin, strip[k], n);
   float* state[Rule::kStates + 1];
-  for (int k = 0; k < Rule::kStates; ++k) state[k] = row[kFirstState + k];
-  apply(step.rule, row[kParam], row[kGrad], state, n);
+  for (int k = 0; k < Rule::kStates; ++k) state[k] = strip[kFirstState + k];
+  apply(step.rule, strip[kParam], strip[kGrad], state, n);
   for (int k = kFirstState; k < kLists; ++k) {
     if (dtype[k] == DType::kFloat32) {
-      std::memcpy(static_cast<float*>(item.list[k]) + begin, row[k], size_t(n) * sizeof(float));
+      std::memcpy(static_cast<float*>(item.list[k]) + begin, strip[k], size_t(n) * sizeof(float));
     } else if (stochastic) {
-      store_row_stochastic(dtype[k], item.list[k], begin, row[k], n, words, math::list_rotation(k - 1));
+      store_strip_stochastic(dtype[k], item.list[k], begin, strip[k], n, words, math::list_rotation(k - 1));
     } else {
-      store_row(dtype[k], item.list[k], begin, row[k], n);
+      store_strip(dtype[k], item.list[k], begin, strip[k], n);
     }
   }
-  store_value(item, dtype, step.storage, begin, row[kParam], n, words);
+  store_value(item, dtype, step.storage, begin, strip[kParam], n, words);
 }
 
-// begin .. end is at most a row, and its place in the tensor is a multiple of kDrawGroup.
+// begin .. end is at most a strip, and begin is a multiple of kDrawGroup.
 template <class T, class Rule>
-inline void update_row(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
-                       int64_t begin, int64_t end) {
+inline void update_strip(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
+                         int64_t begin, int64_t end) {
   if (step.storage == Storage::kNearest) return update_range<T>(item, dtype, step.rule, begin, end);
   if constexpr (sizeof(T) == sizeof(float)) {
     if (step.storage == Storage::kStochastic && all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
-      alignas(64) uint32_t words[kRow / 2];
-      draw_row(step.own.draws, item.number, begin, words);
+      alignas(64) uint32_t words[kUpdateStrip / 2];
+      draw_words(step.own.draws, item.number, begin, words);
       return update_bfloat16(item, step.rule, begin, end, words);
     }
-    update_stored_row(item, dtype, step, begin, end - begin);
+    update_stored_strip(item, dtype, step, begin, end - begin);
   }
 }
 
-// The n elements from begin on as T: where they lie, if they are that, else widened into the row.
+// The n elements from begin on as T: where they lie, if they are stored as T, else widened into the strip.
 template <class T>
-inline const T* row_of(DType dtype, const void* stored, int64_t begin, T* row, int64_t n) {
+inline const T* strip_of(DType dtype, const void* stored, int64_t begin, T* strip, int64_t n) {
   if (dtype == dtype_of<T>) return static_cast<const T*>(stored) + begin;
-  load_row(dtype, stored, begin, row, n);
-  return row;
+  load_strip(dtype, stored, begin, strip, n);
+  return strip;
 }
 
-// Row by row, all lists being stored as T.
+// Strip by strip, all lists being stored as T.
 template <class T, class Rule>
-inline void step_measured_rows(const TensorItem& item, const StepUpdate<T, Rule>& step, int64_t begin,
-                               int64_t end, LeafMeasure& measure) {
-  alignas(64) T before[kMeasuredRow];
-  for (int64_t start = begin; start < end; start += kMeasuredRow) {
-    const int64_t n = end - start < kMeasuredRow ? end - start : kMeasuredRow;
-    RowSums<T> sums;
+inline void step_measured_strips(const TensorItem& item, const StepUpdate<T, Rule>& step, int64_t begin,
+                                 int64_t end, LeafMeasure& measure) {
+  alignas(64) T before[kMeasuredStrip];
+  for (int64_t start = begin; start < end; start += kMeasuredStrip) {
+    const int64_t n = end - start < kMeasuredStrip ? end - start : kMeasuredStrip;
+    StripSums<T> sums;
     update_measured(item, step, start, n, before, sums);
     const T* param = static_cast<const T*>(item.list[kParam]) + start;
     measure.add_sums(sums, before, param, static_cast<const T*>(item.list[kGrad]) + start, n);
-    if (step.tail.ema) average_row(step.own.average, static_cast<T*>(item.list[kEma]) + start, param, n);
+    if (step.tail.ema) average_strip(step.own.average, static_cast<T*>(item.list[kEma]) + start, param, n);
     if (step.tail.zero_grad) zero_elements(item, dtype_of<T>, start, start + n);
   }
 }
 
-// Row by row; measure: nullptr, or what the leaf that these rows belong to comes to.
+// Strip by strip. measure: nullptr, or the sums of the leaf that these strips belong to.
 template <class T, class Rule>
-ONEPASS_WALK void step_rows(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
-                            int64_t begin, int64_t end, LeafMeasure* measure) {
-  alignas(64) T before[kRow], value[kRow], grad_row[kRow];
+ONEPASS_WALK void step_strips(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
+                              int64_t begin, int64_t end, LeafMeasure* measure) {
+  alignas(64) T before[kUpdateStrip], value[kUpdateStrip], grad_strip[kUpdateStrip];
   const bool in_place = dtype[kParam] == dtype_of<T>;
-  for (int64_t start = begin; start < end; start += kRow) {
-    const int64_t stop = end - start < kRow ? end : start + kRow, n = stop - start;
+  for (int64_t start = begin; start < end; start += kUpdateStrip) {
+    const int64_t stop = end - start < kUpdateStrip ? end : start + kUpdateStrip, n = stop - start;
     if (measure) load_value(item, dtype, step.storage, start, before, n);
-    if (!step.tail.skipped) update_row(item, dtype, step, start, stop);
+    if (!step.tail.skipped) update_strip(item, dtype, step, start, stop);
     const T* after = in_place ? static_cast<const T*>(item.list[kParam]) + start : value;
     if (!in_place && (measure || step.tail.ema)) load_value(item, dtype, step.storage, start, value, n);
     if (step.tail.ema && !step.tail.skipped) {
-      average_row(step.own.average, static_cast<T*>(item.list[kEma]) + start, after, n);
+      average_strip(step.own.average, static_cast<T*>(item.list[kEma]) + start, after, n);
     }
     if (measure)
-      measure->add_row(before, after, row_of(dtype[kGrad], item.list[kGrad], start, grad_row, n), n);
+      measure->add_strip(before, after, strip_of(dtype[kGrad], item.list[kGrad], start, grad_strip, n), n);
     if (step.tail.zero_grad) zero_elements(item, dtype[kGrad], start, stop);
   }
 }
@@ -196,9 +198,9 @@ inline void StepUpdate<T, Rule>::operator()(const TensorItem& item, const DType*
       const int64_t stop = end - leaf < kLeaf ? end : leaf + kLeaf;
       LeafMeasure measure;
       if (in_place && !tail.skipped) {
-        step_measured_rows(item, *this, leaf, stop, measure);
+        step_measured_strips(item, *this, leaf, stop, measure);
       } else {
-        step_rows(item, dtype, *this, leaf, stop, &measure);
+        step_strips(item, dtype, *this, leaf, stop, &measure);
       }
       StatisticsRow& row = tail.statistics[item.first_leaf + leaf / kLeaf];
       row = {measure.result(), own.group};
@@ -207,7 +209,7 @@ inline void StepUpdate<T, Rule>::operator()(const TensorItem& item, const DType*
     return;
   }
   if (storage != Storage::kNearest || !in_place) {
-    return step_rows(item, dtype, *this, begin, end, nullptr);
+    return step_strips(item, dtype, *this, begin, end, nullptr);
   }
   if (tail.ema && tail.zero_grad) return update_with_tail<true, true>(item, *this, begin, end);
   if (tail.ema) return update_with_tail<true, false>(item, *this, begin, end);

@@ -1,5 +1,5 @@
-// stored.cuh - V elements of a parameter's value as the storage of its list (tensor_list.h) keeps it,
-// and the draws by which they are rounded, on the GPU. CPU: stored.h.
+// stored.cuh - loads and stores V elements of a parameter's value as the storage of its list (tensor_list.h)
+// keeps it, and makes the draws by which they are rounded, on the GPU. CPU: stored.h.
 #pragma once
 
 #include "core/packs.cuh"
@@ -14,8 +14,8 @@ __device__ __forceinline__ uint32_t word_of(const PhiloxWords& four, int k) {
   return k < 2 ? (k == 0 ? four.word[0] : four.word[1]) : (k == 2 ? four.word[2] : four.word[3]);
 }
 
-// draw[v]: of element i + v; the draw of the list with rotation r is the low half of rotate_right(draw[v],
-// r).
+// draw[v]: the word of element i + v; the draw of the list with rotation r is the low half of
+// rotate_right(draw[v], r).
 template <int V>
 __device__ __forceinline__ void draw_pack(const math::Draws& draws, uint32_t tensor, int64_t i,
                                           uint32_t (&draw)[V]) {
@@ -53,7 +53,7 @@ __device__ __forceinline__ uint16_t raw_bits(S stored) {
   }
 }
 
-// to[0 .. V) = registers[0 .. V), rounded by the draws; what is kept is left in registers.
+// to[0 .. V) = registers[0 .. V), rounded by the draws; the rounded values are left in registers.
 template <int V, class T, class S>
 __device__ __forceinline__ void store_stochastic(S* to, bool aligned, T (&registers)[V],
                                                  const uint32_t (&draw)[V], int rotation) {
@@ -115,7 +115,7 @@ struct StoredPack {
     }
   }
 
-  // What is kept is left in value.
+  // Leaves in value what the storage keeps of it.
   __device__ __forceinline__ void store(int64_t i, T (&value)[V], const uint32_t (&draw)[V]) const {
     if constexpr (sizeof(P) == 2) {
       if (storage == Storage::kStochastic) {

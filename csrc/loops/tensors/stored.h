@@ -1,5 +1,5 @@
-// stored.h - rows of a parameter's value as the storage of its list (tensor_list.h) keeps it, and of the
-// draws by which it is rounded, on the CPU. CUDA: stored.cuh.
+// stored.h - loads and stores strips of a parameter's value as the storage of its list (tensor_list.h) keeps
+// it, and draws the words by which it is rounded, on the CPU. CUDA: stored.cuh.
 #pragma once
 
 #include <cstring>
@@ -11,11 +11,12 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// words[j]: of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is a multiple
-// of kDrawGroup; words has room for kRow elements. All groups of a row are drawn side by side.
-ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int64_t begin,
-                                  uint32_t* __restrict words) {
-  constexpr int kGroups = kRow / math::kDrawGroup, kBlocks = kGroups * math::kDrawBlocks;
+// words[j]: the draws of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is
+// a multiple of kDrawGroup; words has room for kUpdateStrip elements. All groups of a strip are drawn side by
+// side.
+ONEPASS_WALK inline void draw_words(const math::Draws draws, uint32_t tensor, int64_t begin,
+                                    uint32_t* __restrict words) {
+  constexpr int kGroups = kUpdateStrip / math::kDrawGroup, kBlocks = kGroups * math::kDrawBlocks;
   const int64_t block = begin / math::kDrawGroup * math::kDrawBlocks;
   alignas(64) uint64_t number[kBlocks];
   alignas(64) uint32_t drawn[kBlocks * 4];
@@ -30,11 +31,11 @@ ONEPASS_WALK inline void draw_row(const math::Draws draws, uint32_t tensor, int6
   }
 }
 
-// values[0 .. n) = the parameter's value from element begin on; n is at most kRow.
+// values[0 .. n) = the parameter's value from element begin on; n is at most kUpdateStrip.
 template <class T>
 inline void load_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
                        T* __restrict values, int64_t n) {
-  load_row(dtype[kParam], item.list[kParam], begin, values, n);
+  load_strip(dtype[kParam], item.list[kParam], begin, values, n);
   if constexpr (sizeof(T) == sizeof(float)) {
     if (storage == Storage::kMaster) {
       const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
@@ -47,8 +48,8 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
       const uint16_t* remainder = static_cast<const uint16_t*>(item.list[kLow]) + begin;
       for (int64_t i = 0; i < n; ++i) values[i] = math::join(stored[i], remainder[i]);
     } else if (storage == Storage::kKahan) {
-      alignas(64) T low[kRow];
-      load_row(dtype[kLow], item.list[kLow], begin, low, n);
+      alignas(64) T low[kUpdateStrip];
+      load_strip(dtype[kLow], item.list[kLow], begin, low, n);
       const uint16_t* stored = static_cast<const uint16_t*>(item.list[kParam]) + begin;
       const auto add_low = [&](const auto& narrow) {
         for (int64_t i = 0; i < n; ++i) {
@@ -65,9 +66,9 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
   }
 }
 
-// words: of draw_row from this element on; rotation: of the list.
-inline void store_row_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
-                                 int64_t n, const uint32_t* __restrict words, int rotation) {
+// words: those of draw_words from this element on; rotation: the list's.
+inline void store_strip_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
+                                   int64_t n, const uint32_t* __restrict words, int rotation) {
   uint16_t* to = static_cast<uint16_t*>(stored) + begin;
   const auto draw = [=](int64_t i) { return rotate_right(words[i / 2], rotation + (i % 2 != 0 ? 16 : 0)); };
   if (dtype == DType::kFloat16) {
@@ -77,28 +78,28 @@ inline void store_row_stochastic(DType dtype, void* stored, int64_t begin, const
   }
 }
 
-// The parameter's value from element begin on = values[0 .. n); what is kept of it is left in values. words:
-// as above, with kStochastic.
+// Stores values[0 .. n) as the parameter's value from element begin on, and leaves in values what the storage
+// keeps of them. words: as above, read with kStochastic only.
 inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
                         float* __restrict values, int64_t n, const uint32_t* words) {
   void* param = item.list[kParam];
-  if (dtype[kParam] == DType::kFloat32) {  // beside states of 16 bits
+  if (dtype[kParam] == DType::kFloat32) {  // with states of 16 bits
     std::memcpy(static_cast<float*>(param) + begin, values, size_t(n) * sizeof(float));
     return;
   }
   switch (storage) {
     case Storage::kNearest:
-      store_row(dtype[kParam], param, begin, values, n);
+      store_strip(dtype[kParam], param, begin, values, n);
       break;
     case Storage::kStochastic:
-      store_row_stochastic(dtype[kParam], param, begin, values, n, words, math::list_rotation(0));
+      store_strip_stochastic(dtype[kParam], param, begin, values, n, words, math::list_rotation(0));
       break;
     case Storage::kKahan: {
-      store_row(dtype[kParam], param, begin, values, n);
-      alignas(64) float low[kRow];
-      load_row(dtype[kParam], param, begin, low, n);
+      store_strip(dtype[kParam], param, begin, values, n);
+      alignas(64) float low[kUpdateStrip];
+      load_strip(dtype[kParam], param, begin, low, n);
       for (int64_t i = 0; i < n; ++i) low[i] = math::residue(values[i], low[i]);
-      store_row(dtype[kLow], item.list[kLow], begin, low, n);
+      store_strip(dtype[kLow], item.list[kLow], begin, low, n);
       break;
     }
     case Storage::kRemainder: {
@@ -113,7 +114,7 @@ inline void store_value(const TensorItem& item, const DType* dtype, Storage stor
     }
     case Storage::kMaster:
       std::memcpy(static_cast<float*>(item.list[kLow]) + begin, values, size_t(n) * sizeof(float));
-      store_row(dtype[kParam], param, begin, values, n);
+      store_strip(dtype[kParam], param, begin, values, n);
       break;
   }
 }

@@ -15,9 +15,9 @@ struct Tail {
   // CUDA: if given, and it says skip, nothing is written but zeros where zero_grad asks for them. On the CPU
   // the caller knows before it calls.
   const math::StepControl* control = nullptr;
-  // If given: a row for each leaf of the list, in their order.
+  // If given: receives a row for each leaf of the list, in their order.
   StatisticsRow* statistics = nullptr;
-  // CPU: the step is skipped, only statistics are wanted.
+  // CPU: the step is skipped, and only statistics are made.
   bool skipped = false;
 
   bool any() const { return ema || zero_grad || control || statistics; }
@@ -28,7 +28,7 @@ template <class T>
 struct RuleTail {
   math::Ema<T> average;
   math::Draws draws;
-  double group;  // whose statistics the tensors' are
+  double group;  // number of the param group, for the statistics
 };
 
 }  // namespace onepass

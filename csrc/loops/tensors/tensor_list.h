@@ -1,4 +1,4 @@
-// tensor_list.h - many tensors as one piece of work: what the multi_tensor loops of both devices walk over.
+// tensor_list.h - many tensors as one piece of work: what the loops of tensors/ walk over on both devices.
 //
 // A tensor has memory in several lists (param, grad, states ...), the same number of elements in each, and
 // names its rule: tensors of different param groups or step counts share one list. The elements of all
@@ -16,7 +16,7 @@ constexpr int kParam = 0;
 constexpr int kGrad = 1;
 constexpr int kFirstState = 2;
 constexpr int kMaxLists = 7;
-// What the parameter's own 16 bits do not hold, see Storage.
+// The digits of a parameter that its own 16 bits cannot hold, see Storage.
 constexpr int kLow = kMaxLists - 2;
 // The moving average of the parameter, where a step keeps one: in the arithmetic type, whatever the others.
 constexpr int kEma = kMaxLists - 1;
@@ -41,20 +41,20 @@ struct TensorItem {
   int64_t first_leaf =
       0;  // leaves (leaves.h) of all tensors before this one; only where a kernel asks for them
   uint32_t number =
-      0;  // of the tensor among all of its optimizer: tells its random draws from those of others
+      0;  // the tensor's number in its optimizer, so that its random draws differ from those of others
 };
 
 struct TensorList {
   const TensorItem* items;
   int64_t count;
-  int64_t numel;  // of all tensors together
+  int64_t numel;  // elements of all tensors together
   DType dtype[kMaxLists];
   Storage storage = Storage::kNearest;
 };
 
 // Which of `count` tensors a piece of work belongs to: the last one that begins at or before it, and the
 // first one if none does. begin: the member of Tensor, or of its Base, that says where a tensor does. A
-// member, no function: nvcc then makes of it what it makes of the same loop written out in a kernel.
+// member and not a function: nvcc then compiles it like the same loop written out in a kernel.
 template <class Tensor, class Base, class Index, class Place>
 ONEPASS_HD Index tensor_at(const Tensor* tensors, Index count, Place Base::* begin, Place place) {
   Index low = 0, high = count;

@@ -1,10 +1,9 @@
 """The optimizers, SGD with momentum, next to torch's implementations: shapes and setup.
 
-Competitors: ``ours``; torch's ``fused``, ``foreach`` and ``loop`` (foreach=False, fused=False: what torch.optim
-does with CPU parameters when nothing is asked for; with CUDA parameters that is foreach); ``stream``, a plain
-loop over flat arrays of the same number of bytes, as many of them read and written, whose speed is called the
-bandwidth; ``compile``, torch's step under torch.compile. All share the gradients; each has its own parameters
-and states.
+Competitors: ``ours``; torch's ``fused``, ``foreach`` and ``loop`` (foreach=False, fused=False: the default of
+torch.optim for CPU parameters; for CUDA parameters it is foreach); ``stream``, a plain loop that reads and writes
+the same number of bytes of flat arrays, whose speed is called the bandwidth; ``compile``, torch's step under
+torch.compile. All share the gradients; each has its own parameters and states.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ TORCHS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer, and the options that it is timed with."""
+    """Describes an optimizer and the options that it is timed with."""
 
     kind: type[FusedOptimizer]
     options: dict[str, Any]
@@ -53,7 +52,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many tensors of how many elements."""
+    """Describes how many tensors of how many elements there are."""
 
     name: str
     count: int
@@ -70,7 +69,11 @@ OVERHEAD = Shape("1000x1", 1000, 1, rounds=200)
 
 
 def cases(device: torch.device) -> list[Case]:
-    """All cases, with their tensors on `device`."""
+    """Lists all cases.
+
+    Args:
+        device: Where their tensors are.
+    """
     return list(_cases(device))
 
 

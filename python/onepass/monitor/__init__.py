@@ -1,4 +1,4 @@
-"""What is measured of a training: the learning rate range test."""
+"""Measures a training: the learning rate range test."""
 
 from onepass.monitor._result import Curve, LRRangeResult, Suggestion
 from onepass.monitor._snapshot import Snapshot

@@ -1,4 +1,4 @@
-"""What the range test returns: curves, suggestions, a table, a picture."""
+"""The result of the range test: its curves, the rates that they suggest, a table and a picture."""
 
 from __future__ import annotations
 
@@ -16,38 +16,77 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curve:
-    """One sweep: rates, losses before each update, and their smoothed values."""
+    """Holds one sweep of `lr_range_test`, a point for each update.
+
+    Example:
+        >>> from onepass.monitor import Curve
+        >>> curve = Curve(0, [1e-3, 1e-2], [2.3, 2.1], [2.3, 2.2], diverged=False, dropped=0)
+        >>> curve.lrs[-1]
+        0.01
+    """
 
     seed: int
+    """The seed of the sweep."""
     lrs: list[float]
+    """The learning rate of each update."""
     losses: list[float]
+    """The loss before each update."""
     smoothed: list[float]
+    """The losses, smoothed."""
     diverged: bool
-    """Whether it was stopped because the loss grew too far or was not finite."""
+    """Whether the sweep was stopped, because the loss grew too far or was not finite."""
     dropped: int
-    """Updates that the scaler or the optimizer dropped; they are no points of the curve."""
+    """How many updates the scaler or the optimizer dropped; they are not points of the curve."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A rate by one rule: the median over the seeds, and the spread."""
+    """Holds the rate that one rule suggests.
+
+    Example:
+        >>> from onepass.monitor import Suggestion
+        >>> Suggestion(lr=0.1, low=0.08, high=0.12, by_seed=[0.1, 0.08, 0.12]).lr
+        0.1
+    """
 
     lr: float
+    """The median over the seeds."""
     low: float
+    """The smallest rate of a seed."""
     high: float
+    """The largest rate of a seed."""
     by_seed: list[float]
+    """The rate of each seed whose curve the rule could judge."""
 
 
 @dataclass(frozen=True)
 class LRRangeResult:
-    """The sweeps of `lr_range_test`."""
+    """Holds the sweeps of `lr_range_test`, and suggests rates.
+
+    Example:
+        >>> from onepass.monitor import Curve, LRRangeResult
+        >>> losses = [2.0, 1.9, 1.0, 0.9, 4.0]
+        >>> curve = Curve(0, [1e-4, 1e-3, 1e-2, 1e-1, 1.0], losses, losses, diverged=True, dropped=0)
+        >>> result = LRRangeResult([curve], {"sweep": "exponential"})
+        >>> {name: round(one.lr, 4) for name, one in result.suggestions.items()}
+        {'steepest': 0.001, 'valley': 0.001, 'last_stable': 0.01}
+        >>> result.suggestion
+        0.001
+    """
 
     curves: list[Curve]
+    """One for each seed."""
     options: dict[str, Any]
+    """The arguments of the test, as JSON takes them."""
 
     @cached_property
     def suggestions(self) -> dict[str, Suggestion]:
-        """By rule; a rule that finds nothing in any curve is missing."""
+        """The suggestions by the name of their rule, without rules that find nothing in any curve.
+
+        "steepest": the rate at which the loss falls fastest with the logarithm of the rate. "valley": the rate in
+        the middle of the longest falling subsequence of the losses. "last_stable": a tenth of the rate with the
+        least loss.
+        """
         found = {}
         for name, rule in RULES.items():
             rates = [lr for curve in self.curves if (lr := rule(curve.lrs, curve.smoothed)) is not None]
@@ -57,10 +96,10 @@ class LRRangeResult:
 
     @property
     def suggestion(self) -> float:
-        """The rate to begin with: by the rule `steepest`.
+        """The rate to begin with, by the rule "steepest".
 
         Raises:
-            RuntimeError: The loss fell in no sweep, so there is nothing to suggest.
+            RuntimeError: The loss fell in no sweep.
         """
         if "steepest" not in self.suggestions:
             raise RuntimeError(
@@ -70,7 +109,7 @@ class LRRangeResult:
         return self.suggestions["steepest"].lr
 
     def to_json(self) -> dict[str, Any]:
-        """Options, suggestions and all curves; numbers that are not finite as None."""
+        """Returns options, suggestions and curves as JSON takes them: numbers that are not finite are None."""
         curves = [asdict(curve) for curve in self.curves]
         for curve in curves:
             for name in ("losses", "smoothed"):
@@ -79,7 +118,7 @@ class LRRangeResult:
         return {"options": self.options, "suggestions": suggestions, "curves": curves}
 
     def table(self) -> Table:
-        """A table for the terminal, a line for each rule."""
+        """Returns a table for the terminal, with a line for each rule."""
         from rich.table import Table
 
         shown = Table("rule", "suggested rate", "lowest", "highest", "of seeds")
@@ -92,10 +131,10 @@ class LRRangeResult:
         """Draws the smoothed curves over the rate, and the suggestions.
 
         Args:
-            path: Where the picture goes; the suffix chooses the format. Without it nothing is written.
+            path: The file that the picture is written to, in the format of its suffix; None to write nothing.
 
         Returns:
-            matplotlib's figure.
+            The figure, of matplotlib.
         """
         from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Which rate a curve of the range test suggests."""
+"""The rules by which a curve of the range test suggests a rate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# The rate with the least loss is already too high to train with: of the largest stable rate this share.
+# The share of the rate with the least loss that is suggested: that rate itself is too high to train with.
 _SAFETY = 0.1
-# A loss that fell by less than this share did not fall: rounding alone moves a constant one.
+# A loss that fell by less than this share did not fall: rounding alone moves a constant loss.
 _FALL = 1e-3
 
 
@@ -17,7 +17,7 @@ def _fell(losses: Sequence[float]) -> bool:
 
 
 def steepest(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate at which the loss falls fastest with the logarithm of the rate, before its least value."""
+    """Finds the rate at which the loss falls fastest with the logarithm of the rate, before its least value."""
     if not _fell(losses):
         return None
     last = int(np.argmin(losses))
@@ -26,7 +26,7 @@ def steepest(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 def valley(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """The rate in the middle of the longest falling subsequence of the losses.
+    """Finds the rate in the middle of the longest falling subsequence of the losses.
 
     Source: the rule `valley` of fastai's learning rate finder.
     """
@@ -46,7 +46,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
 
 
 def last_stable(lrs: Sequence[float], losses: Sequence[float]) -> float | None:
-    """A tenth of the largest rate up to which the loss did not rise: that of its least value."""
+    """Returns a tenth of the rate with the least loss, up to which the loss did not rise."""
     return lrs[int(np.argmin(losses))] * _SAFETY if _fell(losses) else None
 
 

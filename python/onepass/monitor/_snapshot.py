@@ -1,4 +1,4 @@
-"""Everything that training steps change, kept, and put back bit for bit."""
+"""Keeps everything that training steps change, and puts it back bit for bit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,37 @@ Restore = Callable[[], Any]
 
 
 class Snapshot:
-    """The state of a training: weights, buffers, gradients, modes, optimizer, scaler and random numbers.
+    """Keeps the state of a training: weights, buffers, gradients, modes, optimizer, scaler and random numbers.
 
-    The objects stay the same ones: tensors get their contents back in place, so a learning rate in a tensor, a
-    CUDA graph or a scheduler that counts the optimizer's updates goes on as if nothing had been.
+    The objects stay the same: tensors get their contents back in place, so a learning rate in a tensor, a CUDA
+    graph or a scheduler that counts the optimizer's updates goes on as if nothing had happened. Nothing is changed
+    before everything is kept. If a tensor refuses its contents, all others get theirs.
+
+    The random number generators of Python, numpy and torch's CPU are kept, those of all CUDA devices if CUDA is in
+    use, and that of MPS.
 
     Args:
-        model: The model; non-persistent buffers and frozen parameters, too. Its gradients are put aside: it has
-            none until `restore`.
+        model: The model, with its non-persistent buffers and frozen parameters. Its gradients are put aside: it
+            has none until `restore`.
         optimizer: Its optimizer, of any class.
         scaler: A torch.amp.GradScaler, or None.
-        generators: More random number generators: of a loader, of a sampler.
+        generators: Further random number generators, for instance of a loader or a sampler.
 
-    Until all is kept nothing is changed. A tensor that refuses its contents stops none of the others.
-
-    Random numbers are those of Python, numpy, torch's CPU, of all CUDA devices if CUDA is used, and of MPS.
+    Example:
+        >>> import torch
+        >>> from onepass.monitor import Snapshot
+        >>> from onepass.optim import SGD
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> before = model.weight.clone()
+        >>> snapshot = Snapshot(model, optimizer)
+        >>> model(torch.ones(4, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> torch.equal(model.weight, before)
+        False
+        >>> snapshot.restore()
+        >>> torch.equal(model.weight, before), len(optimizer.state)
+        (True, 0)
     """
 
     def __init__(
@@ -55,7 +71,7 @@ class Snapshot:
         """Puts everything back; may be called more than once.
 
         Raises:
-            RuntimeError: Something could not be put back; all the rest has been.
+            RuntimeError: Something could not be put back; everything else has been.
         """
         self._refused = []
         for part in self._parts:
@@ -66,11 +82,11 @@ class Snapshot:
     def _try(self, part: Restore) -> None:
         try:
             part()
-        except Exception as error:  # whatever it is, the others come first
+        except Exception as error:  # whatever it is, everything else is put back first
             self._refused.append(str(error))
 
     def _hold(self, value: Any) -> Restore:
-        """Keeps a value; what is returned puts its contents back and returns the same object."""
+        """Keeps a value; returns a function that puts its contents back and returns the same object."""
         if id(value) in self._memo:
             return self._memo[id(value)]
         if isinstance(value, Tensor):
@@ -126,11 +142,11 @@ class Snapshot:
         owners = [optimizer] if inner is None or inner is optimizer else [optimizer, inner]
         for owner in owners:
             if isinstance(owner, StatefulOptimizer):
-                owner._drop_placeholders()  # what is put back would not be known as such
+                owner._drop_placeholders()  # put back, they would not be recognised as placeholders
         groups = optimizer.param_groups
         grads = [_attribute(param, "grad") for group in groups for param in group["params"]]
         state, options = self._hold(optimizer.state), self._hold(groups)
-        # What a step of ours remembers is made anew; its tail counts skipped steps and must not go on counting.
+        # A plan is left out: the next step makes another. The tail, which counts skipped steps, must not go on.
         kept = [
             (owner, {name: value for name, value in owner.__dict__.items() if name != "_plan"}) for owner in owners
         ]
@@ -146,8 +162,7 @@ class Snapshot:
         return [restore, state, options, *grads, *counts]
 
     def _random_numbers(self, generators: list[torch.Generator]) -> Restore:
-        # numpy's global generator is meant, which loaders' workers and transforms use; torch gives its function of
-        # CUDA no types.
+        # Workers of loaders and transforms use numpy's global generator. torch's function for CUDA has no types.
         python, numpys, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
@@ -168,7 +183,7 @@ class Snapshot:
 
 
 def _put_aside(model: nn.Module, optimizer: Optimizer) -> None:
-    """Begins without gradients, and without what a step of ours remembers."""
+    """Takes gradients away, and what a step of ours remembers."""
     for param in (*model.parameters(), *(p for group in optimizer.param_groups for p in group["params"])):
         param.grad = None
     for owner in (optimizer, stepping(optimizer)):
@@ -177,12 +192,12 @@ def _put_aside(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _fill(value: Tensor, contents: Tensor) -> None:
-    """Writes contents into a tensor, also into one that was expanded, made in inference mode, or resized."""
+    """Writes contents into a tensor, also into one that is expanded, made in inference mode, or resized since."""
     with torch.inference_mode() if value.is_inference() else torch.no_grad():
         if value.layout != torch.strided or value.shape != contents.shape or value.dtype != contents.dtype:
             value.data = contents.clone()
             return
-        # Of elements that are one in memory (expand) only the first may be written.
+        # Elements that share memory (expand) are written once, through the first of them.
         once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.stride())
         value[once].copy_(contents[once])
 

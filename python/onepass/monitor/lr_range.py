@@ -1,4 +1,4 @@
-"""The learning rate range test: train a little while the rate grows, and look where the loss falls."""
+"""The learning rate range test: trains a little while the rate grows, and sees where the loss falls."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from onepass.optim.lr_scheduler._track import put
 from onepass.optim.lr_scheduler._updates import Updates, counted
 
 _NAME = "lr_range_test"
-# GradScaler begins at 2^16 and halves: so many drops in a row are no search for a scale any more.
+# GradScaler begins at 2^16 and halves its scale at each drop: with this many in a row it does not search any more.
 _MAX_DROPPED = 64
 
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What all sweeps have in common."""
+    """What the sweeps share, and how one is run."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -44,7 +44,7 @@ class _Sweep:
     device: torch.device
 
     def run(self, seed: int) -> Curve:
-        """One sweep over the rates."""
+        """Runs one sweep over the rates."""
         batches, updates = self._batches(), Updates(_NAME, self.optimizer, 0)
         lrs: list[float] = []
         losses: list[float] = []
@@ -75,7 +75,7 @@ class _Sweep:
         return Curve(seed, lrs, losses, smoothed, diverged, dropped)
 
     def _update(self, lr: float, batches: Iterator[Any], updates: Updates) -> tuple[float, bool]:
-        """One update from `accumulate` batches: their mean loss, and whether the optimizer took it."""
+        """Takes one update from `accumulate` batches; returns their mean loss, and whether it was not dropped."""
         for group, ratio in zip(self.optimizer.param_groups, self.ratios, strict=True):
             put(group, "lr", lr * ratio)
         self.optimizer.zero_grad()
@@ -133,55 +133,70 @@ def lr_range_test(
     seeds: int | Sequence[int] = 3,
     generators: Iterable[torch.Generator] = (),
 ) -> LRRangeResult:
-    """Trains with a growing rate, a few times, and suggests one; everything is afterwards as it was before.
+    """Trains a few times with a growing learning rate, and suggests one; leaves everything as it was.
 
     Weights, buffers, gradients, modes, the optimizer, the scaler and all random numbers are put back bit for bit,
-    also if it fails or is interrupted. While it runs they are kept twice.
+    also if the test fails or is interrupted. While it runs, memory holds them twice.
+
+    The smoothed loss after n updates is m_n / (1 - b^n), m_n = b m_(n-1) + (1 - b) loss_n, b = smoothing.
 
     Args:
-        model: In training mode; batches go to the device of its first parameter.
-        optimizer: Of any class whose updates can be seen, also one that wraps another. The rates of its groups
-            keep their ratios to the first group's. Where a rate is 0, as at the beginning of a warm-up, those of
-            ``initial_lr`` count; a group whose initial rate is 0, too, stays at 0.
+        model: The model, in training mode; batches go to the device of its first parameter.
+        optimizer: An optimizer of any class whose updates can be seen, also one that wraps another. The rates of
+            its groups keep their ratios to the first group's. If a rate is 0, as at the beginning of a warm-up,
+            the ratios are those of ``initial_lr``; a group whose initial rate is 0, too, stays at 0.
         loss_fn: Called as ``loss_fn(model(input), target)``; returns a tensor of one element.
-        loader: Gives pairs (input, target); is begun anew when it ends. It must not be an iterator, which could
-            not be put back.
-        min_lr: The first rate, above 0.
-        max_lr: The last rate, above min_lr.
-        steps: Updates of a sweep, at least 10.
-        sweep: "exponential": equal ratios of neighbouring rates, or "linear": equal differences.
-        accumulate: Batches of an update; the loss is their mean.
-        scaler: A torch.amp.GradScaler. Updates that it drops are no points of the curve: the rate is tried again.
-        autocast: The dtype of torch.autocast, or None for none.
-        diverge: A sweep stops when the smoothed loss is so many times its least value, above 1, or is not finite.
-        smoothing: Weight of the past in the smoothed loss, at least 0 and below 1.
-        seeds: How many sweeps, or the seed of each: it decides the order of the loader, and dropout.
-        generators: What the model or the loader draw from besides the global generators and the loader's own.
+        loader: Gives pairs (input, target), and is begun again when it ends. It must not be an iterator, which
+            could not be put back.
+        min_lr: The first learning rate, above 0.
+        max_lr: The last learning rate, above min_lr.
+        steps: Updates of a sweep, an integer of at least 10.
+        sweep: "exponential": neighbouring rates have equal ratios; "linear": equal differences.
+        accumulate: Batches of an update, an integer of at least 1; the loss is their mean.
+        scaler: A torch.amp.GradScaler, or None. Updates that it drops are not points of the curve: the rate is
+            tried again.
+        autocast: The dtype of torch.autocast, or None for no autocast.
+        diverge: A sweep stops when the smoothed loss is not finite, or more than `diverge` times its least value;
+            above 1.
+        smoothing: The weight of the past in the smoothed loss, at least 0 and below 1.
+        seeds: The number of sweeps, or the seed of each, which determines the order of the loader and dropout.
+        generators: Generators that the model or the loader draws from, besides the global ones and the loader's
+            own.
 
     Returns:
         The curves, and the rates that they suggest.
 
     Raises:
-        ValueError: An argument is out of range, the model is not in training mode, or the optimizer's updates
-            cannot be seen.
+        ValueError: An argument is out of range, the model is not in training mode, the loader is empty, or the
+            optimizer's updates cannot be seen.
         TypeError: An argument is of the wrong kind.
-        RuntimeError: The scaler drops every update, or a tensor cannot be put back; all else has been then.
+        RuntimeError: The scaler drops one update after the other, or a tensor cannot be put back; everything else
+            has been then.
+
+    Example:
+        >>> import torch
+        >>> from onepass.monitor import lr_range_test
+        >>> from onepass.optim import SGD
+        >>> model = torch.nn.Linear(1, 1, bias=False).double()
+        >>> with torch.no_grad():
+        ...     _ = model.weight.zero_()
+        >>> x = torch.ones(4, 1, dtype=torch.float64)
+        >>> optimizer = SGD(model.parameters(), lr=0.1)
+        >>> mse = torch.nn.functional.mse_loss
+        >>> result = lr_range_test(model, optimizer, mse, [(x, x)], min_lr=1e-3, max_lr=10.0, steps=20, seeds=1)
+        >>> round(result.suggestion, 3)
+        0.336
+        >>> model.weight.item(), optimizer.param_groups[0]["lr"]
+        (0.0, 0.1)
 
     Source: Smith 2017, section 3.3.
     """
     _check_numbers(min_lr, max_lr, steps, sweep, accumulate, diverge, smoothing)
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers:
-        raise ValueError(f"{_NAME}: seeds must be at least one, got {seeds!r}")
-    if not model.training:
-        raise ValueError(f"{_NAME}: model must be in training mode, got one in evaluation mode")
-    if isinstance(loader, Iterator):  # not by iter(): that draws a random number in a DataLoader
-        raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {loader!r}")
-    rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
-    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-        raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
+    numbers = _seeds_of(seeds)
+    _check_objects(model, loader, scaler)
     counted(_NAME, optimizer)
-    plan = _Sweep(
+    rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
+    sweeps = _Sweep(
         model,
         optimizer,
         loss_fn,
@@ -201,7 +216,7 @@ def lr_range_test(
     try:
         for seed in numbers:
             _seed(seed, own)
-            curves.append(plan.run(seed))
+            curves.append(sweeps.run(seed))
             snapshot.restore()
     finally:
         snapshot.restore()
@@ -221,12 +236,28 @@ def lr_range_test(
 
 
 def _ratios(groups: list[dict[str, Any]]) -> list[float]:
-    """Each group's share of the rate: a warm-up may hold groups at 0, a frozen group is meant to stay there."""
+    """Each group's rate over the first one's: a warm-up may hold groups at 0, a frozen group is to stay there."""
     lrs = [float(group["lr"]) for group in groups]
     if 0 in lrs:
         lrs = [float(group.get("initial_lr", group["lr"])) for group in groups]
     first = next((lr for lr in lrs if lr), None)
     return [1.0 if first is None else lr / first for lr in lrs]
+
+
+def _seeds_of(given: int | Sequence[int]) -> list[int]:
+    seeds = list(range(given)) if isinstance(given, int) else list(given)
+    if not seeds:
+        raise ValueError(f"{_NAME}: seeds must be at least one, got {given!r}")
+    return seeds
+
+
+def _check_objects(model: nn.Module, loader: Any, scaler: Any) -> None:
+    if not model.training:
+        raise ValueError(f"{_NAME}: model must be in training mode, got one in evaluation mode")
+    if isinstance(loader, Iterator):  # not by iter(): that draws a random number in a DataLoader
+        raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {loader!r}")
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
 
 
 def _check_numbers(
@@ -250,7 +281,7 @@ def _check_numbers(
 
 
 def _generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators of a DataLoader and its samplers."""
+    """The random number generators of a DataLoader and its samplers."""
     sampler = getattr(loader, "sampler", None)
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))

@@ -5,6 +5,7 @@ from onepass.optim.adam import Adam
 from onepass.optim.adamw import AdamW
 from onepass.optim.apex import to_apex
 from onepass.optim.clip_grad import clip_grad_norm_, clip_grad_value_
+from onepass.optim.lion import Lion
 from onepass.optim.no_decay import no_decay_groups
 from onepass.optim.sgd import SGD
 
@@ -12,6 +13,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Lion",
     "clip_grad_norm_",
     "clip_grad_value_",
     "functional",

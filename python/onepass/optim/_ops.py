@@ -1,7 +1,7 @@
 """The updates as operators of torch.library, which is how torch.compile calls them.
 
 The eager step does not come this way: the dispatcher converts each list of 1,000 tensors in more than 0.1 ms
-(docs/decisions.md, "Eager steps call the core directly").
+(docs/decisions/core.md, "Eager steps call the core directly").
 """
 
 from __future__ import annotations

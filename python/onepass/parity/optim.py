@@ -15,10 +15,10 @@ from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.plain import fused_classes, plain_class
 from onepass.parity.harness import Row, Tally
 
-# float64 is not among them: it is what the others are measured against.
+# Without float64, against which the others are measured.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# Of each set a rule takes the options that it has.
+# A rule takes from each set the options that it has.
 _OPTIONS: list[dict[str, Any]] = [
     {},
     {"betas": (0.8, 0.95)},
@@ -85,14 +85,14 @@ def _measure(
     ours = make(kind, start, dtype, device, options)
     plain = {"foreach": False, "fused": False, **options}
     loop = make(plain_class(kind), start, dtype, device, plain)
-    # From the same values, which are those that the narrow dtype can hold.
+    # float64 starts from the same values, which are those that the narrow dtype can hold.
     held = [tensor.to(dtype) for tensor in start]
     exact = make(plain_class(kind), held, torch.float64, torch.device("cpu"), plain)
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for step in range(1, steps + 1):
         grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
-        # Ours runs all steps undisturbed; each step of torch's starts from what ours had stored, so that
-        # what is compared is the error of a step and not how runs drift apart.
+        # Ours runs all steps undisturbed; each step of torch's starts from what ours had stored. So the comparison
+        # is of the errors of single steps, not of how runs drift apart.
         for other in (loop, exact):
             follow(other, ours)
         for optimizer in (ours, loop, exact):
@@ -112,25 +112,42 @@ def make(
     device: torch.device,
     options: dict[str, Any],
 ) -> Optimizer:
-    """An optimizer of torch or of ours over parameters with these values."""
+    """Makes an optimizer of torch or of ours.
+
+    Args:
+        kind: Its class.
+        start: Values of its parameters.
+        dtype: Dtype of its parameters.
+        device: Where they are.
+        options: Its options but for the learning rate.
+    """
     params = [torch.nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True)) for tensor in start]
     return kind(params, lr=_LR, **options)  # type: ignore[call-arg]  # Optimizer itself takes no lr
 
 
 def params_of(optimizer: Optimizer) -> list[Tensor]:
-    """All parameters, in the order of the groups."""
+    """Lists all parameters, in the order of the groups.
+
+    Args:
+        optimizer: Whose parameters.
+    """
     return [param for group in optimizer.param_groups for param in group["params"]]
 
 
 def _states(optimizer: Optimizer, param: Tensor) -> dict[str, Tensor]:
-    """The state tensors of the parameter's shape; each optimizer counts its steps itself."""
+    """Returns the states of the parameter's shape, without the step count, which each optimizer has for itself."""
     own = optimizer.state[param]
     return {name: value for name, value in own.items() if isinstance(value, Tensor) and name != "step"}
 
 
 @torch.no_grad()
 def follow(other: Optimizer, ours: Optimizer) -> None:
-    """Copies parameters and states, not the count of steps, from ours."""
+    """Copies parameters and states, but not the step count.
+
+    Args:
+        other: Where to.
+        ours: Where from.
+    """
     for theirs, mine in zip(params_of(other), params_of(ours), strict=True):
         theirs.copy_(mine)
         for name, state in _states(other, theirs).items():
@@ -138,7 +155,15 @@ def follow(other: Optimizer, ours: Optimizer) -> None:
 
 
 def judge(step: int, ours: Optimizer, loop: Optimizer, exact: Optimizer, tallies: dict[str, Tally]) -> None:
-    """Adds each kind of tensor to its row, all parameters as one: a scalar alone would compare luck with luck."""
+    """Adds each kind of tensor to its row, all parameters as one tensor: a single scalar may be right by luck.
+
+    Args:
+        step: Number of the step, from 1.
+        ours: Our optimizer.
+        loop: torch's plain loop, after the same step.
+        exact: torch's plain loop in float64, after the same step.
+        tallies: The rows by kind of tensor.
+    """
     gathered: defaultdict[str, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
     for mine, theirs, wide in zip(params_of(ours), params_of(loop), params_of(exact), strict=True):
         gathered["param"].append((mine, theirs, wide))

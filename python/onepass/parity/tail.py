@@ -1,8 +1,8 @@
-"""A step with its tail (unscale, clip, update, moving average) beside torch's calls in a row, against float64.
+"""A step with its tail (unscale, clip, update, moving average) next to torch's calls in a row, against float64.
 
-torch: gradients divided by the scale, torch.nn.utils.clip_grad_norm_, the plain loop's step, and the average by
-lerp_. Its average is kept in float32 here, as ours is, though AveragedModel would keep it in bfloat16; and all
-average the parameters that ours stored, whose error is told in a row of its own.
+torch's calls are: gradients divided by the scale, torch.nn.utils.clip_grad_norm_, the plain loop's step, and the
+average by lerp_. Its average is kept in float32 here, as ours is, though AveragedModel would keep it in bfloat16.
+All average the parameters that ours stored, whose error has a row of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onepass.parity.optim import DTYPES, SHAPES, follow, judge, make, params_of
 
 __all__ = ["DTYPES", "rows"]
 
-# Rules that are not among them are measured with their defaults.
+# Other rules are measured with their defaults.
 _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "SGD": [{}, {"momentum": 0.9, "nesterov": True}],
     "Adam": [{"weight_decay": 0.1}],
@@ -39,7 +39,16 @@ _TAILS: list[dict[str, float]] = [
 
 
 def rows(dtypes: Sequence[torch.dtype], steps: int, device: torch.device) -> Iterator[Row]:
-    """Measures every rule with every tail in every dtype; arguments as for onepass.parity.optim.rows."""
+    """Measures every rule with every tail in every dtype.
+
+    Args:
+        dtypes: Dtypes of parameters, gradients and states, from `DTYPES`.
+        steps: How many steps each run takes, at least 1.
+        device: Where ours and torch's loop run; float64 runs on the CPU.
+
+    Yields:
+        A row for the parameters and one for each state.
+    """
     for kind in fused_classes():
         for dtype in dtypes:
             for options in _OPTIONS.get(kind.__name__, [{}]):
@@ -67,7 +76,7 @@ def _measure(
     )
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for step in range(1, steps + 1):
-        # Of a size that no dtype overflows at.
+        # Small enough that no dtype overflows.
         grads = [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
         follow(loop, ours)
         follow(exact, ours)
@@ -99,7 +108,7 @@ def _step_of_torch(optimizer: Optimizer, scale: float, tail: dict[str, float], s
             if "ema" not in own:
                 own["ema"] = wide_copy(param.detach(), param)
     averages = [optimizer.state[param].get("ema") for param in params]
-    # Adam takes a state that holds something for one that it has filled.
+    # Adam would take a state with any entry for one that it has filled.
     for param in params:
         optimizer.state[param].pop("ema", None)
         if not optimizer.state[param]:

@@ -25,7 +25,7 @@ namespace {
 
 // Bytes that share a history.
 constexpr unsigned kGranule = 4;
-// Accesses of a granule that are remembered. Older ones are forgotten: races can be missed, not invented.
+// The accesses of a granule that are remembered. Older ones are forgotten: races can be missed, not invented.
 constexpr unsigned kRemembered = 4;
 
 struct Granule {
@@ -38,7 +38,7 @@ struct Region {
   std::vector<Granule> granules;
 };
 
-// An atomic variable: what those who wrote it had released, and the time of each thread's last use.
+// An atomic variable: what its writers had released, and the time of each thread's last use.
 struct AtomicState {
   Knowledge released;
   std::map<unsigned, unsigned> last_use;
@@ -81,8 +81,8 @@ bool conflict(const Access& mine, const Access& earlier) {
   return (earlier.bytes & mine.bytes) && (earlier.write || mine.write) && !(earlier.atomic && mine.atomic);
 }
 
-// Checks the access against the granule's history, then writes it there: over an entry that it makes
-// redundant, else in a free slot, else in place of a random one.
+// Checks the access against the granule's history, then records it there: over an entry that it makes
+// redundant, or in a free slot, or in place of a random entry.
 void record(Granule& granule, const Access& mine, uintptr_t address, size_t offset, const char* memory) {
   Access* slot = nullptr;
   for (Access& earlier : granule.recent) {

@@ -1,4 +1,4 @@
-// race_check.h - the one door into the race detector for accesses to memory.
+// race_check.h - the only way into the race detector for accesses to memory.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,8 @@ namespace simt::race {
 
 inline uintptr_t number(const void* address) { return reinterpret_cast<uintptr_t>(address); }
 
-// The running thread is about to access the bytes. Ends the launch if that is a race, or no device memory.
+// Called before the running thread accesses the bytes. Ends the launch if that is a race, or no device
+// memory.
 void check_access(uintptr_t address, size_t size, bool write, bool atomic, void* return_address);
 
 }  // namespace simt::race

@@ -1,7 +1,7 @@
 // tsan_entry.cpp - the functions that -fsanitize=thread calls, in place of libtsan's.
 //
 // Plain accesses go to the race detector. Atomics of the language (std::atomic, guards of static variables)
-// occur in host code only, since kernels use CUDA's atomic functions: they just do what they are called for.
+// occur only in host code, since kernels use CUDA's atomic functions: here they are plain atomics.
 #include "race_check.h"
 
 using simt::race::check_access;

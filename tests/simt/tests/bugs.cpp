@@ -1,9 +1,9 @@
 // bugs.cpp - the simulator's own regression test: 27 planted bugs, each of which the builds named in the
-// table must notice, and clean kernels about which every build must be silent.
+// table must notice, and clean kernels that every build must accept.
 //
 // A bug is noticed when a launch throws, a sanitizer or the processor ends the process, or a result is wrong.
-// Each case runs in a process of its own. A build may notice more than it must: what merely depends on the
-// layout of the heap or on the compiler is not demanded.
+// Each case runs in its own process. A build may notice more than it must: nothing is demanded that depends
+// on the layout of the heap or on the compiler.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -171,7 +171,7 @@ const Case kCases[] = {
 
 constexpr unsigned kTimeoutSeconds = 120;
 
-// Child process: runs the case, tells the parent what was noticed, and never returns.
+// The child process: runs the case, reports to the parent what was noticed, and never returns.
 [[noreturn]] void run_case(const Case& planted, int orders, int pipe_to_parent) {
   dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
   alarm(kTimeoutSeconds);
@@ -188,7 +188,7 @@ constexpr unsigned kTimeoutSeconds = 120;
   _exit(told ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
-// What was noticed; empty if nothing.
+// Returns what was noticed; empty if nothing.
 std::string notice(const Case& planted, int orders) {
   int ends[2];
   if (pipe(ends) != 0) return "";

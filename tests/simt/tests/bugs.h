@@ -1,4 +1,4 @@
-// bugs.h - small kernels with one planted bug each. bugs.cpp tells which build of the simulator must notice
+// bugs.h - small kernels with one planted bug each. bugs.cpp says which build of the simulator must notice
 // it.
 #pragma once
 
@@ -102,7 +102,7 @@ __global__ void rotate(float* out, int repeats) {
   }
 }
 
-// The lanes of a warp do not run in lockstep.
+// The lanes of a warp need not run in lockstep.
 template <Bug bug>
 __global__ void warp_reverse(float* out) {
   KERNEL_SMEM(float, buffer, [32]);

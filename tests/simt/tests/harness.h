@@ -32,7 +32,7 @@ constexpr int kSkipped = 77;
     }                                                            \
   } while (false)
 
-// For calls without which the test cannot go on.
+// Checks a call without which the test cannot go on.
 #define CUDA_OK(...)                                                                      \
   do {                                                                                    \
     const cudaError_t status = (__VA_ARGS__);                                             \
@@ -91,8 +91,8 @@ inline std::vector<float> random_floats(size_t size, unsigned seed, float mean =
   return values;
 }
 
-// How many orders of threads and blocks a test runs in. The sanitizers and the race detector judge each
-// access whatever the order, and are slow.
+// The number of orders of threads and blocks that a test runs in. The sanitizers and the race detector judge
+// each access in any order, and are slow.
 #if defined(__CUDACC__)
 constexpr int kOrders = 1;
 #elif SIMT_ASAN || defined(SIMT_RACE)

@@ -18,12 +18,12 @@ struct Case {
   ChannelShape shape;
   bool relu, residual, affine, training;
   double dropout;
-  size_t offset;  // of all tensors' first elements, from an aligned address
+  size_t offset;  // offset of all tensors' first elements from an aligned address
 };
 
-// Planes of less than a pack, of some, of more than a tile; tiles that begin within a plane and end in
+// Planes of less than a pack, of some packs, of more than a tile; tiles that begin within a plane and end in
 // another; packs that reach from one channel into the next, and again in a thread's next pack; channels that
-// are whole packs and not, fewer than a block takes, and one more; one position a channel.
+// are whole packs and that are not, fewer than a block takes, and one more; one position per channel.
 const std::vector<Case> kCases = {
     {{3, 5, 20, false}, true, true, true, true, 0.3, 0},
     {{3, 5, 20, true}, true, true, true, true, 0.3, 0},
@@ -40,7 +40,7 @@ const std::vector<Case> kCases = {
     {{70, 40, 49, true}, true, true, true, true, 0.3, 0},
     {{700, 3, 7, false}, true, false, true, true, 0, 1},
     {{300, 9, 1, true}, true, true, true, true, 0.3, 0},
-    // A block keeps a channel; the last four of the limits are just missed.
+    // A block keeps a channel; the last four just miss its limits.
     {{6, 32, 200, false}, true, true, true, true, 0.3, 0},
     {{40, 33, 49, false}, true, false, true, true, 0.5, 1},
     {{2048, 32, 8, false}, false, true, false, true, 0, 2},
@@ -54,7 +54,7 @@ size_t memory_index(const ChannelShape& shape, int64_t row, int64_t channel) {
   return size_t(shape.channels_last ? row * shape.channels + channel : shape.logical_index(row, channel));
 }
 
-// Values in the logical order, as they lie in memory.
+// Moves values from the logical order to that of memory.
 std::vector<float> arranged(const ChannelShape& shape, const std::vector<float>& logical) {
   std::vector<float> stored(logical.size());
   for (int64_t k = 0; k < shape.channels; ++k) {
@@ -65,7 +65,7 @@ std::vector<float> arranged(const ChannelShape& shape, const std::vector<float>&
   return stored;
 }
 
-// The other way round, added to `bits`.
+// Moves them back, and adds them to `bits`.
 void append_logical(const ChannelShape& shape, const std::vector<float>& stored, std::vector<float>* bits) {
   const size_t begin = bits->size();
   bits->resize(begin + stored.size());
@@ -76,7 +76,7 @@ void append_logical(const ChannelShape& shape, const std::vector<float>& stored,
   }
 }
 
-// The reference in float64, of what the device was given.
+// The reference in float64, computed from what the device was given.
 struct Reference {
   std::vector<double> y, dx, g, mean, var, dweight, dbias;
 
@@ -129,10 +129,10 @@ void compare(const char* what, const Dev<float>& got, const std::vector<double>&
   }
 }
 
-// What is found, in the logical order.
+// The results, in the logical order.
 std::vector<float> run_case(const Case& c, unsigned seed) {
   const size_t numel = size_t(c.shape.numel()), channels = size_t(c.shape.channels);
-  // Far from zero: sums of plain squares would lose all digits.
+  // Values far from zero: sums of plain squares would lose all digits.
   const auto x = arranged(c.shape, random_floats(numel, seed, 100.f));
   const auto residual = arranged(c.shape, random_floats(numel, seed + 1));
   const auto dy = arranged(c.shape, random_floats(numel, seed + 2));

@@ -1,4 +1,4 @@
-// test_block_reduce.cu - a clean kernel with all that is hard about reductions, as a control of the simulator
+// test_block_reduce.cu - a clean kernel with all that is hard about reductions, as a check of the simulator
 // and as an example of a kernel test: mean and variance of each row of x[rows][columns].
 //
 // Welford's recurrence in each thread, shuffles inside a warp, shared memory between warps, and the block
@@ -37,7 +37,7 @@ __device__ Moments warp_combine(Moments mine) {
   return mine;
 }
 
-// The result is in thread 0. Between two calls the caller needs a barrier: partials is used again.
+// The result is in thread 0. The caller needs a barrier between two calls, which both use partials.
 __device__ Moments block_combine(Moments mine) {
   KERNEL_SMEM(Moments, partials, [kWarps]);
   const int lane = threadIdx.x % 32;

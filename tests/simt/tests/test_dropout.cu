@@ -18,7 +18,7 @@ struct Case {
   bool planes, shared, residual, gradient;
   Scaling scaling;
   double p;
-  size_t offset;  // of all tensors' first elements, from an aligned address
+  size_t offset;  // offset of all tensors' first elements from an aligned address
 };
 
 const std::vector<Case> kCases = {

@@ -25,7 +25,7 @@ void check_indices() {
   for (int i = 0; i < 720; ++i) CHECK(got[i] == i, "thread %d: %d", i, got[i]);
 }
 
-// As large as parameters may be together with one pointer.
+// As large as parameters may be next to one pointer.
 struct LargeParameter {
   int values[8188];
 };
@@ -197,8 +197,8 @@ __global__ void ring_kernel(int* out, int steps) {
   out[threadIdx.x] = ring[threadIdx.x];
 }
 
-// Python threads may launch at the same time. (The race detector would take what one OS thread does between
-// launches for a part of the kernel that another one runs.)
+// Python threads may launch at the same time. (The race detector would count what one OS thread does between
+// launches as part of the kernel that another one runs.)
 void check_concurrent_launches() {
   bool right[3] = {true, true, true};
   std::vector<std::thread> threads;

@@ -2,7 +2,7 @@
 // loops/tensors/multi_tensor.cuh: every bit that they write against a plain host loop over csrc/math, and
 // every byte around it untouched.
 //
-// The host loop has the formula in common with the kernel, and not the cutting in chunks, the peeling up to a
+// The host loop shares only the formula with the kernel, not the cutting into chunks, the peeling up to a
 // 16-byte boundary, the tail or the table of tensors. With nvcc: -fmad=false, as in the package's build.
 #include <cstring>
 #include <string>
@@ -19,8 +19,8 @@ using Bytes = std::vector<unsigned char>;
 constexpr DType kF32 = DType::kFloat32, kF64 = DType::kFloat64, kBF16 = DType::kBFloat16,
                 kF16 = DType::kFloat16;
 
-// Bytes before and after each tensor. The address sanitizer has its own behind each allocation, and also sees
-// what is only read.
+// Guard bytes before and after each tensor. The address sanitizer has its own after each allocation, and also
+// sees reads.
 #if SIMT_ASAN
 constexpr size_t kGuard = 0;
 #else
@@ -28,7 +28,8 @@ constexpr size_t kGuard = 48;
 #endif
 constexpr unsigned char kGuardByte = 0xA5;
 
-// Of rules made on the device: a GPU's pow is not the host's. Everything else is exact everywhere.
+// The tolerance for rules made on the device: a GPU's pow differs from the host's. All else is exact
+// everywhere.
 #ifdef __CUDACC__
 constexpr double kMadeThere = 1e-6;
 #else
@@ -95,7 +96,7 @@ struct Memory {
   void* address() const { return device.get() + first; }
 };
 
-// Elements past a 16-byte boundary: of the parameter, and of its other lists.
+// Elements past a 16-byte boundary, for the parameter and for its other lists.
 struct Shape {
   int64_t numel;
   int shift = 0;
@@ -306,8 +307,8 @@ void check_tables(Op op, const Dtypes& dtypes, int capacity, unsigned seed) {
   }
 }
 
-// Learning rates and step counts in device memory, of both dtypes, beside rules that have none. What the host
-// holds in their place is nan and must not be used.
+// Learning rates and step counts in device memory, of both dtypes, next to rules that have none. What the
+// host holds in their place is nan and must not be used.
 void check_device_scalars(Op op, const Dtypes& dtypes, unsigned seed) {
   Rules meant = host_rules(), launched = meant;
   const Dev<float> lr_f32(std::vector<float>{0.125f}), step_f32(std::vector<float>{3.f});
@@ -330,7 +331,7 @@ void check_device_scalars(Op op, const Dtypes& dtypes, unsigned seed) {
     shapes.push_back({numel, int(i % 2), 0, i % 3});
   }
   check_step(op, dtypes, shapes, seed, launched, meant, is_sgd(op) ? 0 : kMadeThere);
-  // One rule that the device makes, behind a whole list of others: all are made there.
+  // One rule that the device makes, after a whole list of others: all are made there.
   for (size_t r = 0; r < 2; ++r) {
     launched.sgd[r] = meant.sgd[r];
     launched.adam[r] = meant.adam[r];
@@ -339,7 +340,7 @@ void check_device_scalars(Op op, const Dtypes& dtypes, unsigned seed) {
   check_step(op, dtypes, shapes, seed, launched, meant, is_sgd(op) ? 0 : kMadeThere);
 }
 
-// Every other float counts; those between must stay. 4000 fit one launch.
+// Every second float is updated; those between must stay. 4000 fit in one launch.
 void check_increment(int count) {
   const std::vector<float> before = random_floats(size_t(2 * count), 7);
   const Dev<float> memory(before);

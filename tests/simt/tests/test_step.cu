@@ -67,7 +67,7 @@ float value_of(const Tensor& t, size_t i, Storage storage) {
   if (storage == Storage::kRemainder) return onepass::math::join(t.param[i], t.low[i]);
   const float stored = widened(t.param[i]), kept = widened(t.low[i]);
   if (storage != Storage::kKahan) return stored;
-  // Some of the test's compensations are too large to be their parameter's own.
+  // Some of the test's compensations are too large for their parameter.
   const uint16_t nearly = rounded(onepass::math::nearly_sum(stored, kept));
   return onepass::math::sum_or_stored(stored, kept, nearly, t.param[i]);
 }

@@ -1,5 +1,5 @@
 // test_tail.cu - an update with its tail (loops/tensors/step.cuh) and the control that only the device reads:
-// against the plain launchers, which test_multi_tensor.cu judges, and a host loop for what follows the
+// against the plain launchers, which test_multi_tensor.cu tests, and a host loop for what follows the
 // update.
 #include <cmath>
 #include <cstring>

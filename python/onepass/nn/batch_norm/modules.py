@@ -27,9 +27,9 @@ _REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_e
 
 
 class FusedBatchNorm(_BatchNorm):
-    """What the three modules have in common; each is also torch's class of its name."""
+    """The common base of the three modules; each is also torch's class of its name."""
 
-    # What TorchScript takes as constants, also where they are the class's.
+    # Attributes that TorchScript takes as constants, also those of the class.
     __constants__ = [*_BatchNorm.__constants__, "activation", "dropout"]  # noqa: RUF012 (no ClassVar in torch)
     activation: str | None = None
     dropout: float = 0.0
@@ -61,16 +61,16 @@ class FusedBatchNorm(_BatchNorm):
         self.dropout = dropout
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        """Returns what copies and pickles get, without the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
     def __prepare_scriptable__(self) -> FusedBatchNorm:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         refuse_sampled(self)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """Refuses a function that would lose the activation or dropout: what it reads is all that tells.
+        """Refuses a function that would lose the activation or dropout; it is known by what it reads.
 
         Raises:
             RuntimeError: One of those that rebuild a batch norm of its weights reads its statistics.
@@ -189,7 +189,7 @@ class FusedBatchNorm(_BatchNorm):
         return output
 
     def extra_repr(self) -> str:
-        """As torch's, and our options where they are set."""
+        """Returns torch's text, and our options where they are set."""
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         if self.activation is not None:
             text += f", activation={self.activation}"
@@ -199,7 +199,7 @@ class FusedBatchNorm(_BatchNorm):
 def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:
     """A parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
 
-    Parametrised or sharded modules have it as an attribute alone.
+    Parametrised or sharded modules have it only as an attribute.
     """
     return where[name] if name in where else cast(Tensor | None, getattr(module, name))
 

@@ -46,7 +46,7 @@ class LossStatistics(NamedTuple):
     """Mean confidence of each bin's rows; nan in an empty one."""
 
     def expected_calibration_error(self) -> Tensor:
-        """Computes the mean over the rows of the gap between their bin's accuracy and confidence; nan without rows.
+        """Computes the mean over the rows of their bin's gap between accuracy and confidence; nan without rows.
 
         Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
         """

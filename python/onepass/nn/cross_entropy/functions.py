@@ -53,7 +53,7 @@ def cross_entropy(
         reduce: Deprecated, as in torch.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: :math:`\epsilon`, 0 to 1.
-        target2: Second labels, as of mixup and cutmix, of the target's shape; together with lam.
+        target2: Second labels, for mixup and cutmix, of the target's shape; together with lam.
         lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,) (a GPU does not check
             its values); the second has 1 - lam.
         z_loss: z, at least 0: keeps the log-sum-exp near 0. Weighted like the row.
@@ -68,7 +68,7 @@ def cross_entropy(
 
     Raises:
         ValueError: A shape, label_smoothing, lam, z_loss, reduction or ignore_index is wrong; weight requires a
-            gradient; inplace_backward with a leaf or shared memory; target2 without lam, or beside probabilities.
+            gradient; inplace_backward with a leaf or shared memory; target2 without lam, or with probabilities.
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
         IndexError: A label is none of the classes (on the CPU; a GPU stops the kernel, as torch's does).
         RuntimeError: inplace_backward or return_stats where only torch's own operations or compilers work.

@@ -1,4 +1,4 @@
-"""Losses: torch.nn's modules by arguments and semantics."""
+"""CrossEntropyLoss: torch.nn's module with second labels, z-loss and statistics in the same pass."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.return_stats = return_stats
 
     def __prepare_scriptable__(self) -> CrossEntropyLoss:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         for option in ("z_loss", "inplace_backward", "return_stats"):
             if value := getattr(self, option):
                 refuse("CrossEntropyLoss", option, f"{type(value)()}", value)

@@ -264,7 +264,7 @@ def alpha_dropout(
     with alpha' = 1.7581, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = a p alpha'. With p = 1 all is 0, as in torch.
 
     Args:
-        input: x, as of `dropout`.
+        input: x, of any shape; dtypes and layouts are those of `dropout`.
         p: Probability of an element to be dropped, from 0 to 1.
         training: Whether to drop at all; False by default, as in torch.
         inplace: Whether to write into x.

@@ -26,9 +26,9 @@ __all__ = [
 
 
 class DropoutModule(torch.nn.Module):
-    """What all our dropouts have in common; each is also torch's class of its name."""
+    """The common base of all our dropouts; each is also torch's class of its name."""
 
-    # What TorchScript takes as constants, also where they are the class's.
+    # Attributes that TorchScript takes as constants, also those of the class.
     __constants__: ClassVar[list[str]] = ["p", "inplace", "scaling", "planes", "batched"]
     function: ClassVar[Callable[..., Tensor]]
     p: float
@@ -41,11 +41,11 @@ class DropoutModule(torch.nn.Module):
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        """Returns what copies and pickles get, without the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
     def __prepare_scriptable__(self) -> DropoutModule:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         refuse_sampled(self)
         return self
 
@@ -117,7 +117,7 @@ class _Scaled(DropoutModule):
         return self._composed(input, residual, generator, seed)
 
     def extra_repr(self) -> str:
-        """What print shows."""
+        """Returns what print shows."""
         shown = f"p={self.p}, inplace={self.inplace}"
         return shown if self.scaling == "inverted" else f"{shown}, scaling={self.scaling!r}"
 

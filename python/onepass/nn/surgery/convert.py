@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     """What became of one batch norm or dropout, or of a container and a ReLU that are run with a batch norm."""
 
     name: str
-    """Of the module in the model, as ``named_modules()`` tells it."""
+    """The module's name in the model, from ``named_modules()``."""
     kind: str
     """Its class before."""
     outcome: str

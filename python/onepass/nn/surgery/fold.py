@@ -111,7 +111,7 @@ def _check(layer: nn.Module, batch_norm: nn.Module) -> None:
         altered = why_altered(module)
         if altered:
             raise ValueError(
-                f"fold: {which} must compute what its class and its own tensors tell, got {type(module).__name__} "
+                f"fold: {which} must compute what its class and its own tensors say, got {type(module).__name__} "
                 f"with {altered}"
             )
     if batch_norm.training:

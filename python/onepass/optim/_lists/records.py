@@ -1,7 +1,7 @@
 """The records in which a step's groups reach the core, which reads each entry by its name.
 
-Options are dicts: one is made for each group at each step, and a NamedTuple takes four times as long to make
-(docs/decisions.md, "Records that cross the border").
+Options are dicts, since a NamedTuple takes twice as long to make (docs/decisions/core.md, "Records that cross the
+border").
 """
 
 from __future__ import annotations

@@ -105,12 +105,13 @@ class PartlyFused(GroupedOptimizer):
                 if param.grad is not None and (is_sharded(param) or is_sharded(param.grad)):
                     raise TypeError(
                         f"{self._where(group, 'params', param)} must be a plain tensor, got a DTensor; until "
-                        f"sharded parameters are supported here use torch.optim.{self._torch_name()} for them"
+                        f"sharded parameters are supported here use {self._class_for_shards()} for them"
                     )
         return [found for found in self.unfused_parameters() if found.param.grad is not None]
 
-    def _torch_name(self) -> str:
-        return next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("torch.optim"))
+    def _class_for_shards(self) -> str:
+        name = next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("torch.optim"))
+        return "another class" if name == "Optimizer" else f"torch.optim.{name}"
 
     def _is_fake_step(self) -> bool:
         """True if all parameters or their gradients are fake; raises TypeError if only some are."""

@@ -1,9 +1,11 @@
 """Learning rate schedulers with torch's names, arguments and checkpoints, as functions of the step.
 
-`LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over the past with no closed form,
-are torch's own. Everything else is ours, because torch's step is recursive: it multiplies the last rate, so
-rounding adds up and a resumed run, a chain or a sequence can go wrong (docs/schedules.md names the issues). Ours
-computes the rate of a step from the step, and applies torch's step where another scheduler or a hand changed it.
+torch's schedulers are recursive: they multiply the last rate, so rounding adds up, and a resumed run, a chain or a
+sequence can go wrong (docs/schedules.md names the issues). Ours compute the rate of a step from the step. Where
+another scheduler or a hand has changed a rate, they apply torch's recursive step to it.
+
+Two classes are torch's own: `LRScheduler`, the base class, and `MultiplicativeLR`, whose value is a product over
+all past steps and has no closed form.
 """
 
 from torch.optim.lr_scheduler import LRScheduler, MultiplicativeLR

@@ -1,4 +1,4 @@
-"""The arguments of schedulers: attributes that may be changed, and their checks."""
+"""The arguments of schedulers: attributes that may be changed, and checks that name the argument."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 
 class Setting:
-    """An argument that is an attribute and an entry of the state_dict, as torch names it; it may be changed.
+    """An argument that is kept as an attribute and in the state_dict, under torch's name, and may be changed.
 
-    It holds Python's own numbers whatever it is given (`plain`).
+    It holds Python's own numbers (`plain`), whatever was given.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -36,9 +36,9 @@ class Setting:
 
 
 def plain(value: Any) -> Any:
-    """A number of any class as Python's own, which torch.load takes with weights_only; also those in a sequence.
+    """Turns a number of any class, or a sequence of numbers, into Python's own.
 
-    What is no number stays what it is.
+    torch.load takes those with weights_only=True. Anything else is returned as it is.
     """
     if type(value) in (float, int, bool, str) or value is None:
         return value
@@ -56,22 +56,23 @@ def plain(value: Any) -> Any:
 
 
 def check_optimizer(scheduler: str, optimizer: Any) -> None:
-    """Raises TypeError unless it is an optimizer."""
+    """Raises TypeError unless the argument `optimizer` is one."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{scheduler}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
 
 
 def is_list(value: Any) -> bool:
-    """Whether an argument has an entry for each group: any sequence but text, as lists of configurations are."""
+    """Whether an argument has an entry for each group: any sequence but text, also a configuration's list."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
-    """A number for each group.
+    """Returns a number for each group, from one for all or a list.
 
     Raises:
-        TypeError: One is no number.
-        ValueError: A list has another number of entries, or a number is negative or not finite.
+        TypeError: An entry is not a number.
+        ValueError: A list has another number of entries than there are groups, or a number is negative or not
+            finite.
     """
     value = plain(value)
     if not is_list(value):
@@ -84,10 +85,10 @@ def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[floa
 
 
 def amount(scheduler: str, argument: str, value: Any) -> float:
-    """A rate or a momentum.
+    """Returns a learning rate or a momentum as a float.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
         ValueError: It is negative or not finite.
     """
     value = plain(value)
@@ -100,7 +101,7 @@ def amount(scheduler: str, argument: str, value: Any) -> float:
 
 
 def check_state(scheduler: str, state_dict: Any) -> None:
-    """Raises TypeError unless a state is a dict, and what it holds of others' changes, too."""
+    """Raises TypeError unless a state is a dict, and its record of others' changes is one, too."""
     parts = {"state_dict": state_dict}
     if isinstance(state_dict, Mapping) and "_written" in state_dict:
         parts["state_dict['_written']"] = state_dict["_written"]

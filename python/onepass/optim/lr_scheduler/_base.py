@@ -27,41 +27,57 @@ FOLLOWS = ("calls", "optimizer")
 
 
 class FunctionLR(LRScheduler):
-    """A scheduler whose values are functions of `last_epoch`.
+    """Sets the learning rates as functions of the step: value = start + (end - start) f(last_epoch).
 
-    Subclasses keep their arguments as `Setting`s, named in `_settings`, and say in `_make_tracks` what they write.
+    It is the base class of our schedulers, and made by its subclasses only. They keep their arguments as
+    `Setting`s, which `_settings` names, and return from `_make_tracks` what they write.
 
-    Schedulers chain, as torch's do: where a group holds another value than the scheduler wrote, because another
-    scheduler or a hand changed it, that value is scaled by the factor of the new step over that of the last.
-    `LambdaLR`, `CosineAnnealingWarmRestarts`, `CyclicLR` and `OneCycleLR` overwrite it, as torch's do, too.
+    Schedulers chain, as torch's do. If a group holds another value than the scheduler wrote, another scheduler or
+    a hand has changed it, and the scheduler scales that value by f(new step) / f(last step). `LambdaLR`,
+    `CosineAnnealingWarmRestarts`, `CyclicLR` and `OneCycleLR` overwrite it, as torch's classes do.
+
+    If several groups hold the same tensor as their learning rate, each but the first gets a copy of its own.
 
     Args:
         optimizer: The optimizer, of any class; also one that wraps another.
-        last_epoch: The step before the one that comes next; -1 at the beginning of training. With another value
-            the groups must have ``initial_lr``, which the state_dict of an optimizer carries.
-        follow: What a step is. "calls": each call of `step`, as in torch. "optimizer": each update that the
-            optimizer took; a step that GradScaler or skip_nonfinite dropped moves nothing. Replays of a CUDA
-            graph are not seen. On a GPU `step` then waits for it if the last steps may have been dropped.
+        last_epoch: The step before the next one; -1 at the beginning of training. With another value the groups
+            must have ``initial_lr``, which the state_dict of an optimizer contains.
+        follow: What counts as a step. "calls": each call of `step`, as in torch. "optimizer": each update that the
+            optimizer took, so that a step that GradScaler or skip_nonfinite dropped moves nothing. Replays of a
+            CUDA graph are not seen. On a GPU `step` waits for the device if the last steps may have been dropped.
 
     Raises:
-        TypeError: The optimizer is none, or a factor is no number.
+        TypeError: The optimizer is not one, or a factor is not a number.
         ValueError: follow is "optimizer", and neither the optimizer nor one that it wraps calls step hooks.
-        KeyError: A group has no initial_lr although last_epoch is not -1.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
 
-    Where several groups hold one tensor as their rate each but the first gets a copy of its own.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import FunctionLR, StepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = StepLR(optimizer, step_size=1, gamma=0.5)
+        >>> isinstance(scheduler, FunctionLR)
+        True
+        >>> scheduler.load_state_dict({"last_epoch": 3})  # one integer is the whole state
+        >>> optimizer.param_groups[0]["lr"]
+        0.125
+
+    Differs from torch: the rate of a step follows from the step, where torch multiplies the last rate; see
+    `onepass.optim.lr_scheduler`. `follow`.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ()
-    # Class attributes: torch's base class and others look at them, and step must not pay for them.
+    # torch's base class and other code look at these two, and step must not pay for setting them.
     _get_lr_called_within_step = False
     _is_initial = False
     _updates: Updates | None = None
-    # Counts until the first call of step, to tell a user who has the order wrong.
+    # Counts the optimizer's steps until the first call of step, to warn of the wrong order.
     _order: Updates | None = None
     _tracks: list[Track] | None = None
-    # Whether what others have changed is scaled rather than overwritten.
+    # Whether what others have changed is scaled, or else overwritten.
     _chains: ClassVar[bool] = True
-    # Whether that is forgotten where the factor was 0.
+    # Whether what others have changed is forgotten after a factor of 0.
     _begins_again: ClassVar[bool] = False
     _memories: dict[str, Memory]
     follow: str
@@ -73,7 +89,7 @@ class FunctionLR(LRScheduler):
 
     @contextmanager
     def _attached(self, optimizer: Optimizer, last_epoch: int, follow: str) -> Iterator[None]:
-        """Checks what all schedulers are given, then notes the initial rates; undone if what follows fails."""
+        """Checks the arguments of all schedulers and notes the initial rates; undoes that if the body fails."""
         name = type(self).__name__
         check_optimizer(name, optimizer)
         if follow not in FOLLOWS:
@@ -83,8 +99,8 @@ class FunctionLR(LRScheduler):
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch != -1 and "initial_lr" not in group:
                 raise KeyError(
-                    f"{name}: param_groups[{i}] must have initial_lr when last_epoch is {last_epoch}; load the "
-                    "optimizer's state_dict first"
+                    f"{name}: param_groups[{i}] must have initial_lr when last_epoch is {last_epoch}, got none; "
+                    "load the optimizer's state_dict first"
                 )
         if follow == "optimizer":
             check_seen(name, optimizer)
@@ -108,13 +124,17 @@ class FunctionLR(LRScheduler):
         self._first_lrs = self.get_last_lr()
 
     def _initial_step(self) -> None:
-        """What torch's SequentialLR calls after it has set last_epoch back by 1."""
+        """Takes the first step again: torch's SequentialLR calls it after it has set last_epoch back by 1."""
         self._step_count = 1
         self.last_epoch += 1
         self._first_write()
 
     def _first_write(self) -> None:
-        """Applies step 0 to what is there. A later step is what it is, unless others were just resumed at it."""
+        """Writes the first values.
+
+        Those of step 0 scale what the groups hold. Those of a later step, which is resumed, overwrite it, unless
+        another scheduler was resumed at the same step just before: then they scale what that one has written.
+        """
         others, again = resumed(self, self._settings) if self.last_epoch else (True, False)
         if not others:
             self._restart(self.last_epoch)
@@ -125,7 +145,7 @@ class FunctionLR(LRScheduler):
             self._write(self.last_epoch)
 
     def _make_tracks(self) -> list[Track]:
-        """What is written; the first track is the learning rate."""
+        """Returns what is written; the first track is the learning rate."""
         raise NotImplementedError
 
     def _all_tracks(self) -> list[Track]:
@@ -157,7 +177,7 @@ class FunctionLR(LRScheduler):
             track.write(groups, found)
 
     def _restart(self, step: int) -> None:
-        """Writes the values of a step whatever the groups hold; what others have changed is forgotten."""
+        """Writes the values of a step whatever the groups hold, and forgets what others have changed."""
         groups = self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             self._take_new_groups()
@@ -174,7 +194,7 @@ class FunctionLR(LRScheduler):
             (track.restart if restart else track.write)(self.optimizer.param_groups, found)
 
     def _take_new_groups(self) -> None:
-        """Begins with groups that the optimizer got since: their rate is the one they came with."""
+        """Begins with groups that were added to the optimizer: the rate that they have is their initial one."""
         groups, known = self.optimizer.param_groups, len(self.base_lrs)
         name = type(self).__name__
         if len(groups) < known:
@@ -183,28 +203,31 @@ class FunctionLR(LRScheduler):
         self._tracks = None
 
     def lr_at(self, step: int) -> list[float]:
-        """The learning rates of all groups at a step, as this scheduler alone sets them; changes nothing.
+        """Returns the learning rates of all groups at a step, as this scheduler alone sets them; changes nothing.
 
         Args:
-            step: At least 0.
+            step: The number of steps before it, at least 0.
+
+        Raises:
+            ValueError: The step is negative.
         """
         return self._all_tracks()[0].values(step)  # type: ignore[return-value]  # no scheduler leaves the rate alone
 
     def preview(self, steps: int) -> list[list[float]]:
-        """The learning rates of all groups at the steps 0 to steps - 1; changes nothing."""
+        """Returns `lr_at` for the steps 0 to steps - 1; changes nothing."""
         return [self.lr_at(step) for step in range(steps)]
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rates at `last_epoch`."""
+        """Returns the learning rates at `last_epoch`, as this scheduler alone sets them."""
         return list(self.lr_at(self.last_epoch))
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
         return self.get_lr()
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The learning rates that the groups have now; tensors are copies.
+        """Returns the learning rates that the groups hold; tensors are copied.
 
-        Differs from torch: what another scheduler has made of them since is seen.
+        Differs from torch: they include what another scheduler has made of them since.
         """
         return held_rates(self.optimizer.param_groups)
 
@@ -216,20 +239,20 @@ class FunctionLR(LRScheduler):
         """Sets the values of the next step.
 
         Args:
-            epoch: Go to this step instead, in either direction; it may lie between two.
+            epoch: Go to this step instead, in either direction; it need not be an integer. The values are those of
+                this scheduler alone: what others have changed is overwritten, as by torch's class.
 
         Raises:
-            ValueError: An epoch is given although the optimizer's updates are counted.
-
-        With `epoch` the values are those of this scheduler alone: what others have changed is overwritten, as by
-        torch's class.
+            ValueError: An epoch is given although the optimizer's updates are counted, or it is negative or not
+                finite.
+            TypeError: The epoch is not a number.
 
         Differs from torch: `epoch` is not deprecated, because every value has a closed form.
         """
         if epoch is not None:
             if self._updates is not None:
                 raise ValueError(
-                    f"{type(self).__name__}: epoch must be None with follow='optimizer': updates are counted, "
+                    f"{type(self).__name__}: epoch must be None with follow='optimizer', which counts updates, "
                     f"got {epoch}"
                 )
             self._update_lr(epoch)
@@ -243,10 +266,10 @@ class FunctionLR(LRScheduler):
         self._step_count += 1
 
     def _follow(self, total: int) -> None:
-        # Where no update was taken nothing is written: what others have changed stays in any case.
+        # Without an update nothing is written: what others have changed stays in any case.
         if total == self.last_epoch and self._tracks and len(self.optimizer.param_groups) == len(self.base_lrs):
             return
-        if self._chains:  # what others changed may end on the way: at a milestone, at the minimum of a cosine
+        if self._chains:  # a step on the way may end what others changed: a milestone, the minimum of a cosine
             for step in range(self.last_epoch + 1, total):
                 self._write(step)
                 self.last_epoch = step
@@ -254,9 +277,13 @@ class FunctionLR(LRScheduler):
         self.last_epoch = total
 
     def _update_lr(self, epoch: int) -> None:  # type: ignore[override]  # torch's sequence calls it, with 0
-        floor = math.floor(epoch)  # refuses what is no number, before anything is written
+        try:
+            floor = math.floor(epoch)  # before anything is written
+        except (TypeError, ValueError, OverflowError) as error:
+            name = type(self).__name__
+            raise type(error)(f"{name}: epoch must be a finite number, got {epoch!r} ({error})") from None
         self._restart(epoch)
-        self.last_epoch = int(floor)
+        self.last_epoch = floor
 
     def _check_order(self) -> None:
         assert self._order is not None
@@ -276,11 +303,11 @@ class FunctionLR(LRScheduler):
             self._order = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, which torch's class of the same name loads, too.
+        """Returns the state, which torch's class of the same name loads, too.
 
         Returns:
-            `last_epoch`, from which everything follows, and what torch keeps beside it: the arguments, `base_lrs`.
-            What others have changed is in ``_written``.
+            `last_epoch`, from which everything follows, and what else torch keeps: the arguments and `base_lrs`.
+            ``_written`` holds what others have changed.
         """
         return {
             **{name: getattr(self, name) for name in self._settings},
@@ -300,11 +327,12 @@ class FunctionLR(LRScheduler):
             state_dict: What `state_dict` returned; ``{"last_epoch": n}`` is enough.
 
         Raises:
-            ValueError: last_epoch is missing, or base_lrs are not as many as the groups; nothing has been changed.
-            TypeError: It is no dict; nothing has been changed.
+            ValueError: last_epoch is missing, or base_lrs has another length than the groups; nothing has been
+                changed.
+            TypeError: The state is not a dict; nothing has been changed.
 
-        Differs from torch: the values of the groups are set, too, so it does not matter whether the optimizer's
-        state is loaded before, after or not at all. torch's states of several schedulers on one optimizer need it.
+        Differs from torch: the values of the groups are set, too, so the optimizer's state may be loaded before,
+        after or not at all. Only states of torch's classes, several on one optimizer, need it loaded before.
         """
         check_state(type(self).__name__, state_dict)
         self._check_state(state_dict)
@@ -329,7 +357,7 @@ class FunctionLR(LRScheduler):
             )
 
     def _take_state(self, state_dict: dict[str, Any]) -> None:
-        """Takes over all but the values of the groups."""
+        """Takes over a state, without the values of the groups."""
         for setting in self._settings:
             if setting in state_dict:
                 setattr(self, setting, state_dict[setting])
@@ -348,7 +376,7 @@ class FunctionLR(LRScheduler):
         return {key: value for key, value in self.__dict__.items() if key not in ("_tracks", "_updates", "_order")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
+        """Begins to count the copied optimizer's updates, because copies of an optimizer have no hooks."""
         self.__dict__.update(state)
         if self.follow == "optimizer":
             self._updates = Updates(type(self).__name__, self.optimizer, self.last_epoch)

@@ -16,38 +16,49 @@ from onepass.optim.lr_scheduler._cycles import Cycle
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._track import Track
 
-# Parts have applied their factors one after the other, the whole applies their product: so far may rounding go.
+# The parts applied their factors one after the other, the whole applies their product: rounding may differ by
+# this.
 _ROUNDING = 1e-9
 
 
 class _Product(Track):
-    """The rates of a chain: lr = outer lr_at(step), where outer is 1 until others change the rate."""
+    """Writes the rates of a chain: outer lr_at(step), where outer is 1 until others change the rate."""
 
     def __init__(self, chain: ChainedScheduler, groups: int) -> None:
         super().__init__("lr", [], [1.0] * groups)
         self._parts = chain._schedulers
 
     def at(self, step: int) -> Any:
-        """The rates of the groups."""
+        """Returns the rates of the groups."""
         return _rates_at(self._parts, step)
 
 
 class ChainedScheduler(Combined, theirs.ChainedScheduler):
-    """The product of schedulers: lr = lr_0 (lr_1 / base_lr_1) (lr_2 / base_lr_2) ...
+    """Multiplies the factors of several schedulers: lr = lr_0 (lr_1 / base_lr_1) (lr_2 / base_lr_2) ...
 
     Args:
-        schedulers: Of this module or of torch; one that sets the rate by itself (`CyclicLR`, `OneCycleLR`) must be
-            the first. With one of torch's there is no product: they are called in turn as by torch's class, and
-            what needs a closed form raises.
-        optimizer: The optimizer that all of them have; None for that of the first.
+        schedulers: Schedulers of this module or of torch, at least one. One that sets the rate by itself
+            (`CyclicLR`, `OneCycleLR`) must be the first. If one of them is torch's, there is no product: they are
+            called in turn, as torch's class does, and what needs a closed form raises.
+        optimizer: The optimizer that they share; None for that of the first.
         follow: As for `FunctionLR`; the schedulers themselves count nothing.
 
     Raises:
-        ValueError: A scheduler belongs to another optimizer, or stands at another step.
-        TypeError: A scheduler is none, or has no closed form where one is needed.
+        ValueError: A scheduler belongs to another optimizer, or is at another step.
+        TypeError: One of them is not a scheduler, or has no closed form where one is needed.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ChainedScheduler, ExponentialLR, StepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedulers = [ExponentialLR(optimizer, 0.5), StepLR(optimizer, 2, 0.25)]
+        >>> ChainedScheduler(schedulers).preview(4)
+        [[1.0], [0.5], [0.0625], [0.03125]]
 
     Differs from torch: the order does not matter, and a cosine with restarts does not undo the others
-    (pytorch/pytorch#129565). With an eta_min the product is of the rates; torch applies a recursion made for one.
+    (pytorch/pytorch#129565). If a scheduler has an eta_min, the rates are multiplied; torch applies a recursion
+    that holds for one scheduler.
 
     Source: torch.optim.lr_scheduler.ChainedScheduler.
     """
@@ -87,7 +98,7 @@ class ChainedScheduler(Combined, theirs.ChainedScheduler):
         self._memories, self._tracks = {}, None
         wanted, memory = self._lr_at(self.last_epoch), self._all_tracks()[0].memory
         assert memory is not None
-        # What is there is what the parts have made of it, and what others did before.
+        # The groups hold what the parts have made of what others did before.
         memory.factors = [*wanted]
         memory.lasts = [
             float(now) if math.isclose(float(now), lr, rel_tol=_ROUNDING) else lr

@@ -1,4 +1,4 @@
-"""What schedulers that are made of schedulers share."""
+"""What the sequence and the chain share: their parts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
 class Combined(FunctionLR):
-    """What a sequence and a chain share: their parts, and a state that holds those of the parts."""
+    """A scheduler that is made of schedulers, and whose state holds theirs."""
 
     _schedulers: Sequence[Any]
-    # The first part without a closed form. If there is one, the parts are stepped one call after the other, as by
-    # torch.
+    # The number of the first part without a closed form. If there is one, the parts are called one after the
+    # other, as torch's classes call them.
     _without_formula: int | None = None
 
     def _check_parts(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None) -> None:
@@ -88,7 +88,7 @@ class Combined(FunctionLR):
         raise NotImplementedError
 
     def _initial_step(self) -> None:
-        # torch's SequentialLR has set the steps of the parts back, not that of the whole.
+        # torch's SequentialLR has set the steps of the parts back, but not the step of the whole.
         self._step_count = 1
         self.last_epoch = 0
         if self._without_formula is None:
@@ -116,7 +116,10 @@ class Combined(FunctionLR):
         super()._restart(step)
 
     def lr_at(self, step: int) -> list[float]:
-        """As `FunctionLR`'s.
+        """Returns the learning rates of all groups at a step, as `FunctionLR` does; changes nothing.
+
+        Args:
+            step: The number of steps before it, at least 0.
 
         Raises:
             TypeError: A part has no closed form.
@@ -128,24 +131,28 @@ class Combined(FunctionLR):
         raise NotImplementedError
 
     def get_lr(self) -> list[Any]:
-        """The learning rates at `last_epoch`; of parts without closed forms those that the groups have."""
+        """Returns the learning rates at `last_epoch`; if a part has no closed form, those that the groups hold."""
         return self.get_last_lr() if self._without_formula is not None else super().get_lr()
 
     def _all_tracks(self) -> list[Track]:
         return [] if self._without_formula is not None else super()._all_tracks()
 
     def state_dict(self) -> dict[str, Any]:
-        """As `FunctionLR`'s, with the states of the parts, as torch's class has them."""
+        """Returns the state as `FunctionLR` does, with the states of the parts, as torch's class has them."""
         if self._without_formula is None:
             for i, part in enumerate(self._schedulers):
                 part.last_epoch = self._own_step(i, self.last_epoch)
         return {**super().state_dict(), "_schedulers": [part.state_dict() for part in self._schedulers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `FunctionLR`'s; the states of the parts bring their arguments.
+        """Takes over a state as `FunctionLR` does, with the arguments of the parts.
+
+        Args:
+            state_dict: What `state_dict` returned.
 
         Raises:
             ValueError: As for `FunctionLR`, or the number of parts differs; nothing has been changed.
+            TypeError: The state is not a dict; nothing has been changed.
         """
         check_state(type(self).__name__, state_dict)
         states = state_dict.get("_schedulers", [])
@@ -178,7 +185,7 @@ class Combined(FunctionLR):
                 part.load_state_dict(state)
         super()._take_state(state_dict)
         if self._without_formula is not None:
-            # torch's state does not know what others have written since; the optimizer's does.
+            # A state of torch's class does not contain what others have written since; the optimizer's state does.
             ours = state_dict.get("_written", {}).get("last_epoch") == self.last_epoch
             lrs = state_dict.get("_last_lr", before) if ours else before
             put_all(self.optimizer.param_groups, "lr", lrs)
@@ -196,7 +203,7 @@ def _has_closed_form(part: LRScheduler) -> bool:
 
 
 def _begun(state: dict[str, Any]) -> dict[str, Any]:
-    """A part's state; torch's class notes -1 for one whose turn has not come."""
+    """A part's state at step 0 or later: torch's class notes -1 for a part whose turn has not come."""
     return {**state, "last_epoch": max(0, state.get("last_epoch", 0))}
 
 

@@ -1,4 +1,4 @@
-"""torch's schedulers that go up and down, and may move the momentum against the rate."""
+"""torch's schedulers that go up and down; two of them may move the momentum against the rate."""
 
 from __future__ import annotations
 
@@ -19,18 +19,35 @@ from onepass.optim.lr_scheduler._track import Shape, Track
 
 
 class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
-    """A cosine from base_lr to eta_min over T_0 steps, then over T_0 T_mult, T_0 T_mult^2 ... steps.
+    """Lowers the rate along a cosine again and again, in cycles of T_0, T_0 T_mult, T_0 T_mult^2 ... steps.
+
+    lr = eta_min + (base_lr - eta_min) (1 + cos(pi u / n)) / 2, where u is the step within the cycle, and n the
+    steps of the cycle. What other schedulers made of the rate is overwritten, as by torch's class.
 
     Args:
         optimizer: As for `FunctionLR`.
         T_0: Steps of the first cycle, an integer above 0.
-        T_mult: How much longer each cycle is than the one before, an integer of at least 1.
-        eta_min: The smallest rate.
+        T_mult: How many times as long each cycle is as the one before, an integer of at least 1.
+        eta_min: The learning rate that each cycle falls towards, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    Differs from torch: ``last_epoch=N`` goes on in the right cycle (torch's counts on within the first), and
-    ``step(epoch)`` never mistakes the cycle by the rounding of a logarithm.
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range, or not an integer.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import CosineAnnealingWarmRestarts
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = CosineAnnealingWarmRestarts(optimizer, T_0=2, T_mult=2)
+        >>> [round(lr, 3) for lrs in scheduler.preview(7) for lr in lrs]
+        [1.0, 0.5, 1.0, 0.854, 0.5, 0.146, 1.0]
+
+    Differs from torch: ``last_epoch=N`` goes on in the right cycle (torch's class goes on counting within the
+    first), and ``step(epoch)`` never takes the wrong cycle because a logarithm was rounded.
 
     Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
     """
@@ -75,12 +92,12 @@ class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
         return self._cycle()[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """As `FunctionLR`'s, with the place in the cycle, which torch's class needs."""
+        """Returns the state as `FunctionLR` does, with the step in the cycle, which torch's class needs."""
         return {**super().state_dict(), "T_cur": self.T_cur, "T_i": self.T_i}
 
 
 class Cycle(FunctionLR):
-    """A scheduler that may also move the momentum."""
+    """Sets the learning rate by itself, and may move the momentum, too."""
 
     _chains = False
     cycle_momentum, use_beta1 = Setting(), Setting()
@@ -102,7 +119,7 @@ class Cycle(FunctionLR):
         self.max_momentums = as_list(name, "max_momentum", top, groups)
 
     def _write_bounds(self, last_epoch: int) -> None:
-        """As torch: the bounds are in the groups, so that an optimizer's state_dict has them."""
+        """Puts the bounds into the groups, as torch does, so that an optimizer's state_dict has them."""
         if not self.cycle_momentum or last_epoch != -1:
             return
         bounds = zip(self.optimizer.param_groups, self.base_momentums, self.max_momentums, strict=True)
@@ -123,18 +140,21 @@ class Cycle(FunctionLR):
 
 
 class CyclicLR(Cycle, theirs.CyclicLR):
-    """lr = base_lr + (max_lr - base_lr) x s: x goes from 0 to 1 and back, s scales each cycle or step.
+    """Moves the learning rate up and down: lr = base_lr + (max_lr - base_lr) x s.
+
+    x goes along a straight line from 0 to 1 and back, s scales each cycle or step. What other schedulers made of
+    the rate is overwritten, as by torch's class.
 
     Args:
         optimizer: As for `FunctionLR`.
-        base_lr: The rate at the bottom, or one for each group.
-        max_lr: The rate at the top, or one for each group.
+        base_lr: The learning rate at the bottom, at least 0, or one for each group.
+        max_lr: The learning rate at the top, at least 0, or one for each group.
         step_size_up: Steps from the bottom to the top, above 0.
         step_size_down: Steps back, above 0; None for as many.
-        mode: "triangular", "triangular2" or "exp_range" (`schedules.cyclic`).
-        gamma: For exp_range.
-        scale_fn: s as a function of the cycle, from 1, or of the step; then the mode is not used.
-        scale_mode: "cycle" or "iterations": what scale_fn is given.
+        mode: "triangular", "triangular2" or "exp_range", see `onepass.optim.schedules.cyclic`.
+        gamma: The base of "exp_range", at least 0.
+        scale_fn: s as a function of the cycle, which counts from 1, or of the step; the mode is not used then.
+        scale_mode: What scale_fn is given: "cycle" or "iterations".
         cycle_momentum: Also move momentum or beta1, from max_momentum to base_momentum and back.
         base_momentum: Momentum at the top, or one for each group.
         max_momentum: Momentum at the bottom, or one for each group.
@@ -142,7 +162,20 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         follow: As for `FunctionLR`.
 
     Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
         ValueError: The optimizer has no momentum to cycle, or an argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import CyclicLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0, momentum=0.9)
+        >>> scheduler = CyclicLR(optimizer, base_lr=0.5, max_lr=1.0, step_size_up=2)
+        >>> scheduler.preview(5)
+        [[0.5], [0.75], [1.0], [0.75], [0.5]]
+
+    Differs from torch: groups that are added later raise, because the rates were given for each group.
 
     Source: Smith 2017; torch.optim.lr_scheduler.CyclicLR.
     """
@@ -189,7 +222,7 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
         fresh = [i for i, group in enumerate(optimizer.param_groups) if "initial_lr" not in group]
         with self._attached(optimizer, last_epoch, follow):
-            # As torch: a scheduler that was there before has said what the initial rate is.
+            # As in torch, a scheduler that was there before has determined the initial rate.
             for i in fresh:
                 optimizer.param_groups[i]["initial_lr"] = base_lrs[i]
             self._write_bounds(last_epoch)
@@ -212,38 +245,54 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         return [Track("lr", shape, self.max_lrs, self.base_lrs), *self._momentum(shape)]
 
     def state_dict(self) -> dict[str, Any]:
-        """As `FunctionLR`'s; of a scale_fn that is an object the attributes, of a function nothing."""
+        """Returns the state as `FunctionLR` does, with the attributes of a scale_fn that is an object."""
         scale = self._scale_fn_custom
         kept = None if scale is None or not getattr(scale, "__dict__", None) else scale.__dict__.copy()
         return {**super().state_dict(), "_scale_fn_custom": kept}
 
 
 class OneCycleLR(Cycle, theirs.OneCycleLR):
-    """From max_lr / div_factor up to max_lr, then down to max_lr / (div_factor final_div_factor).
+    """Raises the learning rate from max_lr / div_factor to max_lr, then lowers it far below where it began.
+
+    lr = max_lr f(t), f being `onepass.optim.schedules.one_cycle`; the last rate is
+    max_lr / (div_factor final_div_factor). What other schedulers made of the rate is overwritten, as by torch's
+    class.
 
     Args:
         optimizer: As for `FunctionLR`.
-        max_lr: The rate at the top, or one for each group.
-        total_steps: Steps of the training, above 0; without it epochs * steps_per_epoch.
+        max_lr: The learning rate at the top, at least 0, or one for each group.
+        total_steps: Steps of the training, above 0; by default epochs * steps_per_epoch.
         epochs: Epochs, above 0.
         steps_per_epoch: Steps of an epoch, above 0.
         pct_start: Share of the steps until the top, from 0 to 1.
-        anneal_strategy: "cos" or "linear".
+        anneal_strategy: "cos" or "linear": the form of the way up and down.
         cycle_momentum: Also move momentum or beta1, from max_momentum to base_momentum and back.
         base_momentum: Momentum at the top, or one for each group.
         max_momentum: Momentum at both ends, or one for each group.
         div_factor: max_lr / (the first rate), above 0.
         final_div_factor: The first rate / (the last), above 0.
-        three_phase: Come down to the first rate in as many steps as it went up, then to the end.
+        three_phase: Come down to the first rate in as many steps as it went up, then to the last.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
     Raises:
-        ValueError: The number of steps is not given, or an argument is out of range.
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: The number of steps is not given, the optimizer has no momentum to cycle, or an argument is out
+            of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
 
-    Differs from torch: beyond the last step the rate stays where it is, and step total_steps + 1 warns, once;
-    torch goes up a little at step total_steps and raises after it. A state of torch's class brings total_steps and
-    the place; the other arguments stay.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import OneCycleLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0, momentum=0.9)
+        >>> scheduler = OneCycleLR(optimizer, 1.0, total_steps=6, pct_start=0.5, anneal_strategy="linear")
+        >>> [round(lr, 3) for lrs in scheduler.preview(6) for lr in lrs]
+        [0.04, 0.52, 1.0, 0.667, 0.333, 0.0]
+
+    Differs from torch: beyond the last step the rate stays at its last value, and step total_steps + 1 warns,
+    once; torch's rate rises a little at step total_steps, and the step after it raises. A state of torch's class
+    brings total_steps and the step; the other arguments stay.
 
     Source: Smith and Topin 2019; torch.optim.lr_scheduler.OneCycleLR.
     """
@@ -318,11 +367,11 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
         super()._write(step)
 
     def _make_tracks(self) -> list[Track]:
-        # Momentum begins and ends where the rate would be 0.
+        # The momentum begins and ends at max_momentum, as if the first and the last rate were 0.
         return [Track("lr", self._shape(self.div_factor), self.max_lrs), *self._momentum(self._shape(math.inf))]
 
     def state_dict(self) -> dict[str, Any]:
-        """As `FunctionLR`'s, with the phases as torch's class notes them."""
+        """Returns the state as `FunctionLR` does, with the phases in the form of torch's class."""
         names = ("initial", "max", "initial", "min") if self.three_phase else ("initial", "max", "min")
         momentum = {"initial": "max_momentum", "max": "base_momentum", "min": "max_momentum"}
         phases = [

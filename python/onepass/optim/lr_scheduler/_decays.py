@@ -1,4 +1,4 @@
-"""torch's schedulers that only change the learning rate by a factor: each a shape of `onepass.optim.schedules`."""
+"""torch's schedulers that change the learning rate by a factor, each by a shape of `onepass.optim.schedules`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onepass.optim.lr_scheduler._track import Shape, Track
 
 
 class FactorLR(FunctionLR):
-    """lr = base_lr f(step)."""
+    """Sets lr = base_lr f(step)."""
 
     def _shape(self) -> Shape:
         raise NotImplementedError
@@ -24,19 +24,32 @@ class FactorLR(FunctionLR):
         return [Track("lr", self._shape(), self.base_lrs)]
 
     def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        self._shape()  # a wrong argument must not have touched the optimizer
+        self._shape()  # refuses a wrong argument before the optimizer is touched
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
 class StepLR(FactorLR, theirs.StepLR):
-    """lr = base_lr gamma^floor(t / step_size).
+    """Multiplies the learning rate by gamma every few steps: lr = base_lr gamma^floor(t / step_size).
 
     Args:
         optimizer: As for `FunctionLR`.
         step_size: Steps between two decays, above 0.
-        gamma: Factor of each decay, at least 0.
+        gamma: The factor of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import StepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> StepLR(optimizer, step_size=2, gamma=0.5).preview(5)
+        [[1.0], [1.0], [0.5], [0.5], [0.25]]
 
     Source: torch.optim.lr_scheduler.StepLR.
     """
@@ -61,14 +74,27 @@ class StepLR(FactorLR, theirs.StepLR):
 
 
 class MultiStepLR(FactorLR, theirs.MultiStepLR):
-    """lr = base_lr gamma^(number of milestones that are at most t).
+    """Multiplies the rate by gamma at each milestone: lr = base_lr gamma^(number of milestones up to t).
 
     Args:
         optimizer: As for `FunctionLR`.
-        milestones: Steps, each at least 0; one that is there twice counts twice.
-        gamma: Factor of each decay, at least 0.
+        milestones: Steps, each at least 0; one that is listed twice counts twice.
+        gamma: The factor of each decay, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import MultiStepLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> MultiStepLR(optimizer, [1, 3], gamma=0.5).preview(4)
+        [[1.0], [0.5], [0.5], [0.25]]
 
     Source: torch.optim.lr_scheduler.MultiStepLR.
     """
@@ -93,16 +119,29 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
 
 
 class ConstantLR(FactorLR, theirs.ConstantLR):
-    """lr = base_lr factor for t < total_iters, then base_lr.
+    """Scales the learning rate for some steps: lr = base_lr factor for t < total_iters, then base_lr.
 
     Args:
         optimizer: As for `FunctionLR`.
-        factor: At least 0.
+        factor: The factor, at least 0.
         total_iters: Steps with the factor, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    Differs from torch: a factor of 0 ends, where torch divides by it; one above 1 is allowed.
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ConstantLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> ConstantLR(optimizer, factor=0.5, total_iters=2).preview(4)
+        [[0.5], [0.5], [1.0], [1.0]]
+
+    Differs from torch: a factor of 0 is allowed (torch divides by it when it ends), and so is one above 1.
 
     Source: torch.optim.lr_scheduler.ConstantLR.
     """
@@ -127,15 +166,30 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
 
 
 class LinearLR(FactorLR, theirs.LinearLR):
-    """lr = base_lr (start_factor + (end_factor - start_factor) min(t, T) / T), T = total_iters.
+    """Moves the learning rate along a straight line.
+
+    lr = base_lr (start_factor + (end_factor - start_factor) min(t, T) / T), T = total_iters.
 
     Args:
         optimizer: As for `FunctionLR`.
-        start_factor: At step 0, at least 0.
-        end_factor: From step T on, at least 0.
-        total_iters: T, at least 0; with 0 the end is there at once.
+        start_factor: The factor at step 0, at least 0.
+        end_factor: The factor from step T on, at least 0.
+        total_iters: T, at least 0; with 0 the factor is end_factor from the beginning.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import LinearLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> LinearLR(optimizer, start_factor=0.25, total_iters=3).preview(5)
+        [[0.25], [0.5], [0.75], [1.0], [1.0]]
 
     Differs from torch: factors may be 0, and above 1.
 
@@ -165,13 +219,26 @@ class LinearLR(FactorLR, theirs.LinearLR):
 
 
 class ExponentialLR(FactorLR, theirs.ExponentialLR):
-    """lr = base_lr gamma^t.
+    """Multiplies the learning rate by gamma at each step: lr = base_lr gamma^t.
 
     Args:
         optimizer: As for `FunctionLR`.
-        gamma: Factor of each step, at least 0.
+        gamma: The factor of each step, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ExponentialLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> ExponentialLR(optimizer, gamma=0.5).preview(4)
+        [[1.0], [0.5], [0.25], [0.125]]
 
     Source: torch.optim.lr_scheduler.ExponentialLR.
     """
@@ -188,14 +255,27 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
 
 
 class PolynomialLR(FactorLR, theirs.PolynomialLR):
-    """lr = base_lr (1 - min(t, T) / T)^power, T = total_iters.
+    """Lowers the learning rate to 0 by a power: lr = base_lr (1 - min(t, T) / T)^power, T = total_iters.
 
     Args:
         optimizer: As for `FunctionLR`.
         total_iters: T, above 0.
-        power: At least 0.
+        power: The exponent, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
+
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import PolynomialLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> PolynomialLR(optimizer, total_iters=4, power=2).preview(6)
+        [[1.0], [0.5625], [0.25], [0.0625], [0.0], [0.0]]
 
     Source: torch.optim.lr_scheduler.PolynomialLR.
     """
@@ -220,7 +300,7 @@ class PolynomialLR(FactorLR, theirs.PolynomialLR):
 
 
 class RangeLR(FactorLR):
-    """lr = eta_min + (base_lr - eta_min) f(step)."""
+    """Sets lr = eta_min + (base_lr - eta_min) f(step)."""
 
     eta_min = Setting()
 
@@ -234,18 +314,34 @@ class RangeLR(FactorLR):
 
 
 class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
-    """lr = eta_min + (base_lr - eta_min) (1 + cos(pi t / T_max)) / 2; beyond T_max it goes up again.
+    """Lowers the learning rate along half a cosine; beyond T_max it rises again.
+
+    lr = eta_min + (base_lr - eta_min) (1 + cos(pi t / T_max)) / 2.
+
+    At the minimum it forgets what other schedulers made of the rate before, as torch's class does; a `ScheduleLR`
+    with ``cosine(T_max, periodic=True)`` keeps it. For a rate that stays at the minimum use `ScheduleLR` with
+    ``cosine(T_max, floor)``.
 
     Args:
         optimizer: As for `FunctionLR`.
         T_max: Steps until the minimum, above 0.
-        eta_min: The rate there.
+        eta_min: The learning rate at the minimum, at least 0.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
-    Beyond the minimum what other schedulers made of the rate before is forgotten, as by torch's class; a
-    `ScheduleLR` with ``cosine(T_max, periodic=True)`` keeps it. For a rate that stays at the minimum use
-    `ScheduleLR` with ``cosine(T_max, floor)``.
+    Raises:
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import CosineAnnealingLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = CosineAnnealingLR(optimizer, T_max=2, eta_min=0.1)
+        >>> [round(lr, 3) for lrs in scheduler.preview(5) for lr in lrs]
+        [1.0, 0.55, 0.1, 0.55, 1.0]
 
     Source: Loshchilov and Hutter 2017; torch.optim.lr_scheduler.CosineAnnealingLR.
     """

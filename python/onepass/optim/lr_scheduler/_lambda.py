@@ -17,20 +17,31 @@ from onepass.optim.lr_scheduler._undo import undone_on_error
 
 
 class LambdaLR(FunctionLR, theirs.LambdaLR):
-    """lr = base_lr lr_lambda(t).
+    """Scales the learning rate by a function of the step: lr = base_lr lr_lambda(t).
+
+    The state_dict holds no functions; of callable objects it holds the attributes.
 
     Args:
         optimizer: As for `FunctionLR`.
-        lr_lambda: A function of the step, for instance a schedule of `onepass.optim.schedules`, or one for each
-            group.
+        lr_lambda: A function of the step, for instance a schedule of `onepass.optim.schedules`, or a list with one
+            for each group.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
     Raises:
+        TypeError: The optimizer is not one, lr_lambda is not a function, or what it returns is not a number.
         ValueError: A list has another number of functions than there are groups.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
 
-    torch's class is right, too; this one can follow the optimizer and be a part of our `SequentialLR`. Functions
-    are not in the state_dict; the attributes of callable objects are.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import LambdaLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> LambdaLR(optimizer, lambda step: 1 / (1 + step)).preview(2)
+        [[1.0], [0.5]]
+
+    Differs from torch: `follow`; as a part of our `SequentialLR` it has a closed form.
 
     Source: torch.optim.lr_scheduler.LambdaLR.
     """
@@ -71,12 +82,12 @@ class LambdaLR(FunctionLR, theirs.LambdaLR):
         self.lr_lambdas = self.lr_lambdas + self.lr_lambdas[:1] * missing
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's: functions are left out, of callable objects the attributes are kept."""
+        """Returns the state as torch's class does: without functions, with the attributes of callable objects."""
         kept = [None if _is_plain(function) else function.__dict__.copy() for function in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `FunctionLR`'s; the attributes of callable objects are set."""
+        """Takes over a state as `FunctionLR` does, and sets the attributes of callable objects."""
         objects = [function for function in self.lr_lambdas if not _is_plain(function)]
         with undone_on_error(self.optimizer, objects):
             super().load_state_dict(state_dict)
@@ -89,5 +100,5 @@ class LambdaLR(FunctionLR, theirs.LambdaLR):
 
 
 def _is_plain(function: Any) -> bool:
-    """Whether there is nothing to keep: a function, or one of our schedules, which do not change."""
+    """Whether there is no attribute to keep: in a function, and in a schedule of ours, which does not change."""
     return isinstance(function, (types.FunctionType, schedules.Schedule)) or not hasattr(function, "__dict__")

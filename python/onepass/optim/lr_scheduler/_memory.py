@@ -1,4 +1,4 @@
-"""What a scheduler last wrote, so that it notices what others have changed since."""
+"""Remembers what a scheduler wrote last, so that it notices what others have changed since."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Factors = float | list[float | None]
 class Memory:
     """The last values of one field in all groups, and the factor that they belong to.
 
-    A scheduler sets value = start + (end - start) f. Where a group holds something else than what was written,
-    another scheduler or a hand has changed it, and the change stays: the group gets the end that the value there
-    has at the last factor. That is torch's recursive step, (value - start) f_new / f_last + start.
+    A scheduler sets value = start + (end - start) f. If a group holds another value than was written, another
+    scheduler or a hand has changed it, and the change stays: the group gets another end, so that the last factor
+    gives the value that it holds. That is torch's recursive step, (value - start) f_new / f_last + start.
 
     Args:
         ends: The values at factor 1, which the groups are taken to hold.
-        begins_again: After a factor of 0 what others changed before is forgotten. Without it it comes back, too.
+        begins_again: After a factor of 0, forget what others changed before; otherwise it comes back, too.
     """
 
     __slots__ = ("_marks", "begins_again", "ends", "factors", "lasts")
@@ -28,12 +28,12 @@ class Memory:
         self.begins_again = begins_again
         self.lasts: list[Any] = list(ends)
         self.factors: Factors = 1.0
-        # None as long as nobody else has changed a value: then the closed form holds, to the bit.
+        # None as long as nobody else has changed a value: the closed form then holds to the bit.
         self.ends: list[float] | None = None
         self._marks: dict[int, tuple[Tensor, int]] = {}
 
     def holds(self, i: int, now: Any) -> bool:
-        """Whether group i still holds what was written; a device is waited for only if its tensor was written."""
+        """Whether group i still holds what was written; waits for a GPU only if its tensor was written since."""
         last = self.lasts[i]
         if not isinstance(now, Tensor):
             return now is last or bool(now == last)
@@ -43,7 +43,7 @@ class Memory:
         return float(now) == as_held(last, now)
 
     def note(self, i: int, now: Any, value: float) -> None:
-        """Keeps what group i holds from now on."""
+        """Notes what group i holds from now on."""
         self._marks.pop(i, None)
         if not isinstance(now, Tensor):
             self.lasts[i] = now
@@ -55,7 +55,7 @@ class Memory:
                 self._marks[i] = (now, now._version)
 
     def onto(self, i: int, now: float, start: float, f: float) -> float | None:
-        """The value that factor f makes of what another has left in group i; None to leave it as it is.
+        """Returns what factor f makes of the value that another has left in group i; None leaves it as it is.
 
         Args:
             i: The group.
@@ -75,9 +75,9 @@ class Memory:
         elif self.begins_again:
             left = ends[i] - start + (now - start) / f
         elif ends[i] == start:
-            left = now - start  # another has arrived at 0 at the same step, and has led away from it
+            left = now - start  # another one arrived at 0 at the same step, and has left it already
         else:
-            left = ends[i] - start  # no factor leads away from 0: the value comes back as it was before
+            left = ends[i] - start  # no factor leads away from 0: the value before comes back
         ends[i] = start + left
         return start + left * f
 
@@ -87,11 +87,11 @@ class Memory:
         return 1.0 if found is None else found
 
     def grow(self, ends: list[float], factors: list[float] | None = None) -> None:
-        """Takes groups that came later.
+        """Takes in groups that were added to the optimizer.
 
         Args:
             ends: The ends of all groups.
-            factors: Those whose values the groups hold, where it is not 1.
+            factors: The factors whose values the groups hold; None for 1.
         """
         known = len(self.lasts)
         if self.ends is not None:
@@ -101,7 +101,7 @@ class Memory:
         self.lasts = self.lasts + (ends if factors is None else factors)[known:]
 
     def state(self) -> dict[str, Any]:
-        """As plain numbers, for a state_dict."""
+        """Returns plain numbers for a state_dict."""
         return {
             "begins_again": self.begins_again,
             "ends": None if self.ends is None else list(self.ends),
@@ -125,5 +125,5 @@ class Memory:
 
 
 def as_held(value: float, now: Any) -> float:
-    """A number as the group's value would hold it: rounded to the dtype of a tensor."""
+    """Rounds a number to the dtype of the tensor that a group holds, if it holds one."""
     return float(torch.tensor(float(value), dtype=now.dtype)) if isinstance(now, Tensor) else value

@@ -47,7 +47,7 @@ def join(scheduler: Neighbour) -> None:
 
 
 def leave(scheduler: Neighbour) -> None:
-    """Takes out one that does not write by itself any more."""
+    """Takes out a scheduler that has become a part of another, which writes for it."""
     _all_of(scheduler).discard(scheduler)
 
 
@@ -71,13 +71,13 @@ def resumed(scheduler: Neighbour, settings: Sequence[str]) -> tuple[bool, bool]:
 
 
 def _is_again(scheduler: Neighbour, other: Neighbour, settings: Sequence[str]) -> bool:
-    """Whether the same scheduler was made once more, as in a cell of a notebook that is run again."""
+    """Whether the same scheduler was made once more, for instance by a cell of a notebook that was run again."""
     same = type(other) is type(scheduler) and other.base_lrs == scheduler.base_lrs
     return same and all(getattr(other, name) == getattr(scheduler, name) for name in settings)
 
 
 def scale_zeros(scheduler: Neighbour, field: str, i: int, ratio: float) -> None:
-    """Tells a factor to those that hold group i at 0: it cannot be seen in the value, which is to come back."""
+    """Passes a factor to schedulers that hold group i at 0: its value, which is to come back, does not show it."""
     for other in _all_of(scheduler):
         memory = other._memories.get(field)
         if other is not scheduler and memory is not None and memory.factor(i) == 0:

@@ -1,10 +1,10 @@
-"""Reduces the rate when a metric has stopped improving; with a warm-up in front, if wanted."""
+"""Reduces the learning rate when a metric has stopped improving, after a warm-up if one is asked for."""
 
 from __future__ import annotations
 
 import logging
 import weakref
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, SupportsFloat
 
 from torch import Tensor
@@ -34,36 +34,55 @@ _log = logging.getLogger("onepass.optim.lr_scheduler")
 
 
 class ReduceLROnPlateau(TorchPlateau):
-    """lr = max(factor lr, min_lr) after more than `patience` metrics that were no better than the best.
+    """Reduces the learning rate when a metric has stopped improving: lr = max(factor lr, min_lr).
+
+    It does so after more than `patience` metrics in a row that were no better than the best, and reports each
+    reduction to the logger ``onepass.optim.lr_scheduler`` at level INFO.
 
     Call ``step(metric)`` after each validation. With a warm-up also call ``step()``, without a metric, after each
-    update: it moves the warm-up alone. Where that is never called the warm-up counts metrics. Until the warm-up is
-    over metrics are noted and nothing is reduced. Each reduction is told to the logger
-    ``onepass.optim.lr_scheduler`` at level INFO.
+    update: it moves the warm-up alone. If you never do, the warm-up counts metrics. Until the warm-up is over,
+    metrics are noted and nothing is reduced. A state that was saved without a warm-up, also by torch's class,
+    counts as one whose warm-up is over if it has taken as many steps.
+
+    Reductions and warm-up apply to the rate that other schedulers have left. If several groups hold the same
+    tensor as their learning rate, each but the first gets a copy of its own.
 
     Args:
         optimizer: The optimizer, of any class; also one that wraps another.
         mode: "min" if a smaller metric is better, "max" if a larger one is.
-        factor: By which a rate is multiplied, from 0 to below 1.
-        patience: So many metrics in a row may be no better.
-        threshold: How much better is better, at least 0.
-        threshold_mode: "rel": by the share `threshold` of the best; "abs": by `threshold`.
-        cooldown: After a reduction so many metrics are not judged.
-        min_lr: The smallest rate, or one for each group.
-        eps: A reduction that is not larger is left out.
+        factor: The factor of each reduction, at least 0 and below 1.
+        patience: How many metrics in a row may be no better, at least 0.
+        threshold: How much better a metric must be, at least 0.
+        threshold_mode: "rel": better by the share `threshold` of the best; "abs": better by `threshold`.
+        cooldown: How many metrics after a reduction are not judged, at least 0.
+        min_lr: The smallest learning rate, at least 0, or one for each group.
+        eps: A rate that would fall by this or less is not reduced, at least 0.
         warmup: Steps of a linear warm-up from 0, or a schedule that ends at 1, for instance ``warmup(500, 0.1)``.
-        follow: What the warm-up counts: "calls", or "optimizer" for the optimizer's successful updates.
-        smoothing: Judge the mean of so many last metrics, at least 1.
+        follow: What the warm-up counts: "calls", or "optimizer" for the updates that the optimizer took.
+        smoothing: How many of the last metrics are averaged before they are judged, an integer of at least 1.
 
     Raises:
-        ValueError: An argument is out of range.
-        TypeError: The optimizer is none.
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range, or follow is "optimizer" without a warm-up, or for an optimizer
+            whose updates cannot be seen.
 
-    Where several groups hold one tensor as their rate each but the first gets a copy of its own. A state of a
-    training without a warm-up, torch's too, counts as one whose warm-up is over if it is as far. Reductions and
-    warm-up are applied to the rate that other schedulers left.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import ReduceLROnPlateau
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+        >>> for loss in (0.9, 0.7, 0.7, 0.7, 0.6):
+        ...     scheduler.step(loss)
+        ...     print(loss, optimizer.param_groups[0]["lr"])
+        0.9 1.0
+        0.7 1.0
+        0.7 1.0
+        0.7 0.5
+        0.6 0.5
 
-    Differs from torch: the warm-up (pytorch/pytorch#68978). `load_state_dict` sets the rates, too.
+    Differs from torch: `warmup` (pytorch/pytorch#68978), `follow` and `smoothing`; `load_state_dict` sets the
+    rates, too.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau.
     """
@@ -90,14 +109,15 @@ class ReduceLROnPlateau(TorchPlateau):
     ) -> None:
         name = type(self).__name__
         check_optimizer(name, optimizer)
+        numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "eps": eps}
+        for argument, number in {"factor": factor, **numbers}.items():
+            if not isinstance(number, (Real, Tensor)):
+                raise TypeError(f"{name}: {argument} must be a number, got {number!r}")
         limits: dict[str, tuple[Any, bool, str]] = {
             "mode": (mode, mode in ("min", "max"), "min or max"),
             "threshold_mode": (threshold_mode, threshold_mode in ("rel", "abs"), "rel or abs"),
             "factor": (factor, 0 <= factor < 1, "at least 0 and below 1"),
-            "patience": (patience, patience >= 0, "at least 0"),
-            "threshold": (threshold, threshold >= 0, "at least 0"),
-            "cooldown": (cooldown, cooldown >= 0, "at least 0"),
-            "eps": (eps, eps >= 0, "at least 0"),
+            **{argument: (number, number >= 0, "at least 0") for argument, number in numbers.items()},
             "follow": (follow, follow in FOLLOWS, f"one of {', '.join(FOLLOWS)}"),
             "smoothing": (smoothing, _is_count(smoothing), "an integer and at least 1"),
         }
@@ -141,7 +161,7 @@ class ReduceLROnPlateau(TorchPlateau):
         return self.get_last_lr()
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """The learning rates that the groups have now; tensors are copies."""
+        """Returns the learning rates that the groups hold; tensors are copied."""
         return held_rates(self.optimizer.param_groups)
 
     @property
@@ -160,7 +180,7 @@ class ReduceLROnPlateau(TorchPlateau):
         )
 
     def _warm_up(self) -> None:
-        """Sets the rates of the warm-up; at its end those are the initial ones, and then it leaves them alone."""
+        """Sets the rates of the warm-up; it ends with the initial rates, and from then on leaves them alone."""
         if self._warmup is None or self._reached_end:
             return
         groups = self.optimizer.param_groups
@@ -182,14 +202,14 @@ class ReduceLROnPlateau(TorchPlateau):
         return {"lr": self._memory}
 
     def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
-        """Judges a metric; without one moves the warm-up.
+        """Judges a metric, or moves the warm-up by a step if there is no metric.
 
         Args:
             metrics: What is watched, a number or a tensor of one element.
             epoch: The number of the metric, if it is not the next one.
 
         Raises:
-            TypeError: There is no metric and no warm-up.
+            TypeError: There is neither a metric nor a warm-up.
         """
         if metrics is None:
             if self._warmup is None:
@@ -239,7 +259,7 @@ class ReduceLROnPlateau(TorchPlateau):
                 _log.info("metric %d: learning rate of group %d reduced from %g to %g", epoch, i, before, after)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state: everything but the optimizer and the warm-up's schedule."""
+        """Returns the state: everything but the optimizer and the warm-up's schedule."""
         left_out = ("optimizer", "_updates", "_warmup", "_left")
         last_step = self.last_step if self._updates is None else self._updates.total()
         kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
@@ -254,12 +274,15 @@ class ReduceLROnPlateau(TorchPlateau):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state of this class or of torch's, and sets the rates.
 
-        torch's state does not know what other schedulers did since its last metric: where the optimizer's state
-        has been loaded before, its rates stay.
+        A state of torch's class does not contain what other schedulers did after its last metric. If the
+        optimizer's state was loaded before, the rates of that state stay.
+
+        Args:
+            state_dict: What `state_dict` returned.
 
         Raises:
             ValueError: The number of groups differs; nothing has been changed.
-            TypeError: The state is no dict; nothing has been changed.
+            TypeError: The state is not a dict; nothing has been changed.
         """
         check_state(type(self).__name__, state_dict)
         lrs = state_dict.get("_last_lr", self.get_last_lr())
@@ -293,7 +316,7 @@ class ReduceLROnPlateau(TorchPlateau):
         return {key: value for key, value in self.__dict__.items() if key != "_updates"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Counts the copied optimizer's updates anew: copies of an optimizer have no hooks."""
+        """Begins to count the copied optimizer's updates, because copies of an optimizer have no hooks."""
         self.__dict__.update(state)
         if self.follow == "optimizer":
             self._updates = Updates(type(self).__name__, self.optimizer, self.last_step)

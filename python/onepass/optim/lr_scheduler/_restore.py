@@ -1,7 +1,8 @@
-"""What schedulers that share an optimizer keep in their states, and how it comes back.
+"""What schedulers that share an optimizer keep in their states, and how they are resumed from it.
 
-A scheduler alone needs its step and nothing else. Where another scheduler or a hand has changed the values, the
-state also holds them, and what the scheduler itself wrote last. torch's states hold that in ``_last_lr``.
+A scheduler alone needs its step and nothing else. If another scheduler or a hand has changed the values, the state
+also holds them, and what the scheduler itself wrote last. States of torch's classes hold the latter in
+``_last_lr``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from onepass.optim.lr_scheduler._memory import as_held
 from onepass.optim.lr_scheduler._track import Track, get, put_all
 
-# torch's recursion adds up rounding, in float32 where the rate is such a tensor.
+# torch's recursion adds up rounding errors, float32 ones if the rate is a float32 tensor.
 _NUMBERS, _TENSORS, _NEAR_ZERO = 1e-9, 1e-4, 1e-12
 
 
@@ -37,9 +38,9 @@ class _Scheduler(Protocol):
 
 
 def written(scheduler: _Scheduler) -> dict[str, Any]:
-    """The values that do not follow from the step alone, by field.
+    """Returns the values that do not follow from the step alone, by field.
 
-    The step is noted with them: torch's classes hand them on unchanged in states of other steps.
+    The step is noted with them, because torch's classes hand them on unchanged in the states of later steps.
     """
     fields = {}
     groups = scheduler.optimizer.param_groups
@@ -52,7 +53,7 @@ def written(scheduler: _Scheduler) -> dict[str, Any]:
 
 
 def _has_begun(scheduler: _Scheduler) -> bool:
-    """Whether it is no part of torch's sequence whose turn has not come, which is at -1."""
+    """False for a part of torch's sequence whose turn has not come: it is at step -1."""
     return scheduler.last_epoch >= 0
 
 
@@ -61,7 +62,7 @@ def _is_alone(track: Track, now: list[Any], step: int) -> bool:
     if track.memory is not None and track.memory.ends is not None:
         return False
     wanted = track.values(step)
-    # Groups that came since the last step have no part in it yet.
+    # Groups that were added since the last step are not compared.
     pairs = zip(wanted, now, strict=False)
     return all(value is None or as_held(value, held) == held for value, held in pairs)
 
@@ -80,7 +81,7 @@ def is_untouched(scheduler: _Scheduler) -> bool:
 
 
 def are_the_same(now: list[Any], lasts: list[Any]) -> bool:
-    """Whether these are those very numbers: what an optimizer's state brought may be equal by chance."""
+    """Whether these are the very same objects: numbers from an optimizer's state may be equal by chance."""
     pairs = zip(now, lasts, strict=False)
     return all(float(a) == as_held(float(b), a) if isinstance(a, Tensor) else a is b for a, b in pairs)
 
@@ -89,9 +90,9 @@ def restore(scheduler: _Scheduler, state: dict[str, Any], untouched: bool) -> No
     """Sets the values of `last_epoch`, and what others had changed.
 
     Args:
-        scheduler: Has taken over the rest of the state.
-        state: Of this class or of torch's.
-        untouched: Whether the groups held what the scheduler wrote, before it took the state over.
+        scheduler: The scheduler, which has taken over the rest of the state.
+        state: The state, of this class or of torch's.
+        untouched: Whether the groups held what the scheduler had written before it took over the state.
     """
     kept = state.get("_written", {})
     if not _has_begun(scheduler):
@@ -124,7 +125,7 @@ def _put_back(scheduler: _Scheduler, track: Track, values: list[float], memory: 
 
 
 def _restore_torchs(scheduler: _Scheduler, lasts: list[Any], untouched: bool) -> None:
-    """In torch ``_last_lr`` is what the scheduler wrote; what others wrote since is in the optimizer's state."""
+    """Restores from ``_last_lr``, what torch wrote; what others wrote since is in the optimizer's state."""
     groups = scheduler.optimizer.param_groups
     now = [group["lr"] for group in groups]
     numbers = [float(lr) for lr in now]

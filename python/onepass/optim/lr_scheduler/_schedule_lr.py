@@ -1,4 +1,4 @@
-"""Schedulers over any schedule, and any field of the groups."""
+"""Schedulers that apply any schedule to any field of the groups."""
 
 from __future__ import annotations
 
@@ -14,28 +14,44 @@ from onepass.optim.lr_scheduler._arguments import check_optimizer, is_list, plai
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._track import Shape, Track, get, own_tensor, place
 
-# Also one for each group, None leaving a group alone; as text it is parsed.
+# One shape or its text, or a list with one for each group, where None leaves a group alone.
 Given = Callable[[int], float] | str | list[Callable[[int], float] | str | None]
 
 
 class ScheduleLR(FunctionLR):
-    """value = initial value * f(step), for the learning rate and for any other field.
+    """Applies schedules to the learning rate and to other fields: value = initial value f(step).
+
+    The group keeps the initial value of a field, as ``initial_weight_decay`` for instance, next to torch's
+    ``initial_lr``. Every field chains like the rate: what others change is scaled.
 
     Args:
         optimizer: As for `FunctionLR`.
-        schedule: f of the learning rate: a schedule of `onepass.optim.schedules`, its text, or any function of the
-            step; or a list with one for each group.
+        schedule: f for the learning rate: a schedule of `onepass.optim.schedules`, its text, or any function of
+            the step; or a list with one for each group.
         last_epoch: As for `FunctionLR`.
-        fields: f of other fields of the groups, as `schedule` is; a name such as ``weight_decay``, ``momentum`` or
-            ``betas[0]``. None in a list leaves that group alone.
+        fields: f for other fields of the groups, each given as `schedule` is, by the name of the field, such as
+            ``weight_decay``, ``momentum`` or ``betas[0]``. None in a list leaves that group alone.
         follow: As for `FunctionLR`.
 
     Raises:
-        ValueError: A group has no such field, or a list has another number of entries than there are groups.
-        TypeError: A field is no number, or something is no schedule.
+        TypeError: The optimizer is not one, a field is not a number, or `schedule` or an entry of `fields` is not
+            a schedule.
+        ValueError: A group has no such field, a text is not a schedule, or a list has another number of entries
+            than there are groups.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
 
-    A field's initial value is kept in the group, as ``initial_weight_decay``, next to torch's ``initial_lr``.
-    Every field chains like the rate: what others change is scaled.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import AdamW
+        >>> from onepass.optim.lr_scheduler import ScheduleLR
+        >>> optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=1.0, weight_decay=0.5)
+        >>> scheduler = ScheduleLR(optimizer, "warmup(2) >> linear(4)", fields={"weight_decay": "linear(2)"})
+        >>> scheduler.preview(4)
+        [[0.0], [0.5], [1.0], [0.75]]
+        >>> scheduler.value_at("weight_decay", 1)
+        [0.25]
+
+    Differs from torch: torch has no such class.
     """
 
     def __init__(
@@ -85,11 +101,14 @@ class ScheduleLR(FunctionLR):
         return [Track(field, shapes, ends[field]) for field, shapes in self._shapes.items()]
 
     def value_at(self, field: str, step: int) -> list[float | None]:
-        """The values of another field at a step, None for a group that is left alone; changes nothing.
+        """Returns the values of a field in all groups at a step, None for a group left alone; changes nothing.
 
         Args:
             field: A name as in `fields`, or "lr".
-            step: At least 0.
+            step: The number of steps before it, at least 0.
+
+        Raises:
+            ValueError: The scheduler does not write that field.
         """
         names = list(self._shapes)
         if field not in names:
@@ -97,7 +116,7 @@ class ScheduleLR(FunctionLR):
         return self._all_tracks()[names.index(field)].values(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """As `FunctionLR`'s, with the initial values of the other fields. Schedules are code, not state."""
+        """Returns the state as `FunctionLR` does, with the other fields' initial values, without the schedules."""
         return {**super().state_dict(), "base_values": {field: list(v) for field, v in self._others.items()}}
 
     def _check_state(self, state_dict: dict[str, Any]) -> None:
@@ -117,19 +136,36 @@ class ScheduleLR(FunctionLR):
 
 
 class WarmupCosineLR(ScheduleLR):
-    """Linear warm-up, then a cosine down to a floor, where the rate stays.
+    """Warms up along a straight line, then lowers the rate along a cosine to a floor, where it stays.
+
+    lr = base_lr f(step), f = ``warmup(warmup_steps, warmup_start) >> cosine(total_steps - warmup_steps, floor)``.
 
     Args:
         optimizer: As for `FunctionLR`.
         warmup_steps: Steps of the warm-up, at least 0.
-        total_steps: Steps of the whole, above warmup_steps.
+        total_steps: Steps of the warm-up and the cosine together, above warmup_steps.
         floor: The last factor, at least 0.
         warmup_start: The first factor, from 0 to 1.
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
     Raises:
-        ValueError: A number is out of range.
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import WarmupCosineLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = WarmupCosineLR(optimizer, warmup_steps=2, total_steps=4, floor=0.5)
+        >>> [round(lr, 3) for lrs in scheduler.preview(6) for lr in lrs]
+        [0.0, 0.5, 1.0, 0.75, 0.5, 0.5]
+
+    Differs from torch: torch has no such class.
+
+    Source: Loshchilov and Hutter 2017, equation 5 (the cosine).
     """
 
     def __init__(
@@ -152,7 +188,7 @@ class WarmupCosineLR(ScheduleLR):
 
 
 class WarmupStableDecayLR(ScheduleLR):
-    """Warm-up, stable, decay (`schedules.wsd`).
+    """Warms up, keeps the rate, and lowers it to a floor: lr = base_lr f(step), f = `onepass.optim.schedules.wsd`.
 
     Args:
         optimizer: As for `FunctionLR`.
@@ -160,12 +196,26 @@ class WarmupStableDecayLR(ScheduleLR):
         stable_steps: Steps at the full rate, at least 0.
         decay_steps: Steps of the decay, above 0.
         floor: The last factor, at least 0.
-        shape: Of the decay: "linear", "cosine" or "sqrt".
+        shape: The shape of the decay: "linear", "cosine" or "sqrt".
         last_epoch: As for `FunctionLR`.
         follow: As for `FunctionLR`.
 
     Raises:
-        ValueError: A number is out of range.
+        TypeError: The optimizer is not one, or an argument is not a number.
+        ValueError: An argument is out of range.
+        KeyError: last_epoch is not -1, and a group has no initial_lr.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> from onepass.optim.lr_scheduler import WarmupStableDecayLR
+        >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> WarmupStableDecayLR(optimizer, warmup_steps=2, stable_steps=2, decay_steps=2).preview(7)
+        [[0.0], [0.5], [1.0], [1.0], [1.0], [0.5], [0.0]]
+
+    Differs from torch: torch has no such class.
+
+    Source: Hu et al. 2024 (MiniCPM), section 4.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How values reach an optimizer's groups: one field of all groups, as a function of the step."""
+"""Writes the values of one field, as functions of the step, into an optimizer's groups."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from onepass.optim.schedules import Schedule
 
 Shape = Callable[[int], float]
 
-# Looking at the kind of every group's value would cost as much as writing it.
+# Up to this many groups their values are looked at in each step; with more it would cost as much as the writing.
 _FEW = 16
 
 
 class Track:
-    """value = start + (end - start) f(step) in each group; in place where the group holds a tensor.
+    """Sets value = start + (end - start) f(step) in each group; fills a tensor in place.
 
     Args:
-        field: Key of the group, or a place in a tuple such as ``betas[0]``.
-        shapes: One function of the step for all groups, or one for each; None leaves a group alone.
+        field: A key of the groups, or a place in a tuple such as ``betas[0]``.
+        shapes: f for all groups, or a list with one for each; None leaves a group alone.
         ends: The value of each group at factor 1.
-        starts: That at factor 0, or None for 0.
+        starts: The value of each group at factor 0; None for 0.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Track:
         ends: list[float],
         starts: list[float] | None = None,
     ) -> None:
-        # With it what others have changed is scaled, without it values are overwritten.
+        # With a memory, what others have changed is scaled; without one it is overwritten.
         self.memory: Memory | None = None
-        # Whose memory it is.
+        # The scheduler that owns the memory.
         self.owner: Callable[[], Any] | None = None
         self.field = field
         self.shapes = shapes
@@ -55,7 +55,7 @@ class Track:
         self._has_tensors = False
 
     def at(self, step: int) -> Factors:
-        """The factor of all groups at a step, or a list with that of each."""
+        """Returns the factor of all groups at a step, or a list with one for each."""
         if self._shape is not None:
             f = self._shape(step)
             return f if type(f) is float else number(f, step)
@@ -63,7 +63,7 @@ class Track:
         return [None if shape is None else number(shape(step), step) for shape in shapes]
 
     def values(self, step: int) -> list[float | None]:
-        """The value of each group; None for one that is left alone."""
+        """Returns the value of each group at a step; None for one that is left alone."""
         return self._values(self.at(step))
 
     def _values(self, found: Factors) -> list[float | None]:
@@ -77,10 +77,10 @@ class Track:
         return [None if f is None else start + (end - start) * f for f, start, end in triples]
 
     def write(self, groups: list[dict[str, Any]], found: Factors) -> None:
-        """Puts values into the groups, at a factor or at a list with that of each."""
+        """Writes the values at a factor, or at a list with one for each group."""
         memory = self.memory
         if self._is_simple and len(self.ends) == 1:
-            # The usual case: nothing is worth being looked for first.
+            # The most frequent case comes first, without any search.
             f: Any = found
             group, field = groups[0], self.field
             start = 0.0 if self.starts is None else self.starts[0]
@@ -106,7 +106,7 @@ class Track:
             memory.factors = found
 
     def _write_many(self, memory: Memory, groups: list[dict[str, Any]], f: float) -> bool:
-        """Writes plain numbers, if the groups hold what was written last; else nothing."""
+        """Writes plain numbers if the groups hold what was written last; otherwise writes nothing."""
         if len(memory.lasts) == 1 or self._index is not None or (memory.ends is not None and memory.begins_again):
             return False
         ends = memory.ends or self.ends
@@ -116,7 +116,7 @@ class Track:
         return True
 
     def _chain(self, groups: list[dict[str, Any]], found: list[float | None]) -> None:
-        """Scales what is there where another has changed it since; where nobody has the closed form is written."""
+        """Scales the values that another has changed; for the others it writes the closed form."""
         memory = self.memory
         assert memory is not None
         starts = self.starts or [0.0] * len(found)
@@ -140,7 +140,7 @@ class Track:
         memory.factors = found
 
     def restart(self, groups: list[dict[str, Any]], found: Factors) -> None:
-        """Puts the values at a factor into the groups whatever they hold, and forgets what others have changed."""
+        """Writes the values at a factor whatever the groups hold, and forgets what others have changed."""
         memory = self.memory
         if memory is None:
             self._overwrite(groups, found)
@@ -153,7 +153,7 @@ class Track:
         memory.factors = found
 
     def take_over(self, lasts: list[float]) -> None:
-        """Goes on as if it had written these values, at the last factor."""
+        """Goes on as if it had written these values at the last factor."""
         memory = self.memory
         assert memory is not None
         memory.ends = list(self.ends)
@@ -177,7 +177,7 @@ class Track:
             _native.core.write_scaled(groups, field, ends, found, self.starts)
 
     def _tensors(self, groups: list[dict[str, Any]]) -> bool:
-        """Whether a group holds its value as a tensor. With many groups looked at once for each list of them."""
+        """Whether a group holds its value as a tensor; with many groups it looks once for each list of them."""
         if len(groups) <= _FEW or groups is not self._groups:
             self._groups = groups
             self._has_tensors = False
@@ -188,18 +188,18 @@ class Track:
 
 
 def factors_at(tracks: Sequence[Track], step: int) -> list[Factors]:
-    """The factors of several fields at a step: all are known before one is written, for one may be refused."""
+    """Returns the factors of several fields at a step: all, before any is written, for one may be refused."""
     found: list[Factors] = []
     before = None
     for track in tracks:
-        # A rate and a momentum may have one function in common.
+        # A rate and a momentum may share one function.
         found.append(found[-1] if track.shapes is before else track.at(step))
         before = track.shapes
     return found
 
 
 def _all_equal(values: list[float]) -> bool:
-    # The last is another one in most lists that are not equal.
+    # Comparing the first and the last value settles most lists that are not equal.
     return len(values) > 0 and values[0] == values[-1] and values.count(values[0]) == len(values)
 
 
@@ -207,13 +207,13 @@ _TUPLE_FIELD = re.compile(r"(\w+)\[(\d+)\]")
 
 
 def place(field: str) -> tuple[str, int | None]:
-    """The key, and the place in its tuple if the field has one: ``betas[0]`` is ("betas", 0)."""
+    """Splits a field into its key and its place in a tuple, if it has one: ``betas[0]`` is ("betas", 0)."""
     found = _TUPLE_FIELD.fullmatch(field) if field[-1:] == "]" else None
     return (found[1], int(found[2])) if found else (field, None)
 
 
 def get(group: dict[str, Any], field: str) -> Any:
-    """The value of a field, a number or a tensor."""
+    """Returns the value of a field, a number or a tensor."""
     key, index = place(field)
     return group[key] if index is None else group[key][index]
 
@@ -239,16 +239,16 @@ def put_all(groups: list[dict[str, Any]], field: str, values: Sequence[Any]) -> 
 
 
 def held_rates(groups: list[dict[str, Any]]) -> list[float | Tensor]:
-    """The learning rates that groups hold; tensors are copies."""
+    """Returns the learning rates that groups hold; tensors are copied."""
     lrs = [group["lr"] for group in groups]
     return [lr.clone() if isinstance(lr, Tensor) else lr for lr in lrs]
 
 
 def number(value: Any, step: float) -> float:
-    """What a function of the step returned.
+    """Returns what a function of the step has returned as a float.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
     """
     if type(value) is float:
         return value
@@ -258,9 +258,10 @@ def number(value: Any, step: float) -> float:
 
 
 def initial_rates(groups: list[dict[str, Any]], known: int = 0) -> list[float]:
-    """The initial rates of the groups from number `known` on, kept in the groups as torch does.
+    """Returns the initial rates of the groups from number `known` on, and keeps them in the groups as torch does.
 
-    Each group gets a tensor of its own where several hold one: their rates may differ from now on.
+    If several groups hold the same tensor, each but the first gets a copy, because their rates may differ from now
+    on.
     """
     rates = []
     for i, group in enumerate(groups[known:], known):
@@ -271,7 +272,7 @@ def initial_rates(groups: list[dict[str, Any]], known: int = 0) -> list[float]:
 
 
 def own_tensor(groups: list[dict[str, Any]], i: int, key: str) -> None:
-    """Copies the tensor of a group if an earlier group holds it, too."""
+    """Gives a group its own copy of a tensor that an earlier group holds, too."""
     value = groups[i][key]
     if isinstance(value, Tensor) and any(group.get(key) is value for group in groups[:i]):
         groups[i][key] = value.clone()

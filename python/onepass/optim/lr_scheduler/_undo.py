@@ -1,4 +1,4 @@
-"""Nothing is changed by a call that fails."""
+"""Undoes what a call has changed if it fails."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def undone_on_error(optimizer: Optimizer, owners: Iterable[Any]) -> Iterator[Non
     """Puts attributes, groups, the contents of their tensors and the optimizer's hooks back if the body fails.
 
     Args:
-        optimizer: Whose groups the body writes.
-        owners: Whose attributes it sets; it must set new objects, not change those that are there.
+        optimizer: The optimizer whose groups the body writes.
+        owners: The objects whose attributes the body sets; it must set new values, not change those that are
+            there.
     """
     kept = [(owner.__dict__, dict(owner.__dict__)) for owner in owners]
     kept += [(group, dict(group)) for group in optimizer.param_groups]

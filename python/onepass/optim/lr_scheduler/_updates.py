@@ -1,4 +1,4 @@
-"""Counts the updates that an optimizer really took."""
+"""Counts the updates that an optimizer took, without the steps that were dropped."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from onepass.optim.lr_scheduler._wrapped import stepping
 
 
 class Updates:
-    """The number of an optimizer's successful updates.
+    """Counts the updates that an optimizer took.
 
-    A step that torch.amp.GradScaler drops never reaches an optimizer of the plain kind; one that decides itself
-    (torch's fused classes, ours) is called with `found_inf`, and ours also counts what skip_nonfinite dropped.
-    Nothing waits for a GPU until `total` is read, and then only if a step may have been dropped.
+    A step that torch.amp.GradScaler drops does not reach most optimizers. Those that drop steps themselves
+    (torch's fused classes, ours) are called with `found_inf`; ours also count what skip_nonfinite dropped. Nothing
+    waits for a GPU until `total` is read, and then only if a step may have been dropped.
 
-    torch.distributed.checkpoint takes a step with rates and gradients of 0 to make an optimizer's states: that is
-    no update.
+    torch.distributed.checkpoint takes a step with rates and gradients of 0 to make an optimizer's states, which is
+    not an update.
 
-    Neither keeps the other alive: optimizer and counter know each other by weak references.
+    Optimizer and counter know each other by weak references: neither keeps the other alive.
 
     Args:
         owner: The name of who counts, for errors.
-        optimizer: Of any class whose updates can be seen, or that wraps such an optimizer.
-        before: Updates that are counted as taken before.
+        optimizer: An optimizer of any class whose updates can be seen, or one that wraps such an optimizer.
+        before: The number that counting begins with.
 
     Raises:
         ValueError: The updates cannot be seen.
@@ -43,7 +43,7 @@ class Updates:
         self._stop.atexit = False
 
     def reset(self, before: int) -> None:
-        """Counts on from a number."""
+        """Goes on counting from a number."""
         self._calls = before
         self._has_counted = False
         self._dropped: Tensor | None = None
@@ -70,7 +70,7 @@ class Updates:
         return self._calls
 
     def total(self) -> int:
-        """The count; waits for the GPU if a step on it may have been dropped."""
+        """Returns the count; waits for the GPU if a step on it may have been dropped."""
         dropped = 0 if self._dropped is None else int(self._dropped)
         return self._calls - dropped - (self._skipped() - self._skipped_before)
 
@@ -80,7 +80,7 @@ class Updates:
 
 
 def counted(owner: str, optimizer: Any) -> Optimizer:
-    """The optimizer whose updates are counted: this one or one that it wraps.
+    """Finds the optimizer whose updates are counted: this one or one that it wraps.
 
     Raises:
         ValueError: The updates cannot be seen.
@@ -95,13 +95,13 @@ def counted(owner: str, optimizer: Any) -> Optimizer:
 
 
 class Hook:
-    """What an optimizer calls after a step; it does not keep the counter alive."""
+    """What an optimizer calls after a step, without keeping the counter alive."""
 
     def __init__(self, updates: Updates) -> None:
         self._updates = weakref.ref(updates)
 
     def updates(self) -> Updates | None:
-        """Who counts, if it still lives."""
+        """Returns the counter if it is still alive."""
         return self._updates()
 
     def __call__(self, optimizer: Any, *_: Any) -> None:
@@ -111,10 +111,10 @@ class Hook:
 
 
 def _are_zero(groups: list[dict[str, Any]]) -> bool:
-    """Whether all rates are 0, as torch.distributed sets them to make states."""
+    """Whether all rates are 0: torch.distributed.checkpoint sets them so to make states."""
     return all(_is_zero(group.get("lr", 0)) for group in groups)
 
 
 def _is_zero(lr: Any) -> bool:
-    """Whether a rate is 0; a tensor on a GPU is not waited for."""
+    """Whether a rate is known to be 0; does not wait for a tensor on a GPU."""
     return bool(lr == 0) if not isinstance(lr, Tensor) or lr.device.type == "cpu" else False

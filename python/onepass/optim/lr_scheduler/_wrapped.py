@@ -1,4 +1,4 @@
-"""Where the updates of an optimizer can be seen: in itself, or in the one that it wraps."""
+"""Finds where the updates of an optimizer can be seen: in itself, or in the one that it wraps."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.optim import Optimizer
 
 
 def stepping(optimizer: Any) -> Optimizer | None:
-    """The optimizer whose step calls its hooks, which may be one that this one wraps.
+    """Finds the optimizer whose step calls its hooks, which may be one that this one wraps.
 
-    Frameworks wrap optimizers in classes that are torch.optim.Optimizer by name alone: such an object has no
+    Frameworks wrap optimizers in classes that only claim to be a torch.optim.Optimizer: such an object has no
     hooks, or hooks that nobody calls. Its param_groups are those of the optimizer inside.
 
     Returns:
-        None if there is no such optimizer.
+        The optimizer, or None if there is none.
     """
     seen: list[Any] = []
     while not _calls_hooks(optimizer):

@@ -134,7 +134,7 @@ def parse(text: str) -> Schedule:
         raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
     try:
         with warnings.catch_warnings():
-            # Of text such as "1if 1else 2" Python only warns. The error that follows says more.
+            # Python only warns of text such as "1if 1else 2"; the error that follows here says more.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.replace("\n", " "), mode="eval")
     except SyntaxError as error:

@@ -39,7 +39,7 @@ inline double rsqrt(double x) { return 1. / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
-// nan becomes 0, as on the device.
+// Turns nan into 0, as the device does.
 inline float __saturatef(float x) { return !(x > 0.f) ? 0.f : x > 1.f ? 1.f : x; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
@@ -47,7 +47,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __frcp_rn(float x) { return 1.f / x; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __uint2float_rn(unsigned x) { return float(x); }
-// Saturates, and turns nan into 0, as on the device.
+// Saturates, and turns nan into 0, as the device does.
 inline int __float2int_rn(float x) {
   if (std::isnan(x)) return 0;
   if (x >= 2147483648.f) return INT_MAX;
@@ -85,7 +85,7 @@ inline float __uint_as_float(unsigned x) { return simt::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return simt::bit_cast<int>(x); }
 inline unsigned __float_as_uint(float x) { return simt::bit_cast<unsigned>(x); }
 
-// Of a number and nan they give the number, as CUDA's do.
+// For a number and nan these return the number, as CUDA's do.
 template <class A, class B>
 constexpr auto max(A a, B b) -> std::common_type_t<A, B> {
   using Common = std::common_type_t<A, B>;

@@ -1,4 +1,4 @@
-// builtins_sync.h - CUDA's barriers, warp functions, fences and atomics. Extend as kernels need more.
+// builtins_sync.h - CUDA's barriers, warp functions, fences and atomics. Add what a kernel needs.
 #pragma once
 
 #include <type_traits>
@@ -64,8 +64,7 @@ inline void __trap(SIMT_HERE) {
 
 namespace simt {
 
-// A parameter type that takes no part in deduction, as CUDA's overloads let atomicAdd(&unsigned, 1) be
-// written.
+// A parameter type that takes no part in deduction: CUDA's overloads, too, accept atomicAdd(&unsigned, 1).
 template <class T>
 struct Identity {
   using type = T;

@@ -1,7 +1,8 @@
 // collectives.h - where threads wait for each other: block barriers, warp shuffles and votes.
 //
-// A collective is checked when it is entered: the same operation at the same source line, the same mask, a
-// valid width, nobody named who has returned. What never completes is reported by launch() as a deadlock.
+// A collective is checked when a thread enters it: the same operation at the same source line, the same mask,
+// a valid width, and no lane in the mask that has returned. launch() reports one that never completes as a
+// deadlock.
 #pragma once
 
 #include <cstring>
@@ -87,13 +88,13 @@ inline void check_own_arguments(const Thread& thread) {
   }
 }
 
-// Whether `other`, named in the mask of `thread`, waits in the very collective that `thread` has entered.
+// Whether `other`, named in the mask of `thread`, waits in the collective that `thread` has entered.
 inline bool has_joined(const Thread& thread, const Thread& other) {
   const bool in_warp_collective = other.op && other.mask;
   if (!in_warp_collective) return false;
   if (other.mask == thread.mask && other.combine == thread.combine && same_place(other.at, thread.at))
     return true;
-  // It waits for others and may come here afterwards, unless it waits for this very thread.
+  // It waits for others and may come here afterwards, unless it waits for this thread.
   if (other.mask >> thread.lane & 1) {
     fail(std::string(thread.op) + " meets a different " + other.op + " of " + text(other) + " at " +
              text(other.at),
@@ -123,8 +124,8 @@ inline bool gather_lanes(const Thread& thread, Thread** lanes) {
   return all;
 }
 
-// Waits until every lane named in the mask is in this collective. The last one to come lets combine() compute
-// all outputs from all inputs. The caller has put its input in the running thread.
+// Waits until every lane named in the mask is in this collective. The last lane to arrive calls combine(),
+// which computes all outputs from all inputs. The caller has put its input in the running thread.
 inline void warp_collective(const char* op, unsigned mask, int argument, int width,
                             void (*combine)(Thread* const*, unsigned), Where at) {
   Thread& thread = *machine.self;

@@ -2,7 +2,7 @@
 // thread that called launch().
 //
 // On x86-64 a switch is fifteen instructions; elsewhere it is swapcontext(), which enters the kernel each
-// time. AddressSanitizer is told of every switch, or it would take the new stack for a wild pointer.
+// time. AddressSanitizer is told of every switch; otherwise the new stack would look like a wild pointer.
 #pragma once
 
 #include <sys/mman.h>
@@ -64,8 +64,8 @@ SIMT_RAW inline void enter(Thread* thread) {
   blockIdx = thread->block->index;
 }
 
-// First thing on a stack that was just switched to. Learns the bounds of the caller's stack, which is not
-// ours.
+// The first call on a stack that was just switched to. Reads the bounds of the caller's stack, which the
+// simulator did not make.
 SIMT_RAW inline void arrive(Fiber* fiber) {
 #if SIMT_ASAN
   const void* stack = nullptr;
@@ -96,7 +96,7 @@ SIMT_RAW inline void jump(Fiber* to) {
   arrive(from);
 }
 
-// Makes the fiber start in fiber_main() when it is resumed next. What was suspended on it is abandoned.
+// Makes the fiber start in fiber_main() when it is resumed next, and abandons what was suspended on it.
 inline void rewind(Fiber* fiber) {
 #if SIMT_ASAN
   ASAN_UNPOISON_MEMORY_REGION(fiber->stack, fiber->size);

@@ -1,5 +1,5 @@
-// graph.h - a CUDA graph, as far as kernels can tell: launches that were captured instead of run, with the
-// arguments that they had then, to be run again and again on what memory holds at that time.
+// graph.h - a CUDA graph, as far as kernels can tell: launches that are captured instead of run, with the
+// arguments of that moment. Each replay runs them on what memory holds at that time.
 #pragma once
 
 #include <functional>

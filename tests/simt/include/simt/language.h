@@ -2,7 +2,7 @@
 //
 // Types (dim3, float4, __half, __nv_bfloat16, cudaError_t) are NVIDIA's own headers in host mode, so
 // conversions are bit-exact. Those headers define __global__, __device__, __host__ and __constant__ as
-// nothing; what must mean something else is redefined here.
+// nothing; the words that need another meaning are redefined here.
 #pragma once
 
 #ifdef __CUDACC__
@@ -25,8 +25,8 @@
 #define __forceinline__ inline
 #endif
 
-// Of the thread that runs now. Written by simt::enter() at every switch; not const and of external linkage,
-// so that compilers read them again after one.
+// The indices of the running thread. simt::enter() writes them at every switch; they are not const and have
+// external linkage, so that compilers read them again after a switch.
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 inline constexpr int warpSize = 32;
@@ -40,8 +40,8 @@ inline constexpr int warpSize = 32;
 #define SIMT_ASAN 0
 #endif
 
-// A function that runs while stacks change, where instrumented code would look at the wrong one.
+// Marks a function that runs while stacks change, where instrumented code would look at the wrong stack.
 #define SIMT_RAW __attribute__((noinline, no_sanitize("address", "thread", "undefined")))
 
-// Last parameter of everything a kernel can wait in: the place of the call, for messages.
+// The last parameter of each function that a kernel can wait in: the place of the call, for messages.
 #define SIMT_HERE ::simt::Where at = {__builtin_FILE(), __builtin_LINE()}

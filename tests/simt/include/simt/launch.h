@@ -13,8 +13,8 @@
 
 namespace simt {
 
-// The body of every fiber: runs one thread after the other. A thread that never waits costs no switch, since
-// the next fresh one runs on this very stack.
+// The body of every fiber: runs one thread after the other. A thread that never waits costs no switch,
+// because the next fresh thread runs on the same stack.
 inline void fiber_main() {
   arrive(machine.current);
   for (;;) {
@@ -88,7 +88,7 @@ inline bool end_finished_blocks() {
   return active.size() != before;
 }
 
-// After a fault: throws away all that is suspended, so that the next launch finds a clean machine.
+// Discards, after a fault, all that is suspended, so that the next launch starts on a clean machine.
 inline void abandon() {
   for (Block* block : machine.active) end_block(block);
   machine.active.clear();
@@ -122,7 +122,7 @@ inline std::vector<unsigned> block_order(size_t blocks) {
   return order;
 }
 
-// The limits of every GPU that CUDA 13 supports, but for shared memory: older ones than sm_90 have less.
+// The limits of all GPUs that CUDA 13 supports, but for shared memory: GPUs before sm_90 have less.
 inline void check_configuration(dim3 grid, dim3 block, size_t dynamic_bytes) {
   constexpr unsigned kMaxGridX = 0x7fffffff, kMaxGridYZ = 65535, kMaxBlockZ = 64;
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
@@ -169,7 +169,7 @@ inline void run(dim3 grid, dim3 block, size_t dynamic_bytes) {
   if (!machine.error.empty()) throw Error(machine.error);
 }
 
-// Held by launch(). Other OS threads wait for it; a kernel that launches is told off.
+// Held by launch(). Other OS threads wait for it; a kernel that launches gets an error.
 class Turn {
  public:
   Turn() {
@@ -195,7 +195,7 @@ class Turn {
   std::unique_lock<std::mutex> lock_;
 };
 
-// As launch, with the arguments bound already.
+// Launches with arguments that are bound already.
 template <class Call>
 void run_call(Call call, dim3 grid, dim3 block, size_t dynamic_bytes) {
   const auto apply = [](void* arguments) {

@@ -68,7 +68,7 @@ struct Thread {
   Fiber* fiber = nullptr;  // null until it runs for the first time
   bool done = false;
 
-  // The collective it waits in; op is null while it runs. A mask of 0 means a barrier of the whole block.
+  // The collective that it waits in; op is null while it runs. A mask of 0 is a barrier of the whole block.
   const char* op = nullptr;
   Where at{};
   unsigned mask = 0;
@@ -90,7 +90,7 @@ struct Block {
 };
 
 struct Fiber {
-  char* stack = nullptr;  // lowest usable byte; a guard page lies below
+  char* stack = nullptr;  // lowest usable byte; a guard page is below
   size_t size = 0;
   Thread* thread = nullptr;
   void* mapping = nullptr;
@@ -135,7 +135,7 @@ inline Options options;
 inline Stats stats;
 inline Machine machine;
 
-// Around everything that kernels call: what the simulator touches is no access of the kernel's.
+// Stands in everything that kernels call: accesses of the simulator are none of the kernel's.
 struct OutsideKernel {
   OutsideKernel() { machine.in_kernel = false; }
   ~OutsideKernel() { machine.in_kernel = true; }

@@ -1,4 +1,4 @@
-// race_hooks.h - what the simulator tells the race detector.
+// race_hooks.h - what the simulator reports to the race detector.
 //
 // In the race build (-DSIMT_RACE -fsanitize=thread) src/race.cpp defines these; elsewhere they are empty.
 #pragma once

@@ -1,7 +1,7 @@
 // runtime.h - the CUDA runtime calls that launchers and tests make: one device, whose memory is the heap.
 //
-// They define what cuda_runtime_api.h declares. Hidden, so that a real libcudart that is loaded into the same
-// process (by torch, next to the extension module _core_simt) neither replaces them nor is replaced.
+// They define what cuda_runtime_api.h declares. They are hidden, so that a real libcudart in the same process
+// (loaded by torch, next to the extension module _core_simt) neither replaces them nor is replaced.
 #pragma once
 
 #include <cstdlib>
@@ -11,7 +11,7 @@
 
 #define SIMT_API extern "C" __attribute__((weak, visibility("hidden")))
 
-// Filled with 0xFF (nan), so that reading what was not written shows.
+// Memory is filled with 0xFF (nan), so that reading before writing shows.
 SIMT_API cudaError_t cudaMalloc(void** address, size_t size) {
   constexpr size_t kAlignment = 256;
   if (posix_memalign(address, kAlignment, size ? size : 1)) return cudaErrorMemoryAllocation;
@@ -64,7 +64,7 @@ SIMT_API cudaError_t cudaGetDevice(int* device) {
 }
 SIMT_API cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 
-// The attributes that a launcher may size its grid by; few multiprocessors, so that grids stay small.
+// The attributes from which a launcher may compute its grid; few multiprocessors keep grids small.
 SIMT_API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
   switch (attribute) {

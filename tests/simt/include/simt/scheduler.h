@@ -1,7 +1,7 @@
 // scheduler.h - which thread runs next, and how a launch is given up.
 //
-// Order by index and reversed order are cheap and the same every time; random orders with run-ahead are what
-// brings missing barriers to light as wrong numbers.
+// Order by index and reversed order are cheap and the same every time; random orders with run-ahead turn
+// missing barriers into wrong numbers.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 namespace simt {
 
 constexpr uint64_t kFirstRandomSeed = 2;
-// Atomics and fences without a barrier, a collective or a return in between.
+// The most atomics and fences without a barrier, a collective or a return in between.
 constexpr uint64_t kLivelockSpins = 20'000'000;
 
 inline bool random_order() { return options.seed >= kFirstRandomSeed; }
@@ -104,7 +104,7 @@ inline void yield() {
   dispatch();
 }
 
-// At atomics and fences: other threads may run here, and a thread that waits for nobody is found out.
+// Called at atomics and fences: other threads may run here, and an endless spin loop is noticed.
 inline void maybe_yield() {
   if (!machine.self) return;
   OutsideKernel outside;
@@ -113,7 +113,7 @@ inline void maybe_yield() {
     stop();
   }
   const bool interleave = machine.active.size() > 1 || random_order();
-  // A lone block in a fixed order yields seldom, just so that its spin loops come to an end.
+  // A single block in a fixed order yields rarely, only so that its spin loops end.
   if (interleave ? random_below(4) == 0 : machine.spins % 1024 == 0) yield();
 }
 

@@ -1,5 +1,5 @@
 // shared_memory.h - shared memory as one heap object per variable and per block, so that AddressSanitizer
-// sees the bounds of each. It is filled with 0xFF (nan), so that reading what was not written shows.
+// sees the bounds of each. It is filled with 0xFF (nan), so that reading before writing shows.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ inline void free_shared(void* memory) {
   std::free(memory);
 }
 
-// One for every KERNEL_SMEM declaration and template instance of it.
+// There is one for every KERNEL_SMEM declaration and each template instance of it.
 class SmemSite {
  public:
   template <class T>

@@ -1,4 +1,5 @@
-// streamed.h - results that are stored past the caches, on the CPU: whole lines, as soon as they are made.
+// nontemporal.h - non-temporal stores: results that are stored past the caches, on the CPU, in whole lines,
+// as soon as they are made.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@
 namespace onepass::ONEPASS_ISA {
 
 // to[0 .. bytes) = from[0 .. bytes) past the caches: a line that is written whole need not be read first.
-// `to` begins a line; bytes: a multiple of one.
-ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
+// `to` begins a line, and bytes is a multiple of a line.
+ONEPASS_HD void copy_lines_nontemporal(void* to, const void* from, int64_t bytes) {
   char* out = static_cast<char*>(to);
   const char* in = static_cast<const char*>(from);
 #if defined(__AVX512F__)
@@ -35,27 +36,27 @@ ONEPASS_HD void stream_lines(void* to, const void* from, int64_t bytes) {
 #endif
 }
 
-// What loops store past the caches at a time; less where it is the end.
-constexpr int64_t kStreamBytes = 256;
+// Bytes that loops store past the caches at a time; fewer at the end.
+constexpr int64_t kNontemporalBytes = 256;
 template <class S>
-constexpr int64_t kStreamBlock = kStreamBytes / int64_t(sizeof(S));
+constexpr int64_t kNontemporalBlock = kNontemporalBytes / int64_t(sizeof(S));
 template <class S>
-constexpr int64_t kStreamLine = kLine / int64_t(sizeof(S));
+constexpr int64_t kLineElements = kLine / int64_t(sizeof(S));
 
 // out[0 .. n) past the caches, n a number of whole lines: fill(begin, block, count) writes elements begin ..
 // begin + count, a number that the compiler knows, to block.
 template <class S, class Fill>
-ONEPASS_HD void stream_blocks(S* out, int64_t n, const Fill& fill) {
+ONEPASS_HD void fill_nontemporal(S* out, int64_t n, const Fill& fill) {
   int64_t i = 0;
-  for (; i + kStreamBlock<S> <= n; i += kStreamBlock<S>) {
-    alignas(64) S block[kStreamBlock<S>];
-    fill(i, block, std::integral_constant<int64_t, kStreamBlock<S>>{});
-    stream_lines(out + i, block, kStreamBytes);
+  for (; i + kNontemporalBlock<S> <= n; i += kNontemporalBlock<S>) {
+    alignas(64) S block[kNontemporalBlock<S>];
+    fill(i, block, std::integral_constant<int64_t, kNontemporalBlock<S>>{});
+    copy_lines_nontemporal(out + i, block, kNontemporalBytes);
   }
-  for (; i < n; i += kStreamLine<S>) {
-    alignas(64) S block[kStreamLine<S>];
-    fill(i, block, std::integral_constant<int64_t, kStreamLine<S>>{});
-    stream_lines(out + i, block, kLine);
+  for (; i < n; i += kLineElements<S>) {
+    alignas(64) S block[kLineElements<S>];
+    fill(i, block, std::integral_constant<int64_t, kLineElements<S>>{});
+    copy_lines_nontemporal(out + i, block, kLine);
   }
 }
 
@@ -64,17 +65,17 @@ ONEPASS_HD void stream_blocks(S* out, int64_t n, const Fill& fill) {
 template <class S>
 class OpenLine {
  public:
-  // Where what belongs at `out` is to be written: into the line, unless its beginning was none of the pieces.
+  // Where to write the piece that belongs at `out`: into the line, unless no piece was its beginning.
   S* open(S* out) {
     if (past(out) == 0) begin_ = out;
     return begin_ ? elements_ + past(out) : out;
   }
-  // n elements have been.
+  // n elements were written there.
   void fill(S* out, int64_t n) {
     if (!begin_) return;
     filled_ = past(out) + n;
-    if (filled_ < kStreamLine<S>) return;
-    stream_lines(begin_, elements_, kLine);
+    if (filled_ < kLineElements<S>) return;
+    copy_lines_nontemporal(begin_, elements_, kLine);
     begin_ = nullptr;
   }
   // No more pieces will come.
@@ -87,37 +88,37 @@ class OpenLine {
   static int64_t past(const S* out) {
     return int64_t(reinterpret_cast<uintptr_t>(out) % kLine) / int64_t(sizeof(S));
   }
-  alignas(kLine) S elements_[kStreamLine<S>];
+  alignas(kLine) S elements_[kLineElements<S>];
   S* begin_ = nullptr;  // where the line belongs
   int64_t filled_ = 0;
 };
 
-// Cuts n elements at `out` for such a loop: stream(begin, end) of whole lines, plain(begin, end) of what lies
-// before and behind.
-template <class S, class Plain, class Stream>
-ONEPASS_HD void walk_streamed(const S* out, int64_t n, const Plain& plain, const Stream& stream) {
+// Cuts n elements at `out` where lines begin: whole_lines(begin, end) for whole lines, plain(begin, end) for
+// the elements before and behind them.
+template <class S, class Plain, class WholeLines>
+ONEPASS_HD void split_at_lines(const S* out, int64_t n, const Plain& plain, const WholeLines& whole_lines) {
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine);
   const int64_t missing = past == 0 ? 0 : (kLine - past) / int64_t(sizeof(S)),
                 head = missing < n ? missing : n;
-  const int64_t end = head + (n - head) / kStreamLine<S> * kStreamLine<S>;
+  const int64_t end = head + (n - head) / kLineElements<S> * kLineElements<S>;
   if (head > 0) plain(0, head);
-  if (head < end) stream(head, end);
+  if (head < end) whole_lines(head, end);
   if (end < n) plain(end, n);
 }
 
-// The same of a piece whose neighbours share its first and last line: plain(begin, end, to) writes to `to`.
-template <class S, class Plain, class Stream>
-ONEPASS_HD void walk_streamed(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
-                              const Stream& stream) {
+// The same for a piece whose neighbours share its first and last line: plain(begin, end, to) writes to `to`.
+template <class S, class Plain, class WholeLines>
+ONEPASS_HD void split_at_lines(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
+                               const WholeLines& whole_lines) {
   const auto shared = [&](int64_t begin, int64_t end) {
     plain(begin, end, line.open(out + begin));
     line.fill(out + begin, end - begin);
   };
-  walk_streamed(out, n, shared, stream);
+  split_at_lines(out, n, shared, whole_lines);
 }
 
-// to[0 .. bytes) = from[0 .. bytes) for any place and number.
-ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
+// to[0 .. bytes) = from[0 .. bytes), whole lines past the caches, for any place and number.
+ONEPASS_WALK inline void copy_nontemporal(void* to, const void* from, int64_t bytes) {
   char* out = static_cast<char*>(to);
   const char* in = static_cast<const char*>(from);
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(out) % kLine), head = (kLine - past) % kLine;
@@ -127,20 +128,21 @@ ONEPASS_WALK inline void stream_row(void* to, const void* from, int64_t bytes) {
   }
   const int64_t lines = (bytes - head) / kLine * kLine;
   std::memcpy(out, in, size_t(head));
-  stream_lines(out + head, in + head, lines);
+  copy_lines_nontemporal(out + head, in + head, lines);
   std::memcpy(out + head + lines, in + head + lines, size_t(bytes - head - lines));
 }
 
-// After the last stream_row of a thread, before others may read.
-inline void stream_fence() {
+// Ends a thread's non-temporal stores: others may read after it.
+inline void nontemporal_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 
-// Outputs of as many bytes are streamed. Measured with 26 and 103 MB, on a Zen 4 with 32 MB of last-level
-// cache: both walks of batch norm's forward took 1.5 and 1.3 times as long with plain stores, and a reader
-// that follows was not slower. On a Zen 5 plain stores took 1.05 to 1.2 times as long with 8 to 16 MB.
-constexpr int64_t kStreamedBytes = 8 << 20;
+// Outputs of this many bytes and more are stored past the caches. Measured with 26 and 103 MB, on a Zen 4
+// with 32 MB of last-level cache: both walks of batch norm's forward took 1.5 and 1.3 times as long with
+// plain stores, and a reader that follows was not slower. On a Zen 5 plain stores took 1.05 to 1.2 times as
+// long with 8 to 16 MB.
+constexpr int64_t kNontemporalLeast = 8 << 20;
 
 }  // namespace onepass::ONEPASS_ISA
