@@ -65,7 +65,7 @@ LACKING: dict[str, set[str]] = {
             "LossStatistics Prediction fold",
         ),
         *within("nn.functional", "feature_alpha_dropout"),
-        *within("optim", "SGD Adam AdamW"),
+        *within("optim", "Lion"),
     },
     "args": {
         *within("nn", "FeatureAlphaDropout"),
@@ -77,7 +77,6 @@ LACKING: dict[str, set[str]] = {
     "difference": {
         *within("nn", "AlphaDropout BatchNorm1d BatchNorm3d Dropout1d Dropout2d Dropout3d FeatureAlphaDropout"),
         *within("nn.functional", "dropout1d dropout2d dropout3d feature_alpha_dropout"),
-        *within("optim.functional", "adamw"),
         *within("optim.lr_scheduler", "CosineAnnealingLR ExponentialLR MultiStepLR PolynomialLR StepLR"),
     },
     "source": {
@@ -94,8 +93,6 @@ LACKING: dict[str, set[str]] = {
             "nn.functional",
             "alpha_dropout batch_norm cross_entropy dropout dropout1d dropout2d dropout3d feature_alpha_dropout",
         ),
-        *within("optim", "SGD AdamW clip_grad_norm_ clip_grad_value_ to_apex"),
-        *within("optim.functional", "adam adamw sgd"),
     },
 }
 
