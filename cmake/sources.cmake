@@ -21,6 +21,7 @@ list(APPEND cuda_sources csrc/kernels/optim/step_count.cu)
 list(APPEND bind_sources
   csrc/bind/module.cpp
   csrc/bind/core/layer.cpp
+  csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp
   csrc/bind/core/probe.cpp
   csrc/bind/core/target.cpp
@@ -32,3 +33,10 @@ list(APPEND bind_sources
   csrc/bind/optim/precision.cpp
   csrc/bind/optim/step_count.cpp
   csrc/bind/optim/tail.cpp)
+
+# The files of one folder of bind/ are compiled together (ONEPASS_UNITY). Layers stay apart, since each calls its own
+# functions forward and backward.
+foreach(source ${bind_sources})
+  get_filename_component(folder ${source} DIRECTORY)
+  set_source_files_properties(${source} PROPERTIES UNITY_GROUP ${folder})
+endforeach()

@@ -280,8 +280,24 @@ def test_errors_of_the_core():
     )
 
     def call(x=x, target=_T, second=None, y=None, loss=loss, reduction="mean", work=work):
-        rest = (None, -100, 0.0, 0.0, reduction, False, loss, saved, totals, work, 1)
-        core.cross_entropy_forward(x, target, second, 1.0, y, *rest)
+        core.cross_entropy_forward(
+            x=x,
+            threads=1,
+            target=target,
+            target2=second,
+            lam=1.0,
+            probabilities=y,
+            weight=None,
+            ignore_index=-100,
+            label_smoothing=0.0,
+            z_loss=0.0,
+            reduction=reduction,
+            statistics=False,
+            loss=loss,
+            saved=saved,
+            totals=totals,
+            workspace=work,
+        )
 
     for message, error, arguments in (
         ("input must have elements, got shape", ValueError, {"x": x[:0]}),

@@ -144,6 +144,13 @@ def test_files_that_a_page_names_exist(page):
             assert any(f"/{path}".endswith(f"/{named}") for path in FILES), named
 
 
+def test_pages_that_the_code_names_exist():
+    for path in FILES:
+        if path.endswith((".py", ".h", ".cuh", ".cu", ".cpp", ".cmake", ".txt")):
+            for named in re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / path).read_text()):
+                assert (ROOT / named).is_file(), f"{path} names {named}"
+
+
 def test_traps_name_tests():
     tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", (DOCS / "traps.md").read_text())

@@ -140,7 +140,7 @@ def test_warm_restarts(lrs, t_0, t_mult, eta_min):
     st.tuples(momenta, momenta),
 )
 def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
-    """Up to step total_steps - 1: after it torch's rate rises once and then the class raises; ours stays."""
+    """Up to step total_steps - 1; after it torch goes up again for one step and then raises, ours stays."""
     if three and not (pct * total > 1 and 2 * pct * total - 2 < total - 1):
         three = False  # torch's phases then overlap or have no length
     if pct * total == 1:

@@ -42,7 +42,7 @@ class LionOptions(StepOptions):
 
 
 class Lion(FusedOptimizer):
-    r"""Lion, all parameters updated in one pass: 20 bytes read and written per float32 parameter.
+    r"""Updates all parameters by Lion in one pass: 20 bytes read and written per float32 parameter.
 
     .. math::
         g_t &= \pm \nabla f(p_{t-1}) \\

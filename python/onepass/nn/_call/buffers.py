@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-__all__ = ["statistics_dtype", "workspace"]
+__all__ = ["new_workspace", "statistics_dtype"]
 
 
 def statistics_dtype(input: Tensor) -> torch.dtype:
@@ -15,6 +13,6 @@ def statistics_dtype(input: Tensor) -> torch.dtype:
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
-def workspace(input: Tensor, size: Callable[[], int]) -> Tensor | None:
-    """Memory for a kernel to work in, in doubles; None on the CPU, where the core has its own."""
-    return None if input.is_cpu else torch.empty(size(), dtype=torch.float64, device=input.device)
+def new_workspace(input: Tensor, size: int) -> Tensor:
+    """Memory for a kernel to work in, in doubles; on the CPU the core has its own."""
+    return torch.empty(size, dtype=torch.float64, device=input.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["has_functorch", "is_batched", "is_negative", "is_plain", "is_transformed", "with_memory"]
+__all__ = ["has_functorch", "is_batched", "is_plain", "is_transformed", "with_memory"]
 
 # True inside a transform of torch.func.
 has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -37,17 +37,10 @@ def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None =
         and type(second) in _PLAIN
         and type(third) in _PLAIN
         and (input.is_cpu or input.is_cuda)
-        and not is_negative(input, second, third)
+        and not input.is_neg()
+        and (second is None or not second.is_neg())
+        and (third is None or not third.is_neg())
         and torch._C._get_tracing_state() is None
-    )
-
-
-def is_negative(first: Tensor | None, second: Tensor | None, third: Tensor | None) -> bool:
-    """True if one of them has the negative bit."""
-    return (
-        (first is not None and first.is_neg())
-        or (second is not None and second.is_neg())
-        or (third is not None and third.is_neg())
     )
 
 

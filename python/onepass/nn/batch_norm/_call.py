@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_dense
-from onepass.nn._call.dispatch import is_negative, is_plain, is_transformed
+from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
 from onepass.nn.batch_norm import _composed, _exported, _kernels, _ops
 from onepass.nn.batch_norm._derivative import apply
@@ -53,7 +53,14 @@ def batch_norm(
         # Asked only now: a call on a small tensor would notice.
         check_dense("batch_norm", input=input, residual=residual)
         raise
-    if compiling or not is_plain(input, weight, bias) or is_negative(residual, running.mean, running.var):
+    # Without a loop, which a call on a small tensor would notice.
+    if (
+        compiling
+        or not is_plain(input, weight, bias)
+        or (residual is not None and residual.is_neg())
+        or (running.mean is not None and running.mean.is_neg())
+        or (running.var is not None and running.var.is_neg())
+    ):
         if exporting.is_asked():
             if dropout:
                 exporting.refuse_seed("batch_norm", generator, seed)
@@ -75,10 +82,11 @@ def batch_norm(
         check_dense("batch_norm", weight=weight, bias=bias)
         return _ops.batch_norm(input, weight, bias, residual, running, drawn, options)
     source: seeds.Seed = 0
-    if dropout and seed is None:
-        source = seeds.later("batch_norm", input, generator)
-    elif dropout:
-        source = seeds.seed_for("batch_norm", input, generator, seed)
+    if dropout:
+        if seed is None:
+            source = seeds.later("batch_norm", input, generator)
+        else:
+            source = seeds.seed_for("batch_norm", input, generator, seed)
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -92,7 +100,8 @@ def batch_norm(
         ):
             _refuse_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, running, source, options)
-    return _kernels.forward(input, weight, bias, residual, running, source, options, for_backward=False)[0]
+    run = _kernels.forward if training else _kernels.inference
+    return run(input, weight, bias, residual, running, source, options)[0]
 
 
 def _refuse_saved(**tensors: Tensor | None) -> None:

@@ -47,15 +47,23 @@ class LossStatistics(NamedTuple):
 
 def no_totals(input: Tensor) -> Tensor:
     """The totals of no rows."""
-    totals = torch.zeros(_native.core.cross_entropy_totals, dtype=torch.float64, device=input.device)
-    totals[6] = -math.inf
+    core = _native.core
+    totals = torch.zeros(core.cross_entropy_totals, dtype=torch.float64, device=input.device)
+    totals[core.cross_entropy_places["largest_logit"]] = -math.inf
     return totals
 
 
 def statistics_of(totals: Tensor) -> LossStatistics:
-    """The kernels' totals (csrc/kernels/cross_entropy.h) by name."""
-    rows = totals[3]
-    bin_rows, correct, confidence = totals[7:].view(3, -1)
+    """The statistics of the kernels' totals."""
+    places = _native.core.cross_entropy_places
+    rows = totals[places["rows"]]
+    bin_rows, correct, confidence = totals[places["bins"] :].view(3, -1)
     return LossStatistics(
-        rows, totals[4] / rows, totals[5] / rows, totals[6], bin_rows, correct / bin_rows, confidence / bin_rows
+        rows=rows,
+        accuracy=totals[places["correct"]] / rows,
+        entropy=totals[places["entropy"]] / rows,
+        largest_logit=totals[places["largest_logit"]],
+        bin_rows=bin_rows,
+        bin_accuracy=correct / bin_rows,
+        bin_confidence=confidence / bin_rows,
     )

@@ -53,19 +53,18 @@ def run(
     table = None
     if options.planes or options.shared:
         table = torch.empty(_draws(input, options), dtype=torch.uint8, device=input.device)
-    # By position, in the order of the stub: names cost a microsecond.
     drawn = _native.core.dropout(
-        input,
-        output,
-        residual,
-        options.p,
-        options.scaling,
-        options.gradient,
-        seed,
-        options.planes,
-        options.shared,
-        table,
-        torch.get_num_threads(),
+        x=input,
+        threads=torch.get_num_threads(),
+        planes=options.planes,
+        shared=options.shared,
+        y=output,
+        residual=residual,
+        p=options.p,
+        scaling=options.scaling,
+        gradient=options.gradient,
+        table=table,
+        seed=seed,
     )
     return output, drawn
 

@@ -20,7 +20,7 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     """Calls `step` through torch.optim.Optimizer's wrapper only while a profiler or a hook watches.
 
     The wrapper runs hooks and opens a range for profilers, which costs 5 us, and 95 where other work has used the
-    caches (docs/decisions/core.md). Otherwise the step is called directly.
+    caches (docs/decisions/tail.md). Otherwise the step is called directly.
     """
     direct = wrapped.__wrapped__  # type: ignore[attr-defined]  # by functools.wraps
 
