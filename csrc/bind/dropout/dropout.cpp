@@ -11,7 +11,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace dropout_binding {
 
 // Product of the sizes of dimensions first .. last - 1.
 int64_t product(const TensorView& view, int32_t first, int32_t last) {
@@ -120,9 +120,10 @@ py::object dropout(const py::object& x, const py::object& y, const py::object& r
   return drawn;
 }
 
-}  // namespace
+}  // namespace dropout_binding
 
 void register_dropout(py::module_& module) {
+  using namespace dropout_binding;
   using py::arg;
   module.def("dropout", &dropout, arg("x"), arg("y"), arg("residual"), arg("p"), arg("scaling"),
              arg("gradient"), arg("seed"), arg("planes"), arg("shared"), arg("table"), arg("threads"));

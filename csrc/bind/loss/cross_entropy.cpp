@@ -14,7 +14,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace cross_entropy_binding {
 
 using Lam = std::variant<double, py::object>;
 
@@ -183,9 +183,10 @@ void exponential(const py::object& x, const py::object& y, int threads) {
   target.kernels->exponential(dtype, from.data, to.data, from.numel, target.launch);
 }
 
-}  // namespace
+}  // namespace cross_entropy_binding
 
 void register_cross_entropy(py::module_& module) {
+  using namespace cross_entropy_binding;
   using py::arg;
   module.attr("cross_entropy_totals") = kTotals;
   module.def("cross_entropy_forward", &forward, arg("x"), arg("target"), arg("target2"), arg("lam"),

@@ -13,7 +13,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace batch_norm_binding {
 
 class Call : public LayerCall {
  public:
@@ -200,9 +200,10 @@ int64_t workspace(const py::object& x) {
   return call.target().kernels->batch_norm_workspace(call.op().shape);
 }
 
-}  // namespace
+}  // namespace batch_norm_binding
 
 void register_batch_norm(py::module_& module) {
+  using namespace batch_norm_binding;
   using py::arg;
   module.def("batch_norm_forward", &forward, arg("x"), arg("y"), arg("weight"), arg("bias"), arg("residual"),
              arg("mean"), arg("invstd"), arg("running_mean"), arg("running_var"), arg("momentum"),
