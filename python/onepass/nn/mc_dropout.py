@@ -69,13 +69,13 @@ class Draws:
         self._next = draw
 
     def begin(self) -> None:
-        """The model is being called."""
+        """Notes that the model is being called."""
         self._draw = self._next
         self._next += 1
         self._calls.clear()
 
     def end(self) -> None:
-        """The model has been called.
+        """Notes that the model has been called.
 
         Raises:
             ValueError: A dropout was not called whose p the model's code reads.
@@ -88,7 +88,7 @@ class Draws:
             )
 
     def seed(self, module: nn.Module) -> int:
-        """The seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
+        """Returns the seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
         number = self._numbers[id(module)]
         call = self._calls[number]
         self._calls[number] += 1
@@ -291,7 +291,7 @@ def _output(
 
 
 def _split(inputs: tuple[Any, ...], batch_size: int | None) -> Iterator[tuple[Any, ...]]:
-    """The inputs in parts of at most batch_size examples; what is no tensor goes with each of them."""
+    """Yields the inputs in parts of at most batch_size examples; what is no tensor goes with each of them."""
     if batch_size is None:
         yield inputs
         return
@@ -325,7 +325,7 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
 
 
 def _dropouts_of(model: nn.Module) -> tuple[list[nn.Module], dict[int, str]]:
-    """The model's dropouts, in its order, and who reads the p of one, by its id.
+    """Returns the model's dropouts, in its order, and who reads the p of one, by its id.
 
     Raises for those that cannot be made active.
     """

@@ -62,7 +62,7 @@ def with_memory(grad: Tensor) -> Tensor:
 
 
 def is_transformed() -> bool:
-    """True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
+    """Returns True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
 
     Neither this nor `has_functorch` may be called while compiling.
     """

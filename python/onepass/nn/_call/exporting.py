@@ -29,7 +29,7 @@ is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-d
 
 
 def _exports() -> bool:
-    """True inside torch.export, where torch has no flag for that."""
+    """Returns True inside torch.export, where torch has no flag for that."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     try:
@@ -58,7 +58,7 @@ asked: Any = torch.compiler if hasattr(torch.compiler, "_is_exporting_flag") els
 
 
 def is_asked() -> bool:
-    """True inside torch.export, and inside torch.onnx.export's older exporter, which traces."""
+    """Returns True inside torch.export, and inside torch.onnx.export's older exporter, which traces."""
     if asked._is_exporting_flag:
         return True
     if torch.compiler.is_compiling():
@@ -67,7 +67,7 @@ def is_asked() -> bool:
 
 
 def is_onnx() -> bool:
-    """True inside torch.onnx.export."""
+    """Returns True inside torch.onnx.export."""
     return torch.onnx.is_in_onnx_export()
 
 

@@ -150,7 +150,7 @@ def normalise(
     generator: torch.Generator | None = None,
     seed: int | Tensor | None = None,
 ) -> Tensor:
-    """What `batch_norm` and the modules share, which have a count of batches: momentum may be None with one."""
+    """Does what `batch_norm` and the modules share; momentum may be None with a count of batches."""
     check(input, running.mean, running.var, weight, bias, residual, training, eps, activation, dropout)
     return _call.batch_norm(
         input,

@@ -197,7 +197,7 @@ class FusedBatchNorm(_BatchNorm):
 
 
 def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:
-    """A parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
+    """Returns a parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
 
     Parametrised or sharded modules have it only as an attribute.
     """

@@ -25,7 +25,7 @@ def dtype_read(dtype: torch.dtype, input: Tensor) -> torch.dtype | None:
 
 
 def rows_shape(input: Tensor) -> torch.Size:
-    """The shape of the labels."""
+    """Returns the shape of the labels."""
     return torch.Size(()) if input.dim() == 1 else input.shape[:1] + input.shape[2:]
 
 

@@ -18,7 +18,7 @@ _REDUCTION_NONE = 0
 
 
 def forward(input: Tensor, target: Tensor, second: Second, weight: Tensor | None, options: Options) -> Tensor:
-    """The loss in float32, or float64, as the kernels define it."""
+    """Returns the loss in float32, or float64, as the kernels define it."""
     target2, lams, lam = second
     ignore_index, label_smoothing, z_loss, reduction = options
     x = input if input.dtype == torch.float64 else input.float()

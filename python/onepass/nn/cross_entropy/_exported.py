@@ -69,7 +69,7 @@ def exported_cross_entropy(
 def _smoothed(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, smoothing: float
 ) -> Tensor:
-    """`cross_entropy` composed of the log-softmax: what is smoothed, or has probabilities."""
+    """Composes `cross_entropy` of the log-softmax: what is smoothed, or has probabilities."""
     x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     dim = min(1, x.dim() - 1)
     logs = torch.log_softmax(x, dim)

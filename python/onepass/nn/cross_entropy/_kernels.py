@@ -67,12 +67,12 @@ class Result(NamedTuple):
 
 
 def rows_of(input: Tensor) -> int:
-    """How many distributions over the classes the logits hold."""
+    """Returns how many distributions over the classes the logits hold."""
     return 1 if input.dim() < 2 else input.numel() // input.shape[1]
 
 
 def new_result(input: Tensor, target: Tensor, reduction: str) -> Result:
-    """Memory for what `forward` returns; the totals are 0, since kernels add to them."""
+    """Allocates memory for what `forward` returns; the totals are 0, since kernels add to them."""
     wide, rows, device = statistics_dtype(input), rows_of(input), input.device
     return Result(
         torch.empty(rows if reduction == "none" else (), dtype=wide, device=device),

@@ -55,7 +55,7 @@ class LossStatistics(NamedTuple):
 
 
 def no_totals(input: Tensor) -> Tensor:
-    """The totals of no rows."""
+    """Returns the totals of no rows."""
     core = _native.core
     totals = torch.zeros(core.cross_entropy_totals, dtype=torch.float64, device=input.device)
     totals[core.cross_entropy_places["largest_logit"]] = -math.inf
@@ -63,7 +63,7 @@ def no_totals(input: Tensor) -> Tensor:
 
 
 def statistics_of(totals: Tensor) -> LossStatistics:
-    """The statistics of the kernels' totals."""
+    """Returns the statistics of the kernels' totals."""
     places = _native.core.cross_entropy_places
     rows = totals[places["rows"]]
     bin_rows, correct, confidence = totals[places["bins"] :].view(3, -1)

@@ -34,7 +34,7 @@ options_of = lru_cache(maxsize=256)(Options)
 
 @lru_cache(maxsize=256)
 def gradient_of(options: Options) -> Options:
-    """The options of the derivative."""
+    """Returns the options of the derivative."""
     return options._replace(gradient=True)
 
 
@@ -70,7 +70,7 @@ def run(
 
 
 def can_walk(input: Tensor, options: Options) -> bool:
-    """Whether the kernel takes the input with its strides."""
+    """Says whether the kernel takes the input with its strides."""
     if input.is_contiguous():
         return True
     if options.shared and not options.planes:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from onepass.nn._call.checks import check_optional, check_scaling, check_tensor
+from onepass.nn._call.checks import check_scaling, check_tensor
 from onepass.nn.dropout import _call
+from onepass.nn.dropout._checks import check_dimensions
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -125,8 +126,8 @@ def dropout1d(
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout1d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout1d", input, (2, 3))
-    return _channels(
+    check_dimensions("dropout1d", input, (2, 3))
+    return _call.channels(
         "dropout1d",
         input,
         3,
@@ -176,13 +177,13 @@ def dropout2d(
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout2d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout2d", input, (3, 4))
+    check_dimensions("dropout2d", input, (3, 4))
     if input.dim() == 3:
         warnings.warn(
             "dropout2d: input with 3 dimensions is taken as (N, C, L), as torch does; dropout1d says so",
             stacklevel=2,
         )
-    return _channels(
+    return _call.channels(
         "dropout2d",
         input,
         3,
@@ -230,8 +231,8 @@ def dropout3d(
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout3d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout3d", input, (4, 5))
-    return _channels(
+    check_dimensions("dropout3d", input, (4, 5))
+    return _call.channels(
         "dropout3d",
         input,
         5,
@@ -371,35 +372,7 @@ def feature_alpha_dropout(
 
 
 def _handled(function: Any, input: Tensor, p: float, training: bool, inplace: bool, **options: Any) -> Tensor:
-    """The call by __torch_function__ of one of its tensors or of a mode."""
+    """Makes the call by __torch_function__ of one of its tensors or of a mode."""
     tensors = (input, options.get("residual"))
     result = handle_torch_function(function, tensors, input, p=p, training=training, inplace=inplace, **options)
     return cast(Tensor, result)
-
-
-def _check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> None:
-    check_tensor(function, "input", input)
-    if input.dim() not in wanted:
-        raise ValueError(f"{function}: input must have {wanted[0]} or {wanted[1]} dimensions, got {input.dim()}")
-
-
-def _channels(
-    function: str,
-    input: Tensor,
-    batched: int,
-    p: float,
-    training: bool,
-    inplace: bool,
-    scaling: str,
-    residual: Tensor | None,
-    **draws: Any,
-) -> Tensor:
-    """One draw a channel; an input of fewer dimensions than `batched` is one example."""
-    check_optional(function, residual=residual)
-    if input.dim() >= batched:
-        return _call.dropout(function, input, p, training, inplace, scaling, residual, planes=True, **draws)
-    if residual is not None:
-        residual = residual.unsqueeze(0)
-    batch = input.unsqueeze(0)
-    output = _call.dropout(function, batch, p, training, inplace, scaling, residual, planes=True, **draws)
-    return input if inplace else output.squeeze(0)

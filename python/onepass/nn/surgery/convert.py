@@ -68,7 +68,7 @@ class Conversion:
         self._modules.clear()
 
     def __str__(self) -> str:
-        """The table as text, a line a module."""
+        """Returns the table as text, a line a module."""
         if not self.table:
             return "no batch norm or dropout"
         lines = [(entry.name or "the model itself", *entry[1:]) for entry in self.table]
@@ -151,7 +151,7 @@ def _fuse(container: nn.Sequential, outcomes: dict[int, tuple[str, str]]) -> boo
 
 
 def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]:
-    """The class of a container that fuses, or None and why there is none."""
+    """Returns the class of a container that fuses, or None and why there is none."""
     if kind is not nn.Sequential and kind.__module__.startswith("torch."):
         # Such as torch.ao's ConvBnReLU2d, for which torch's tools have tables.
         return None, f"no ReLU: its container is a {kind.__name__} of torch's own"
@@ -162,7 +162,7 @@ def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]
 
 
 def _why_left(module: nn.Module) -> str:
-    """Why a batch norm or dropout is not replaced; empty if it is."""
+    """Says why a batch norm or dropout is not replaced; empty if it is."""
     if isinstance(module, (FusedBatchNorm, DropoutModule)):
         return "is of onepass already"
     if type(module) not in _OURS:

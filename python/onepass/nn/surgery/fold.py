@@ -87,7 +87,7 @@ def fold(layer: _Layer, batch_norm: nn.Module) -> _Layer | nn.Sequential:
 
 
 def _per_output(scale: Tensor, layer: nn.Module) -> Tensor:
-    """The scales in a shape that goes with the layer's weight."""
+    """Returns the scales in a shape that goes with the layer's weight."""
     dims = cast(Tensor, layer.weight).dim()
     if not isinstance(layer, _TRANSPOSED):
         return scale.view([-1] + [1] * (dims - 1))

@@ -48,7 +48,7 @@ _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def is_ours(module: nn.Module) -> bool:
-    """True for a module of onepass, also of a subclass."""
+    """Returns True for a module of onepass, also of a subclass."""
     return isinstance(module, _OURS)
 
 
@@ -102,7 +102,7 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
-    """The class that a module gets; raises where it would compute something else then."""
+    """Returns the class that a module gets; raises where it would compute something else then."""
     which = f"{name or 'the model itself'} ({type(module).__name__})"
     kind = _TORCHS.get(type(module))
     if isinstance(module, sequential.Sequential):
