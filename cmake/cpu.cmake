@@ -5,7 +5,7 @@ set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
 # function of its own (ONEPASS_WALK), and its formula is always inlined (ONEPASS_HD), so the limits decide only how
 # often the code around such loops is repeated. With those of -O3 the kernels take half as long again to compile.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  foreach(limit max-inline-insns-auto=15 max-inline-insns-single=70 early-inlining-insns=6 inline-min-speedup=30)
+  foreach(limit max-inline-insns-auto=15 max-inline-insns-single=70 inline-min-speedup=30)
     list(APPEND cpu_options "SHELL:--param ${limit}")
   endforeach()
 endif()

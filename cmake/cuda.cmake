@@ -10,25 +10,24 @@ endif()
 if(ONEPASS_CUDA STREQUAL "ON" AND NOT onepass_nvcc)
   message(FATAL_ERROR
     "ONEPASS_CUDA=ON needs the CUDA compiler nvcc (CUDA >= 12.1), and none was found. Put nvcc on PATH, or "
-    "set CUDACXX to it, or build without CUDA by ONEPASS_CUDA=OFF.")
+    "set CUDACXX to it, or build without CUDA (ONEPASS_CUDA=OFF).")
 endif()
 
 if(NOT onepass_nvcc)
-  message(STATUS "onepass: without CUDA (ONEPASS_CUDA=${ONEPASS_CUDA})")
+  if(ONEPASS_CUDA STREQUAL "AUTO")
+    message(STATUS "onepass: CPU only, since nvcc was not found (put it on PATH, or set CUDACXX to it)")
+  else()
+    message(STATUS "onepass: CPU only (ONEPASS_CUDA=OFF)")
+  endif()
   return()
 endif()
 
-# Machine code for Turing to Blackwell, and PTX of the newest for what comes after. That of sm_80 runs on sm_86 and
-# sm_89, too, and kernels that wait for memory gain nothing from their own.
-if(NOT CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 90-real 100-real 120)
-endif()
+include(cmake/cuda_architectures.cmake)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 enable_language(CUDA)
 find_package(CUDAToolkit 12.1 REQUIRED)
-message(STATUS "onepass: CUDA ${CUDAToolkit_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")
 
 add_library(onepass_cuda_kernels OBJECT ${cuda_sources})
 target_link_libraries(onepass_cuda_kernels PRIVATE onepass_options CUDA::cudart_static)

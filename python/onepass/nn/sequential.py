@@ -29,10 +29,17 @@ class Sequential(nn.Sequential):
     Args:
         *args: Modules, or an ordered dict of them.
 
-    Differs from torch: with hooks for all modules (``register_module_forward_hook``) nothing is fused;
-    torch.fx traces both modules.
+    Differs from torch: a batch norm and the ReLU behind it run in one pass. With hooks for all modules
+    (``register_module_forward_hook``) nothing is fused; torch.fx traces both modules.
 
     Source: torch.nn.Sequential.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm1d, Sequential
+        >>> model = Sequential(BatchNorm1d(3), torch.nn.ReLU())
+        >>> model(torch.randn(4, 3)).min().item()
+        0.0
     """
 
     # The class whose place it takes: torch's, or a subclass that runs its modules as torch's does.

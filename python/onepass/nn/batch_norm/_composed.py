@@ -94,7 +94,7 @@ def gradients(
         db = \sum dz \qquad dw = \sum dz \hat x \qquad
         dx = \frac{w}{\sigma} \left(dz - \overline{dz} - \hat x\,\overline{dz\,\hat x}\right)
 
-    where the last two terms are there in training alone.
+    where the last two terms exist only in training.
 
     Args:
         grad: dy, of the output's shape.

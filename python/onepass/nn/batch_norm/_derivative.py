@@ -52,7 +52,7 @@ apply: Callable[..., Tensor] = super(torch.autograd.Function, BatchNormFunction)
 def remember(
     ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Saved, options: Options
 ) -> None:
-    """Keeps what `differentiate` needs: of the input's size, the input alone."""
+    """Keeps what `differentiate` needs; only the input itself has the input's size."""
     ctx.save_for_backward(input, weight, bias, *saved)
     ctx.options = options
     ctx.set_materialize_grads(False)

@@ -25,7 +25,7 @@ def forward(input: Tensor, target: Tensor, second: Second, weight: Tensor | None
     weight = None if weight is None else weight.to(x.dtype)
     dense = target.is_floating_point()
     if not dense:
-        # A row that does not count has no say whatever its logits are: 0 times nan would be one.
+        # A row that does not count adds nothing, whatever its logits are: 0 times nan would be nan.
         ignored = target == ignore_index
         if target2 is not None:
             ignored = ignored & (target2 == ignore_index)

@@ -55,7 +55,7 @@ def remember(
     result: Result,
     inplace: bool = False,
 ) -> None:
-    """Keeps what `differentiate` needs: of the input's size, the input alone."""
+    """Keeps what `differentiate` needs; only the input itself has the input's size."""
     ctx.save_for_backward(input, target, second.target, second.lams, weight, result.saved, result.totals)
     ctx.lam, ctx.options, ctx.inplace = second.lam, options, inplace
     ctx.set_materialize_grads(False)

@@ -57,7 +57,7 @@ def exported_cross_entropy(
     ignore_index, label_smoothing, reduction = options.ignore_index, options.label_smoothing, options.reduction
     mixed = second.target is not None or options.z_loss != 0
     if (label_smoothing or target.is_floating_point()) and is_onnx():
-        # ONNX's loss has labels alone, and torch's newer exporter drops the smoothing without a word.
+        # ONNX's loss takes only labels, and torch's newer exporter drops the smoothing silently.
         if mixed:
             refuse("cross_entropy", "label_smoothing", "0 with target2 or z_loss", label_smoothing)
         return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing)

@@ -42,7 +42,7 @@ def hidden_dropout(module: nn.Module) -> str:
     cannot be looked into is taken to read ``dropout``.
     """
     if isinstance(module, nn.RNNBase):
-        # Between layers alone.
+        # Its dropout acts only between layers.
         return "dropout" if module.num_layers > 1 and _is_positive(module.dropout) else ""
     reads, calls = _reads(module)
     for name in sorted(reads):
@@ -137,7 +137,7 @@ def _read_of_self(code: CodeType) -> frozenset[str]:
                 found.add(path)
             before = ""
             continue
-        # Python 3.13 has instructions for two variables, of which the second lies on top.
+        # Python 3.13 has instructions for two variables, the second of which is on top of the stack.
         loads = "LOAD_FAST" in instruction.opname or "LOAD_DEREF" in instruction.opname
         name = instruction.argval if loads else ""
         before, path = name[-1] if isinstance(name, tuple) else name, ""

@@ -44,8 +44,8 @@ def dropout(
         inplace: Whether to write into x.
         residual: r, of x's shape and dtype, or None for 0. Its gradient is that of y.
         generator: Draws the seed instead of torch's default generator of the device.
-        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device. Like generator it
-            has no say where nothing is drawn: without training, or with p = 0.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device. Seed and generator
+            do nothing where nothing is drawn: without training, or with p = 0.
         scaling: ``"inverted"`` as above. ``"test_time"``: what is kept is not divided in training, and
             without training y = (1 - p) x + r.
         shared: Whether all x[n] have the draws of x[0], as if x were one network's batch (`mc_dropout`).
@@ -64,6 +64,16 @@ def dropout(
     too); else they come back, as with torch.
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout
+        >>> x = torch.ones(1000)
+        >>> y = dropout(x, 0.25, seed=1)
+        >>> y.equal(dropout(x, 0.25, seed=1))
+        True
+        >>> sorted(set(y.tolist()))
+        [0.0, 1.3333333730697632]
     """
     check_scaling("dropout", scaling)
     if has_torch_function_variadic(input, residual):
@@ -100,7 +110,16 @@ def dropout1d(
     Raises:
         ValueError: x has another number of dimensions; what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout1d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout1d
+        >>> y = dropout1d(torch.ones(2, 3, 5), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout1d", scaling)
     if has_torch_function_variadic(input, residual):
@@ -141,7 +160,17 @@ def dropout2d(
     Raises:
         ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout2d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout2d
+        >>> y = dropout2d(torch.ones(2, 3, 4, 4), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout2d", scaling)
     if has_torch_function_variadic(input, residual):
@@ -185,7 +214,17 @@ def dropout3d(
     Raises:
         ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout3d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout3d
+        >>> y = dropout3d(torch.ones(2, 3, 2, 2, 2), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout3d", scaling)
     if has_torch_function_variadic(input, residual):
@@ -225,24 +264,32 @@ def alpha_dropout(
     with alpha' = 1.7581, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = a p alpha'. With p = 1 all is 0, as in torch.
 
     Args:
-        input: x, as of `dropout`.
+        input: x, of any shape; dtypes and layouts are those of `dropout`.
         p: Probability of an element to be dropped, from 0 to 1.
         training: Whether to drop at all; False by default, as in torch.
         inplace: Whether to write into x.
-        generator: As of `dropout`.
-        seed: As of `dropout`.
-        shared: As of `dropout`.
+        generator: Draws the seed instead of torch's default generator of the device.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device.
+        shared: Whether all x[n] have the draws of x[0].
 
     Returns:
         y, of x's shape and dtype.
 
     Raises:
-        ValueError: As `dropout`.
-        TypeError: As `dropout`.
+        ValueError: p is not in [0, 1]; seed and generator are both given; seed is out of range.
+        TypeError: A dtype is not supported, or x is sparse or nested.
+        RuntimeError: inplace with a leaf that requires grad.
 
-    Differs from torch: as `dropout`.
+    Differs from torch: the mask is another one for the same seed, and is the same on any device and in any layout.
 
     Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import alpha_dropout
+        >>> x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+        >>> abs(alpha_dropout(x, 0.3, training=True, seed=1).std().item() - 1) < 0.02
+        True
     """
     if has_torch_function_variadic(input):
         return _handled(alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared)
@@ -269,12 +316,38 @@ def feature_alpha_dropout(
     seed: int | Tensor | None = None,
     shared: bool = False,
 ) -> Tensor:
-    """`alpha_dropout` of whole channels of (N, C, ...); arguments as there.
+    """Sets whole channels of (N, C, ...) to SELU's lower limit, then restores mean 0 and variance 1.
+
+    The formula is that of `alpha_dropout`, with one draw for all of x[n, c].
+
+    Args:
+        input: x, of at least 2 dimensions; dtypes and layouts are those of `dropout`.
+        p: Probability of a channel to be dropped, from 0 to 1.
+        training: Whether to drop at all; False by default, as in torch.
+        inplace: Whether to write into x.
+        generator: Draws the seed instead of torch's default generator of the device.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device.
+        shared: Whether all x[n] have the draws of x[0].
+
+    Returns:
+        y, of x's shape and dtype.
 
     Raises:
-        ValueError: x has fewer than 2 dimensions where something is dropped; what `dropout` raises.
+        ValueError: x has fewer than 2 dimensions where something is dropped; p is not in [0, 1]; seed and
+            generator are both given; seed is out of range.
+        TypeError: A dtype is not supported, or x is sparse or nested.
+        RuntimeError: inplace with a leaf that requires grad.
 
-    Source: torch.nn.functional.feature_alpha_dropout.
+    Differs from torch: the mask is another one for the same seed, and is the same on any device and in any layout.
+
+    Source: Klambauer et al. 2017; torch.nn.functional.feature_alpha_dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import feature_alpha_dropout
+        >>> y = feature_alpha_dropout(torch.ones(2, 3, 4), 0.5, training=True, seed=1)
+        >>> y.amax(2).equal(y.amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     if has_torch_function_variadic(input):
         return _handled(

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from onepass.optim.schedules._combine import clamp, take
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
-from onepass.optim.schedules._limits import clamp, take
 from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
 from onepass.optim.schedules._shapes import (
     cosine,
