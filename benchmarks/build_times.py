@@ -3,7 +3,7 @@
     python benchmarks/build_times.py --output benchmarks/results/build-times.json
 
 Each build is a `pip install --no-deps` of a fresh clone of HEAD in a fresh virtual environment. It downloads the
-build's own requirements, but not torch. The seconds on the clock need an idle machine. The CPU seconds are those of
+build's own requirements, but not torch. Seconds on the clock need an idle machine. The CPU seconds are those of
 all processes of the build together, and hardly depend on what else runs.
 """
 

@@ -129,9 +129,9 @@ def functions_of_module(path: Path) -> list[Function]:
 
 
 def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None = None) -> list[Function]:
-    """Returns the functions that walk over elements in a type (a StepRule's update_range only chooses one)."""
+    """Returns the functions that walk over elements in a type (a StepUpdate's update_range only chooses one)."""
     walk = re.compile(
-        rf"update_(?:range|rows)<{computed},(?!.*StepRule)"
+        rf"update_(?:range|rows)<{computed},(?!.*StepUpdate)"
         + rf"|update_(?:bfloat16_pairs|stored_row|with_tail|measured)<.*<{computed}>"
         + rf"|(?:(?:walk|stream)_channels?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|(?:drop_elements|drop_pairs)<onepass::math::\w+<{computed}[,>]"
