@@ -136,7 +136,7 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|(?:(?:walk|stream)_channels?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|(?:drop_elements|drop_pairs)<onepass::math::\w+<{computed}[,>]"
         + rf"|(?:add_classes|(?:walk|stream)_classes|(?:add|walk)_tile|exponential_row)<(?:.*[< ])?{computed}>"
-        + ("|stream_part<" if computed == "float" else "|add_row<")
+        + ("|probe_part<" if computed == "float" else "|add_row<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]
 
