@@ -38,6 +38,7 @@ ARITHMETIC = {
     "clip": "mul",
     "cross_entropy": "fmadd mul",
     "dropout": "mul",
+    "lion": "mul add sub",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows in a leaf: no loop over elements
     "probe": "mul add",
@@ -52,6 +53,7 @@ TYPES = {
     "clip": BOTH,
     "cross_entropy": BOTH,
     "dropout": BOTH,
+    "lion": BOTH,
     "sgd": BOTH,
     "statistics": (),
     "probe": ("float",),

@@ -57,7 +57,8 @@ ONEPASS_HD uint64_t pack_word(const uint8_t* flags) {
 
 // flags[0 .. n) of bits begin .. begin + n.
 ONEPASS_WALK inline void unpack_bits(const uint8_t* bits, int64_t begin, int64_t n, uint8_t* flags) {
-  const auto flag = [&](int64_t i) { flags[i] = bits[(begin + i) / 8] >> ((begin + i) % 8) & 1; };
+  const auto flag = [&](int64_t i)
+                        ONEPASS_INLINED { flags[i] = bits[(begin + i) / 8] >> ((begin + i) % 8) & 1; };
   int64_t i = 0;
   for (; i < n && (begin + i) % 8 != 0; ++i) flag(i);
   for (; i + 64 <= n; i += 64) {

@@ -89,7 +89,7 @@ inline void decide(const math::Dropout& dropout, const uint8_t* drawn, int64_t c
 template <class T>
 ONEPASS_WALK void drop_strip(const T* from, const uint8_t* __restrict kept, T scale, T* to, int64_t n) {
   constexpr int64_t kBlock = 64;
-  const auto drop = [&](int64_t begin, int64_t end) {
+  const auto drop = [&](int64_t begin, int64_t end) ONEPASS_INLINED {
     ONEPASS_INDEPENDENT
     for (int64_t i = begin; i < end; ++i) to[i] = math::drop(from[i], kept[i] != 0, scale);
   };
