@@ -6,11 +6,12 @@
 #include <cstdio>
 #include <cstring>
 
-#include "loops/kept_rows.h"
+#include "loops/draws/kept.h"
 
 namespace {
 
 using namespace onepass::ONEPASS_ISA;
+using onepass::math::kFirstDraw;
 
 constexpr uint64_t kSeed = 20261125;
 constexpr int64_t kBytes = 4096;
@@ -26,7 +27,9 @@ int main(int count, char** words) {
   alignas(64) static uint32_t drawn[kBytes / 4];
   for (uint64_t i = 0;; ++i) {
     const auto dropout = onepass::math::Dropout::make(0.5, calls ? i : kSeed);
-    draw_batches(dropout, calls ? 0 : i * (kBytes / kEach), kBytes / kDrawsAtOnce, Nothing{}, drawn);
+    const uint64_t first = calls ? 0 : i * (kBytes / kEach);
+    draw_blocks_from(first, kFirstDraw[0], kFirstDraw[1], dropout.seed, kBytes / kDrawsAtOnce, Nothing{},
+                     drawn);
     if (std::fwrite(drawn, 1, kBytes, stdout) != size_t(kBytes)) return 0;
   }
 }

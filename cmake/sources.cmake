@@ -21,6 +21,7 @@ list(APPEND cuda_sources csrc/kernels/optim/step_count.cu)
 list(APPEND bind_sources
   csrc/bind/module.cpp
   csrc/bind/core/layer.cpp
+  csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp
   csrc/bind/core/probe.cpp
   csrc/bind/core/target.cpp

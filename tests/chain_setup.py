@@ -1,4 +1,4 @@
-"""Schedulers that share an optimizer: all classes that torch and we both have, and how they are run together."""
+"""Schedulers that share an optimizer: all classes that both torch and we have, and how they are run together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ theirs = torch.optim.lr_scheduler
 STEPS = 20
 METRICS = [1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8, 0.8, *[0.7] * 20]
 FIELDS = ("lr", "momentum")
-# Each step rounds once or twice in torch, and otherwise in ours.
+# torch rounds once or twice in each step, ours rounds elsewhere.
 RTOL = 1e-10
 
 
@@ -29,14 +29,14 @@ MAKERS = {
     "LinearLR": lambda p, o: p.LinearLR(o, 0.25, 0.8, 6),
     "ExponentialLR": lambda p, o: p.ExponentialLR(o, 0.9),
     "PolynomialLR": lambda p, o: p.PolynomialLR(o, 12, 2.0),
-    # Both go beyond their minima.
+    # Both run beyond their minima.
     "CosineAnnealingLR": lambda p, o: p.CosineAnnealingLR(o, 6, 1e-3),
     "CosineAnnealingLR-0": lambda p, o: p.CosineAnnealingLR(o, 7),
     "MultiplicativeLR": lambda p, o: p.MultiplicativeLR(o, shrink),
     "LambdaLR": lambda p, o: p.LambdaLR(o, inverse),
     "CosineAnnealingWarmRestarts": lambda p, o: p.CosineAnnealingWarmRestarts(o, 4, 2, 1e-3),
     "OneCycleLR": lambda p, o: p.OneCycleLR(o, 0.5, 30),
-    # The momentum is OneCycleLR's alone: torch keeps the bounds of both in the same entries of the groups.
+    # Only OneCycleLR moves the momentum: torch keeps the bounds of both classes in the same entries of the groups.
     "CyclicLR": lambda p, o: p.CyclicLR(o, 0.01, 0.5, 4, 6, "triangular2", cycle_momentum=False),
     "SequentialLR": lambda p, o: p.SequentialLR(o, [p.LinearLR(o, 0.1, 1.0, 5), p.StepLR(o, 4, 0.5)], [5]),
     "ChainedScheduler": lambda p, o: p.ChainedScheduler([p.LinearLR(o, 0.1, 1.0, 5), p.ExponentialLR(o, 0.9)]),
@@ -68,7 +68,7 @@ def step_all(schedulers, order, step):
 
 
 def run(names, packages, order, lrs=(0.1, 0.5), steps=STEPS):
-    """What the groups hold after each step, with the first values in front."""
+    """What the groups hold before the first and after each step."""
     optimizer = optimizer_of(lrs)
     schedulers = made(names, packages, optimizer)
     values = [read(optimizer)]
@@ -79,7 +79,7 @@ def run(names, packages, order, lrs=(0.1, 0.5), steps=STEPS):
 
 
 def begin(names):
-    """From which step on torch is a reference: its CyclicLR takes its first rate from another's initial rate."""
+    """The step from which torch is a reference: its CyclicLR takes its first rate from another's initial rate."""
     return 1 if "CyclicLR" in names[1:] else 0
 
 

@@ -137,7 +137,8 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|update_(?:bfloat16_pairs|stored_strip|with_tail|measured)<.*<{computed}>"
         + rf"|(?:walk_(?:along|across)(?:_nontemporal)?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|drop_elements<onepass::math::\w+<{computed}[,>]"
-        + rf"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)<(?:.*[< ])?{computed}>"
+        + r"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)"
+        + rf"<(?:.*[< ])?{computed}>"
         + ("|probe_part<" if computed == "float" else "|add_strip<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]

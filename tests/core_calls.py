@@ -66,8 +66,8 @@ def batch_norm_inference(**given: Any) -> Any:
     right = {
         "x": torch.ones(4, 3),
         "y": torch.zeros(4, 3),
-        "mean": torch.zeros(3),
-        "var": torch.ones(3),
+        "running_mean": torch.zeros(3),
+        "running_var": torch.ones(3),
         **dict.fromkeys(("weight", "bias", "residual", "mask")),
         "eps": 1e-5,
         "activation": None,

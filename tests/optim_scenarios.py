@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from tolerance import FLOAT32_STEPS
+
 SCENARIOS: dict[str, Callable[[type], Any]] = {}
 
 
@@ -59,7 +61,7 @@ def same(mine: Any, theirs: Any, what: str = "", path: str = "") -> None:
     where = f"{what}{path}: {mine!r} instead of {theirs!r}"
     if isinstance(theirs, torch.Tensor):
         assert isinstance(mine, torch.Tensor), where
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(mine, theirs, **FLOAT32_STEPS)
     elif isinstance(theirs, (list, tuple)):
         assert type(mine) is type(theirs), where
         assert len(mine) == len(theirs), where

@@ -195,7 +195,7 @@ def test_nothing_is_written_beyond_the_outputs(backend, dtype, layout):
         )
         mask = guarded((x.numel() + 7) // 8, dtype=torch.uint8)
         threads = torch.get_num_threads()
-        size = _native.core.batch_norm_workspace(x)
+        size = _native.core.batch_norm_workspace(x=x)
         shared = {"activation": "relu", "dropout": 0.25, "seed": 3, "mask": mask, "threads": threads}
         params = {"x": x, "weight": weight, "bias": bias}
         work = {"workspace": guarded(size, dtype=torch.float64)}

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import onepass.nn
 from batch_norm_setup import FUSED, FUSED_IDS, call, laid_out, leaves
 from onepass.nn.functional import batch_norm
+from tolerance import FLOAT64, NORM_GRADIENTS, SECOND_DERIVATIVES
 
 fused = pytest.mark.parametrize("options", FUSED, ids=FUSED_IDS)
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -47,12 +48,12 @@ def test_gradients_that_can_be_differentiated_are_the_same(backend, training, op
     kernels = torch.autograd.grad(y, wanted, dy, retain_graph=True)
     composed = torch.autograd.grad(y, wanted, dy, create_graph=True)
     for mine, other in zip(composed, kernels, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(mine, other, **FLOAT64)
 
 
 def test_second_derivatives_are_torchs():
     """With float32 and float16, whose parameters are wider than the input."""
-    for dtype, tolerance in ((torch.float32, 1e-3), (torch.float16, 0.1)):
+    for dtype, tolerance in SECOND_DERIVATIVES.items():
         results = []
         for function in (F.batch_norm, batch_norm):
             x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
@@ -62,7 +63,7 @@ def test_second_derivatives_are_torchs():
             results.append(torch.autograd.grad(grad.float().square().sum(), (x, weight)))
         for mine, theirs in zip(*results, strict=True):
             assert mine.dtype == theirs.dtype
-            torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
+            torch.testing.assert_close(mine, theirs, **tolerance)
 
 
 def test_third_order():
@@ -151,7 +152,7 @@ def test_two_forwards_before_one_backward(backend):
         (first.square() * second).sum().backward()
         grads.append([value.grad for value in values] + [module.weight.grad])
     for theirs, mine in zip(*grads, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine, theirs, **NORM_GRADIENTS)
 
 
 def test_running_statistics_changed_between_forward_and_backward(backend):
@@ -223,7 +224,7 @@ def test_gradients_under_activation_checkpointing_are_torchs(reentrant):
         run(x).square().sum().backward()
         results.append([x.grad, module.weight.grad, module.running_mean, module.running_var])
     for theirs, mine in zip(*results, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine, theirs, **NORM_GRADIENTS)
 
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "plain"])

@@ -157,8 +157,8 @@ CALLS = [
     ("adam", lambda: functional.adam(*[[on_cuda()] for _ in range(5)], [torch.tensor(3.0)], **ADAM)),
     ("adamw", lambda: functional.adamw(*[[on_cuda()] for _ in range(5)], [torch.tensor(3.0)], **ADAM)),
     ("clip_grad_value_", lambda: _native.core.grad_clamp("clip_grad_value_", [on_cuda()], 1.0, 1)),
-    ("batch_norm", lambda: _native.core.batch_norm_workspace(on_cuda())),
-    ("cross_entropy", lambda: _native.core.cross_entropy_workspace(on_cuda(), True, 1)),
+    ("batch_norm", lambda: _native.core.batch_norm_workspace(x=on_cuda())),
+    ("cross_entropy", lambda: _native.core.cross_entropy_workspace(x=on_cuda(), threads=1, statistics=True)),
     ("exponential", lambda: _native.core.exponential(on_cuda(), on_cuda(), 1)),
 ]
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import onepass.nn
 from onepass.nn import convert
+from tolerance import NORM_GRADIENTS
 
 
 def network() -> nn.Sequential:
@@ -54,7 +55,7 @@ def test_a_converted_model_trains_as_before(fuse_relu):
     assert type(model) is (onepass.nn.Sequential if fuse_relu else nn.Sequential)
     assert [entry.outcome for entry in result.table if entry.kind == "ReLU"] == ["taken over"] * 2 * fuse_relu
     for mine, theirs in zip(train(model), train(plain), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(mine, theirs, **NORM_GRADIENTS)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value)
 

@@ -20,7 +20,15 @@ from cross_entropy_setup import (
     torchs,
 )
 from onepass.nn.functional import cross_entropy
-from tolerance import assert_parity, assert_scalar
+from tolerance import (
+    CONFIDENT,
+    LOSS,
+    LOSS_GRADIENT,
+    TORCHS_LOSS,
+    TORCHS_LOSS_GRADIENT,
+    assert_parity,
+    assert_scalar,
+)
 
 
 def judge(found, theirs, exact, what=""):
@@ -93,8 +101,8 @@ def test_rows_are_split_where_they_are_few(monkeypatch):
             narrow = x.clone().requires_grad_()
             loss = cross_entropy(narrow, target, label_smoothing=0.1)
             loss.backward()
-            torch.testing.assert_close(loss.double(), exact.detach(), rtol=1e-6, atol=0)
-            torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=2e-6, atol=1e-12)
+            torch.testing.assert_close(loss.double(), exact.detach(), **LOSS)
+            torch.testing.assert_close(narrow.grad.double(), wide.grad, **LOSS_GRADIENT)
 
 
 def test_confident_rows_do_not_cancel(backend):
@@ -106,8 +114,8 @@ def test_confident_rows_do_not_cancel(backend):
     narrow = x.to(backend.device, copy=True).requires_grad_()
     loss = cross_entropy(narrow, target.to(backend.device), reduction="none")
     loss.sum().backward()
-    torch.testing.assert_close(loss.detach().cpu().double(), others.log1p(), rtol=3e-7, atol=0)
-    torch.testing.assert_close(narrow.grad[:, 3].cpu().double(), -others / (1 + others), rtol=3e-7, atol=0)
+    torch.testing.assert_close(loss.detach().cpu().double(), others.log1p(), **CONFIDENT)
+    torch.testing.assert_close(narrow.grad[:, 3].cpu().double(), -others / (1 + others), **CONFIDENT)
     theirs = x.clone().requires_grad_()
     F.cross_entropy(theirs, target, reduction="sum").backward()
     assert theirs.grad[4, 3] == 0
@@ -132,7 +140,7 @@ def test_logits_that_are_not_finite(backend, shape, smoothing):
                 (grad,) = torch.autograd.grad(loss, leaf, torch.ones_like(loss))
                 results.append((loss.detach().cpu(), grad.cpu()))
             for theirs, mine in zip(*results, strict=True):
-                torch.testing.assert_close(mine, theirs, equal_nan=True, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(mine, theirs, equal_nan=True, **TORCHS_LOSS_GRADIENT)
 
 
 def test_ignored_rows_have_no_gradient_whatever_they_hold(backend):
@@ -197,12 +205,12 @@ def _moved(function, backend, *args, **kwargs):
 
 
 def _same(mine, theirs, leaf):
-    rtol, atol = (2e-2, 2e-2) if leaf.dtype == torch.bfloat16 else (1e-5, 1e-6)
+    allowed = TORCHS_LOSS[torch.bfloat16 if leaf.dtype == torch.bfloat16 else torch.float32]
     assert mine.shape == theirs.shape
-    torch.testing.assert_close(mine.cpu().to(theirs.dtype), theirs, rtol=rtol, atol=atol, equal_nan=True)
+    torch.testing.assert_close(mine.cpu().to(theirs.dtype), theirs, **allowed, equal_nan=True)
     if leaf.requires_grad and leaf.numel():
         grads = [torch.autograd.grad(out.sum(), leaf, retain_graph=True)[0] for out in (mine, theirs)]
-        torch.testing.assert_close(*grads, rtol=rtol, atol=atol, equal_nan=True)
+        torch.testing.assert_close(*grads, **allowed, equal_nan=True)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

@@ -8,6 +8,7 @@ import torch
 from onepass.bench import cross_entropy as bench
 from onepass.bench import harness
 from onepass.parity import cross_entropy as parity
+from tolerance import HALF_RESULTS
 
 CPU = torch.device("cpu")
 
@@ -17,8 +18,8 @@ def test_competitors_compute_the_same(work):
     small = bench.Work(**{**vars(work), "shape": (6, 5, 3, 4)[: len(work.shape)], "backward": True})
     competitors = bench._Competitors(small, CPU)
     for mine, theirs in zip(*(competitors.step(f)() for f in (competitors.ours, competitors.torchs)), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=0.02, rtol=0.02)
-    torch.testing.assert_close(competitors.ours(), competitors.torchs().float(), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(mine, theirs, **HALF_RESULTS)
+    torch.testing.assert_close(competitors.ours(), competitors.torchs().float(), **HALF_RESULTS)
 
 
 def test_a_case_is_timed_with_its_bytes_kept():

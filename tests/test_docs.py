@@ -11,6 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tolerance import SHOWN_RTOL
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -142,6 +144,13 @@ def test_files_that_a_page_names_exist(page):
             assert any(f"/{path}".endswith(f"/{named}") for path in FILES), named
 
 
+def test_pages_that_the_code_names_exist():
+    for path in FILES:
+        if path.endswith((".py", ".h", ".cuh", ".cu", ".cpp", ".cmake", ".txt")):
+            for named in re.findall(r"\bdocs/[\w/-]+\.md\b", (ROOT / path).read_text()):
+                assert (ROOT / named).is_file(), f"{path} names {named}"
+
+
 def test_traps_name_tests():
     tests = "\n".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     named = re.findall(r"`(test_\w+)`", (DOCS / "traps.md").read_text())
@@ -171,7 +180,9 @@ def test_readmes_figures_are_drawn_from_the_json():
     torchs = [case["competitors"]["torch"]["theirs_over_ours"] for case in cases if "torch" in case["competitors"]]
     (train,) = [case["competitors"]["torch"]["theirs_over_ours"] for case in cases if case["case"] == "train"]
     (shown, low, high) = re.search(r"\*\*([\d.]+)\*\*.* ([\d.]+) to ([\d.]+) ", row).groups()
-    assert [float(shown), float(low), float(high)] == pytest.approx([train, min(torchs), max(torchs)], rel=0.01)
+    assert [float(shown), float(low), float(high)] == pytest.approx(
+        [train, min(torchs), max(torchs)], rel=SHOWN_RTOL
+    )
 
 
 @pytest.mark.parametrize("name", results.TABLES)

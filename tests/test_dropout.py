@@ -120,7 +120,17 @@ def test_every_tail(backend, numel):
             memory = torch.full((numel + 9,), 3.0, dtype=dtype, device=backend.device)
             out = memory[offset : offset + numel]
             _native.core.dropout(
-                out, out, None, 0.3, "inverted", False, 5, False, False, None, torch.get_num_threads()
+                x=out,
+                threads=torch.get_num_threads(),
+                y=out,
+                residual=None,
+                planes=False,
+                shared=False,
+                p=0.3,
+                scaling="inverted",
+                gradient=False,
+                table=None,
+                seed=5,
             )
             assert np.array_equal(out.ne(0).cpu().numpy(), kept(np.arange(numel), 0.3, 5))
             assert (memory[:offset] == 3).all()

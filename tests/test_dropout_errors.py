@@ -76,6 +76,22 @@ def test_errors(call, error, message):
     assert str(caught.value) == message
 
 
+# A right call of the core.
+_CALL = {
+    "x": torch.ones(4, 3),
+    "threads": 1,
+    "y": torch.ones(4, 3),
+    "residual": None,
+    "planes": False,
+    "shared": False,
+    "p": 0.5,
+    "scaling": "inverted",
+    "gradient": False,
+    "table": None,
+    "seed": 1,
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -135,21 +151,8 @@ def test_errors(call, error, message):
     ids=str,
 )
 def test_errors_of_the_core(changes, error, message):
-    call = {
-        "x": torch.ones(4, 3),
-        "y": torch.ones(4, 3),
-        "residual": None,
-        "p": 0.5,
-        "scaling": "inverted",
-        "gradient": False,
-        "seed": 1,
-        "planes": False,
-        "shared": False,
-        "table": None,
-        "threads": 1,
-    }
     with pytest.raises(error) as caught:
-        _native.core.dropout(**{**call, **changes})
+        _native.core.dropout(**{**_CALL, **changes})
     assert str(caught.value).startswith(message)
 
 
@@ -158,12 +161,11 @@ _MEMORY = torch.ones(20)
 
 def test_overlap_is_refused_but_for_in_place():
     memory = torch.ones(20)
+    apart, overlapping = memory[:10], memory[5:15]
     with pytest.raises(ValueError, match="dropout: "):
-        _native.core.dropout(memory[:10], memory[5:15], None, 0.5, "inverted", False, 1, False, False, None, 1)
+        _native.core.dropout(**{**_CALL, "x": apart, "y": overlapping})
     with pytest.raises(ValueError, match="dropout: "):
-        _native.core.dropout(
-            memory[:10], memory[10:], memory[5:15], 0.5, "inverted", False, 1, False, False, None, 1
-        )
+        _native.core.dropout(**{**_CALL, "x": apart, "y": memory[10:], "residual": overlapping})
 
 
 def test_in_place_is_refused_before_anything_is_changed():

@@ -91,6 +91,12 @@ CALLS = {
     },
     "core/layer.h": {
         " must be a number or a tensor, got None": lambda: core.dropout(seed=lambda: None),
+        " must be 0 to 2**64 - 1, got ": lambda: core.dropout(seed=-1),
+    },
+    "core/named.cpp": {
+        ":  must be given, got no argument of that name": lambda: _native.core.dropout(x=ones(4)),
+        ":  must not be given, got one, and this function has no such argument": lambda: core.dropout(q=0.5),
+        ":  must be , got ": lambda: core.dropout(p="a half"),
     },
     "core/overlap.cpp": {
         " and  must not share memory, got overlapping storage": lambda: core.sgd([SHARED[:4], SHARED[2:6]]),
@@ -188,9 +194,14 @@ CALLS = {
             lambda: core.batch_norm(x=ones(4, 6)[:, ::2])
         ),
         "batch_norm: y, mean and invstd must be tensors, got None": lambda: core.batch_norm(y=None),
-        "batch_norm: y, mean and var must be tensors, got None": lambda: core.batch_norm_inference(mean=None),
+        "batch_norm: y, running_mean and running_var must be tensors, got None": (
+            lambda: core.batch_norm_inference(running_mean=None)
+        ),
         "batch_norm_backward: dy, mean and invstd must be tensors, got None": (
             lambda: core.batch_norm_backward(dy=None)
+        ),
+        'batch_norm_backward: mask must be None unless activation is "relu", got one': (
+            lambda: core.batch_norm_backward(mask=ones(2, dtype=torch.uint8))
         ),
     },
     "optim/batch.cpp": {

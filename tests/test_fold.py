@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import onepass.nn
 from onepass.nn import fold
+from tolerance import FLOAT64
 
 LAYERS = [
     ("linear", lambda: nn.Linear(4, 6), nn.BatchNorm1d, (5, 4)),
@@ -54,7 +55,7 @@ def test_one_layer_does_what_the_pair_did(name, make, kind, shape, options):
         before = copy.deepcopy((layer, norm))
         folded = fold(layer, norm)
         assert type(folded) is type(layer)
-        torch.testing.assert_close(folded(x), norm(layer(x)), atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(folded(x), norm(layer(x)), **FLOAT64)
         for part, copied in zip((layer, norm), before, strict=True):
             for key, value in part.state_dict().items():
                 assert torch.equal(value, copied.state_dict()[key])

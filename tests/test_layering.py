@@ -17,6 +17,17 @@ CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "python" / "onepass"
 # Each layer of csrc includes itself and those before it.
 LAYERS = ("core", "math", "loops", "kernels", "bind")
+# Folders of csrc/loops, and which of the others each may include: no circle, and no folder includes a later one.
+LOOPS = {
+    "common": (),
+    "draws": ("common",),
+    "tensors": ("common", "draws"),
+    "channels": ("common", "draws"),
+    "elements": ("common", "draws", "channels"),
+    "classes": ("common",),
+}
+# Folders of csrc/kernels and csrc/bind: a family includes no other; in bind all stand on core.
+FAMILIES = ("optim", "norm", "loss", "dropout", "probe")
 # The parts of the package that only the command needs, and what each of them may import of the others.
 TOOLS = {"bench": (), "parity": (), "demo": ("bench",), "cli": ("bench", "parity", "demo")}
 MAX_LINES = 400
@@ -66,6 +77,53 @@ def test_includes_only_layers_before(path):
     assert [name for name in own_includes(path) if Path(name).parts[0] not in allowed] == []
 
 
+def folder(path: Path) -> str:
+    """The folder of a file within its layer; "" where it lies in the layer itself."""
+    inside = path.parts[1:-1]
+    return inside[0] if inside else ""
+
+
+@each([p for p in CPP if p.relative_to(CSRC).parts[0] == "loops"])
+def test_loops_include_only_folders_before(path):
+    own = folder(path.relative_to(CSRC))
+    allowed = (own, *LOOPS[own])
+    inside = [Path(name) for name in own_includes(path) if Path(name).parts[0] == "loops"]
+    assert [str(name) for name in inside if folder(name) not in allowed] == []
+
+
+def test_folders_of_loops_have_an_order():
+    names = list(LOOPS)
+    assert sorted(names) == sorted(p.name for p in (CSRC / "loops").iterdir())
+    assert all(names.index(other) < names.index(name) for name, others in LOOPS.items() for other in others)
+
+
+@each([p for p in CPP if p.relative_to(CSRC).parts[0] in ("kernels", "bind")])
+def test_families_include_no_other(path):
+    layer, own = path.relative_to(CSRC).parts[0], folder(path.relative_to(CSRC))
+    if own == "":  # the list of all kernels, the module
+        return
+    assert own in (*FAMILIES, *(("core",) if layer == "bind" else ()))
+    allowed = ("", own, *(("core",) if layer == "bind" else ()))
+    inside = [Path(name) for name in own_includes(path) if Path(name).parts[0] == layer]
+    assert [str(name) for name in inside if folder(name) not in allowed] == []
+
+
+def test_includes_make_no_circle():
+    """Followed from each header, includes end."""
+    edges = {str(p.relative_to(CSRC)): own_includes(p) for p in CPP}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join([*way, name])
+        if name not in done:
+            for other in edges[name]:
+                follow(other, (*way, name))
+            done.add(name)
+
+    for name in edges:
+        follow(name, ())
+
+
 @each(CPP)
 def test_includes_no_framework(path):
     """No torch anywhere, Python in bind/ alone, CUDA and the simulator through core/kernel_compat.cuh alone."""
@@ -93,8 +151,8 @@ def test_formulas_work_on_registers(path):
 
 
 @each([p for p in CPP if p.relative_to(CSRC).parts[0] in ("loops", "kernels", "bind")])
-def test_formulas_stand_in_math_alone(path):
-    """Outside csrc/math nothing is computed of elements: no function of mathematics, no moment's coefficient."""
+def test_formulas_stand_in_math_only(path):
+    """No function of mathematics, no product with a hyper-parameter; for loops see test_functions.py."""
     code = code_of(path)
     assert not re.search(r"\b(?:sqrt|rsqrt|pow|exp|expm1|log|log1p|tanh|erf|fma)f?\s*\(", code)
     assert not re.search(r"\b(?:beta[12]|momentum|lr|weight_decay|eps)\s*[*/]|[*/]\s*(?:beta[12]|lr|eps)\b", code)

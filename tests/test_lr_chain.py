@@ -1,4 +1,4 @@
-"""Schedulers that share an optimizer: each is applied to the rate that the one before left, as torch documents."""
+"""Schedulers that share an optimizer: each applies to the rate that the one before left, as torch documents."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from chain_setup import (
 )
 from onepass.optim import lr_scheduler as ours
 from onepass.optim import schedules as s
+from tolerance import FLOAT32_RATES, SCHEDULE_RTOL
 
 PAIRS = list(itertools.product(MAKERS, repeat=2))
 MIXES = {2: list(itertools.product([ours, theirs], repeat=2))[:-1]}
@@ -37,7 +38,7 @@ def name_of(packages):
 @pytest.mark.parametrize("first", MAKERS)
 @pytest.mark.parametrize("lrs", [(0.1,), (0.1, 0.5)], ids=["one group", "two groups"])
 def test_all_pairs(first, lrs):
-    """In both orders of construction and of stepping, ours beside ours and beside torch's."""
+    """Both orders of construction and of stepping; ours next to ours, and next to torch's."""
     for second, order in itertools.product(MAKERS, [(0, 1), (1, 0)]):
         names = (first, second)
         wanted = run(names, [theirs, theirs], order, lrs)
@@ -48,7 +49,7 @@ def test_all_pairs(first, lrs):
 
 @pytest.mark.parametrize("first", MAKERS)
 def test_all_triples(first):
-    """Every order of construction; orders of stepping and mixes with torch's in turn."""
+    """Every order of construction; the orders of stepping and the mixes with torch's take turns."""
     orders = list(itertools.permutations(range(3)))
     for turn, (second, third) in enumerate(PAIRS):
         names = first, second, third
@@ -67,7 +68,7 @@ def test_the_example():
         rates.append(optimizer.param_groups[0]["lr"])
         for scheduler in schedulers:
             scheduler.step()
-    assert rates == pytest.approx([1, 1, 0.5, 0.05, 0.05, 0.025, 0.0025, 0.0025], rel=1e-12)
+    assert rates == pytest.approx([1, 1, 0.5, 0.05, 0.05, 0.025, 0.0025, 0.0025], rel=SCHEDULE_RTOL)
 
 
 CHAINING = [
@@ -79,7 +80,7 @@ CHAINING = [
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
 def test_a_rate_changed_by_hand(name, tensor):
-    """Where torch keeps it ours does, and where torch loses it, too; in groups that hold tensors as well."""
+    """Ours keep it if torch's do, and lose it if torch's do, also in groups that hold tensors."""
 
     def rates_of(package):
         lrs = [torch.tensor(lr, dtype=torch.float64) if tensor else lr for lr in (0.1, 0.5)]
@@ -102,7 +103,7 @@ def test_a_rate_changed_by_hand(name, tensor):
 
 @pytest.mark.parametrize("make", [lambda o: ours.ScheduleLR(o, s.step(3, 0.5)), lambda o: ours.StepLR(o, 3, 0.5)])
 def test_other_fields_chain_too(make):
-    """Two schedulers of one field, and a hand; a rate that another one decays."""
+    """Two schedulers and a hand change one field; another scheduler decays the rate."""
     optimizer = optimizer_of([1.0])
     optimizer.param_groups[0]["weight_decay"] = 1.0
     fields = [
@@ -119,22 +120,22 @@ def test_other_fields_chain_too(make):
         scheduler.step()
     group = optimizer.param_groups[0]
     assert group["lr"] == 0.5
-    assert group["weight_decay"] == pytest.approx(7 * 0.5**4 * 0.1**2, rel=1e-12)
-    assert group["momentum"] == pytest.approx(0.9 * 0.9**4, rel=1e-12)
+    assert group["weight_decay"] == pytest.approx(7 * 0.5**4 * 0.1**2, rel=SCHEDULE_RTOL)
+    assert group["momentum"] == pytest.approx(0.9 * 0.9**4, rel=SCHEDULE_RTOL)
 
 
 @pytest.mark.parametrize("mix", range(3))
 @pytest.mark.parametrize("order", ["optimizer first", "optimizer last", "optimizer between", "no optimizer"])
 @pytest.mark.parametrize("first", MAKERS)
 def test_pairs_resume(first, order, mix):
-    """In the middle, through torch.save; ours also without the state of the optimizer."""
+    """Resuming in the middle, through torch.save; ours resume without the optimizer's state, too."""
     packages = MIXES[2][mix]
     if order == "no optimizer" and packages != (ours, ours):
         return  # torch's classes need the optimizer's state
     for second, at in itertools.product(MAKERS, (1, 6, 9) if packages == (ours, ours) else (6,)):
         names = (first, second)
         if order == "no optimizer" and "MultiplicativeLR" in names:
-            continue  # torch's
+            continue  # which is torch's
         optimizer = optimizer_of()
         schedulers = made(names, packages, optimizer)
         for step in range(at):
@@ -187,7 +188,7 @@ def test_pairs_go_into_torchs_classes_and_back(first, direction, order):
 
 @pytest.mark.parametrize("kind", ["many", "one rate", "integers", "float32"])
 def test_pairs_of_many_groups_and_of_tensors(kind):
-    """The core writes many groups; a tensor of float32 rounds, and is no change by another."""
+    """The core writes many groups; a float32 tensor rounds its value, which does not count as a change."""
     lrs = {
         "many": [0.1 + 0.01 * i for i in range(30)],
         "one rate": [0.1] * 30,
@@ -204,7 +205,7 @@ def test_pairs_of_many_groups_and_of_tensors(kind):
             own = [lr.clone() if kind == "float32" else lr for lr in lrs]
             values.append(run(names, [package, package], (0, 1), own))
         if kind == "float32":
-            torch.testing.assert_close(torch.tensor(values[0]), torch.tensor(values[1]), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(torch.tensor(values[0]), torch.tensor(values[1]), **FLOAT32_RATES)
         else:
             assert_same(*values, names)
 
@@ -235,7 +236,7 @@ def test_copies_of_a_pair_go_on():
 @pytest.mark.parametrize("name", ["StepLR", "CosineAnnealingLR", "SequentialLR", "ChainedScheduler", "LambdaLR"])
 @pytest.mark.parametrize("every", [1, 3, 7])
 def test_several_updates_at_once(name, every):
-    """follow="optimizer": it does not matter how often step is called."""
+    """With follow="optimizer" it does not matter how often step is called."""
 
     def rates_of(often):
         optimizer = optimizer_of()
@@ -275,7 +276,7 @@ def test_a_dropped_step_moves_nothing_of_a_pair():
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_warm_up_from_zero_beside_another(turned):
-    """torch refuses a factor of 0, because no factor leads away from it: here the others' factors come back."""
+    """torch refuses a factor of 0, because no factor leads away from it; here the others' factors come back."""
     optimizer = optimizer_of([1.0])
     makers = [lambda: ours.ScheduleLR(optimizer, s.warmup(4)), lambda: ours.ConstantLR(optimizer, 0.5, 3)]
     schedulers = [make() for make in (makers[::-1] if turned else makers)]
@@ -285,7 +286,7 @@ def test_a_warm_up_from_zero_beside_another(turned):
         rates.append(optimizer.param_groups[0]["lr"])
         for scheduler in schedulers:
             scheduler.step()
-    assert rates == pytest.approx([0, 0.125, 0.25, 0.75, 1.0, 1.0, 1.0], rel=1e-12)
+    assert rates == pytest.approx([0, 0.125, 0.25, 0.75, 1.0, 1.0, 1.0], rel=SCHEDULE_RTOL)
 
 
 def test_a_plateau_with_a_warm_up_beside_a_decay():
@@ -301,7 +302,7 @@ def test_a_plateau_with_a_warm_up_beside_a_decay():
         if step == 4:
             plateau.step(1.0)
             plateau.step(1.0)
-    assert rates == pytest.approx([0, 0.125, 0.125, 0.09375, 0.0625, 0.015625], rel=1e-12)
+    assert rates == pytest.approx([0, 0.125, 0.125, 0.09375, 0.0625, 0.015625], rel=SCHEDULE_RTOL)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -315,7 +316,7 @@ def test_a_pair_resumed_by_last_epoch(turned):
     arguments = {"StepLR": (3, 0.5), "LinearLR": (0.25, 0.8, 6)}
     kept = [getattr(ours, name)(other, *arguments[name], last_epoch=8) for name in names]
     assert_same([read(other)], [wanted])
-    # The same once more, as in a notebook, where the old ones still live.
+    # Make the same ones again, as in a notebook, where the old ones are still alive.
     kept += [getattr(ours, name)(other, *arguments[name], last_epoch=8) for name in names]
     assert_same([read(other)], [wanted])
     wanted = run(names, [ours, ours], (0, 1), steps=15)
@@ -335,11 +336,11 @@ def test_a_group_that_comes_later_beside_another():
     for _ in range(2):
         for scheduler in schedulers:
             scheduler.step()
-    assert read(optimizer)[::2] == pytest.approx([0.0875, 0.7], rel=1e-12)
+    assert read(optimizer)[::2] == pytest.approx([0.0875, 0.7], rel=SCHEDULE_RTOL)
 
 
 def test_step_to_an_epoch_overwrites():
-    """As torch's step(epoch), which takes the closed form."""
+    """torch's step(epoch) does, which takes the closed form."""
     optimizer = optimizer_of([1.0])
     scheduler = ours.StepLR(optimizer, 3, 0.5)
     optimizer.step()
@@ -350,7 +351,7 @@ def test_step_to_an_epoch_overwrites():
 
 
 def test_one_cycle_beyond_its_end_warns_once():
-    """torch raises there."""
+    """torch's class raises there."""
     optimizer = optimizer_of([1.0])
     scheduler = ours.OneCycleLR(optimizer, 1.0, 5)
     optimizer.step()
@@ -364,7 +365,7 @@ def test_one_cycle_beyond_its_end_warns_once():
 
 
 def test_the_state_of_a_scheduler_alone_needs_no_values():
-    """It is the step; only others' changes are kept beside it."""
+    """The step is the state; only changes by others are kept with it."""
     for name, maker in MAKERS.items():
         optimizer = optimizer_of()
         scheduler = maker(ours, optimizer)

@@ -1,4 +1,4 @@
-"""Sequences and chains of ours with torch's schedulers inside, and ours inside torch's."""
+"""Our sequences and chains with torch's schedulers inside, and ours inside torch's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from chain_setup import STEPS, assert_same, optimizer_of, read, shrink, theirs
 from onepass.optim import lr_scheduler as ours
+from tolerance import RECURSIVE_ATOL, RECURSIVE_RTOL
 
 PARTS = {
     "LinearLR": lambda p, o: p.LinearLR(o, 0.25, 0.8, 4),
@@ -25,7 +26,7 @@ WHOLES = {
     "SequentialLR": lambda p, o, parts: p.SequentialLR(o, parts, [6]),
     "ChainedScheduler": lambda p, o, parts: p.ChainedScheduler(parts),
 }
-# The whole's package, then those of its parts: at least one part is torch's, or the whole is.
+# The package of the whole, then those of its parts: at least one of them is torch's.
 MIXES = [mix for mix in itertools.product("ot", repeat=3) if "t" in mix and mix != ("t", "t", "t")]
 each = pytest.mark.parametrize("mix", MIXES, ids="".join)
 both = pytest.mark.parametrize("whole", WHOLES)
@@ -54,7 +55,7 @@ def run(whole, names, mix, steps=STEPS):
 @each
 @both
 def test_torchs_schedulers_inside(whole, mix):
-    """As torch's own do in torch's."""
+    """They do what they do inside torch's."""
     for names in itertools.product(SIMPLE, repeat=2):
         assert_same(run(whole, names, mix), run(whole, names, "ttt"), (names, mix))
 
@@ -118,7 +119,7 @@ def test_they_follow_the_optimizer(whole, every):
 @pytest.mark.parametrize("inner", ["SequentialLR", "ChainedScheduler"])
 @pytest.mark.parametrize("package", [ours, theirs], ids=["ours", "torch"])
 def test_ours_nested_begin_where_they_should(inner, package):
-    """A sequence or chain of ours that is a part begins with its step 0, in torch's sequence, too."""
+    """A sequence or chain of ours that is a part begins with its step 0, also in torch's sequence."""
     optimizer = optimizer_of([1.0])
     parts = [PARTS[inner](ours, optimizer), PARTS["StepLR"](ours, optimizer)]
     scheduler = package.SequentialLR(optimizer, parts, [4])
@@ -134,7 +135,7 @@ def test_ours_nested_begin_where_they_should(inner, package):
 
 
 def test_the_momentum_of_a_cycle_in_a_chain():
-    """What parts move besides the rate."""
+    """Parts may write more than the rate."""
     optimizer = optimizer_of([1.0])
     parts = [ours.OneCycleLR(optimizer, 1.0, 10), ours.ExponentialLR(optimizer, 0.9)]
     scheduler = ours.ChainedScheduler(parts)
@@ -165,7 +166,7 @@ def test_a_tensor_rate_and_one_group():
 
 
 def test_a_chain_and_another_that_arrive_at_zero_together():
-    """They were stuck there: the chain took its neighbour's 0 for what it was to scale."""
+    """They leave 0 again: the chain does not take its neighbour's 0 for the value that it scales."""
     alone, both = optimizer_of((1.0,)), optimizer_of((1.0,))
     closed = ours.ChainedScheduler([ours.ExponentialLR(alone, 0.9), ours.CosineAnnealingLR(alone, 4)])
     cosine = ours.CosineAnnealingLR(optimizer_of((1.0,)), 4)
@@ -178,7 +179,7 @@ def test_a_chain_and_another_that_arrive_at_zero_together():
         for scheduler in schedulers:
             scheduler.step()
         wanted = closed.lr_at(step)[0] * cosine.lr_at(step)[0]
-        assert both.param_groups[0]["lr"] == pytest.approx(wanted, rel=1e-9, abs=1e-12), step
+        assert both.param_groups[0]["lr"] == pytest.approx(wanted, rel=RECURSIVE_RTOL, abs=RECURSIVE_ATOL), step
 
 
 def test_two_schedules_that_arrive_at_zero_together():
@@ -191,6 +192,6 @@ def test_two_schedules_that_arrive_at_zero_together():
             scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[3] == 0
-    # From there on by their factors.
+    # From there on their factors raise it.
     assert 0 < rates[4] < rates[5] < rates[6] < rates[7]
-    assert rates[7] / rates[5] == pytest.approx(2**3, rel=1e-9)
+    assert rates[7] / rates[5] == pytest.approx(2**3, rel=RECURSIVE_RTOL)

@@ -1,4 +1,4 @@
-"""ReduceLROnPlateau: warm-up in front, the whole state, smoothing, logging."""
+"""ReduceLROnPlateau: its warm-up, its whole state, smoothing, logging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from test_lr_scheduler import optimizer_of
 
 
 def test_warm_up_in_front():
-    """pytorch 68978: a warm-up by steps, then the metric decides."""
+    """pytorch 68978: a warm-up counts steps, then the metric decides."""
     optimizer = optimizer_of([1.0])
     scheduler = ls.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, warmup=4)
     rates = [optimizer.param_groups[0]["lr"]]
@@ -54,7 +54,7 @@ def test_warm_up_follows_the_optimizer():
 
 @pytest.mark.parametrize("at", range(0, 14, 2))
 def test_resumes_with_its_whole_state(at):
-    """timm 871: bad epochs and cooldown were lost."""
+    """timm 871: bad epochs and cooldown are lost there."""
     metrics = [3.0, 2.0, 2.0, 2.5, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
     def make():

@@ -1,4 +1,4 @@
-"""What schedulers refuse, and that a refused call has changed nothing."""
+"""Schedulers refuse wrong arguments and states, and a refused call has changed nothing."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def is_ours(name):
 @pytest.mark.parametrize("given", [None, [], "sgd", torch.nn.Linear(1, 1)])
 def test_what_is_no_optimizer(name, given):
     if name == "ChainedScheduler":
-        if given is not None:  # which is the parts' own
+        if given is not None:  # None stands for the optimizer of the parts
             with pytest.raises(TypeError, match=r"^ChainedScheduler: optimizer must be a torch\.optim\.Optimizer"):
                 ls.ChainedScheduler([ls.StepLR(OTHER, 3)], given)
         return
@@ -281,7 +281,7 @@ def test_states_that_are_no_dicts(name):
 
 @pytest.mark.parametrize("whole", [ls.SequentialLR, ls.ChainedScheduler])
 def test_a_stepped_state_without_rates_leaves_them(whole):
-    """Its parts bring their own; the rates are the optimizer's."""
+    """The states of the parts bring their arguments; the rates are those that the optimizer has."""
     optimizer = optimizer_of()
     parts = [torch.optim.lr_scheduler.StepLR(optimizer, 3), ls.ExponentialLR(optimizer, 0.5)]
     scheduler = whole(optimizer, parts, [2]) if whole is ls.SequentialLR else whole(parts)

@@ -9,7 +9,7 @@ import torch
 
 from onepass.optim import SGD, lr_scheduler, schedules
 
-# Each with its list as an argument.
+# Each makes a scheduler with a list as the argument that its name says.
 MAKERS = {
     "OneCycleLR max_lr": lambda opt, kind: lr_scheduler.OneCycleLR(opt, kind([0.1, 0.2]), total_steps=6),
     "CyclicLR base_lr": lambda opt, kind: lr_scheduler.CyclicLR(opt, kind([0.01, 0.02]), 0.3, step_size_up=2),
@@ -49,7 +49,7 @@ def values(make, kind):
 
 
 def holds(value):
-    """Whether something of the sequence given is still there."""
+    """Whether a value still contains the kind of sequence that was given."""
     if isinstance(value, dict):
         return any(map(holds, value.values()))
     return isinstance(value, UserList) or (isinstance(value, (list, tuple)) and any(map(holds, value)))

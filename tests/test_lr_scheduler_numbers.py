@@ -16,7 +16,7 @@ KINDS = {
     "float32": (np.float32, np.int32),
     "Fraction": (Fraction, int),
 }
-# Each from an optimizer, a kind of number and a kind of integer.
+# Each makes a scheduler from an optimizer, a kind of number and a kind of integer.
 MAKERS = {
     "StepLR": lambda o, n, i: lr_scheduler.StepLR(o, i(2), n(0.5)),
     "MultiStepLR": lambda o, n, i: lr_scheduler.MultiStepLR(o, [i(1), i(3)], n(0.5)),
@@ -50,7 +50,7 @@ MAKERS = {
         [lr_scheduler.ConstantLR(o, n(0.5), i(2)), lr_scheduler.ExponentialLR(o, n(0.5))]
     ),
 }
-# Of one that is set later: attribute and values.
+# Arguments that are set later: the attribute and its value.
 LATER = {
     "StepLR": {"gamma": 0.25, "step_size": 1},
     "MultiStepLR": {"gamma": 0.25},
@@ -81,7 +81,7 @@ def optimizer_of(kind, lr=1.0):
 
 
 def run(optimizer, lrs, steps=5):
-    """The groups' values after each step; all that is kept must be plain, and loaded."""
+    """The groups' values after each step; whatever is kept must be plain, and torch.load must take it."""
     found = []
     for _ in range(steps):
         optimizer.step()
@@ -131,7 +131,7 @@ def test_numbers_set_later(name, kind):
 
 @pytest.mark.parametrize("name", list(MAKERS))
 def test_rates_that_are_no_plain_numbers(name):
-    """A rate that torch's optimizer keeps as it was given, and one written by hand."""
+    """torch's optimizer keeps a rate as it was given; another one is written by hand."""
     opt = optimizer_of(torch.optim.SGD, lr=np.float64(1.0))
     lrs = MAKERS[name](opt, float, int)
     assert all(type(group.get("initial_lr", 1.0)) is float for group in opt.param_groups)

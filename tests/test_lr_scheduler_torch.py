@@ -1,4 +1,4 @@
-"""Our schedulers beside torch's of the same name over 300 steps, at random; checkpoints both ways."""
+"""Our schedulers next to torch's of the same name over 300 steps, at random; checkpoints both ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onepass.optim import lr_scheduler as ours
-from tolerance import SCHEDULE_RTOL
+from tolerance import RECURSIVE_ATOL, RECURSIVE_RTOL, SCHEDULE_RTOL
 
 theirs = torch.optim.lr_scheduler
 STEPS = 300
@@ -30,7 +30,7 @@ def optimizer_of(lrs, kind="SGD"):
 
 
 def closed_form(make, lrs):
-    """torch's own closed form, which its step(epoch) alone uses."""
+    """torch's own closed form, which only its step(epoch) uses."""
     scheduler = make(theirs, optimizer_of(lrs))
     values = []
     with warnings.catch_warnings():
@@ -42,7 +42,7 @@ def closed_form(make, lrs):
 
 
 def stepped(make, package, lrs, kind="SGD", fields=("lr",), steps=STEPS):
-    """What the groups hold at each step, taken one after the other."""
+    """What the groups hold at each of the steps, which are taken one after the other."""
     optimizer = optimizer_of(lrs, kind)
     scheduler = make(package, optimizer)
     optimizer.step()
@@ -118,7 +118,7 @@ def test_lambda(lrs, decay):
     assert_close(stepped(make, ours, lrs), stepped(make, theirs, lrs))
 
 
-# The following have no other form in torch than their step, which computes each value from the step alone.
+# In torch the following have no closed form apart from their step, which computes each value from the step alone.
 @EXAMPLES
 @given(st.lists(rates, min_size=1, max_size=3), st.integers(1, 60), st.integers(1, 4), st.floats(0.0, 1e-3))
 def test_warm_restarts(lrs, t_0, t_mult, eta_min):
@@ -161,7 +161,7 @@ def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
     fields = ("lr", "momentum" if kind == "SGD" else "beta1")
     mine, other = (stepped(make, package, [1.0, 1.0], kind, fields, total) for package in (ours, theirs))
     # A difference has the error of the larger number.
-    assert_close(mine, other, atol=SCHEDULE_RTOL * top * 1e-2)
+    assert_close(mine, other, atol=SCHEDULE_RTOL * top / 100)
 
 
 @EXAMPLES
@@ -175,7 +175,7 @@ def test_one_cycle(top, div, total, pct, anneal, three, kind, momentum):
     st.sampled_from(["SGD", "AdamW"]),
 )
 def test_cyclic(base, top, up, down, mode, gamma, kind):
-    """torch takes the place in the cycle as a difference of numbers near 1: errors of an ulp of the top."""
+    """torch takes a difference of numbers near 1 as the place in the cycle, which costs an ulp of the top."""
 
     def make(package, opt):
         return package.CyclicLR(opt, base, [top, 2 * top], up, down, mode, gamma)
@@ -188,7 +188,7 @@ def test_cyclic(base, top, up, down, mode, gamma, kind):
 @EXAMPLES
 @given(st.lists(rates, min_size=1, max_size=2), factors, st.integers(1, 100), st.integers(1, 100), st.data())
 def test_sequential(lrs, start, total, milestone, data):
-    """Against the closed forms of torch's own parts, each from its milestone on."""
+    """Compares with the closed forms of torch's parts, each from its milestone on."""
     second = data.draw(st.sampled_from(["CosineAnnealingLR", "PolynomialLR", "ExponentialLR"]))
     argument = data.draw(gammas if second == "ExponentialLR" else counts)
 
@@ -204,7 +204,7 @@ def test_sequential(lrs, start, total, milestone, data):
 @EXAMPLES
 @given(st.lists(rates, min_size=1, max_size=2), factors, counts, gammas, st.booleans())
 def test_chained(lrs, start, total, gamma, turned):
-    """torch's chain has no closed form: it multiplies, so the product of those of its parts."""
+    """torch's chain has no closed form; it multiplies, so it is compared with the product of its parts' forms."""
 
     def parts(package, opt):
         both = [package.LinearLR(opt, start, 1.0, total), package.ExponentialLR(opt, gamma)]
@@ -287,7 +287,7 @@ def test_checkpoints_go_both_ways(name, direction, at):
         values.append([read(group, field) for group in after.param_groups for field in fields])
         resumed.step()
     for a, b in zip(values, straight[at:], strict=True):
-        assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
+        assert a == pytest.approx(b, rel=RECURSIVE_RTOL, abs=RECURSIVE_ATOL)
 
 
 @pytest.mark.parametrize("direction", ["to torch", "from torch"])

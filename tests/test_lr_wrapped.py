@@ -1,4 +1,4 @@
-"""Optimizers that wrap others, optimizers that are dropped, and schedulers as clients look for them."""
+"""Optimizers that wrap others, optimizers that are deleted, and schedulers that clients look for by type."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_and(kind, **options):
 
 
 class Bare(torch.optim.Optimizer):
-    """Wraps an optimizer as frameworks do: Optimizer by name, without its __init__."""
+    """Wraps an optimizer as frameworks do: claims to be an Optimizer, and does not call its __init__."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -51,7 +51,7 @@ class WithHooks(Bare):
 
 
 class Blind(Bare):
-    """Updates parameters by itself: nobody can see it."""
+    """Updates parameters by itself, and nobody can see it."""
 
     def __init__(self, optimizer):
         self.groups = optimizer.param_groups
@@ -67,7 +67,7 @@ class Blind(Bare):
 
 
 class Two(Blind):
-    """Holds two that have its groups."""
+    """Wraps two optimizers that have its groups."""
 
     def __init__(self, optimizer):
         super().__init__(optimizer)
@@ -92,7 +92,7 @@ KINDS = {"torch": torch.optim.SGD, "onepass": onepass.optim.SGD}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_wrapped_optimizer(wrapper, kind, follow):
-    """accelerate's class had no hooks: AttributeError, even with follow="calls"."""
+    """accelerate's class has no hooks, and is followed all the same."""
     _, inner = model_and(KINDS[kind], momentum=0.9)
     optimizer = WRAPPERS[wrapper](inner)
     schedulers = [
@@ -117,7 +117,7 @@ def test_a_wrapped_optimizer(wrapper, kind, follow):
 @pytest.mark.parametrize("wrapper", [*WRAPPERS, "blind"])
 def test_every_scheduler_takes_a_wrapped_optimizer(name, wrapper):
     if name == "MultiplicativeLR":
-        return  # torch's
+        return  # which is torch's
     rates = []
     for package, wrap in ((theirs, lambda optimizer: optimizer), (ours, {**WRAPPERS, "blind": Blind}[wrapper])):
         _, inner = model_and(torch.optim.SGD, momentum=0.9)
@@ -201,7 +201,7 @@ def no_collector():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("no_collector")
 def test_the_last_reference_frees_the_optimizer(name, follow, steps, kind):
-    """As with torch: no cycle keeps optimizer and states until the collector comes."""
+    """As in torch, no reference cycle keeps an optimizer and its states until the garbage collector runs."""
     optimizer = model_and(KINDS[kind], momentum=0.9)[1]
     scheduler = FOLLOWERS[name](optimizer, follow)
     for _ in range(steps):
@@ -241,7 +241,7 @@ def test_clients_recognise_every_class(name):
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, onepass.optim.SGD, onepass.optim.Adam])
 @pytest.mark.parametrize("tensor", [False, True])
 def test_a_step_that_makes_states_for_a_checkpoint_is_none(kind, tensor):
-    """torch.distributed.checkpoint steps a fresh optimizer with rate 0: .05 came where .1 is right."""
+    """torch.distributed.checkpoint steps a fresh optimizer with rate 0, which must not count as an update."""
     model = torch.nn.Linear(2, 1)
     optimizer = kind(model.parameters(), lr=torch.tensor(0.1) if tensor else 0.1)
     scheduler = ours.StepLR(optimizer, 1, 0.5, follow="optimizer")
@@ -272,7 +272,7 @@ def _init_optim_state(optimizer):
 
 
 def test_where_the_rate_is_not_zero():
-    """Older versions of torch left the rate as it was."""
+    """Older versions of torch leave the rate as it is."""
     module = {"__name__": "torch.distributed.checkpoint.state_dict"}
     ask = types.FunctionType(_init_optim_state.__code__, module)
     optimizer = model_and(torch.optim.SGD, momentum=0.9)[1]
@@ -286,7 +286,7 @@ def test_where_the_rate_is_not_zero():
 
 
 def test_a_step_with_rate_zero_is_one():
-    """The first step of a warm-up counts, though the rate is 0."""
+    """The first step of a warm-up counts, although its rate is 0."""
     optimizer = model_and(torch.optim.SGD)[1]
     scheduler = ours.ScheduleLR(optimizer, "warmup(4)", follow="optimizer")
     optimizer.step()

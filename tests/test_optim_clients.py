@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import onepass
+from tolerance import AUTOCAST_STEPS, FLOAT32_STEPS
 
 # What those packages warn of themselves, on import and in a training.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -67,7 +68,7 @@ def fit(package, rule, fused, precision, clip, accumulate):
 def test_lightning(rule, precision, clip, accumulate):
     """The report: RuntimeError with gradient_clip_val in mixed precision."""
     mine, theirs = (fit(package, rule, None, precision, clip, accumulate) for package in PACKAGES.values())
-    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mine[0], theirs[0], **AUTOCAST_STEPS)
     assert mine[1] == theirs[1]
     assert mine[0].isfinite().all()
 
@@ -109,4 +110,4 @@ def test_accelerate_sees_a_dropped_step(rule, fused):
     if not fused:
         assert [skipped for skipped, _ in found["onepass"][0]] == [True, False, True, False]
     for mine, theirs in zip(found["onepass"][1], found["torch"][1], strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, theirs, **FLOAT32_STEPS)

@@ -13,6 +13,7 @@ import onepass.optim
 from conftest import Backend
 from optim_setup import states
 from tail_setup import each_dtype, flat, params_of, same_states, set_grads, tailed
+from tolerance import AVERAGE_ATOL, AVERAGES
 
 
 @each_dtype
@@ -48,7 +49,7 @@ def test_bfloat16_averages_move(backend):
         optimizer.step()
         exact = 0.9999 * exact + 0.0001 * param[0].item()
     assert exact < 0.998
-    assert optimizer.state[param]["ema"][0].item() == pytest.approx(exact, abs=1e-6)
+    assert optimizer.state[param]["ema"][0].item() == pytest.approx(exact, abs=AVERAGE_ATOL)
 
 
 def test_averages_in_checkpoints(backend):
@@ -103,7 +104,7 @@ def test_import_from_averaged_model():
         averaged.update_parameters(model)
     with optimizer.ema_parameters():
         for own, theirs in zip(model.parameters(), averaged.module.parameters(), strict=True):
-            torch.testing.assert_close(own, theirs, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(own, theirs, **AVERAGES)
     with pytest.raises(ValueError, match=r"averages must be as many as params, got 1 for 4"):
         optimizer.import_ema([torch.zeros(3)], model.parameters())
     with pytest.raises(ValueError, match=r"averages\[0\] must have shape \(4, 3\) like its parameter, got \(3,\)"):

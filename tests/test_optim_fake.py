@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 import onepass
 from conftest import apart
 from optim_setup import put, snapshot, torchs
+from tolerance import FLOAT32_STEPS
 
 RULES = [
     pytest.param("SGD", {}, id="sgd"),
@@ -175,7 +176,7 @@ def test_wrapper_subclasses(rule, options, tail):
             optimizer.step()
         runs.append(([getattr(params[0], "held", params[0]).detach(), params[1].detach()], optimizer))
     for mine, plain in zip(runs[0][0], runs[1][0], strict=True):
-        torch.testing.assert_close(mine, plain, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, plain, **FLOAT32_STEPS)
     assert [one.why for one in runs[0][1].unfused_parameters()] == ["tensor of class Wrapped"]
     assert not runs[1][1].unfused_parameters()
 

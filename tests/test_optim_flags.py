@@ -11,6 +11,7 @@ import torch
 
 import onepass
 from optim_setup import RULES, give_gradients, make, snapshot, train
+from tolerance import FLOAT32_STEPS
 
 CLASSES = ["SGD", "Adam", "AdamW"]
 HINTS = [
@@ -174,7 +175,7 @@ def test_grad_scaler_by_either_way(rule, fused, unscaled):
         if package is onepass.optim:
             assert optimizer.skipped_steps == (2 if fused else 0)
     for mine, theirs in zip(runs[0][0], runs[1][0], strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(mine, theirs, **FLOAT32_STEPS)
     assert runs[0][1:] == runs[1][1:]
 
 

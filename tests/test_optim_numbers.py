@@ -15,6 +15,7 @@ import torch
 
 import onepass
 from optim_setup import RULES, give_gradients, make, snapshot, train
+from tolerance import CLIPPED_RTOL
 
 
 class Config(Sequence):
@@ -219,5 +220,5 @@ def test_clipping(value, message):
     assert torch.equal(param.grad, torch.ones(2))
     assert onepass.optim.clip_grad_norm_(param, np.float32(1.0), "inf") == 1
     assert onepass.optim.clip_grad_norm_(param, Fraction(1, 2), Fraction(2)).item() == pytest.approx(
-        2**0.5, rel=1e-5
+        2**0.5, rel=CLIPPED_RTOL
     )

@@ -13,7 +13,7 @@ import torch
 import onepass
 from optim_setup import torchs
 from reference.optim import reference_of
-from tolerance import FACTOR, assert_parity, ulp
+from tolerance import FACTOR, FLOAT64_STEPS, assert_parity, ulp
 
 RULES = ("SGD", "Adam", "AdamW")
 PLAIN = {"foreach": False, "fused": False}
@@ -165,9 +165,9 @@ def test_the_reference_agrees_with_torch_in_float64(rule, options):
         loop.step()
         value = reference.step(value, grad.numpy())
         # Twenty steps of a dozen roundings each, none of which cancels by more than a few digits.
-        torch.testing.assert_close(param.detach(), from_numpy(value), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(param.detach(), from_numpy(value), **FLOAT64_STEPS)
         for name, state in reference.states().items():
-            torch.testing.assert_close(loop.state[param][name], from_numpy(state), rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(loop.state[param][name], from_numpy(state), **FLOAT64_STEPS)
 
 
 @pytest.mark.parametrize("grad_dtype", DTYPES, ids=lambda dtype: f"grad-{str(dtype)[6:]}")

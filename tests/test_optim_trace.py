@@ -9,6 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import onepass
 from optim_setup import give_gradients
 from test_optim_unfused import RULES, embedding, with_complex
+from tolerance import FLOAT32_STEPS
 
 # torch.compile itself warns of what it cannot profile.
 pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
@@ -67,7 +68,7 @@ def test_make_fx(rule, options, mode):
         traced = make_fx(lambda *tensors, package=package: two_steps(*tensors, package), tracing_mode=mode)
         graph = traced(torch.ones(5), torch.ones(5))
         results.append(graph(start, grad))
-    torch.testing.assert_close(results[0], results[-1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[0], results[-1], **FLOAT32_STEPS)
     assert torch.equal(results[0], two_steps(start, grad, onepass.optim))
 
 

@@ -10,6 +10,7 @@ import torch
 
 import onepass
 from optim_setup import optimizer_of, random_params, snapshot, torchs, train
+from tolerance import FLOAT32_STEPS, FLOAT64
 
 RULES = [
     pytest.param("SGD", {}, id="sgd"),
@@ -36,12 +37,12 @@ def assert_same(params, optimizer, others, other):
     for one, two in zip(params, others, strict=True):
         if one.is_complex():
             assert torch.equal(one, two)
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, two, **FLOAT32_STEPS)
         mine, theirs = optimizer.state[one], other.state[two]
         assert mine.keys() - {"ema"} == {name for name, value in theirs.items() if value is not None}
         for name in mine.keys() - {"ema"}:
             assert (type(mine[name]), mine[name].dtype) == (type(theirs[name]), theirs[name].dtype)
-            torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(mine[name], theirs[name], **FLOAT32_STEPS)
 
 
 @each_rule
@@ -78,7 +79,7 @@ def test_checkpoints_of_sparse_momentum(dampening):
             resumed.step()
             runs.append([*other.parameters()])
     for run in runs[1:]:
-        torch.testing.assert_close(run, runs[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(run, runs[0], **FLOAT64)
 
 
 @pytest.mark.parametrize("to", ["torch", "onepass"])

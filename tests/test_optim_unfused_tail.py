@@ -12,6 +12,7 @@ import torch
 import onepass
 from optim_setup import give_gradients, snapshot, torchs, train
 from test_optim_unfused import RULES, embedding, with_complex
+from tolerance import FLOAT32_STEPS, NORM_RTOL
 
 each_rule = pytest.mark.parametrize(("rule", "options"), RULES)
 
@@ -55,16 +56,16 @@ def test_the_whole_tail(rule, options, max_norm):
             skipped += 1
             assert {p: dict(optimizer.state.get(p, {})) for p in params} == states
         assert optimizer.skipped_steps == skipped
-        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=1e-6)
+        assert optimizer.grad_norm.item() == pytest.approx(exact, rel=NORM_RTOL)
         for one, two in zip(params, others, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(one, two, **FLOAT32_STEPS)
             if two in averages:
                 mean = optimizer.state[one]["ema"]
                 assert mean.dtype == one.dtype
-                torch.testing.assert_close(mean, averages[two], rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(mean, averages[two], **FLOAT32_STEPS)
             scaled = one.grad if step % 2 else one.grad / 8
             if not (step == 0 or (max_norm is not None and step % 2 == 0)):
-                torch.testing.assert_close(scaled, two.grad, rtol=1e-5, atol=1e-6, equal_nan=True)
+                torch.testing.assert_close(scaled, two.grad, **FLOAT32_STEPS, equal_nan=True)
 
 
 @each_rule

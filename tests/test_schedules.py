@@ -1,4 +1,4 @@
-"""Schedules by themselves: their values, how they combine, their text."""
+"""Schedules without an optimizer: their values, how they combine, their text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onepass.optim import schedules as s
-from tolerance import SCHEDULE_RTOL
+from tolerance import PREVIEW_ATOL, PREVIEW_RTOL, SCHEDULE_ATOL, SCHEDULE_RTOL
 
 SHAPES = [
     s.constant(0.5),
@@ -49,8 +49,8 @@ each_shape = pytest.mark.parametrize("shape", SHAPES, ids=repr)
 @each_shape
 def test_preview_is_the_calls(shape):
     single = [shape(step) for step in range(60)]
-    assert shape.preview(60) == pytest.approx(single, rel=1e-14, abs=1e-16)
-    assert shape.preview(60, lr=3e-4)[7] == pytest.approx(shape.lr_at(7, 3e-4), rel=1e-14)
+    assert shape.preview(60) == pytest.approx(single, rel=PREVIEW_RTOL, abs=PREVIEW_ATOL)
+    assert shape.preview(60, lr=3e-4)[7] == pytest.approx(shape.lr_at(7, 3e-4), rel=PREVIEW_RTOL)
     assert shape.preview(0).shape == (0,)
 
 
@@ -96,7 +96,9 @@ def test_the_end_is_kept(shape):
     ids=repr,
 )
 def test_values(shape, values):
-    assert [shape(step) for step in range(len(values))] == pytest.approx(values, rel=1e-12, abs=1e-15)
+    assert [shape(step) for step in range(len(values))] == pytest.approx(
+        values, rel=SCHEDULE_RTOL, abs=SCHEDULE_ATOL
+    )
 
 
 def test_lengths():
@@ -179,7 +181,7 @@ def test_other_operands():
         ("(lambda: 1)()", "the name must be one of .*, got lambda: 1", None),
         ("cosine(9, [x for x in y])", "only schedules, numbers, >> and \\* are understood", "[x for x in y]"),
         ("cosine(9).length", "only schedules, numbers", "cosine(9).length"),
-        # Python itself only warns of this one: the warning is no message of ours.
+        # Python only warns of this one, and the warning must not be shown.
         ("1if 1else 2", "only schedules, numbers", "1if 1else 2"),
         ("2 * 3", r"\* is for schedules, or a number and a schedule, got 2 \* 3", "2 * 3"),
         ("5", "a schedule is wanted here, got 5", "5"),

@@ -12,7 +12,7 @@ from torch import nn
 
 import onepass.nn
 import onepass.nn.functional
-from tolerance import assert_parity
+from tolerance import UPSTREAM_FLOAT64, assert_parity
 
 pytest.importorskip("expecttest", reason="torch's testing package needs it")
 with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def assert_all(mine, theirs, exact) -> None:
     assert [(m.shape, m.dtype) for m in mine] == [(t.shape, t.dtype) for t in theirs]
     for k, (one, other, judge) in enumerate(zip(mine, theirs, exact, strict=True)):
         if one.dtype == torch.float64:
-            torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-10, equal_nan=True)
+            torch.testing.assert_close(one, other, **UPSTREAM_FLOAT64, equal_nan=True)
         elif one.is_floating_point():
             assert_parity(one, other, judge, f"result {k}")
         else:

@@ -73,95 +73,102 @@ def grad_scale(function: str, grads: list[torch.Tensor], control: torch.Tensor, 
 def grad_clamp(function: str, grads: list[torch.Tensor], limit: float, threads: int) -> None:
     """Clamps gradients to [-limit, limit]."""
 
+# The functions of layers take their arguments by name alone (csrc/bind/core/named.h); this order is the fastest. A
+# seed that is a function is called when all checks are done. Returned is the seed's tensor, or None for a number.
+Seed = int | torch.Tensor | Callable[[], torch.Tensor]
+
 def batch_norm_forward(
+    *,
     x: torch.Tensor,
+    threads: int,
     y: torch.Tensor,
+    residual: torch.Tensor | None,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    mean: torch.Tensor,
-    invstd: torch.Tensor,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
     momentum: float | None,
     batches: torch.Tensor | None,
     eps: float,
     activation: str | None,
     dropout: float,
-    seed: int | torch.Tensor | Callable[[], torch.Tensor],
     mask: torch.Tensor | None,
     workspace: torch.Tensor | None,
-    threads: int,
+    seed: Seed,
 ) -> torch.Tensor | None:
-    """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches.
-
-    Returns the seed's tensor, or None for a number. A seed that is called is called after all checks.
-    """
+    """Writes y, mean, invstd and mask, and updates the running statistics by momentum, or by 1 / batches."""
 
 def batch_norm_inference(
+    *,
     x: torch.Tensor,
+    threads: int,
     y: torch.Tensor,
+    residual: torch.Tensor | None,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    mean: torch.Tensor,
-    var: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
     eps: float,
     activation: str | None,
     dropout: float,
-    seed: int | torch.Tensor | Callable[[], torch.Tensor],
     mask: torch.Tensor | None,
-    threads: int,
+    seed: Seed,
 ) -> torch.Tensor | None:
-    """Writes y and mask with the running statistics; returns the seed as batch_norm_forward."""
+    """Writes y and mask with the running statistics."""
 
 def batch_norm_backward(
-    dy: torch.Tensor,
+    *,
     x: torch.Tensor,
+    threads: int,
+    dy: torch.Tensor,
     dx: torch.Tensor | None,
-    dweight: torch.Tensor | None,
-    dbias: torch.Tensor | None,
     dresidual: torch.Tensor | None,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
+    dweight: torch.Tensor | None,
+    dbias: torch.Tensor | None,
     mean: torch.Tensor,
     invstd: torch.Tensor,
+    training: bool,
     activation: str | None,
     dropout: float,
-    seed: int | torch.Tensor,
     mask: torch.Tensor | None,
-    training: bool,
     workspace: torch.Tensor | None,
-    threads: int,
+    seed: int | torch.Tensor,
 ) -> None:
     """Writes those gradients that are not None. training: mean and invstd are those of the batch."""
 
-def batch_norm_workspace(x: torch.Tensor) -> int:
-    """Elements of the float64 tensor in which forward and backward work."""
+def batch_norm_workspace(*, x: torch.Tensor) -> int:
+    """Returns how many elements the float64 tensor has in which forward and backward work."""
 
 def dropout(
+    *,
     x: torch.Tensor,
+    threads: int,
+    planes: bool,
+    shared: bool,
     y: torch.Tensor,
     residual: torch.Tensor | None,
     p: float,
     scaling: str,
     gradient: bool,
-    seed: int | torch.Tensor | Callable[[], torch.Tensor],
-    planes: bool,
-    shared: bool,
     table: torch.Tensor | None,
-    threads: int,
+    seed: Seed,
 ) -> torch.Tensor | None:
-    """Writes y, which may be x. table: a byte for each draw, where several elements share one.
-
-    Returns the seed as batch_norm_forward.
-    """
+    """Writes y, which may be x. table: a byte for each draw, where several elements share one."""
 
 cross_entropy_totals: int
 """Elements of the float64 tensor of totals that the loss fills."""
 
+cross_entropy_places: dict[str, int]
+"""Where the totals hold statistics: rows, correct, entropy, largest_logit; bins, three numbers each from there."""
+
 def cross_entropy_forward(
+    *,
     x: torch.Tensor,
+    threads: int,
     target: torch.Tensor | None,
     target2: torch.Tensor | None,
     lam: float | torch.Tensor,
@@ -176,13 +183,13 @@ def cross_entropy_forward(
     saved: torch.Tensor,
     totals: torch.Tensor,
     workspace: torch.Tensor | None,
-    threads: int,
 ) -> None:
-    """Writes loss, saved (two rows of one number each row of logits, or three with probabilities) and totals."""
+    """Writes loss, totals, and saved: two numbers for each row of logits, with probabilities three."""
 
 def cross_entropy_backward(
-    grad: torch.Tensor,
+    *,
     x: torch.Tensor,
+    threads: int,
     dx: torch.Tensor,
     target: torch.Tensor | None,
     target2: torch.Tensor | None,
@@ -193,15 +200,15 @@ def cross_entropy_backward(
     label_smoothing: float,
     z_loss: float,
     reduction: str,
+    grad: torch.Tensor,
     saved: torch.Tensor,
     totals: torch.Tensor,
     workspace: torch.Tensor | None,
-    threads: int,
 ) -> None:
     """Writes dx, which may be x."""
 
-def cross_entropy_workspace(x: torch.Tensor, statistics: bool, threads: int) -> int:
-    """Elements of the float64 tensor in which forward and backward work."""
+def cross_entropy_workspace(*, x: torch.Tensor, threads: int, statistics: bool) -> int:
+    """Returns how many elements the float64 tensor has in which forward and backward work."""
 
 def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
     """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""

@@ -11,6 +11,7 @@ constexpr int32_t kDLCUDA = 2;
 constexpr int32_t kDLCUDAHost = 3;
 
 constexpr uint8_t kDLInt = 0;
+constexpr uint8_t kDLUInt = 1;
 constexpr uint8_t kDLFloat = 2;
 constexpr uint8_t kDLBfloat = 4;
 

@@ -223,16 +223,6 @@ bool is_dense(const TensorView& view) {
   return true;
 }
 
-bool lies_in_order(const TensorView& view, const std::vector<int32_t>& order) {
-  int64_t expected = 1;
-  for (auto d = order.rbegin(); d != order.rend(); ++d) {
-    if (view.shape[*d] == 1) continue;
-    if (view.strides && view.strides[*d] != expected) return false;
-    expected *= view.shape[*d];
-  }
-  return true;
-}
-
 bool same_shape(const TensorView& a, const TensorView& b) {
   return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
 }

@@ -69,8 +69,6 @@ std::string shape_name(const int64_t* sizes, int32_t ndim);
 
 // True if the elements fill one block of memory in some order of the dimensions, none twice.
 bool is_dense(const TensorView& view);
-// Whether the elements are in memory with the dimensions in this order. Dimensions of size 1 do not matter.
-bool lies_in_order(const TensorView& view, const std::vector<int32_t>& order);
 inline bool same_device(dlpack::DLDevice a, dlpack::DLDevice b) {
   return a.device_type == b.device_type && a.device_id == b.device_id;
 }

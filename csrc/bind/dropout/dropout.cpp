@@ -1,8 +1,6 @@
 // dropout.cpp - the binding of dropout: one function for all of its kinds, forward and backward.
 
-#include <pybind11/stl.h>
-
-#include <string>
+#include <string_view>
 
 #include "bind/core/layer.h"
 #include "bind/register.h"
@@ -11,7 +9,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace dropout_binding {
 
 // Product of the sizes of dimensions first .. last - 1.
 int64_t product(const TensorView& view, int32_t first, int32_t last) {
@@ -20,55 +18,51 @@ int64_t product(const TensorView& view, int32_t first, int32_t last) {
   return sizes;
 }
 
-// Whether memory holds dimensions [0, a), then [b, ndim), then [a, b).
-bool lies_as(const TensorView& view, int32_t a, int32_t b) {
-  int64_t expected = 1;
-  const auto follows = [&](int32_t first, int32_t last) {
-    for (int32_t d = last - 1; d >= first; --d) {
-      if (view.shape[d] == 1) continue;
-      if (view.strides && view.strides[d] != expected) return false;
-      expected *= view.shape[d];
-    }
-    return true;
-  };
-  return follows(a, b) && follows(b, view.ndim) && follows(0, a);
-}
-
 class Call : public LayerCall {
  public:
-  Call(const py::object& x, bool planes, bool shared, int threads) : LayerCall("dropout", x, threads) {
+  explicit Call(NamedArguments& arguments) : LayerCall("dropout", arguments, true) {
     op_.dtype = dtype_;
     op_.x = input_.data;
-    op_.places.planes = planes;
-    op_.places.shared = shared;
+    op_.places.planes = arguments_.flag("planes");
+    op_.places.shared = arguments_.flag("shared");
     set_shape(name("input"));
   }
 
   DropoutCall& op() { return op_; }
   bool is_empty() const { return input_.numel == 0; }
 
-  void set_terms(double p, const std::string& scaling, bool gradient) {
-    OP_CHECK(p >= 0 && p <= 1, ValueError, "dropout: p must be from 0 to 1, got ", p);
-    op_.p = p;
-    op_.terms = math::dropout_terms(p, scaling_of(scaling), gradient);
+  void set_tensors() {
+    op_.y = like_input("y", op_.dtype, Access::kWrite, true);
+    OP_CHECK(op_.y, TypeError, "dropout: y must be a tensor, got None");
+    op_.residual = like_input("residual", op_.dtype, Access::kRead);
+  }
+
+  void set_terms() {
+    op_.p = arguments_.number("p");
+    OP_CHECK(op_.p >= 0 && op_.p <= 1, ValueError, "dropout: p must be from 0 to 1, got ", op_.p);
+    const math::Scaling scaling = scaling_of(arguments_.text("scaling"));
+    op_.terms = math::dropout_terms(op_.p, scaling, arguments_.flag("gradient"));
     OP_CHECK(!op_.residual || !op_.terms.is_affine(), ValueError,
              "dropout: residual must be None with scaling=\"alpha\", got one");
   }
 
-  void set_table(const py::object& table) {
+  void set_table() {
+    const py::handle table = arguments_["table"];
     OP_CHECK(op_.places.has_table() != table.is_none(), ValueError,
              "dropout: table must be given if and only if planes or shared is True, got ",
              table.is_none() ? "None" : "one");
     if (table.is_none()) return;
-    op_.places.table = static_cast<uint8_t*>(part("table", table, "torch.uint8", op_.places.draws(), true));
+    op_.places.table =
+        static_cast<uint8_t*>(part("table", table, kUint8, op_.places.draws(), Access::kWrite));
   }
 
  private:
-  static math::Scaling scaling_of(const std::string& name) {
-    if (name == "inverted") return math::Scaling::kInverted;
-    if (name == "test_time") return math::Scaling::kTestTime;
-    OP_CHECK(name == "alpha", ValueError,
-             "dropout: scaling must be \"inverted\", \"test_time\" or \"alpha\", got \"", name, "\"");
+  static math::Scaling scaling_of(const char* name) {
+    const std::string_view text = name ? name : "None";
+    if (text == "inverted") return math::Scaling::kInverted;
+    if (text == "test_time") return math::Scaling::kTestTime;
+    OP_CHECK(text == "alpha", ValueError,
+             "dropout: scaling must be \"inverted\", \"test_time\" or \"alpha\", got \"", text, "\"");
     return math::Scaling::kAlpha;
   }
 
@@ -102,30 +96,25 @@ class Call : public LayerCall {
   DropoutCall op_;
 };
 
-py::object dropout(const py::object& x, const py::object& y, const py::object& residual, double p,
-                   const std::string& scaling, bool gradient, const Seed& seed, bool planes, bool shared,
-                   const py::object& table, int threads) {
-  Call call(x, planes, shared, threads);
+py::object dropout(NamedArguments& arguments) {
+  Call call(arguments);
   DropoutCall& op = call.op();
-  op.y = call.like_input("y", y, op.dtype, true, true);
-  OP_CHECK(op.y, TypeError, "dropout: y must be a tensor, got None");
-  op.residual = call.like_input("residual", residual, op.dtype, false);
-  call.set_terms(p, scaling, gradient);
-  call.set_table(table);
-  call.check_overlap();
+  call.set_tensors();
+  call.set_terms();
+  call.set_table();
+  const py::handle seed = arguments["seed"];
+  call.check_end();
   py::object drawn = call.set_seed(op, seed);
   if (call.is_empty()) return drawn;
-  py::gil_scoped_release release;
-  call.target().kernels->dropout(op, call.target().launch);
+  call.run(&KernelTable::dropout, op);
   return drawn;
 }
 
-}  // namespace
+}  // namespace dropout_binding
 
 void register_dropout(py::module_& module) {
-  using py::arg;
-  module.def("dropout", &dropout, arg("x"), arg("y"), arg("residual"), arg("p"), arg("scaling"),
-             arg("gradient"), arg("seed"), arg("planes"), arg("shared"), arg("table"), arg("threads"));
+  using namespace dropout_binding;
+  NamedFunction<&dropout>::define(module, "dropout");
 }
 
 }  // namespace onepass

@@ -1,11 +1,7 @@
 // cross_entropy.cpp - the binding of the cross-entropy loss: forward, backward, and its exponential for
 // tests.
 
-#include <pybind11/stl.h>
-
-#include <string>
-#include <variant>
-#include <vector>
+#include <string_view>
 
 #include "bind/core/layer.h"
 #include "bind/register.h"
@@ -14,13 +10,11 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
-
-using Lam = std::variant<double, py::object>;
+namespace cross_entropy_binding {
 
 class Call : public LayerCall {
  public:
-  Call(const char* function, py::handle x, int threads) : LayerCall(function, x, threads) {
+  Call(const char* function, NamedArguments& arguments) : LayerCall(function, arguments, true) {
     op_.dtype = dtype_;
     op_.shape = shape_of(name("input"));
     op_.x = input_.data;
@@ -30,79 +24,89 @@ class Call : public LayerCall {
   int64_t workspace_size(bool statistics) const {
     return target().kernels->cross_entropy_workspace(op_.shape, statistics, target().launch.threads);
   }
-  int64_t rows() const { return op_.shape.rows(); }
-  const char* arithmetic() const { return op_.dtype == DType::kFloat64 ? "torch.float64" : "torch.float32"; }
 
-  // A tensor of x's dtype, or float32 beside a half one; `dtype` becomes which.
-  TensorView wide(const char* list, py::handle tensor, DType& dtype) {
-    const ArgumentName where = name(list);
-    const TensorView view = read(tensor, where, false);
-    dtype = float_dtype(view, where);
-    const bool mixed = dtype == DType::kFloat32 && size_of(op_.dtype) == 2;
-    OP_CHECK(dtype == op_.dtype || mixed, TypeError, to_string(where), " must be ", name_of(op_.dtype),
-             size_of(op_.dtype) == 2 ? " or torch.float32" : "", " like input, got ", name_of(dtype));
-    return view;
-  }
-
-  void set_target(py::handle target, py::handle second, const Lam& lam, py::handle probabilities) {
-    OP_CHECK(target.is_none() != probabilities.is_none(), ValueError, function_,
-             ": one of target and probabilities must be given, got ", target.is_none() ? "neither" : "both");
-    const auto labels = [&](const char* list, py::handle tensor) {
-      return static_cast<const int64_t*>(part(list, tensor, "torch.int64", rows(), false));
+  void set_targets() {
+    const auto labels = [&](const char* list) {
+      return static_cast<const int64_t*>(part(list, kInt64, rows(), Access::kRead));
     };
-    op_.target = labels("target", target);
-    op_.second = labels("target2", second);
-    if (const double* number = std::get_if<double>(&lam)) {
-      op_.lam = *number;
+    op_.target = labels("target");
+    op_.second = labels("target2");
+    const py::handle lam = arguments_["lam"];
+    if (PyFloat_Check(lam.ptr())) {
+      op_.lam = PyFloat_AS_DOUBLE(lam.ptr());
     } else {
-      op_.lams = part("lam", std::get<py::object>(lam), arithmetic(), lams(), false);
+      op_.lams = part("lam", lam, arithmetic(), lams(), Access::kRead);
     }
+    const py::handle probabilities = arguments_["probabilities"];
+    OP_CHECK((op_.target == nullptr) != probabilities.is_none(), ValueError, function_,
+             ": one of target and probabilities must be given, got ", op_.target ? "both" : "neither");
     if (probabilities.is_none()) return;
-    wide("probabilities", probabilities, op_.probabilities_dtype);
-    op_.probabilities = like_input("probabilities", probabilities, op_.probabilities_dtype, false);
+    const TensorView view = read(probabilities, name("probabilities"), Access::kRead);
+    op_.probabilities_dtype = dtype_of(view, name("probabilities"));
+    op_.probabilities =
+        like_input("probabilities", probabilities, op_.probabilities_dtype, Access::kRead, false);
   }
 
-  void set_options(py::handle weight, int64_t ignore_index, double label_smoothing, double z_loss,
-                   const std::string& reduction) {
-    if (!weight.is_none()) {
-      op_.weight = part(wide("weight", weight, op_.weight_dtype), name("weight"), op_.shape.classes, false);
-    }
-    op_.ignore_index = ignore_index;
-    op_.options = {label_smoothing, z_loss};
-    OP_CHECK(reduction == "none" || reduction == "mean" || reduction == "sum", ValueError, function_,
-             ": reduction must be \"none\", \"mean\" or \"sum\", got \"", reduction, "\"");
-    op_.reduction = reduction == "none"   ? Reduction::kNone
-                    : reduction == "mean" ? Reduction::kMean
-                                          : Reduction::kSum;
+  void set_weight() {
+    const py::handle weight = arguments_["weight"];
+    if (weight.is_none()) return;
+    const TensorView view = read(weight, name("weight"), Access::kRead);
+    op_.weight_dtype = dtype_of(view, name("weight"));
+    op_.weight = part(view, name("weight"), op_.shape.classes, Access::kRead);
+  }
+
+  void set_options() {
+    op_.ignore_index = arguments_.integer("ignore_index");
+    const double label_smoothing = arguments_.number("label_smoothing");
+    op_.options = {label_smoothing, arguments_.number("z_loss")};
+    op_.reduction = reduction_of(arguments_.text("reduction"));
   }
 
   // Rows of what forward keeps for backward: maximum, rest and, of probabilities, their sum.
-  void set_saved(py::handle saved, py::handle totals, bool written) {
+  void set_saved(Access access) {
     const int64_t lists = op_.probabilities ? 3 : 2, size = op_.dtype == DType::kFloat64 ? 8 : 4;
-    char* memory = static_cast<char*>(part("saved", saved, arithmetic(), lists * rows(), written));
+    char* memory = static_cast<char*>(part("saved", arithmetic(), lists * rows(), access));
     op_.max = memory;
     op_.rest = memory + rows() * size;
     op_.total = op_.probabilities ? memory + 2 * rows() * size : nullptr;
-    op_.totals = static_cast<double*>(part("totals", totals, "torch.float64", kTotals, written));
+    op_.totals = static_cast<double*>(part("totals", kFloat64, kTotals, access));
   }
 
-  int64_t per_row() const { return op_.reduction == Reduction::kNone ? rows() : 1; }
+  // A number each row, or one.
+  void* per_row(const char* list, Access access) {
+    return part(list, arithmetic(), op_.reduction == Reduction::kNone ? rows() : 1, access);
+  }
 
  private:
+  int64_t rows() const { return op_.shape.rows(); }
+  dlpack::DLDataType arithmetic() const { return op_.dtype == DType::kFloat64 ? kFloat64 : kFloat32; }
+
+  DType dtype_of(const TensorView& view, const ArgumentName& where) const {
+    const DType dtype = float_dtype(view, where);
+    OP_CHECK(goes_with_input(dtype), TypeError, to_string(where), " must be ", dtypes_with_input(),
+             " like input, got ", name_of(dtype));
+    return dtype;
+  }
+
+  Reduction reduction_of(const char* name) const {
+    const std::string_view text = name ? name : "None";
+    if (text == "none") return Reduction::kNone;
+    if (text == "mean") return Reduction::kMean;
+    OP_CHECK(text == "sum", ValueError, function_,
+             ": reduction must be \"none\", \"mean\" or \"sum\", got \"", text, "\"");
+    return Reduction::kSum;
+  }
+
   int64_t lams() const { return input_.ndim < 2 ? 1 : input_.shape[0]; }
 
   ClassShape shape_of(const ArgumentName& where) {
     OP_CHECK(input_.ndim >= 1 && input_.numel > 0, ValueError, to_string(where),
              " must have elements, got shape ", shape_name(input_.shape, input_.ndim));
     if (input_.ndim == 1) return {1, input_.shape[0], 1};
-    std::vector<int32_t> first, last{0};
-    for (int32_t d = 0; d < input_.ndim; ++d) first.push_back(d);
-    for (int32_t d = 2; d < input_.ndim; ++d) last.push_back(d);
-    last.push_back(1);
     const int64_t classes = input_.shape[1], rows = input_.numel / classes;
     op_.lam_rows = rows / input_.shape[0];
-    if (lies_in_order(input_, last)) return {rows, classes, 1};
-    OP_CHECK(lies_in_order(input_, first), ValueError, to_string(where),
+    if (lies_in_order(true)) return {rows, classes, 1};
+    OP_CHECK(lies_in_order(false), ValueError, to_string(where),
              " must be contiguous or classes last, got strides ", shape_name(input_.strides, input_.ndim),
              " for shape ", shape_name(input_.shape, input_.ndim));
     return {input_.shape[0], classes, rows / input_.shape[0]};
@@ -121,51 +125,45 @@ class Call : public LayerCall {
                                first ? op.target[row] : op.second[row], " in row ", row));
 }
 
-void forward(const py::object& x, const py::object& target, const py::object& target2, const Lam& lam,
-             const py::object& probabilities, const py::object& weight, int64_t ignore_index,
-             double label_smoothing, double z_loss, const std::string& reduction, bool statistics,
-             const py::object& loss, const py::object& saved, const py::object& totals,
-             const py::object& workspace, int threads) {
-  Call call("cross_entropy", x, threads);
+py::object forward(NamedArguments& arguments) {
+  Call call("cross_entropy", arguments);
   CrossEntropy& op = call.op();
-  op.statistics = statistics;
-  call.set_target(target, target2, lam, probabilities);
-  call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
-  op.loss = call.part("loss", loss, call.arithmetic(), call.per_row(), true);
-  call.set_saved(saved, totals, true);
-  op.workspace = call.workspace(workspace, call.workspace_size(statistics));
-  call.check_overlap();
+  call.set_targets();
+  call.set_weight();
+  call.set_options();
+  op.statistics = arguments.flag("statistics");
+  op.loss = call.per_row("loss", Access::kWrite);
+  call.set_saved(Access::kWrite);
+  op.workspace = call.workspace(call.workspace_size(op.statistics));
+  call.check_end();
   int64_t bad_row = -1;
-  {
-    py::gil_scoped_release release;
-    // A GPU's kernel cannot tell: it has not run when this returns.
-    if (!call.target().on_gpu) op.bad_row = &bad_row;
-    call.target().kernels->cross_entropy_forward(op, call.target().launch);
-  }
+  // A GPU's kernel cannot tell: it has not run when this returns.
+  if (!call.target().on_gpu) op.bad_row = &bad_row;
+  call.run(&KernelTable::cross_entropy_forward, op);
   if (bad_row >= 0) refuse_label(op, bad_row);
+  return py::none();
 }
 
-void backward(const py::object& grad, const py::object& x, const py::object& dx, const py::object& target,
-              const py::object& target2, const Lam& lam, const py::object& probabilities,
-              const py::object& weight, int64_t ignore_index, double label_smoothing, double z_loss,
-              const std::string& reduction, const py::object& saved, const py::object& totals,
-              const py::object& workspace, int threads) {
-  Call call("cross_entropy_backward", x, threads);
+py::object backward(NamedArguments& arguments) {
+  Call call("cross_entropy_backward", arguments);
   CrossEntropy& op = call.op();
-  call.set_target(target, target2, lam, probabilities);
-  call.set_options(weight, ignore_index, label_smoothing, z_loss, reduction);
-  op.grad = call.part("grad", grad, call.arithmetic(), call.per_row(), false);
-  op.dx = call.like_input("dx", dx, op.dtype, true, true);
-  call.set_saved(saved, totals, false);
-  op.workspace = call.workspace(workspace, call.workspace_size(false));
-  call.check_overlap();
-  py::gil_scoped_release release;
-  call.target().kernels->cross_entropy_backward(op, call.target().launch);
+  op.dx = call.like_input("dx", op.dtype, Access::kWrite, true);
+  call.set_targets();
+  call.set_weight();
+  call.set_options();
+  op.grad = call.per_row("grad", Access::kRead);
+  call.set_saved(Access::kRead);
+  op.workspace = call.workspace(call.workspace_size(false));
+  call.check_end();
+  call.run(&KernelTable::cross_entropy_backward, op);
+  return py::none();
 }
 
-int64_t workspace(const py::object& x, bool statistics, int threads) {
-  Call call("cross_entropy", x, threads);
-  return call.workspace_size(statistics);
+py::object workspace(NamedArguments& arguments) {
+  Call call("cross_entropy", arguments);
+  const bool statistics = arguments.flag("statistics");
+  call.check_end();
+  return py::int_(call.workspace_size(statistics));
 }
 
 void exponential(const py::object& x, const py::object& y, int threads) {
@@ -183,21 +181,22 @@ void exponential(const py::object& x, const py::object& y, int threads) {
   target.kernels->exponential(dtype, from.data, to.data, from.numel, target.launch);
 }
 
-}  // namespace
+}  // namespace cross_entropy_binding
 
 void register_cross_entropy(py::module_& module) {
-  using py::arg;
+  using namespace cross_entropy_binding;
   module.attr("cross_entropy_totals") = kTotals;
-  module.def("cross_entropy_forward", &forward, arg("x"), arg("target"), arg("target2"), arg("lam"),
-             arg("probabilities"), arg("weight"), arg("ignore_index"), arg("label_smoothing"), arg("z_loss"),
-             arg("reduction"), arg("statistics"), arg("loss"), arg("saved"), arg("totals"), arg("workspace"),
-             arg("threads"));
-  module.def("cross_entropy_backward", &backward, arg("grad"), arg("x"), arg("dx"), arg("target"),
-             arg("target2"), arg("lam"), arg("probabilities"), arg("weight"), arg("ignore_index"),
-             arg("label_smoothing"), arg("z_loss"), arg("reduction"), arg("saved"), arg("totals"),
-             arg("workspace"), arg("threads"));
-  module.def("cross_entropy_workspace", &workspace, arg("x"), arg("statistics"), arg("threads"));
-  module.def("exponential", &exponential, arg("x"), arg("y"), arg("threads"));
+  py::dict places;
+  places["rows"] = kCounted;
+  places["correct"] = kCorrect;
+  places["entropy"] = kEntropy;
+  places["largest_logit"] = kLargest;
+  places["bins"] = kBins;
+  module.attr("cross_entropy_places") = places;
+  NamedFunction<&forward>::define(module, "cross_entropy_forward");
+  NamedFunction<&backward>::define(module, "cross_entropy_backward");
+  NamedFunction<&workspace>::define(module, "cross_entropy_workspace");
+  module.def("exponential", &exponential, py::arg("x"), py::arg("y"), py::arg("threads"));
 }
 
 }  // namespace onepass

@@ -1,9 +1,7 @@
 // batch_norm.cpp - the binding of batch normalisation: training forward, inference, backward.
 
-#include <pybind11/stl.h>
-
+#include <cstring>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "bind/core/layer.h"
@@ -13,11 +11,12 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace batch_norm_binding {
 
 class Call : public LayerCall {
  public:
-  Call(const char* function, py::handle x, int threads) : LayerCall(function, x, threads) {
+  Call(const char* function, NamedArguments& arguments, bool runs = true)
+      : LayerCall(function, arguments, runs) {
     op_.dtype = dtype_;
     op_.shape = shape_of(name("input"));
     op_.x = input_.data;
@@ -25,58 +24,69 @@ class Call : public LayerCall {
 
   BatchNorm& op() { return op_; }
 
-  void* like_x(const char* list, py::handle tensor, bool written) {
-    return like_input(list, tensor, op_.dtype, written);
-  }
+  void* like_x(const char* list, Access access) { return like_input(list, op_.dtype, access); }
 
   // One element each channel, of the dtype of the arithmetic.
-  void* statistic(const char* list, py::handle tensor, bool written) {
+  void* statistic(const char* list, Access access) {
+    const py::handle tensor = arguments_[list];
     if (tensor.is_none()) return nullptr;
     const ArgumentName where = name(list);
-    const TensorView view = read(tensor, where, written);
+    const TensorView view = read(tensor, where, access);
     const DType wide = op_.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
     expect(view, where, wide, "the statistics of input");
-    return part(view, where, op_.shape.channels, written);
+    return part(view, where, op_.shape.channels, access);
   }
 
   // The same with the dtype of the parameters, which the first of them sets: x's, or float32 for a half one.
-  void* param(const char* list, py::handle tensor, bool written) {
+  void* param(const char* list, Access access) {
+    const py::handle tensor = arguments_[list];
     if (tensor.is_none()) return nullptr;
     const ArgumentName where = name(list);
-    const TensorView view = read(tensor, where, written);
-    const DType dtype = float_dtype(view, where);
+    const TensorView view = read(tensor, where, access);
     if (!has_params_) {
-      const bool mixed = dtype == DType::kFloat32 && size_of(op_.dtype) == 2;
-      OP_CHECK(dtype == op_.dtype || mixed, TypeError, to_string(where), " must be ", name_of(op_.dtype),
-               size_of(op_.dtype) == 2 ? " or torch.float32" : "", ", got ", name_of(dtype));
-      op_.param_dtype = dtype;
+      op_.param_dtype = float_dtype(view, where);
+      OP_CHECK(goes_with_input(op_.param_dtype), TypeError, to_string(where), " must be ",
+               dtypes_with_input(), ", got ", name_of(op_.param_dtype));
       has_params_ = true;
     }
     expect(view, where, op_.param_dtype, "the first parameter");
-    return part(view, where, op_.shape.channels, written);
+    return part(view, where, op_.shape.channels, access);
   }
 
-  void set_momentum(const std::optional<double>& momentum, py::handle batches) {
-    OP_CHECK(momentum.has_value() != !batches.is_none(), ValueError, function_,
-             ": batches must be given if and only if momentum is None, got ", momentum ? "both" : "neither");
+  void set_params() {
+    op_.weight = param("weight", Access::kRead);
+    op_.bias = param("bias", Access::kRead);
+  }
+
+  void set_momentum() {
+    const std::optional<double> momentum = arguments_.optional_number("momentum");
+    op_.batches = static_cast<const int64_t*>(part("batches", kInt64, 1, Access::kRead));
+    OP_CHECK(momentum.has_value() != (op_.batches != nullptr), ValueError, function_,
+             ": batches must be given if and only if momentum is None, got ",
+             op_.batches ? "both" : "neither");
     if (momentum) op_.momentum = *momentum;
-    op_.batches = static_cast<const int64_t*>(part("batches", batches, "torch.int64", 1, false));
   }
 
-  void set_activation(const std::optional<std::string>& activation, double dropout) {
-    OP_CHECK(!activation || *activation == "relu", ValueError, function_,
-             ": activation must be None or \"relu\", got \"", activation.value_or(""), "\"");
-    OP_CHECK(dropout >= 0 && dropout <= 1, ValueError, function_, ": dropout must be from 0 to 1, got ",
-             dropout);
-    op_.relu = activation.has_value();
-    op_.dropout = dropout;
+  void set_activation() {
+    const char* activation = arguments_.text("activation");
+    OP_CHECK(!activation || std::strcmp(activation, "relu") == 0, ValueError, function_,
+             ": activation must be None or \"relu\", got \"", activation, "\"");
+    op_.relu = activation != nullptr;
+    op_.dropout = arguments_.number("dropout");
+    OP_CHECK(op_.dropout >= 0 && op_.dropout <= 1, ValueError, function_,
+             ": dropout must be from 0 to 1, got ", op_.dropout);
   }
 
-  void set_mask(py::handle mask, bool needed, bool written) {
-    OP_CHECK(needed != mask.is_none(), ValueError, function_,
+  void set_mask(Access access) {
+    op_.mask = static_cast<uint8_t*>(part("mask", kUint8, (input_.numel + 7) / 8, access));
+  }
+
+  // The mask that forward writes.
+  void set_new_mask() {
+    set_mask(Access::kWrite);
+    OP_CHECK((op_.relu && op_.residual) == (op_.mask != nullptr), ValueError, function_,
              ": mask must be given if and only if activation is \"relu\" and there is a residual, got ",
-             mask.is_none() ? "None" : "one");
-    op_.mask = static_cast<uint8_t*>(part("mask", mask, "torch.uint8", (input_.numel + 7) / 8, written));
+             op_.mask ? "one" : "None");
   }
 
  private:
@@ -85,16 +95,12 @@ class Call : public LayerCall {
              input_.ndim);
     OP_CHECK(input_.numel > 0, ValueError, to_string(where), " must have elements, got shape ",
              shape_name(input_.shape, input_.ndim));
-    std::vector<int32_t> first, last{0};
-    for (int32_t d = 0; d < input_.ndim; ++d) first.push_back(d);
-    for (int32_t d = 2; d < input_.ndim; ++d) last.push_back(d);
-    last.push_back(1);
     ChannelShape shape;
     shape.batch = input_.shape[0];
     shape.channels = input_.shape[1];
     shape.positions = input_.numel / (shape.batch * shape.channels);
-    const bool in_order = lies_in_order(input_, first);
-    OP_CHECK(in_order || lies_in_order(input_, last), ValueError, to_string(where),
+    const bool in_order = lies_in_order(false);
+    OP_CHECK(in_order || lies_in_order(true), ValueError, to_string(where),
              " must be contiguous or channels last, got strides ", shape_name(input_.strides, input_.ndim),
              " for shape ", shape_name(input_.shape, input_.ndim));
     // Where both hold the wider rows are walked.
@@ -111,110 +117,92 @@ class Call : public LayerCall {
   bool has_params_ = false;
 };
 
-py::object forward(const py::object& x, const py::object& y, const py::object& weight, const py::object& bias,
-                   const py::object& residual, const py::object& mean, const py::object& invstd,
-                   const py::object& running_mean, const py::object& running_var,
-                   std::optional<double> momentum, const py::object& batches, double eps,
-                   const std::optional<std::string>& activation, double dropout, const Seed& seed,
-                   const py::object& mask, const py::object& workspace, int threads) {
-  Call call("batch_norm", x, threads);
+py::object forward(NamedArguments& arguments) {
+  Call call("batch_norm", arguments);
   BatchNorm& op = call.op();
-  op.eps = eps;
-  op.y = call.like_x("y", y, true);
-  op.residual = call.like_x("residual", residual, false);
-  op.weight = call.param("weight", weight, false);
-  op.bias = call.param("bias", bias, false);
-  op.running_mean = call.param("running_mean", running_mean, true);
-  op.running_var = call.param("running_var", running_var, true);
-  op.mean = call.statistic("mean", mean, true);
-  op.invstd = call.statistic("invstd", invstd, true);
+  op.y = call.like_x("y", Access::kWrite);
+  op.residual = call.like_x("residual", Access::kRead);
+  call.set_params();
+  op.running_mean = call.param("running_mean", Access::kWrite);
+  op.running_var = call.param("running_var", Access::kWrite);
+  op.mean = call.statistic("mean", Access::kWrite);
+  op.invstd = call.statistic("invstd", Access::kWrite);
   OP_CHECK(op.y && op.mean && op.invstd, TypeError,
            "batch_norm: y, mean and invstd must be tensors, got None");
-  call.set_momentum(momentum, batches);
-  call.set_activation(activation, dropout);
-  call.set_mask(mask, op.relu && op.residual, true);
-  op.workspace = call.workspace(workspace, call.target().kernels->batch_norm_workspace(op.shape));
-  call.check_overlap();
+  call.set_momentum();
+  op.eps = arguments.number("eps");
+  call.set_activation();
+  call.set_new_mask();
+  op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
+  const py::handle seed = arguments["seed"];
+  call.check_end();
   py::object drawn = call.set_seed(op, seed);
-  py::gil_scoped_release release;
-  call.target().kernels->batch_norm_forward(op, call.target().launch);
+  call.run(&KernelTable::batch_norm_forward, op);
   return drawn;
 }
 
-py::object inference(const py::object& x, const py::object& y, const py::object& weight,
-                     const py::object& bias, const py::object& residual, const py::object& mean,
-                     const py::object& var, double eps, const std::optional<std::string>& activation,
-                     double dropout, const Seed& seed, const py::object& mask, int threads) {
-  Call call("batch_norm", x, threads);
+py::object inference(NamedArguments& arguments) {
+  Call call("batch_norm", arguments);
   BatchNorm& op = call.op();
-  op.eps = eps;
-  op.y = call.like_x("y", y, true);
-  op.residual = call.like_x("residual", residual, false);
-  op.weight = call.param("weight", weight, false);
-  op.bias = call.param("bias", bias, false);
-  op.running_mean = call.param("running_mean", mean, false);
-  op.running_var = call.param("running_var", var, false);
+  op.y = call.like_x("y", Access::kWrite);
+  op.residual = call.like_x("residual", Access::kRead);
+  call.set_params();
+  op.running_mean = call.param("running_mean", Access::kRead);
+  op.running_var = call.param("running_var", Access::kRead);
   OP_CHECK(op.y && op.running_mean && op.running_var, TypeError,
-           "batch_norm: y, mean and var must be tensors, got None");
-  call.set_activation(activation, dropout);
-  call.set_mask(mask, op.relu && op.residual, true);
-  call.check_overlap();
+           "batch_norm: y, running_mean and running_var must be tensors, got None");
+  op.eps = arguments.number("eps");
+  call.set_activation();
+  call.set_new_mask();
+  const py::handle seed = arguments["seed"];
+  call.check_end();
   py::object drawn = call.set_seed(op, seed);
   std::vector<double> workspace(call.target().on_gpu ? 0 : size_t(op.shape.channels * kChannelParams));
   op.workspace = workspace.data();
-  py::gil_scoped_release release;
-  call.target().kernels->batch_norm_inference(op, call.target().launch);
+  call.run(&KernelTable::batch_norm_inference, op);
   return drawn;
 }
 
-void backward(const py::object& dy, const py::object& x, const py::object& dx, const py::object& dweight,
-              const py::object& dbias, const py::object& dresidual, const py::object& weight,
-              const py::object& bias, const py::object& mean, const py::object& invstd,
-              const std::optional<std::string>& activation, double dropout, const Seed& seed,
-              const py::object& mask, bool training, const py::object& workspace, int threads) {
-  Call call("batch_norm_backward", x, threads);
+py::object backward(NamedArguments& arguments) {
+  Call call("batch_norm_backward", arguments);
   BatchNorm& op = call.op();
-  op.training = training;
-  op.dy = call.like_x("dy", dy, false);
-  op.dx = call.like_x("dx", dx, true);
-  op.dresidual = call.like_x("dresidual", dresidual, true);
-  op.weight = call.param("weight", weight, false);
-  op.bias = call.param("bias", bias, false);
-  op.dweight = call.param("dweight", dweight, true);
-  op.dbias = call.param("dbias", dbias, true);
-  op.mean = call.statistic("mean", mean, false);
-  op.invstd = call.statistic("invstd", invstd, false);
+  op.dy = call.like_x("dy", Access::kRead);
+  op.dx = call.like_x("dx", Access::kWrite);
+  op.dresidual = call.like_x("dresidual", Access::kWrite);
+  call.set_params();
+  op.dweight = call.param("dweight", Access::kWrite);
+  op.dbias = call.param("dbias", Access::kWrite);
+  op.mean = call.statistic("mean", Access::kRead);
+  op.invstd = call.statistic("invstd", Access::kRead);
   OP_CHECK(op.dy && op.mean && op.invstd, TypeError,
            "batch_norm_backward: dy, mean and invstd must be tensors, got None");
-  call.set_activation(activation, dropout);
-  if (!mask.is_none()) call.set_mask(mask, op.relu, false);
-  op.workspace = call.workspace(workspace, call.target().kernels->batch_norm_workspace(op.shape));
-  call.check_overlap();
-  py::object drawn = call.set_seed(op, seed);
-  py::gil_scoped_release release;
-  call.target().kernels->batch_norm_backward(op, call.target().launch);
+  op.training = arguments.flag("training");
+  call.set_activation();
+  call.set_mask(Access::kRead);
+  OP_CHECK(op.relu || !op.mask, ValueError,
+           "batch_norm_backward: mask must be None unless activation is \"relu\", got one");
+  op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
+  const py::handle seed = arguments["seed"];
+  call.check_end();
+  const py::object drawn = call.set_seed(op, seed);
+  call.run(&KernelTable::batch_norm_backward, op);
+  return py::none();
 }
 
-int64_t workspace(const py::object& x) {
-  Call call("batch_norm", x, 1);
-  return call.target().kernels->batch_norm_workspace(call.op().shape);
+py::object workspace(NamedArguments& arguments) {
+  Call call("batch_norm", arguments, false);
+  call.check_end();
+  return py::int_(call.target().kernels->batch_norm_workspace(call.op().shape));
 }
 
-}  // namespace
+}  // namespace batch_norm_binding
 
 void register_batch_norm(py::module_& module) {
-  using py::arg;
-  module.def("batch_norm_forward", &forward, arg("x"), arg("y"), arg("weight"), arg("bias"), arg("residual"),
-             arg("mean"), arg("invstd"), arg("running_mean"), arg("running_var"), arg("momentum"),
-             arg("batches"), arg("eps"), arg("activation"), arg("dropout"), arg("seed"), arg("mask"),
-             arg("workspace"), arg("threads"));
-  module.def("batch_norm_inference", &inference, arg("x"), arg("y"), arg("weight"), arg("bias"),
-             arg("residual"), arg("mean"), arg("var"), arg("eps"), arg("activation"), arg("dropout"),
-             arg("seed"), arg("mask"), arg("threads"));
-  module.def("batch_norm_backward", &backward, arg("dy"), arg("x"), arg("dx"), arg("dweight"), arg("dbias"),
-             arg("dresidual"), arg("weight"), arg("bias"), arg("mean"), arg("invstd"), arg("activation"),
-             arg("dropout"), arg("seed"), arg("mask"), arg("training"), arg("workspace"), arg("threads"));
-  module.def("batch_norm_workspace", &workspace, arg("x"));
+  using namespace batch_norm_binding;
+  NamedFunction<&forward>::define(module, "batch_norm_forward");
+  NamedFunction<&inference>::define(module, "batch_norm_inference");
+  NamedFunction<&backward>::define(module, "batch_norm_backward");
+  NamedFunction<&workspace>::define(module, "batch_norm_workspace");
 }
 
 }  // namespace onepass

@@ -31,7 +31,7 @@ from onepass.optim._step.stateful import count_on_device, step_count, with_gradi
 
 __all__ = ["Adam"]
 
-# torch's own, whatever is put in their place later.
+# torch's own, whatever replaces them later.
 _torch_adam: Any = torch_adam
 _torch_adamw: Any = torch_adamw
 
@@ -52,7 +52,7 @@ _Lists = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tens
 
 
 class Adam(FusedOptimizer, torch.optim.Adam):
-    r"""Adam, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
+    r"""Takes steps of Adam, all parameters in one pass: 28 bytes read and written per float32 parameter.
 
     .. math::
         g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
@@ -62,25 +62,25 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         p_t &= p_{t-1} - \frac{\gamma}{1 - \beta_1^t} \,
             \frac{m_t}{\sqrt{x_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
-    Arithmetic is float32 (float64 for float64 parameters), whatever the parameters are stored in. Options from
-    max_grad_norm on are ours; those from state_dtype on belong to param groups.
+    The computation is in float32 (in float64 for float64 parameters), whatever the parameters are stored in.
+    Options from max_grad_norm on are ours; those from state_dtype on belong to param groups.
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
-            Complex ones go to torch's loop, see `unfused_parameters`.
+            torch's loop updates complex ones, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         betas: Decay of the two moments (beta1, beta2), each in [0, 1).
         eps: Added to the denominator against division by zero, at least 0.
         weight_decay: L2 penalty (lambda), at least 0.
         amsgrad: Divide by the largest second moment so far; one more state, 36 bytes a parameter.
-        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
+        foreach: Kept in the groups and not used: it chooses between torch's implementations.
         maximize: Ascend instead of descend.
         capturable: Keep the step count on the GPU, so that a CUDA graph of the step can be captured. Needs CUDA
             parameters.
         differentiable: Let gradients flow through the step, by torch's loop.
-        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
-            passed over as foreach.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class.
+            Otherwise not used.
         decoupled_weight_decay: Decay as AdamW does.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
@@ -88,14 +88,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         telemetry: Measure norms and lost updates of each group in the same pass, see `statistics`.
         state_dtype: torch.float32 or torch.bfloat16 for all moments; None: the parameter's dtype, and float32 with
             master_weights.
-        rounding: What becomes of a bfloat16 or float16 parameter that the update moves by less than its spacing:
-            "nearest" loses it; "stochastic" rounds up as often as the lost part says, states of 16 bits, too;
-            "kahan" keeps the rounding error in a state of the parameter's dtype and adds it at the next step.
-        master_weights: Keep bfloat16 and float16 parameters as float32 whose upper half, or rounded copy, the
-            parameter is: 26 bytes per bfloat16 parameter with a bfloat16 gradient, the same bits as float32
-            training with those gradients.
-        seed: Of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend on the
-            seed, the step count, the parameter's number and the element's place in memory, and on nothing else.
+        rounding: How an update is rounded that is smaller than the spacing of a bfloat16 or float16 parameter.
+            "nearest" loses it; "stochastic" rounds up with the probability that keeps the mean, in 16-bit states,
+            too; "kahan" keeps the rounding error in a state of the parameter's dtype and adds it at the next step.
+        master_weights: Train bfloat16 and float16 parameters as float32 numbers, of which a bfloat16 parameter is
+            the upper half and a float16 parameter the rounded value. This takes 26 bytes per bfloat16 parameter
+            with a bfloat16 gradient, and gives the same bits as float32 training with those gradients.
+        seed: The seed of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend
+            only on the seed, the step count, the parameter's number and the element's place in memory.
 
     Raises:
         ValueError: An option is out of range.
@@ -106,11 +106,14 @@ class Adam(FusedOptimizer, torch.optim.Adam):
     stay float32 for bfloat16 and float16 parameters; options are checked again at each step.
 
     Example:
-        >>> import torch, onepass
-        >>> model = torch.nn.Linear(2, 1)
-        >>> optimizer = onepass.optim.Adam(model.parameters(), lr=1e-3)
-        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> import torch
+        >>> from onepass.optim import Adam
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = Adam([weight], lr=0.1)
+        >>> weight.grad = torch.tensor([2.0])
         >>> optimizer.step()
+        >>> weight.data
+        tensor([0.9000])
 
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018, algorithm 2; torch.optim.Adam.
     """
@@ -185,7 +188,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             raise ValueError(f"{name}: bias_correction must be True (apex can leave it out), got False")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in what checkpoints of older torch versions lack, and takes apex's count from the group."""
+        """Fills in options that checkpoints of older torch versions lack; takes apex's count from the group."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.pop("bias_correction", None)

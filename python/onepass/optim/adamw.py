@@ -14,7 +14,7 @@ __all__ = ["AdamW"]
 
 
 class AdamW(Adam, torch.optim.AdamW):
-    r"""AdamW, all parameters updated in one pass: 28 bytes read and written per float32 parameter.
+    r"""Takes steps of AdamW, all parameters in one pass: 28 bytes read and written per float32 parameter.
 
     .. math::
         p &\leftarrow (1 - \gamma \lambda) p_{t-1} \\
@@ -49,12 +49,23 @@ class AdamW(Adam, torch.optim.AdamW):
         RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
-    Differs from torch: as `Adam` does.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import AdamW
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = AdamW([weight], lr=0.1, weight_decay=0.5)
+        >>> weight.grad = torch.tensor([2.0])
+        >>> optimizer.step()
+        >>> weight.data
+        tensor([0.8500])
+
+    Differs from torch: gradients may have another floating dtype than their parameter; states loaded as float32
+    stay float32 for bfloat16 and float16 parameters; options are checked again at each step.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.AdamW.
     """
 
-    # Of the decoupled decay nothing is to be told: it is what makes the class.
+    # The decoupled decay is not listed: the class says it.
     _told_options: ClassVar[tuple[str, ...]] = ("amsgrad", "maximize")
 
     def __init__(
@@ -104,7 +115,7 @@ class AdamW(Adam, torch.optim.AdamW):
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Keeps the decay decoupled, also with a checkpoint of a torch that did not yet save that option."""
+        """Keeps the decay decoupled, also with a checkpoint of a torch version that does not save that option."""
         super().__setstate__(state)
         for group in self.param_groups:
             group["decoupled_weight_decay"] = True

@@ -1,6 +1,6 @@
-"""Checkpoints of Adam and AdamW in the layout of apex's FusedAdam, which counts steps in the param group.
+"""Writes checkpoints of Adam and AdamW in the layout of apex's FusedAdam, which counts steps in the param group.
 
-`load_state_dict` of our classes takes that layout as it is; this module writes it.
+`load_state_dict` of our classes takes that layout as it is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,25 @@ def to_apex(state_dict: dict[str, Any]) -> dict[str, Any]:
         state_dict: What ``state_dict()`` returned. It is not changed; the tensors are shared.
 
     Returns:
-        The same with one ``step`` for each param group in place of one for each parameter. Whether the decay is
-        decoupled FusedAdam is told when it is made (``adam_w_mode``).
+        The same state with one ``step`` for each param group in place of one for each parameter. It does not say
+        whether the decay is decoupled: FusedAdam takes that as an argument (``adam_w_mode``).
 
     Raises:
         ValueError: Parameters of one group have taken different numbers of steps, or the group uses amsgrad:
-            FusedAdam knows neither.
+            FusedAdam supports neither.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import AdamW, to_apex
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = AdamW([weight])
+        >>> weight.grad = torch.tensor([2.0])
+        >>> optimizer.step()
+        >>> state = to_apex(optimizer.state_dict())
+        >>> state["param_groups"][0]["step"], sorted(state["state"][0])
+        (1, ['exp_avg', 'exp_avg_sq'])
+
+    Differs from torch: torch has no such function.
 
     Source: apex.optimizers.FusedAdam (its groups hold ``step`` and ``bias_correction``).
     """

@@ -1,4 +1,4 @@
-"""Clipping of gradients by their common norm and by value, with any optimizer: torch.nn.utils' functions."""
+"""Clips gradients by their common norm or by value, for any optimizer: torch.nn.utils' functions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from onepass.optim._lists.overlap import check_apart
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
-# What the core says of tensors that it cannot take as they are; nothing has been changed then.
+# What the core raises for tensors that it cannot take as they are, before it has changed anything.
 _REFUSALS = (TypeError, ValueError, BufferError, RuntimeError)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _Result = TypeVar("_Result")
-# torch's own, held: users put ours in their place, and ours would call itself without end. From the module, whose
-# names are rarely replaced, and not from torch.nn.utils.
+# torch's own, kept at import: users put ours in their place, and ours would call itself without end. They come
+# from the module, whose names are rarely replaced, and not from torch.nn.utils.
 _torch_clip_grad_norm_: Callable[..., Tensor] = torch.nn.utils.clip_grad.clip_grad_norm_
 _torch_clip_grad_value_: Callable[..., None] = torch.nn.utils.clip_grad.clip_grad_value_
 # Places in the control tensor (csrc/math/clip.h, StepControl).
@@ -45,11 +45,11 @@ def clip_grad_norm_(
     .. math::
         g \leftarrow g \cdot \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert_p + 10^{-6}}\right)
 
-    One read of the gradients for the norm, and one read and write for the scaling: 12 bytes per float32
-    element. On the CPU gradients that are small enough are not written at all: 4 bytes.
+    The norm takes one read of the gradients, the scaling one read and write: 12 bytes per float32 element. On the
+    CPU gradients that are small enough are not written at all: 4 bytes.
 
     Args:
-        parameters: Parameters, or one, whose gradients are scaled in place; those without one are passed over.
+        parameters: Parameters, or one, whose gradients are scaled in place; those without a gradient are skipped.
         max_norm: The largest norm that is left as it is, at least 0.
         norm_type: The order p of the norm: 1, 2, ``inf`` (also as a string), or any other number.
         error_if_nonfinite: Raise if the norm is infinite or nan. Waits for the GPU.
@@ -63,9 +63,19 @@ def clip_grad_norm_(
         ValueError: max_norm is negative or nan, or gradients share memory (torch scales shared ones twice).
         RuntimeError: The norm is not finite and error_if_nonfinite is set. No gradient has been changed.
 
-    Differs from torch: sums are float64, so that a finite float16 or float32 gradient never has an infinite
-    norm, and do not depend on the number of threads; the norm of half precision gradients is float32.
-    Complex, sparse and DTensor gradients, and orders that are not positive, go to torch's own function.
+    Example:
+        >>> import torch
+        >>> from onepass.optim import clip_grad_norm_
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> weight.grad = torch.tensor([3.0, 4.0])
+        >>> clip_grad_norm_([weight], max_norm=1.0)
+        tensor(5.)
+        >>> weight.grad
+        tensor([0.6000, 0.8000])
+
+    Differs from torch: sums are float64, so that a finite float16 or float32 gradient never has an infinite norm,
+    and they do not depend on the number of threads; the norm of half precision gradients is float32. Complex,
+    sparse and DTensor gradients, and orders that are not positive, go to torch's own function.
 
     Source: Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_.
     """
@@ -87,10 +97,10 @@ def clip_grad_norm_(
         raise RuntimeError(str(error)) from None
     except _REFUSALS:
         if _version_of(grads) != version:
-            raise  # what a signal's handler raised: they are scaled
+            raise  # a signal's handler raised: the gradients are scaled
         if not all(_is_ours(grad) for grad in grads):
             return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
-    # Strided views among them: they are scaled as copies. Whatever else was refused is refused again.
+    # Strided views are scaled as copies. Whatever else was refused is refused again.
     return _through_copies(name, grads, lambda dense: _clip_norm(dense, limit, order, error_if_nonfinite))
 
 
@@ -101,12 +111,21 @@ def clip_grad_value_(
     """Clamps each element of the gradients to [-clip_value, clip_value], in one pass; a nan stays.
 
     Args:
-        parameters: Parameters, or one, whose gradients are clamped in place; those without one are passed over.
+        parameters: Parameters, or one, whose gradients are clamped in place; those without a gradient are skipped.
         clip_value: The largest magnitude, at least 0.
         foreach: None or True; False takes torch's function, which goes tensor by tensor.
 
     Raises:
         ValueError: clip_value is negative or nan, or gradients share memory.
+
+    Example:
+        >>> import torch
+        >>> from onepass.optim import clip_grad_value_
+        >>> weight = torch.nn.Parameter(torch.zeros(3))
+        >>> weight.grad = torch.tensor([-3.0, 0.5, 4.0])
+        >>> clip_grad_value_([weight], clip_value=1.0)
+        >>> weight.grad
+        tensor([-1.0000,  0.5000,  1.0000])
 
     Differs from torch: a negative value raises (torch sets every element to it). Complex, sparse and DTensor
     gradients go to torch's own function.
@@ -140,14 +159,14 @@ def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, f
 
 
 class _Nonfinite(Exception):
-    """The norm is not finite, which the caller asked to be told."""
+    """The norm is not finite, and the caller asked for an error."""
 
 
 def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonfinite: bool = False) -> Tensor:
     name = "clip_grad_norm_"
     threads = torch.get_num_threads()
     shares = _by_device(grads)
-    # Neither other devices nor an error have a say in the factor.
+    # The factor depends neither on other devices nor on whether the norm is finite.
     at_once = len(shares) == 1 and not error_if_nonfinite
     found = [_norm_of(share, order, max_norm, at_once) for share in shares]
     controls = [control for control, _ in found]
@@ -161,8 +180,8 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
             f"got {total.item()}"
         )
     if at_once or (len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1):
-        return total  # they are scaled, or no byte needs to be written
-    # First, so that it tells in whatever place a signal comes.
+        return total  # the gradients are scaled, or need no scaling
+    # Comes before the scaling, so that versions are right wherever a signal interrupts it.
     bump_versions(grads)
     for share, control in zip(shares, controls, strict=True):
         _native.core.grad_scale(name, share, control, threads)
@@ -170,9 +189,16 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
 
 
 def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -> tuple[Tensor, bool]:
-    """Of gradients on one device the control tensor, the factor and the norm, and whether one is float64.
+    """Computes the norm of gradients on one device.
 
-    scales: they are scaled, too.
+    Args:
+        grads: The gradients.
+        order: The order of the norm.
+        max_norm: The largest norm that is left as it is.
+        scales: Scale the gradients in the same call.
+
+    Returns:
+        The control tensor, which holds factor and norm, and whether a gradient is float64.
     """
     device = grads[0].device
     control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
@@ -215,7 +241,7 @@ def _by_device(grads: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _is_ours(grad: Tensor) -> bool:
-    """True for what the kernels take, as it lies or as a copy."""
+    """True if the kernels take a gradient, as it is or as a copy."""
     plain = type(grad) in (Tensor, torch.nn.Parameter) and grad.layout == torch.strided
     return plain and grad.dtype in _DTYPES and grad.device.type in ("cpu", "cuda")
 
@@ -230,7 +256,7 @@ def _through_copies(function: str, grads: list[Tensor], clip: Callable[[list[Ten
 
 
 def _gradients(tensors: list[Tensor]) -> list[Tensor]:
-    # Each asked for once: that makes a Python object of it, or finds it.
+    # Each is read once: reading makes a Python object, or finds it.
     grads = [p.grad for p in tensors]
     return [grad for grad in grads if grad is not None]
 

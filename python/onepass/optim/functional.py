@@ -1,8 +1,7 @@
-"""The optimizers' updates on explicit lists, as torch's functional API has them.
+"""The updates of the optimizers on explicit lists, as in torch's functional API.
 
-Each call checks every list before it writes anything: a rejected call has changed nothing. Entries are
-torch tensors or numpy arrays, on one device or several; all tensors of one device and dtype are updated by one
-kernel call.
+Each call checks every list before it writes anything: a rejected call has changed nothing. Entries are torch
+tensors or numpy arrays, on one device or several; one kernel call updates all tensors of one device and dtype.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ def sgd(
         params: Tensors to update, of any shape; float32, float64, bfloat16 or float16.
         grads: Their gradients, of the same shapes; each of any of these dtypes.
         momentum_buffer_list: With momentum one buffer for each parameter, of its shape and of its dtype (or
-            float32); None where there is none yet: the new buffer is put in its place. Without momentum unused,
-            as in torch, and may be empty.
+            float32); None for a parameter that has none yet, and the new buffer replaces it. Without momentum the
+            list is not used, as in torch, and may be empty.
         weight_decay: L2 penalty (lambda), at least 0.
         momentum: Momentum factor (mu), at least 0; 0 uses no buffers.
         lr: Learning rate (gamma), at least 0.
@@ -63,9 +62,18 @@ def sgd(
 
     Raises:
         ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
-        TypeError: An entry is no tensor or has another dtype.
+        TypeError: An entry is not a tensor or has another dtype.
 
-    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad = np.array([1.0, 2.0]), np.array([1.0, -1.0])
+        >>> options = {"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+        >>> functional.sgd([weight], [grad], [], lr=0.5, maximize=False, **options)
+        >>> weight
+        array([0.5, 2.5])
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: torch.optim.sgd.sgd.
     """
@@ -125,8 +133,9 @@ def adam(
         grads: Their gradients, of the same shapes; each of any of these dtypes.
         exp_avgs: First moments (m), of the parameters' shapes and dtypes (or float32).
         exp_avg_sqs: Second moments (v), likewise.
-        max_exp_avg_sqs: Largest second moments (x), likewise; unused without amsgrad, as in torch: may be empty.
-        state_steps: Counts of steps taken, one element each, float32 or float64; 1 is added to each.
+        max_exp_avg_sqs: Largest second moments (x), likewise; without amsgrad not used, as in torch, and may be
+            empty.
+        state_steps: Counts of the steps taken, one element each, float32 or float64; 1 is added to each.
         amsgrad: Divide by the largest second moment so far.
         beta1: Decay of the first moment, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
@@ -139,9 +148,18 @@ def adam(
 
     Raises:
         ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
-        TypeError: An entry is no tensor or has another dtype.
+        TypeError: An entry is not a tensor or has another dtype.
 
-    Differs from torch: lists may be numpy arrays; gradients of another dtype are taken.
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad, m, v, steps = (np.array([value]) for value in (1.0, 2.0, 0.0, 0.0, 0.0))
+        >>> options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+        >>> functional.adam([weight], [grad], [m], [v], [], [steps], amsgrad=False, maximize=False, **options)
+        >>> weight.round(6), m.round(6), steps
+        (array([0.9]), array([0.2]), array([1.]))
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: Kingma and Ba 2015, algorithm 1; Reddi et al. 2018; torch.optim.adam.adam.
     """
@@ -182,9 +200,38 @@ def adamw(
     maximize: bool,
     capturable: bool = False,
 ) -> None:
-    """Takes one step of AdamW: `adam` with decoupled weight decay, p scaled by 1 - lr * weight_decay.
+    """Takes one step of AdamW: `adam` with decoupled weight decay, which scales p by 1 - lr * weight_decay first.
 
-    Arguments and errors are those of `adam`.
+    Args:
+        params: As for `adam`.
+        grads: As for `adam`.
+        exp_avgs: As for `adam`.
+        exp_avg_sqs: As for `adam`.
+        max_exp_avg_sqs: As for `adam`.
+        state_steps: As for `adam`.
+        amsgrad: As for `adam`.
+        beta1: As for `adam`.
+        beta2: As for `adam`.
+        lr: As for `adam`.
+        weight_decay: Decoupled decay, at least 0.
+        eps: As for `adam`.
+        maximize: As for `adam`.
+        capturable: As for `adam`.
+
+    Raises:
+        ValueError: A shape, device, layout or hyper-parameter is not as above, or tensors share memory.
+        TypeError: An entry is not a tensor or has another dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from onepass.optim import functional
+        >>> weight, grad, m, v, steps = (np.array([value]) for value in (1.0, 2.0, 0.0, 0.0, 0.0))
+        >>> options = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.5, "eps": 1e-8}
+        >>> functional.adamw([weight], [grad], [m], [v], [], [steps], amsgrad=False, maximize=False, **options)
+        >>> weight.round(6)
+        array([0.85])
+
+    Differs from torch: entries may be numpy arrays; gradients may have another dtype than their parameter.
 
     Source: Loshchilov and Hutter 2019, algorithm 2; torch.optim.adamw.adamw.
     """

@@ -1,4 +1,4 @@
-"""Param groups in which biases and the parameters of normalisations are not decayed."""
+"""Makes param groups in which biases and the parameters of normalisations are not decayed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["NoDecay", "no_decay_groups"]
 
-# By type, not by name or shape: a one-dimensional weight of one's own may be meant to decay.
+# Chosen by type, not by name or shape: a user's own one-dimensional weight may be meant to decay.
 _NORMALISATIONS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -20,10 +20,10 @@ _NORMALISATIONS: tuple[type[nn.Module], ...] = (
 
 
 class NoDecay(NamedTuple):
-    """A parameter that is not decayed, and why."""
+    """Names a parameter that is not decayed, and why."""
 
     name: str
-    """As ``model.named_parameters()`` has it."""
+    """Its name in ``model.named_parameters()``."""
     reason: str
     """``bias``, the class of its module, or ``named``."""
 
@@ -35,7 +35,7 @@ def no_decay_groups(
     no_decay_modules: Iterable[type[nn.Module]] = (),
     no_decay_names: Iterable[str] = (),
 ) -> tuple[list[dict[str, Any]], list[NoDecay]]:
-    """Splits a model's parameters into those that weight decay is for and those that it is not.
+    """Splits a model's parameters into those that are decayed and those that are not.
 
     Not decayed are biases (parameters called ``bias``, and any whose name ends in ``_bias`` or begins with
     ``bias_``, as in nn.MultiheadAttention and nn.LSTM) and all parameters of normalisation modules. Embeddings
@@ -43,13 +43,13 @@ def no_decay_groups(
 
     Args:
         model: The model; frozen parameters (requires_grad False) are left out.
-        weight_decay: Of the first group, at least 0.
+        weight_decay: The weight decay of the first group, at least 0.
         no_decay_modules: Further types of modules whose own parameters are not decayed, e.g. nn.Embedding.
         no_decay_names: Full names of further parameters, as in ``model.named_parameters()``.
 
     Returns:
-        The groups for an optimizer, the decayed one first (a group without parameters is left out), each in the
-        model's order; and the list of the parameters in the second, for inspection.
+        The groups for an optimizer, the decayed one first, each in the model's order (a group without parameters
+        is left out); and a list of the parameters that are not decayed, for inspection.
 
     Raises:
         ValueError: A name is not that of a parameter of the model.

@@ -22,7 +22,7 @@ from onepass.optim._step.stateful import with_gradient
 
 __all__ = ["SGD"]
 
-# torch's own, whatever is put in its place later.
+# torch's own, whatever replaces it later.
 _torch_sgd: Any = torch_sgd
 
 
@@ -37,38 +37,38 @@ class SgdOptions(StepOptions):
 
 
 class SGD(FusedOptimizer, torch.optim.SGD):
-    r"""SGD, all parameters updated in one pass: 20 bytes per float32 parameter with momentum, 12 without.
+    r"""Takes steps of SGD, all parameters in one pass: 20 bytes per float32 parameter with momentum, 12 without.
 
     .. math::
         g_t &= \pm \nabla f(p_{t-1}) + \lambda p_{t-1} \\
         b_t &= \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
         p_t &= p_{t-1} - \gamma (g_t + \mu b_t) \text{ if nesterov else } p_{t-1} - \gamma b_t
 
-    Without momentum :math:`p_t = p_{t-1} - \gamma g_t`. Arithmetic is float32 (float64 for float64 parameters),
-    whatever the parameters are stored in.
+    Without momentum :math:`p_t = p_{t-1} - \gamma g_t`. The computation is in float32 (in float64 for float64
+    parameters), whatever the parameters are stored in.
 
     Args:
         params: Parameters or dicts of parameter groups; float32, float64, bfloat16 or float16, on CPU or CUDA.
-            Complex ones, and those with a sparse gradient, go to torch's loop, see `unfused_parameters`.
+            torch's loop updates complex ones and those with a sparse gradient, see `unfused_parameters`.
         lr: Learning rate (gamma), at least 0; a float or a one-element tensor. A CUDA tensor is read by the
             kernel, so that a schedule neither synchronises nor breaks a captured graph.
         momentum: Momentum factor (mu), at least 0.
-        dampening: Dampening of momentum (tau); not in the first step of a parameter, as in torch.
+        dampening: Dampening of momentum (tau); the first step of a parameter has none, as in torch.
         weight_decay: L2 penalty (lambda), at least 0.
         nesterov: Use Nesterov's momentum; needs momentum > 0 and dampening 0.
         maximize: Ascend instead of descend.
-        foreach: Kept and passed over: which of torch's implementations is wanted is no question here.
+        foreach: Kept in the groups and not used: it chooses between torch's implementations.
         differentiable: Let gradients flow through the step, by torch's loop.
-        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class. Else
-            passed over as foreach.
-        capturable: Begin momentum buffers with zeros, so that a first step that the GPU skips leaves none without
-            a value; dampening must be 0.
+        fused: True: torch.amp.GradScaler leaves unscaling and skipping to the step, as with torch's class.
+            Otherwise not used.
+        capturable: Begin momentum buffers with zeros, so that they hold values even if the GPU skips the first
+            step; dampening must be 0.
         max_grad_norm: Clip the 2-norm of all gradients together to this; one more read of the gradients.
         skip_nonfinite: Skip a step, and everything it would change, if a gradient is not finite.
         ema_decay: Keep moving averages of the parameters with this decay, in [0, 1), see `ema_parameters`.
         telemetry: As for `Adam`.
-        state_dtype: As for `Adam`, of the momentum buffers.
-        rounding: As for `Adam`; "stochastic" adds the state ``step``, which the draws depend on.
+        state_dtype: As for `Adam`, for the momentum buffers.
+        rounding: As for `Adam`; "stochastic" adds the state ``step``, on which the draws depend.
         master_weights: As for `Adam`.
         seed: As for `Adam`.
 
@@ -77,11 +77,22 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         RuntimeError: fused=True comes with foreach or differentiable.
         TypeError: An option is of another kind than its default.
 
-    Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded
-    as float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step. A
-    parameter's first step takes its buffer from the gradient also when it comes later than others' (torch's fused
-    SGD raises TypeError) and after a step that GradScaler skipped (there torch's fused SGD reads memory that was
-    never written).
+    Example:
+        >>> import torch
+        >>> from onepass.optim import SGD
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> optimizer = SGD([weight], lr=0.1, momentum=0.9)
+        >>> for _ in range(2):
+        ...     weight.grad = torch.tensor([1.0])
+        ...     optimizer.step()
+        >>> weight.data
+        tensor([0.7100])
+
+    Differs from torch: gradients may have another floating dtype than their parameter; momentum buffers loaded as
+    float32 stay float32 for bfloat16 and float16 parameters; options are checked again at each step. A parameter's
+    first step takes its buffer from the gradient also if it comes later than the first step of others (torch's
+    fused SGD raises TypeError), or after a step that GradScaler skipped (torch's fused SGD then reads memory that
+    was never written).
 
     Source: Sutskever et al. 2013; torch.optim.SGD.
     """
@@ -161,7 +172,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in what checkpoints of older torch versions lack."""
+        """Fills in the options that checkpoints of older torch versions lack."""
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("nesterov", False)
@@ -196,7 +207,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                     if not first[i]:
                         buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
                         continue
-                    # On a GPU only the kernel will know whether this step is taken.
+                    # On a GPU only the kernel knows whether this step is taken.
                     first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
             groups.append(
@@ -262,7 +273,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
-        """Memory for a momentum buffer that the step writes, or one of zeros that it takes for the one before."""
+        """Makes a momentum buffer: memory that the step writes, or zeros that it reads as the buffer before it."""
         dtype = state_dtype_of(param, group)
         if written:
             return torch.empty_like(param, dtype=dtype, requires_grad=False)

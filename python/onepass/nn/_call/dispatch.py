@@ -1,6 +1,6 @@
-"""Who has a say in a call of a layer: the core alone, torch's dispatcher, or a transform of torch.func.
+"""Decides whether a call goes straight to the core, through torch's dispatcher, or to a transform of torch.func.
 
-A call on a small tensor would notice a loop over its tensors, or a question that is asked twice.
+Written without loops and without asking anything twice: a call on a small tensor would notice.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["has_functorch", "is_batched", "is_negative", "is_plain", "is_transformed", "with_memory"]
+__all__ = ["has_functorch", "is_batched", "is_plain", "is_transformed", "with_memory"]
 
 # True inside a transform of torch.func.
 has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
-# What type(tensor) is of tensors whose memory the core may read; None where an optional one is missing.
+# Types of tensors whose memory the core may read; None stands for an optional tensor that is missing.
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say.
+    """Returns True if the core may be called, False if the call must go through the dispatcher.
 
-    That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
-    negative bit (as of ``complex.conj().imag``), which operators of the dispatcher find resolved.
+    The dispatcher is needed for a subclass, a mode, another device, torch.jit.trace, which records only operators,
+    and a negative bit (``complex.conj().imag`` has one), which the dispatcher resolves before an operator runs.
 
     Args:
-        input: Tells the device.
-        second: A tensor that is on the input's device, which is checked elsewhere; or None.
+        input: The tensor whose device counts.
+        second: A tensor on the same device, which is checked elsewhere; or None.
         third: Another one.
     """
     return (
@@ -37,30 +37,23 @@ def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None =
         and type(second) in _PLAIN
         and type(third) in _PLAIN
         and (input.is_cpu or input.is_cuda)
-        and not is_negative(input, second, third)
+        and not input.is_neg()
+        and (second is None or not second.is_neg())
+        and (third is None or not third.is_neg())
         and torch._C._get_tracing_state() is None
     )
 
 
-def is_negative(first: Tensor | None, second: Tensor | None, third: Tensor | None) -> bool:
-    """True if one of them has the negative bit."""
-    return (
-        (first is not None and first.is_neg())
-        or (second is not None and second.is_neg())
-        or (third is not None and third.is_neg())
-    )
-
-
 def is_batched(grad: Tensor) -> bool:
-    """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
+    """Returns True for many gradients in one tensor without memory, as ``is_grads_batched`` makes them."""
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 def with_memory(grad: Tensor) -> Tensor:
-    """An upstream gradient that a kernel can read.
+    """Makes an upstream gradient readable for a kernel.
 
-    A sparse one, as of an embedding of what a layer gave, becomes dense; zeros that forward mode gives without
+    A sparse one, from an embedding of a layer's output, becomes dense; zeros that forward mode makes without
     memory get some.
     """
     if grad.layout is not torch.strided:
@@ -69,8 +62,8 @@ def with_memory(grad: Tensor) -> Tensor:
 
 
 def is_transformed() -> bool:
-    """True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
+    """Returns True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
 
-    Not to be asked while compiling, and neither is `has_functorch`.
+    Neither this nor `has_functorch` may be called while compiling.
     """
     return has_functorch() or forward_ad._current_level >= 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_dense
-from onepass.nn._call.dispatch import is_negative, is_plain, is_transformed
+from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
 from onepass.nn.batch_norm import _composed, _exported, _kernels, _ops
 from onepass.nn.batch_norm._derivative import apply
@@ -35,7 +35,7 @@ def batch_norm(
     generator: torch.Generator | None,
     seed: int | Tensor | None,
 ) -> Tensor:
-    """The output for checked arguments; training changes the running statistics in place."""
+    """Returns the output for checked arguments; training changes the running statistics in place."""
     if input.numel() == 0:
         return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
@@ -53,32 +53,16 @@ def batch_norm(
         # Asked only now: a call on a small tensor would notice.
         check_dense("batch_norm", input=input, residual=residual)
         raise
-    if compiling or not is_plain(input, weight, bias) or is_negative(residual, running.mean, running.var):
-        if exporting.is_asked():
-            if dropout:
-                exporting.refuse_seed("batch_norm", generator, seed)
-            return _exported.batch_norm(
-                input,
-                running.mean,
-                running.var,
-                weight,
-                bias,
-                residual,
-                batch_statistics=training,
-                momentum=_composed.momentum_of(running, options),
-                eps=eps,
-                activation=activation,
-                dropout=dropout,
-                training=bool(dropout),
-            )
-        drawn = seeds.seed_for("batch_norm", input, generator, seed) if dropout else None
-        check_dense("batch_norm", weight=weight, bias=bias)
-        return _ops.batch_norm(input, weight, bias, residual, running, drawn, options)
-    source: seeds.Seed = 0
-    if dropout and seed is None:
-        source = seeds.later("batch_norm", input, generator)
-    elif dropout:
-        source = seeds.seed_for("batch_norm", input, generator, seed)
+    # Without a loop, which a call on a small tensor would notice.
+    if (
+        compiling
+        or not is_plain(input, weight, bias)
+        or (residual is not None and residual.is_neg())
+        or (running.mean is not None and running.mean.is_neg())
+        or (running.var is not None and running.var.is_neg())
+    ):
+        return _by_operators(input, weight, bias, residual, running, options, generator, seed)
+    source = _source(input, generator, seed) if dropout else 0
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -92,7 +76,48 @@ def batch_norm(
         ):
             _refuse_saved(input=input, weight=weight, bias=bias)
         return apply(input, weight, bias, residual, running, source, options)
-    return _kernels.forward(input, weight, bias, residual, running, source, options, for_backward=False)[0]
+    run = _kernels.forward if training else _kernels.inference
+    return run(input, weight, bias, residual, running, source, options)[0]
+
+
+def _by_operators(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    options: Options,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+) -> Tensor:
+    """Makes the call by our operators, or by torch's in a graph that is exported."""
+    dropout = options.dropout
+    if exporting.is_asked():
+        if dropout:
+            exporting.refuse_seed("batch_norm", generator, seed)
+        return _exported.batch_norm(
+            input,
+            running.mean,
+            running.var,
+            weight,
+            bias,
+            residual,
+            batch_statistics=options.training,
+            momentum=_composed.momentum_of(running, options),
+            eps=options.eps,
+            activation=options.activation,
+            dropout=dropout,
+            training=bool(dropout),
+        )
+    drawn = seeds.seed_for("batch_norm", input, generator, seed) if dropout else None
+    check_dense("batch_norm", weight=weight, bias=bias)
+    return _ops.batch_norm(input, weight, bias, residual, running, drawn, options)
+
+
+def _source(input: Tensor, generator: torch.Generator | None, seed: int | Tensor | None) -> seeds.Seed:
+    if seed is None:
+        return seeds.later("batch_norm", input, generator)
+    return seeds.seed_for("batch_norm", input, generator, seed)
 
 
 def _refuse_saved(**tensors: Tensor | None) -> None:

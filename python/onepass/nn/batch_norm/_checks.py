@@ -30,15 +30,17 @@ def check(
     dropout: float,
 ) -> None:
     """Raises for what the core does not check."""
-    # The types first: a call on a small tensor would notice the loop.
+    # Types first, here and below: a call on a small tensor would notice each further function.
     if type(weight) not in OPTIONAL or type(bias) not in OPTIONAL or type(residual) not in OPTIONAL:
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
-    check_tensor("batch_norm", "input", input)
+    if type(input) is not Tensor:
+        check_tensor("batch_norm", "input", input)
     if input.is_nested:
         check_dense("batch_norm", input=input)
     if input.dim() < 2 and input.numel():
         raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
-    check_number("batch_norm", "eps", eps)
+    if type(eps) is not float:
+        check_number("batch_norm", "eps", eps)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: running_mean and running_var must both be given or both be None, got one")
     if type(running_mean) not in OPTIONAL or type(running_var) not in OPTIONAL:
@@ -66,4 +68,5 @@ def check(
             raise ValueError("batch_norm: running_mean and running_var must be given when not training, got None")
     if activation is not None and activation != "relu":
         raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
-    check_probability("batch_norm", "dropout", dropout)
+    if type(dropout) is not float or not 0 <= dropout <= 1:
+        check_probability("batch_norm", "dropout", dropout)

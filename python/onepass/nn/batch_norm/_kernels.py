@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onepass import _native
 from onepass._versions import bump_versions
-from onepass.nn._call.buffers import statistics_dtype, workspace
+from onepass.nn._call.buffers import new_workspace, statistics_dtype
 from onepass.nn._call.seeds import Seed
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Saved",
     "backward",
     "forward",
+    "inference",
     "invstd_of",
     "new_gradients",
     "new_mask",
@@ -70,12 +71,12 @@ class Saved(NamedTuple):
 
 
 def new_statistic(input: Tensor) -> Tensor:
-    """Memory for one number each channel, as mean and spread are."""
+    """Allocates memory for one number each channel, as mean and spread are."""
     return torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
 
 
 def new_mask(input: Tensor, activation: str | None) -> Tensor | None:
-    """Memory for the bits of ReLU behind a residual, without which they are computed again."""
+    """Allocates memory for the bits of ReLU behind a residual, without which they are computed again."""
     if activation is None:
         return None
     return torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
@@ -89,63 +90,83 @@ def forward(
     running: Running,
     seed: Seed,
     options: Options,
-    for_backward: bool = True,
 ) -> tuple[Tensor, Saved]:
     """Runs the kernel on plain dense tensors; training changes the running statistics in place.
 
     Returns:
-        Output, and what `backward` needs; without for_backward the latter is of no use.
+        Output, and what `backward` needs.
     """
+    if not options.training:
+        output, mask, drawn = inference(input, weight, bias, residual, running, seed, options)
+        mean, var = cast(Tensor, running.mean), cast(Tensor, running.var)
+        # Copies: a training step before the backward pass must not move what this output was computed with.
+        # `to` with copy=True takes twice as long as `clone`.
+        wide = statistics_dtype(input)
+        mean = mean.clone() if mean.dtype == wide else mean.to(wide)
+        var = var.clone() if var.dtype == wide else var.to(wide)
+        return output, Saved(mean, var, mask, drawn)
     core = _native.core
     output = torch.empty_like(input)
     mask = None if residual is None else new_mask(input, options.activation)
-    if not options.training:
-        drawn = core.batch_norm_inference(
-            input,
-            output,
-            weight,
-            bias,
-            residual,
-            running.mean,
-            running.var,
-            options.eps,
-            options.activation,
-            options.dropout,
-            seed,
-            mask,
-            torch.get_num_threads(),
-        )
-        mean, var = cast(Tensor, running.mean), cast(Tensor, running.var)
-        if for_backward:
-            # Copies: a training step before the backward pass must not move what this output was computed with.
-            wide = statistics_dtype(input)
-            mean, var = _copy(mean, wide), _copy(var, wide)
-        return output, Saved(mean, var, mask, drawn)
     mean = new_statistic(input)
     invstd = torch.empty_like(mean)
     drawn = core.batch_norm_forward(
-        input,
-        output,
-        weight,
-        bias,
-        residual,
-        mean,
-        invstd,
-        running.mean,
-        running.var,
-        options.momentum,
-        running.batches,
-        options.eps,
-        options.activation,
-        options.dropout,
-        seed,
-        mask,
-        workspace(input, lambda: core.batch_norm_workspace(input)),
-        torch.get_num_threads(),
+        x=input,
+        threads=torch.get_num_threads(),
+        y=output,
+        residual=residual,
+        weight=weight,
+        bias=bias,
+        running_mean=running.mean,
+        running_var=running.var,
+        mean=mean,
+        invstd=invstd,
+        momentum=options.momentum,
+        batches=running.batches,
+        eps=options.eps,
+        activation=options.activation,
+        dropout=options.dropout,
+        mask=mask,
+        workspace=None if input.is_cpu else new_workspace(input, core.batch_norm_workspace(x=input)),
+        seed=seed,
     )
     if running.mean is not None and running.var is not None:
         _count_writes(running.mean, running.var)
     return output, Saved(mean, invstd, mask, drawn)
+
+
+def inference(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    seed: Seed,
+    options: Options,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Runs the kernel with the running statistics.
+
+    Returns:
+        Output, and mask and seed as in `Saved`.
+    """
+    output = torch.empty_like(input)
+    mask = None if residual is None else new_mask(input, options.activation)
+    drawn = _native.core.batch_norm_inference(
+        x=input,
+        threads=torch.get_num_threads(),
+        y=output,
+        residual=residual,
+        weight=weight,
+        bias=bias,
+        running_mean=running.mean,
+        running_var=running.var,
+        eps=options.eps,
+        activation=options.activation,
+        dropout=options.dropout,
+        mask=mask,
+        seed=seed,
+    )
+    return output, mask, drawn
 
 
 def _count_writes(mean: Tensor, var: Tensor) -> None:
@@ -156,15 +177,10 @@ def _count_writes(mean: Tensor, var: Tensor) -> None:
     bump_versions(written)
 
 
-def _copy(buffer: Tensor, dtype: torch.dtype) -> Tensor:
-    # `to` with copy=True takes twice as long as `clone`.
-    return buffer.clone() if buffer.dtype == dtype else buffer.to(dtype)
-
-
 def new_gradients(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Memory for the gradients of input, weight, bias and residual that are wanted."""
+    """Allocates memory for the gradients of input, weight, bias and residual that are wanted."""
     return (
         torch.empty_like(input) if wanted[0] else None,
         torch.empty_like(weight) if wanted[1] and weight is not None else None,
@@ -186,23 +202,23 @@ def backward(
     core = _native.core
     dx, dweight, dbias, dresidual = new_gradients(input, weight, bias, wanted)
     core.batch_norm_backward(
-        grad,
-        input,
-        dx,
-        dweight,
-        dbias,
-        dresidual,
-        weight,
-        bias,
-        saved.mean,
-        saved.spread if options.training else invstd_of(saved.spread, options.eps),
-        options.activation,
-        options.dropout,
-        0 if saved.seed is None else saved.seed,
-        saved.mask,
-        options.training,
-        workspace(input, lambda: core.batch_norm_workspace(input)),
-        torch.get_num_threads(),
+        x=input,
+        threads=torch.get_num_threads(),
+        dy=grad,
+        dx=dx,
+        dresidual=dresidual,
+        weight=weight,
+        bias=bias,
+        dweight=dweight,
+        dbias=dbias,
+        mean=saved.mean,
+        invstd=saved.spread if options.training else invstd_of(saved.spread, options.eps),
+        training=options.training,
+        activation=options.activation,
+        dropout=options.dropout,
+        mask=saved.mask,
+        workspace=None if input.is_cpu else new_workspace(input, core.batch_norm_workspace(x=input)),
+        seed=0 if saved.seed is None else saved.seed,
     )
     return dx, dweight, dbias, dresidual
 

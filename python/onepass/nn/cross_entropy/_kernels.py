@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
-from onepass.nn._call.buffers import statistics_dtype, workspace
+from onepass.nn._call.buffers import new_workspace, statistics_dtype
 
 __all__ = [
     "FIRST_ALONE",
@@ -45,7 +45,7 @@ class Second(NamedTuple):
     """A second label for each row, and how much the first one weighs."""
 
     target: Tensor | None
-    """int64 labels, contiguous; None for the first label alone."""
+    """int64 labels, contiguous; None if there are only first labels."""
     lams: Tensor | None
     """The first label's weight, one number each sample in the arithmetic's dtype; None for `lam`."""
     lam: float
@@ -67,12 +67,12 @@ class Result(NamedTuple):
 
 
 def rows_of(input: Tensor) -> int:
-    """How many distributions over the classes the logits hold."""
+    """Returns how many distributions over the classes the logits hold."""
     return 1 if input.dim() < 2 else input.numel() // input.shape[1]
 
 
 def new_result(input: Tensor, target: Tensor, reduction: str) -> Result:
-    """Memory for what `forward` returns; the totals are 0, since kernels add to them."""
+    """Allocates memory for what `forward` returns; the totals are 0, since kernels add to them."""
     wide, rows, device = statistics_dtype(input), rows_of(input), input.device
     return Result(
         torch.empty(rows if reduction == "none" else (), dtype=wide, device=device),
@@ -93,7 +93,7 @@ def forward(
 
     Args:
         input: Logits as `layout.dense` gives them, not empty.
-        target: int64 labels, contiguous; or probabilities, which lie as the input does.
+        target: int64 labels, contiguous; or probabilities, with the input's strides.
         second: The second labels.
         weight: Dense, of shape (C), or None.
         options: What to compute.
@@ -102,23 +102,24 @@ def forward(
     core, threads = _native.core, torch.get_num_threads()
     dense = target.is_floating_point()
     result = new_result(input, target, options.reduction)
+    size = 0 if input.is_cpu else core.cross_entropy_workspace(x=input, threads=threads, statistics=statistics)
     core.cross_entropy_forward(
-        input,
-        None if dense else target,
-        second.target,
-        second.lam if second.lams is None else second.lams,
-        target if dense else None,
-        weight,
-        options.ignore_index,
-        options.label_smoothing,
-        options.z_loss,
-        options.reduction,
-        statistics,
-        result.loss,
-        result.saved,
-        result.totals,
-        workspace(input, lambda: core.cross_entropy_workspace(input, statistics, threads)),
-        threads,
+        x=input,
+        threads=threads,
+        target=None if dense else target,
+        target2=second.target,
+        lam=second.lam if second.lams is None else second.lams,
+        probabilities=target if dense else None,
+        weight=weight,
+        ignore_index=options.ignore_index,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        reduction=options.reduction,
+        statistics=statistics,
+        loss=result.loss,
+        saved=result.saved,
+        totals=result.totals,
+        workspace=new_workspace(input, size) if size else None,
     )
     return result
 
@@ -138,23 +139,24 @@ def backward(
     core, threads = _native.core, torch.get_num_threads()
     dense = target.is_floating_point()
     dx = input.detach() if inplace else torch.empty_like(input)
+    size = 0 if input.is_cpu else core.cross_entropy_workspace(x=input, threads=threads, statistics=False)
     core.cross_entropy_backward(
-        grad.contiguous(),
-        input,
-        dx,
-        None if dense else target,
-        second.target,
-        second.lam if second.lams is None else second.lams,
-        target if dense else None,
-        weight,
-        options.ignore_index,
-        options.label_smoothing,
-        options.z_loss,
-        options.reduction,
-        saved,
-        totals,
-        workspace(input, lambda: core.cross_entropy_workspace(input, False, threads)),
-        threads,
+        x=input,
+        threads=threads,
+        dx=dx,
+        target=None if dense else target,
+        target2=second.target,
+        lam=second.lam if second.lams is None else second.lams,
+        probabilities=target if dense else None,
+        weight=weight,
+        ignore_index=options.ignore_index,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        reduction=options.reduction,
+        grad=grad.contiguous(),
+        saved=saved,
+        totals=totals,
+        workspace=new_workspace(input, size) if size else None,
     )
     if inplace:
         # What else was computed from the logits must notice that they are gone.

@@ -77,7 +77,7 @@ def _is_again(scheduler: Neighbour, other: Neighbour, settings: Sequence[str]) -
 
 
 def scale_zeros(scheduler: Neighbour, field: str, i: int, ratio: float) -> None:
-    """Tells a factor to schedulers that hold group i at 0: its value, which is to come back, does not show it."""
+    """Passes a factor to schedulers that hold group i at 0: its value, which is to come back, does not show it."""
     for other in _all_of(scheduler):
         memory = other._memories.get(field)
         if other is not scheduler and memory is not None and memory.factor(i) == 0:

@@ -5,8 +5,8 @@ schedule remembers nothing from one step to the next, so a resumed training has 
 same text.
 """
 
+from onepass.optim.schedules._combine import clamp, take
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
-from onepass.optim.schedules._limits import clamp, take
 from onepass.optim.schedules._parse import parse
 from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
 from onepass.optim.schedules._shapes import (

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from onepass.optim.schedules._combine import clamp, take
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
-from onepass.optim.schedules._limits import clamp, take
 from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
 from onepass.optim.schedules._shapes import (
     cosine,
@@ -134,7 +134,7 @@ def parse(text: str) -> Schedule:
         raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
     try:
         with warnings.catch_warnings():
-            # Of text such as "1if 1else 2" Python only warns. The error that follows says more.
+            # Python only warns of text such as "1if 1else 2"; the error that follows here says more.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.replace("\n", " "), mode="eval")
     except SyntaxError as error:

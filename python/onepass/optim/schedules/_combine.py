@@ -1,4 +1,4 @@
-"""Schedules within limits: one that is cut to a length, one whose factors stay between two bounds."""
+"""Schedules made of another: cut to a length, or with factors that stay between two bounds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onepass.optim.schedules._schedule import Schedule, check_parts, check_real
+
+# Pickles of 0.1 name these two here.
+from onepass.optim.schedules._schedule import product as product
+from onepass.optim.schedules._schedule import sequence as sequence
 
 
 # Lower case like the functions that they stand for: who uses one calls it.
