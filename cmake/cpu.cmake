@@ -1,11 +1,11 @@
-# The CPU kernels: each file compiled once per instruction set into a namespace of that name (ONEPASS_ISA).
-# No contraction: a fused multiply-add on one instruction set and not on another would give each its own bits.
+# Each CPU kernel is compiled once per instruction set, into a namespace of that name (ONEPASS_ISA). Nothing is
+# contracted: a fused multiply-add on one instruction set and not on another would give each its own bits.
 set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
 # The optimisations of loops are those of -O3, the limits of inlining those of -O2. A loop that does the work is a
 # function of its own (ONEPASS_WALK), and its formula is always inlined (ONEPASS_HD), so the limits decide only how
 # often the code around such loops is repeated. With those of -O3 the kernels take half as long again to compile.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  foreach(limit max-inline-insns-auto=15 max-inline-insns-single=70 early-inlining-insns=6 inline-min-speedup=30)
+  foreach(limit max-inline-insns-auto=15 max-inline-insns-single=70 inline-min-speedup=30)
     list(APPEND cpu_options "SHELL:--param ${limit}")
   endforeach()
 endif()
@@ -25,7 +25,7 @@ onepass_isa(baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   onepass_isa(avx2 -march=x86-64-v3)
   onepass_isa(avx512 -march=x86-64-v4 -mprefer-vector-width=512)
-  # Only now is there a choice to make at load.
+  # Lets csrc/core/isa.cpp choose one when the module is loaded.
   target_compile_definitions(onepass_options INTERFACE ONEPASS_X86)
 endif()
 target_sources(onepass_cpu INTERFACE $<TARGET_OBJECTS:onepass_cpu>)

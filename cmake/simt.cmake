@@ -1,4 +1,4 @@
-# onepass._core_simt: the bindings with the CUDA kernels compiled by the host compiler, for tests/.
+# Builds onepass._core_simt for tests/: the bindings, with the CUDA kernels compiled by the host compiler.
 if(ONEPASS_SIMT STREQUAL "AUTO")
   find_package(CUDAToolkit QUIET)
   if(NOT CUDAToolkit_FOUND AND NOT ONEPASS_CUDA_INCLUDE)
@@ -11,7 +11,7 @@ include(tests/simt/simt.cmake)
 simt_wrap_sources(simt_kernels ${cuda_sources})
 add_library(onepass_simt_kernels OBJECT ${simt_kernels})
 target_link_libraries(onepass_simt_kernels PRIVATE onepass_options simt)
-# #pragma unroll is a word of nvcc.
+# The host compiler does not know nvcc's #pragma unroll.
 target_compile_options(onepass_simt_kernels PRIVATE
   -O2 -fno-math-errno -ffp-contract=off -Wno-unknown-pragmas)
 

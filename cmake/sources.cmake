@@ -33,10 +33,3 @@ list(APPEND bind_sources
   csrc/bind/optim/precision.cpp
   csrc/bind/optim/step_count.cpp
   csrc/bind/optim/tail.cpp)
-
-# The files of one folder of bind/ are compiled together (ONEPASS_UNITY). Layers stay apart, since each calls its own
-# functions forward and backward.
-foreach(source ${bind_sources})
-  get_filename_component(folder ${source} DIRECTORY)
-  set_source_files_properties(${source} PROPERTIES UNITY_GROUP ${folder})
-endforeach()

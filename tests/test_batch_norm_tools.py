@@ -48,7 +48,7 @@ def test_overhead_is_of_the_modules():
 
 
 def test_parity_rows():
-    """The rule holds; beside torch's channels_last ours is far better."""
+    """The rule holds; compared with torch's channels_last ours is far better."""
     rows = list(parity.rows([torch.float32], 1, CPU))
     assert all(row.ok for row in rows)
     assert {row.rule for row in rows} == {rule.name for rule in parity.RULES}

@@ -248,7 +248,7 @@ _Y = torch.full((3, 4), 0.25)
         (ValueError, "reduction must be 'none', 'mean' or 'sum', got 'avg'", (_X, _T), {"reduction": "avg"}),
         (ValueError, "label_smoothing must be 0 to 1, got 1.5", (_X, _T), {"label_smoothing": 1.5}),
         (ValueError, "z_loss must be finite and at least 0, got -1", (_X, _T), {"z_loss": -1}),
-        (ValueError, r"target must have shape \(3,\) beside an input of shape \(3, 4\), got \(2,\)",
+        (ValueError, r"target must have shape \(3,\) for an input of shape \(3, 4\), got \(2,\)",
          (_X, _T[:2]), {}),
         (TypeError, "target of class indices must be torch.int64 or torch.uint8, or another .*, got torch.bool",
          (_X, _T.bool()), {}),

@@ -94,8 +94,8 @@ CALLS = {
         " must be 0 to 2**64 - 1, got ": lambda: core.dropout(seed=-1),
     },
     "core/named.cpp": {
-        ":  must be given": lambda: _native.core.dropout(x=ones(4)),
-        ":  must not be given, it is no argument of this function": lambda: core.dropout(q=0.5),
+        ":  must be given, got no argument of that name": lambda: _native.core.dropout(x=ones(4)),
+        ":  must not be given, got one, and this function has no such argument": lambda: core.dropout(q=0.5),
         ":  must be , got ": lambda: core.dropout(p="a half"),
     },
     "core/overlap.cpp": {

@@ -39,9 +39,13 @@ def test_the_order_is_free():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"p": ...}, TypeError, "dropout: p must be given"),
-        ({"seed": ...}, TypeError, "dropout: seed must be given"),
-        ({"q": 1}, TypeError, "dropout: q must not be given, it is no argument of this function"),
+        ({"p": ...}, TypeError, "dropout: p must be given, got no argument of that name"),
+        ({"seed": ...}, TypeError, "dropout: seed must be given, got no argument of that name"),
+        (
+            {"q": 1},
+            TypeError,
+            "dropout: q must not be given, got one, and this function has no such argument",
+        ),
         ({"p": "a half"}, TypeError, "dropout: p must be a number, got 'a half'"),
         ({"threads": 1.5}, TypeError, "dropout: threads must be an int64, got 1.5"),
         ({"threads": 2**64}, TypeError, "dropout: threads must be an int64, got 18446744073709551616"),

@@ -96,7 +96,7 @@ PUBLIC = {
     "onepass.parity.tail": "DTYPES rows",
 }
 
-# Where pickles of version 0.1 look for classes and functions.
+# Where pickles of version 0.1 look for our modules, what belongs to them, and optimizers.
 PICKLED = {
     "onepass.nn.batch_norm": "BatchNorm1d BatchNorm2d BatchNorm3d",
     "onepass.nn.convert": "Conversion Entry",
@@ -106,20 +106,6 @@ PICKLED = {
     "onepass.nn.sequential": "Sequential _empty",
     "onepass.optim.adam": "Adam",
     "onepass.optim.adamw": "AdamW",
-    "onepass.optim.lr_scheduler._chained": "ChainedScheduler",
-    "onepass.optim.lr_scheduler._cycles": "CosineAnnealingWarmRestarts CyclicLR OneCycleLR",
-    "onepass.optim.lr_scheduler._decays": (
-        "ConstantLR CosineAnnealingLR ExponentialLR LambdaLR LinearLR MultiStepLR PolynomialLR StepLR"
-    ),
-    "onepass.optim.lr_scheduler._memory": "Memory",
-    "onepass.optim.lr_scheduler._plateau": "ReduceLROnPlateau",
-    "onepass.optim.lr_scheduler._schedule": "ScheduleLR WarmupCosineLR WarmupStableDecayLR",
-    "onepass.optim.lr_scheduler._sequential": "SequentialLR",
-    "onepass.optim.schedules._combine": "clamp product sequence take",
-    "onepass.optim.schedules._cycles": "cyclic one_cycle warm_restarts",
-    "onepass.optim.schedules._shapes": (
-        "constant cosine exponential inverse_sqrt linear multistep polynomial sqrt_decay step warmup"
-    ),
     "onepass.optim.sgd": "SGD",
 }
 # Paths at which the classes of these modules stand instead.

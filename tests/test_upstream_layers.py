@@ -1,4 +1,4 @@
-"""What torch documents and tests of batch norm, dropout and the loss beside numbers: ours in the same program.
+"""What torch documents and tests of batch norm, dropout and the loss besides numbers: ours in the same program.
 
 Each scenario builds layers from a namespace, torch's or ours, and returns what it saw.
 """

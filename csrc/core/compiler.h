@@ -13,6 +13,14 @@
 #define ONEPASS_HD inline
 #endif
 
+// The same for a lambda on the CPU, written behind its parameters. Called twice, it might become a function
+// of its own, and a loop that calls a function is no vector loop.
+#if defined(__GNUC__)
+#define ONEPASS_INLINED __attribute__((always_inline))
+#else
+#define ONEPASS_INLINED
+#endif
+
 // A function that is never inlined: inlined wherever it is used, its code would be most of a kernel and of
 // the time that compiling takes.
 #if defined(__CUDACC__)

@@ -3,7 +3,7 @@
 // Compiled by nvcc it is CUDA. Compiled by a host compiler it is our simulator (tests/simt), so that every
 // kernel and its launcher run under sanitizers and a race detector on machines without a GPU. That needs two
 // things that CUDA itself does not: shared memory is declared through KERNEL_SMEM and KERNEL_DYN_SMEM (the
-// simulator makes one guarded object per block of them), and kernels are launched by gpu::launch alone.
+// simulator makes one guarded object per block of them), and kernels are launched by gpu::launch only.
 // All rules for kernels: tests/simt/README.md.
 #pragma once
 

@@ -60,7 +60,7 @@ struct Normalise {
   static constexpr bool kReadsX = true;
   static constexpr bool kReadsOther = kResidual;
   static constexpr bool kChooses = false;
-  // Whether v passes the ReLU must be kept: it cannot be told from x alone.
+  // Whether v passes the ReLU must be kept: it does not follow from x.
   static constexpr bool kFlags = kResidual && kRelu;
   T mean, scale, bias;
   ONEPASS_HD T operator()(T x, T residual) const {
@@ -70,7 +70,7 @@ struct Normalise {
   ONEPASS_HD T result(T v) const { return kRelu ? relu(v) : v; }
 };
 
-// The two sums of the backward. g comes in as dy and, where the sign cannot be told from x, masked already.
+// The two sums of the backward. g comes in as dy, masked already where the sign does not follow from x.
 template <class T, bool kRelu>
 struct GradientSums {
   static constexpr int kParams = 3;

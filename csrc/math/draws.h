@@ -1,5 +1,5 @@
 // draws.h - the random bits by which one tensor's elements are rounded in one step: 16 for each stored value,
-// from Philox by seed, step, tensor and the position of the element in memory alone.
+// from Philox by seed, step, tensor and the element's position in memory only.
 //
 // 256 elements share 16 Philox blocks, a byte an element: each 32-bit word serves four elements by its four
 // rotations, so that the high bytes of their draws are four different bytes and the low one is another's high

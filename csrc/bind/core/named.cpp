@@ -18,7 +18,7 @@ py::handle NamedArguments::operator[](const char* name) {
       return values_[next_++];
     }
   }
-  throw TypeError(concat(function_, ": ", name, " must be given"));
+  throw TypeError(concat(function_, ": ", name, " must be given, got no argument of that name"));
 }
 
 double NamedArguments::number(const char* name) { return as_number(name, (*this)[name]); }
@@ -61,7 +61,7 @@ void NamedArguments::check_end() const {
   for (Py_ssize_t i = 0; i < count_; ++i) {
     if (taken_ >> i & 1) continue;
     throw TypeError(concat(function_, ": ", PyUnicode_AsUTF8(PyTuple_GET_ITEM(names_, i)),
-                           " must not be given, it is no argument of this function"));
+                           " must not be given, got one, and this function has no such argument"));
   }
 }
 

@@ -9,7 +9,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace dropout_binding {
 
 // Product of the sizes of dimensions first .. last - 1.
 int64_t product(const TensorView& view, int32_t first, int32_t last) {
@@ -110,8 +110,11 @@ py::object dropout(NamedArguments& arguments) {
   return drawn;
 }
 
-}  // namespace
+}  // namespace dropout_binding
 
-void register_dropout(py::module_& module) { NamedFunction<&dropout>::define(module, "dropout"); }
+void register_dropout(py::module_& module) {
+  using namespace dropout_binding;
+  NamedFunction<&dropout>::define(module, "dropout");
+}
 
 }  // namespace onepass

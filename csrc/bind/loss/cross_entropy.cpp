@@ -10,7 +10,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace cross_entropy_binding {
 
 class Call : public LayerCall {
  public:
@@ -181,9 +181,10 @@ void exponential(const py::object& x, const py::object& y, int threads) {
   target.kernels->exponential(dtype, from.data, to.data, from.numel, target.launch);
 }
 
-}  // namespace
+}  // namespace cross_entropy_binding
 
 void register_cross_entropy(py::module_& module) {
+  using namespace cross_entropy_binding;
   module.attr("cross_entropy_totals") = kTotals;
   py::dict places;
   places["rows"] = kCounted;

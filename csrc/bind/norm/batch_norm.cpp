@@ -11,7 +11,7 @@
 namespace py = pybind11;
 
 namespace onepass {
-namespace {
+namespace batch_norm_binding {
 
 class Call : public LayerCall {
  public:
@@ -195,9 +195,10 @@ py::object workspace(NamedArguments& arguments) {
   return py::int_(call.target().kernels->batch_norm_workspace(call.op().shape));
 }
 
-}  // namespace
+}  // namespace batch_norm_binding
 
 void register_batch_norm(py::module_& module) {
+  using namespace batch_norm_binding;
   NamedFunction<&forward>::define(module, "batch_norm_forward");
   NamedFunction<&inference>::define(module, "batch_norm_inference");
   NamedFunction<&backward>::define(module, "batch_norm_backward");

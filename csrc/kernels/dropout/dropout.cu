@@ -1,6 +1,6 @@
 // dropout.cu - dropout on the GPU: math/dropout.h over loops/elements/elementwise.cuh. CPU: dropout.cpp.
 //
-// x and the residual are read once, y is written once. Templates are over the stored type alone; what else a
+// x and the residual are read once, y is written once. Templates depend on the stored type only; what else a
 // call may ask for is the same for all threads.
 
 #include "core/cuda_device.cuh"

@@ -2,8 +2,8 @@
 // CPU: cross_entropy.cpp.
 //
 // Forward: sums of the rows' segments, what follows from them for each row, and the totals; it reads the
-// logits once. Backward: one launch that reads them once and writes the gradient. Templates are over the
-// stored type alone; what else a call may ask for is the same for all threads.
+// logits once. Backward: one launch that reads them once and writes the gradient. Templates depend on the
+// stored type only; what else a call may ask for is the same for all threads.
 
 #include <cstdio>
 

@@ -3,7 +3,7 @@
 //
 // Three launches a call: sums of the tiles, what follows from them for each channel, the elements. Forward
 // reads x twice (and the residual) and writes y, backward reads x and dy twice and writes dx; where a block
-// can keep a channel, one launch, and each once. Templates are over the stored type alone; what else a call
+// can keep a channel, one launch, and each once. Templates depend on the stored type only; what else a call
 // may ask for is the same for all threads.
 
 #include "kernels/kernels.h"

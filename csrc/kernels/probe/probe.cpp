@@ -13,7 +13,7 @@
 namespace onepass::ONEPASS_ISA {
 namespace {
 
-// part(begin, end) for n elements in as many contiguous parts as threads.
+// part(begin, end) for n elements, cut in a contiguous part for each thread.
 template <class Part>
 struct PartWork {
   const Part& part;

@@ -89,7 +89,7 @@ __host__ __device__ __forceinline__ int64_t memory_index(const ChannelShape& sha
   return shape.channels_last ? row * shape.channels + channel : shape.logical_index(row, channel);
 }
 
-// Groups of V channels that a block takes at most, a power of two: a thread has as many lanes, so that all
+// Groups of V channels that a block takes at most, a power of two: a thread has that many lanes, so that all
 // threads of a block have all lanes of all its channels.
 template <int V>
 constexpr int kMostGroups = V == 1 ? 8 : 2;
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kChannelThreads, kBlocksAtOnce<typename Op::T>
   using Sums = decltype(op.channel(0, RowRange{}));
   constexpr int kMost = kMostGroups<V>;
   KERNEL_SMEM(Sums, formulas, [kMost * V]);
-  // Of lane l and channel c at l * width + c. One element more a lane spreads them over the banks.
+  // Lane l of channel c is at l * width + c. One more element a lane spreads them over the banks.
   KERNEL_SMEM(T, lane_sums, [2][kChannelThreads * (V + 1)]);
   const ChannelShape& shape = op.shape();
   const ChannelCut cut(shape);

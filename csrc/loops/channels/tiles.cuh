@@ -10,7 +10,7 @@
 //   t + 4, t + 2, t + 1, in double
 //
 // Where the channels come first a warp adds a tile (v: elements of a pack, t: its threads).
-// Elsewhere a thread takes some lanes of some channels. The cut depends on the shape alone, never on the GPU.
+// Elsewhere a thread takes some lanes of some channels. The cut depends only on the shape, never on the GPU.
 #pragma once
 
 #include "core/kernel_compat.cuh"

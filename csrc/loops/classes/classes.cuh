@@ -2,7 +2,7 @@
 // a thread each. CPU: rows.h, columns.h.
 //
 // Rows are cut in segments, so that a few of them fill a GPU as well as many do; another kernel puts the
-// segments together in their order. The cut depends on the shape alone, never on the GPU: fixed bits.
+// segments together in their order. The cut depends only on the shape, never on the GPU: fixed bits.
 #pragma once
 
 #include <climits>

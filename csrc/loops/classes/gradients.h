@@ -64,7 +64,7 @@ template <bool kSoftmax, math::Share kShare, class S, class T>
 ONEPASS_WALK void walk_classes_nontemporal(const math::RowGradient<T> row, const LabelGradients<S>& labels,
                                            int64_t begin, const S* __restrict x, const T* __restrict w,
                                            S* __restrict out, int64_t n) {
-  fill_nontemporal(out, n, [&](int64_t i, S* __restrict block, auto count) {
+  fill_nontemporal(out, n, [&](int64_t i, S* __restrict block, auto count) ONEPASS_INLINED {
     fetch_ahead(x + i, count * int64_t(sizeof(S)));
     walk_run<kSoftmax, kShare>(row, x + i, w + i, block, count);
     labels.store(begin + i, count, block);

@@ -34,7 +34,7 @@ ONEPASS_WALK inline void compare_bytes(const uint8_t* drawn, uint8_t bound, uint
   for (int64_t i = 0; i < n; ++i) flags[i] = math::Dropout::reaches(drawn[i], bound) ? 1 : 0;
 }
 
-// flags[0 .. n) by the first draws alone, n a multiple of 64, where ties count as kept; `at` gets the places
+// flags[0 .. n) by the first draws only, n a multiple of 64, where ties count as kept; `at` gets the places
 // of ties and needs room for n. Returns how many there are. flags may be drawn.
 ONEPASS_WALK inline int compare_draws(const uint8_t* drawn, uint8_t bound, uint8_t* flags, int64_t n,
                                       int32_t* __restrict at) {

@@ -108,7 +108,7 @@ ONEPASS_HD void draw_numbered(const uint64_t* number, uint32_t c2, uint32_t c3, 
   }
 }
 
-// word[b]: word 0 of block b alone, in the low half.
+// word[b]: only word 0 of block b, in the low half.
 template <int kVectors>
 ONEPASS_HD void draw_words_0(const uint64_t* number, uint32_t c2, uint32_t c3, uint64_t key, uint64_t* word) {
   BlockWords c[4][kVectors];

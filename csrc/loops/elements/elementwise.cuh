@@ -3,7 +3,7 @@
 //
 // A warp takes 32 Philox blocks, 512 elements, at a time: each thread draws one block and hands the bits to
 // the threads that have the elements, so that memory is accessed in packs of 16 bytes that follow each other.
-// With the channels last, where a pack's elements draw from as many blocks, every element draws by itself.
+// With the channels last each element of a pack draws from another block, so each draws by itself.
 #pragma once
 
 #include "core/packs.cuh"

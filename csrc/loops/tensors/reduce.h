@@ -59,7 +59,7 @@ inline Leaf reduce_leaf(const Norm norm, DType dtype, const void* stored, int64_
   // Only elements that are not finite (or float64 squares beyond its range) make it so: nearly never.
   if (!is_finite(leaf.value)) {
     for_each_strip(dtype, stored, begin, end, [&](auto* x, int64_t n, auto) {
-      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += !is_finite(x[i]) ? 1 : 0;
+      for (int64_t i = 0; i < n; ++i) leaf.nonfinite += !is_finite(x[i]) ? 1.0 : 0.0;
     });
   }
   return leaf;

@@ -64,7 +64,7 @@ ONEPASS_WALK void update_measured(const TensorItem& item, const StepUpdate<T, Ru
   constexpr int kLists = kFirstState + Rule::kStates;
   T* at[kLists];
   for (int k = 0; k < kLists; ++k) at[k] = static_cast<T*>(item.list[k]) + begin;
-  const auto one = [&](int64_t i, int l) {
+  const auto one = [&](int64_t i, int l) ONEPASS_INLINED {
     T x[kLists];
     for (int k = 0; k < kLists; ++k) x[k] = at[k][i];
     const T old = x[kParam], g = x[kGrad];

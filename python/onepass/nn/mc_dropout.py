@@ -21,15 +21,23 @@ __all__ = ["Draws", "Prediction", "mc_dropout", "mc_predict"]
 
 
 class Prediction(NamedTuple):
-    """What `mc_predict` found over the samples: of the shape of the model's output, or without classes."""
+    """Holds what `mc_predict` found: tensors of the output's shape, the entropies without classes.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout, mc_predict
+        >>> prediction = mc_predict(Dropout(0.5), torch.ones(2, 3), samples=10, seed=1)
+        >>> prediction.mean.shape, prediction.entropy is None
+        (torch.Size([2, 3]), True)
+    """
 
     mean: Tensor
     variance: Tensor
     """Unbiased."""
     entropy: Tensor | None
-    """Of the mean probabilities, in nats: the whole uncertainty. None without ``probabilities``."""
+    """Entropy of the mean probabilities, in nats: the whole uncertainty. None without ``probabilities``."""
     mutual_information: Tensor | None
-    """entropy minus the mean entropy of the samples, in nats: what the networks disagree about."""
+    """`entropy` minus the mean entropy of the samples, in nats: what the networks disagree about. None like it."""
 
 
 class Draws:
@@ -61,13 +69,13 @@ class Draws:
         self._next = draw
 
     def begin(self) -> None:
-        """The model is being called."""
+        """Notes that the model is being called."""
         self._draw = self._next
         self._next += 1
         self._calls.clear()
 
     def end(self) -> None:
-        """The model has been called.
+        """Notes that the model has been called.
 
         Raises:
             ValueError: A dropout was not called whose p the model's code reads.
@@ -80,7 +88,7 @@ class Draws:
             )
 
     def seed(self, module: nn.Module) -> int:
-        """The seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
+        """Returns the seed of a dropout's next mask: made of key, network, layer, and call within the model's."""
         number = self._numbers[id(module)]
         call = self._calls[number]
         self._calls[number] += 1
@@ -138,6 +146,17 @@ def mc_dropout(
         RuntimeError: The model is within another `mc_dropout` block.
 
     Source: Gal and Ghahramani 2016.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout, mc_dropout
+        >>> model, x = Dropout(0.5), torch.ones(2, 3)
+        >>> with mc_dropout(model, seed=1) as draws:
+        ...     first, second = model(x), model(x)
+        ...     draws.set_draw(0)
+        ...     again = model(x)
+        >>> again.equal(first)
+        True
     """
     modules, read = _dropouts_of(model)
     draws = Draws(_key(generator, seed), modules, read)
@@ -181,13 +200,13 @@ def mc_predict(
         model: Any module that `mc_dropout` takes; no gradients are computed.
         x: Its input, with the batch first, or a tuple of inputs.
         samples: How many networks, at least 2.
-        probabilities: Whether the output are logits, of which softmax is to be taken first; then the entropies are
-            computed, too.
+        probabilities: Whether the output is logits. Then its softmax is taken first, and the entropies are
+            computed.
         dim: The dimension of the classes.
         batch_size: Examples at a time, None for all; predictions do not depend on it. Scalar tensors need None.
         output: Takes the tensor from what the model returns, where that is not a tensor.
-        generator: As of `mc_dropout`.
-        seed: As of `mc_dropout`: the same seed gives the same networks.
+        generator: Draws the key of the networks instead of torch's default generator of the CPU.
+        seed: The key itself, 0 to 2**64 - 1: the same seed gives the same networks.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -198,6 +217,14 @@ def mc_predict(
         TypeError: The model's output is no tensor of floating point numbers.
 
     Source: Gal and Ghahramani 2016; Welford 1962; Houlsby et al. 2011 (mutual information).
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout, mc_predict
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), Dropout(0.5))
+        >>> prediction = mc_predict(model, torch.ones(2, 4), samples=20, probabilities=True, seed=1)
+        >>> bool((prediction.mutual_information <= prediction.entropy).all())
+        True
     """
     check_integer("mc_predict", "samples", samples)
     if samples < 2:
@@ -264,7 +291,7 @@ def _output(
 
 
 def _split(inputs: tuple[Any, ...], batch_size: int | None) -> Iterator[tuple[Any, ...]]:
-    """The inputs in parts of at most batch_size examples; what is no tensor goes with each of them."""
+    """Yields the inputs in parts of at most batch_size examples; what is no tensor goes with each of them."""
     if batch_size is None:
         yield inputs
         return
@@ -298,7 +325,7 @@ def _key(generator: torch.Generator | None, seed: int | None) -> int:
 
 
 def _dropouts_of(model: nn.Module) -> tuple[list[nn.Module], dict[int, str]]:
-    """The model's dropouts, in its order, and who reads the p of one, by its id.
+    """Returns the model's dropouts, in its order, and who reads the p of one, by its id.
 
     Raises for those that cannot be made active.
     """

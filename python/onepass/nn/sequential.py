@@ -29,10 +29,17 @@ class Sequential(nn.Sequential):
     Args:
         *args: Modules, or an ordered dict of them.
 
-    Differs from torch: with hooks for all modules (``register_module_forward_hook``) nothing is fused;
-    torch.fx traces both modules.
+    Differs from torch: a batch norm and the ReLU behind it run in one pass. With hooks for all modules
+    (``register_module_forward_hook``) nothing is fused; torch.fx traces both modules.
 
     Source: torch.nn.Sequential.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm1d, Sequential
+        >>> model = Sequential(BatchNorm1d(3), torch.nn.ReLU())
+        >>> model(torch.randn(4, 3)).min().item()
+        0.0
     """
 
     # The class whose place it takes: torch's, or a subclass that runs its modules as torch's does.
@@ -71,7 +78,7 @@ class Sequential(nn.Sequential):
         return input if norm is None else norm(input)
 
     def extra_repr(self) -> str:
-        """As torch's, and which modules run in one pass."""
+        """Returns torch's text, and which modules run in one pass."""
         text: str = super().extra_repr()
         names = [f"({first}) and ({second}) in one pass" for first, second in pairs_of(self)]
         return "\n".join([*([text] if text else []), *names])
@@ -87,7 +94,7 @@ class Sequential(nn.Sequential):
 
 
 def _empty(kind: type[nn.Sequential]) -> nn.Sequential:
-    """What a copy of a `sequential_class` is filled into."""
+    """Returns what a copy of a `sequential_class` is filled into."""
     made = sequential_class(kind)
     return made.__new__(made)
 
@@ -104,7 +111,7 @@ def sequential_class(kind: type[nn.Sequential]) -> type[Sequential]:
 
 
 def runs_in_turn(module: nn.Module) -> bool:
-    """True for an nn.Sequential, also of a subclass, that runs its children as nn.Sequential does."""
+    """Returns True for an nn.Sequential, also of a subclass, that runs its children as nn.Sequential does."""
     return (
         isinstance(module, nn.Sequential)
         and type(module).forward in (nn.Sequential.forward, Sequential.forward)
@@ -135,7 +142,7 @@ def neighbours_of(module: nn.Sequential) -> Iterator[tuple[tuple[str, str], str]
 
 
 def _is_plain(norm: nn.Module, relu: nn.Module) -> bool:
-    """True if nobody sees what lies between the two, and both compute what their classes say.
+    """Returns True if nobody sees what lies between the two, and both compute what their classes say.
 
     Without a loop, which a call on a small tensor would notice.
     """

@@ -50,7 +50,7 @@ void check(const ClassShape& shape, double eps, bool in_place) {
 
   Dev<float> logits(x), dx(x.size()), loss(1), rows(size_t(2 * shape.rows())), grad(std::vector<float>{1.f});
   Dev<int64_t> labels(target);
-  Dev<double> totals{size_t(kTotals)}, work(size_t(cuda::cross_entropy_workspace(shape)));
+  Dev<double> totals{size_t(kTotals)}, work(size_t(cuda::cross_entropy_workspace(shape, true, 1)));
   CrossEntropy op;
   op.shape = shape;
   op.x = logits.get();

@@ -156,9 +156,9 @@ void update_host(Op op, const Rules& rules, int64_t index, std::vector<Memory>& 
   const auto& adam = rules.adam[size_t(index)];
   switch (op) {
     case Op::kSgd:
-      return update_host<Sgd<T>, T>(Sgd<T>::make(sgd), lists, numel);
+      return update_host<Sgd<T>, T>(Sgd<T>::make(sgd, 1), lists, numel);
     case Op::kMomentum:
-      return update_host<SgdMomentum<T>, T>(SgdMomentum<T>::make(sgd), lists, numel);
+      return update_host<SgdMomentum<T>, T>(SgdMomentum<T>::make(sgd, 1), lists, numel);
     case Op::kAdam:
       return update_host<Adam<T>, T>(Adam<T>::make(adam.options, adam.step), lists, numel);
     case Op::kAmsGrad:

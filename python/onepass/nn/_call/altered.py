@@ -1,4 +1,4 @@
-"""What others have done to a module: hooks, forwards of its own, computed weights; asked by all who rebuild it."""
+"""Finds what others have done to a module that is to be rebuilt: hooks, its own forward, computed weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOOKS = {
     "_backward_hooks": "backward hooks",
     "_backward_pre_hooks": "backward pre-hooks",
 }
-# Of the modules that torch.nn.utils' older functions hang in as forward pre-hooks, by the names of their classes.
+# Forward pre-hooks that torch.nn.utils' older functions add, by the names of their classes.
 _KNOWN = {
     "WeightNorm": "weight_norm",
     "SpectralNorm": "spectral_norm",
@@ -22,7 +22,7 @@ _KNOWN = {
 
 
 def hooked(module: nn.Module) -> str:
-    """Which hooks a module has, those of torch.nn.utils by their name; empty if it has none."""
+    """Says which hooks a module has, those of torch.nn.utils by their name; empty if it has none."""
     for attribute, words in _HOOKS.items():
         for hook in getattr(module, attribute).values():
             for kind in type(hook).__mro__:
@@ -33,7 +33,7 @@ def hooked(module: nn.Module) -> str:
 
 
 def computed_weight(module: nn.Module) -> str:
-    """How weight, bias or a statistic comes about that is not a module's own tensor; empty if all are."""
+    """Says how a weight, bias or statistic is computed that is not a module's own tensor; empty if all are."""
     parametrizations = module._modules.get("parametrizations")
     if parametrizations is not None:
         names = [name for name, _ in parametrizations.named_children()]
@@ -45,7 +45,7 @@ def computed_weight(module: nn.Module) -> str:
 
 
 def why_altered(module: nn.Module) -> str:
-    """What makes a module compute something else than its class and tensors tell; empty if nothing does."""
+    """Names what makes a module compute something else than its class and tensors say; empty if nothing does."""
     if "forward" in module.__dict__:
         return "a forward of its own"
     return hooked(module) or computed_weight(module)

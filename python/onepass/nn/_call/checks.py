@@ -1,4 +1,4 @@
-"""Arguments of a kind that nothing can be done with: errors that name them."""
+"""Checks of types, ranges and memory that name the argument."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = [
     "check_tensor",
 ]
 
-# What a compiler puts in the place of numbers that it does not know.
+# Types that a compiler puts in the place of unknown numbers.
 _SYMBOLS = (torch.SymFloat, torch.SymInt)
 
 
 def check_number(function: str, argument: str, value: Any) -> None:
     """Raises TypeError unless the value is a real number, or a tensor of one."""
-    # The type first: an abstract class takes longer than all other checks of a call.
+    # The type comes first: asking an abstract class takes longer than all other checks of a call.
     if type(value) is float or type(value) is int:
         return
     if isinstance(value, Tensor):
@@ -45,7 +45,7 @@ def check_probability(function: str, argument: str, value: Any) -> None:
 
 
 def check_scaling(function: str, value: Any) -> None:
-    """Raises ValueError unless the value is one of the ways in which dropout scales."""
+    """Raises ValueError unless the value names a way in which dropout scales."""
     if value not in ("inverted", "test_time"):
         raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {value!r}")
 
@@ -64,7 +64,7 @@ def check_tensor(function: str, argument: str, value: Any) -> None:
         raise TypeError(f"{function}: {argument} must be a tensor, got {value!r}")
 
 
-# What type(value) is of optional tensors that need no further look.
+# Types of optional tensors that need no further check.
 OPTIONAL = (torch.Tensor, torch.nn.Parameter, type(None))
 
 
@@ -76,13 +76,13 @@ def check_optional(function: str, **values: Any) -> None:
 
 
 def check_dense(function: str, **values: Tensor | None) -> None:
-    """Raises TypeError unless each value is None or lies in memory by strides."""
+    """Raises TypeError unless each value is None or a strided tensor."""
     for argument, value in values.items():
         if value is None:
             continue
         if value.layout != torch.strided:
             raise TypeError(f"{function}: {argument} must be dense, got layout {value.layout}")
-        # Has the layout torch.strided, and no shape.
+        # A nested tensor has the layout torch.strided, and no shape.
         if value.is_nested:
             raise TypeError(f"{function}: {argument} must be dense, got a nested tensor")
 

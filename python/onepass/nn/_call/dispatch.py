@@ -1,6 +1,6 @@
-"""Who has a say in a call of a layer: the core alone, torch's dispatcher, or a transform of torch.func.
+"""Decides whether a call goes straight to the core, through torch's dispatcher, or to a transform of torch.func.
 
-A call on a small tensor would notice a loop over its tensors, or a question that is asked twice.
+Written without loops and without asking anything twice: a call on a small tensor would notice.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ __all__ = ["has_functorch", "is_batched", "is_plain", "is_transformed", "with_me
 # True inside a transform of torch.func.
 has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
-# What type(tensor) is of tensors whose memory the core may read; None where an optional one is missing.
+# Types of tensors whose memory the core may read; None stands for an optional tensor that is missing.
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
-    """True if the core may be called, False if the dispatcher has a say.
+    """Returns True if the core may be called, False if the call must go through the dispatcher.
 
-    That is so for a subclass, a mode, another device, torch.jit.trace, which records operators alone, and the
-    negative bit (as of ``complex.conj().imag``), which operators of the dispatcher find resolved.
+    The dispatcher is needed for a subclass, a mode, another device, torch.jit.trace, which records only operators,
+    and a negative bit (``complex.conj().imag`` has one), which the dispatcher resolves before an operator runs.
 
     Args:
-        input: Tells the device.
-        second: A tensor that is on the input's device, which is checked elsewhere; or None.
+        input: The tensor whose device counts.
+        second: A tensor on the same device, which is checked elsewhere; or None.
         third: Another one.
     """
     return (
@@ -45,15 +45,15 @@ def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None =
 
 
 def is_batched(grad: Tensor) -> bool:
-    """True for many gradients in one, as of ``is_grads_batched`` and ``vectorize``: it has no memory."""
+    """Returns True for many gradients in one tensor without memory, as ``is_grads_batched`` makes them."""
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
 
 def with_memory(grad: Tensor) -> Tensor:
-    """An upstream gradient that a kernel can read.
+    """Makes an upstream gradient readable for a kernel.
 
-    A sparse one, as of an embedding of what a layer gave, becomes dense; zeros that forward mode gives without
+    A sparse one, from an embedding of a layer's output, becomes dense; zeros that forward mode makes without
     memory get some.
     """
     if grad.layout is not torch.strided:
@@ -62,8 +62,8 @@ def with_memory(grad: Tensor) -> Tensor:
 
 
 def is_transformed() -> bool:
-    """True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
+    """Returns True inside a transform of torch.func and at a level of forward mode, which need torch's operations.
 
-    Not to be asked while compiling, and neither is `has_functorch`.
+    Neither this nor `has_functorch` may be called while compiling.
     """
     return has_functorch() or forward_ad._current_level >= 0

@@ -1,4 +1,4 @@
-"""Layers by torch's own operators: what torch.export, ONNX and TorchScript get, so that their tools know them.
+"""Finds out who exports a layer: torch.export, ONNX and TorchScript get torch's own operators.
 
 A tool that moves an exported graph between training and evaluation rewrites torch's batch norm and dropout, and
 an exporter has a table of torch's operators. So the graphs hold torch's, with its rounding and its masks. The
@@ -29,14 +29,14 @@ is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-d
 
 
 def _exports() -> bool:
-    """True inside torch.export, where torch has no flag for that."""
+    """Returns True inside torch.export, where torch has no flag for that."""
     from torch._dynamo.symbolic_convert import InstructionTranslator
 
     try:
         # What dynamo is tracing now: a graph to export, or one to compile.
         return bool(InstructionTranslator.current_tx().export)
     except (AttributeError, LookupError):
-        # Without dynamo, export alone sets this one.
+        # Without dynamo, only export sets this one.
         return torch.compiler.is_compiling()
 
 
@@ -58,7 +58,7 @@ asked: Any = torch.compiler if hasattr(torch.compiler, "_is_exporting_flag") els
 
 
 def is_asked() -> bool:
-    """True inside torch.export, and inside torch.onnx.export's older exporter, which traces."""
+    """Returns True inside torch.export, and inside torch.onnx.export's older exporter, which traces."""
     if asked._is_exporting_flag:
         return True
     if torch.compiler.is_compiling():
@@ -67,7 +67,7 @@ def is_asked() -> bool:
 
 
 def is_onnx() -> bool:
-    """True inside torch.onnx.export."""
+    """Returns True inside torch.onnx.export."""
     return torch.onnx.is_in_onnx_export()
 
 
@@ -78,7 +78,7 @@ _LOSSES = ("cross_entropy", "CrossEntropyLoss")
 
 
 def refuse(name: str, option: str, wanted: str, got: object) -> None:
-    """Raises for what no operator of torch's does."""
+    """Raises for an option that none of torch's operators has."""
     way = (
         "torch.nn.CrossEntropyLoss has none"
         if name in _LOSSES
@@ -91,7 +91,7 @@ def refuse(name: str, option: str, wanted: str, got: object) -> None:
 
 
 def refuse_seed(function: str, generator: torch.Generator | None, seed: int | Tensor | None) -> None:
-    """Raises for what tells torch's dropout nothing: it draws from the default generator where the graph runs."""
+    """Raises for what torch's dropout ignores: it draws from the default generator where the graph runs."""
     if generator is not None:
         refuse(function, "generator", "None", generator)
     if seed is not None:
@@ -105,7 +105,7 @@ def refuse_sampled(module: torch.nn.Module) -> None:
 
 
 def check_residual(function: str, input: Tensor, residual: Tensor) -> None:
-    """Raises for what torch's sum would broadcast or promote, as the kernels do."""
+    """Raises, as the kernels do, for a residual that torch's sum would broadcast or promote."""
     if residual.dtype != input.dtype or residual.shape != input.shape:
         raise ValueError(
             f"{function}: residual must have input's dtype and shape {input.dtype} {list(input.shape)}, "

@@ -8,9 +8,9 @@ __all__ = ["dense", "in_layout_of"]
 
 
 def dense(input: Tensor) -> Tensor:
-    """The input itself if it is contiguous, or is so with its channels moved to the end; else a copy.
+    """Returns the input itself if it is contiguous, or is so with its channels moved to the end; else a copy.
 
-    The copy has the layout that is nearer: a part of a channels_last tensor becomes channels_last.
+    The copy has the nearer layout: a part of a channels_last tensor becomes channels_last.
     """
     if _is_dense(input):
         return input
@@ -19,9 +19,9 @@ def dense(input: Tensor) -> Tensor:
 
 
 def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """The tensor itself if it lies as `like` does, which is dense; else a copy that does."""
+    """Returns the tensor itself if it has the strides of `like`, which is dense; else a copy that has them."""
     if tensor.shape != like.shape or tensor.stride() == like.stride():
-        return tensor  # of another shape: the core refuses it, with its name
+        return tensor  # the core refuses another shape, and names the argument
     if like.is_contiguous():
         return tensor.contiguous()
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)

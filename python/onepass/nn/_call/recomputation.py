@@ -1,6 +1,6 @@
 """Whether a forward pass repeats an earlier one: activation checkpointing computes a part of the network twice.
 
-torch's batch norm moves its running statistics both times. Ours counts the first pass alone.
+torch's batch norm moves its running statistics both times. Ours counts only the first pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["count_of_pass", "is_recomputed", "throwaway"]
 
 _graph_task = torch._C._current_graph_task_id
 _is_compiling = torch.compiler.is_compiling
-# Older versions of torch cannot tell.
+# Older versions of torch have no such function.
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 # Runs the backward method of each autograd.Function that is written in Python.
 _NODE = cast(Any, BackwardCFunction.apply).__code__
@@ -33,14 +33,14 @@ _library = cast(Any, torch.library).Library("onepass", "FRAGMENT")
 
 
 def is_recomputed(module: torch.nn.Module | None = None) -> bool:
-    """True in a forward pass that a backward pass runs to have again what was not kept.
+    """Returns True in a forward pass that a backward pass runs because something was not kept.
 
-    That is one run by the backward method of an autograd.Function (torch's reentrant checkpoint, fairscale's,
+    Such a pass is run by the backward method of an autograd.Function (torch's reentrant checkpoint, fairscale's,
     DeepSpeed's, reversible networks) or by the unpacking of a tensor that torch's checkpoint did not save. A
-    hook of a backward pass may run a network for the first time: that is no recomputation.
+    hook of a backward pass may run a network for the first time, which is no recomputation.
 
     Args:
-        module: Asked for fairscale's mark: its checkpoint lets a batch norm count in the recomputation alone.
+        module: May carry fairscale's mark: its checkpoint lets a batch norm count only in the recomputation.
     """
     # Compiled code asks when it runs, in the operator.
     if _is_compiling() or _graph_task() == -1:
@@ -55,20 +55,20 @@ def is_recomputed(module: torch.nn.Module | None = None) -> bool:
 
 
 def throwaway(*buffers: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Copies for a recomputation to change.
+    """Returns copies that a recomputation may change.
 
-    Copies, not None: the same operations in the same order, and as many saved tensors, are what checkpoints
-    compare. No mode sees them made, for selective checkpointing counts the operations.
+    They are copies and not None because checkpoints compare operations, their order and the number of saved
+    tensors. No mode sees them made, since selective checkpointing counts the operations.
     """
     with _disable_current_modes():
         return tuple(None if buffer is None else buffer.detach().clone() for buffer in buffers)
 
 
 def count_of_pass(like: Tensor) -> int | Tensor:
-    """By how much compiled code moves a count of batches that the running statistics depend on: 0 or 1.
+    """Returns by how much compiled code moves a count of batches that the running statistics depend on: 0 or 1.
 
-    An operator, since the recomputation of a compiled layer runs the code of its first pass. It takes 5 us, which
-    is why a count that is read by nobody is moved by 1 without asking. An exported program has torch's addition.
+    It is an operator, since the recomputation of a compiled layer runs the code of its first pass. It takes 5 us,
+    so a count that nobody reads is moved by 1 without it. An exported program has torch's addition.
     """
     if _is_compiling() and not _is_exporting():
         return cast(Tensor, torch.ops.onepass.count_of_pass(like))

@@ -15,7 +15,7 @@ from onepass.nn._call.checks import check_generator
 
 __all__ = ["Seed", "later", "seed_for"]
 
-# A number; an int64 tensor of one element; or what draws such a tensor when nothing can be refused any more.
+# A number, an int64 tensor of one element, or a function that draws such a tensor once all checks are done.
 Seed = int | Tensor | Callable[[], Tensor]
 
 # torch gives these methods no types.
@@ -25,25 +25,25 @@ _library = cast(Any, torch.library).Library("onepass", "FRAGMENT")
 def seed_for(
     function: str, input: Tensor, generator: torch.Generator | None = None, seed: int | Tensor | None = None
 ) -> Tensor:
-    """A seed on the input's device, as an int64 tensor of one element.
+    """Returns a seed on the input's device, as an int64 tensor of one element.
 
     On a GPU the number stays there: nobody waits for it, and a replayed CUDA graph draws another one.
 
     Args:
-        function: Who asks, for messages.
-        input: Tells the device.
+        function: The caller, for messages.
+        input: The tensor whose device counts.
         generator: Draws the seed; None for torch's default generator of the device.
         seed: The seed itself, if the caller has one.
 
     Raises:
         ValueError: seed and generator are both given, or the seed is not of one element on this device, or not
             within 0 to 2**64 - 1.
-        TypeError: The seed is neither an integer nor an int64 tensor, or the generator is none.
+        TypeError: The seed is neither an integer nor an int64 tensor, or generator is no generator.
     """
     check_generator(function, generator)
     if seed is None:
         if generator is None and torch.compiler.is_compiling():
-            # An operator, since the compiler would draw torch.randint from a stream of its own.
+            # It is an operator because the compiler would draw torch.randint from a stream of its own.
             return cast(Tensor, torch.ops.onepass.draw_seed(input))
         return _draw(input, generator)
     if generator is not None:
@@ -58,12 +58,12 @@ def seed_for(
             )
         return seed
     check_seed(function, seed, "an int or an int64 tensor")
-    # The same 64 bits; filled on the device, which a copy from the host would have to wait for.
+    # The same 64 bits as an int64. They are filled in on the device: a copy from the host would wait for it.
     return torch.full((1,), seed - (seed >> 63 << 64), dtype=torch.int64, device=input.device)
 
 
 def later(function: str, input: Tensor, generator: torch.Generator | None) -> Callable[[], Tensor]:
-    """What draws `seed_for`'s seed: kernels call it after their checks, since a rejected call draws nothing."""
+    """Returns what draws `seed_for`'s seed; kernels call it after their checks: a rejected call draws nothing."""
     check_generator(function, generator)
     return partial(_draw, input, generator)
 
@@ -73,7 +73,7 @@ def _draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _fake(like: Tensor) -> Tensor:
-    # Runs when a compiler looks at the operator.
+    # A compiler runs this when it traces the operator.
     budget = getattr(torch._functorch.config, "activation_memory_budget", 1)
     if budget < 1 and torch.is_grad_enabled():
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Our modules as leaves of torch.fx: a node that calls the module, which reads its training flag when it runs.
+"""Makes our modules leaves of torch.fx: a node calls the module, which reads its training flag when it runs.
 
 torch.fx takes only modules of torch.nn's own files as leaves and runs the forward of all others with proxies. So a
 forward of ours that meets a proxy records the call itself, under any Tracer.
@@ -21,12 +21,12 @@ _GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
 def node_for(module: nn.Module, *inputs: Any, **options: Any) -> Any:
-    """The module's call as a node of the graph that is being traced; None if nothing is.
+    """Records the module's call as a node of the graph that is being traced; returns None if nothing is traced.
 
     Args:
-        module: Whose forward asks.
+        module: The module whose forward asks.
         inputs: Its first arguments.
-        options: The others by name; None is a default and left out.
+        options: The other arguments by name; None, the default, is left out.
 
     Raises:
         RuntimeError: A node could not compute what the module does: the tracer does not know the module as a part
@@ -45,7 +45,7 @@ def node_for(module: nn.Module, *inputs: Any, **options: Any) -> Any:
         _refuse(name, "have no hooks, which are traced already and would run twice", "some")
     path = tracer.path_of_module(module) if hasattr(tracer, "path_of_module") else ""
     if not path and isinstance(module, nn.CrossEntropyLoss):
-        # The model itself: its function, which has no flag.
+        # The loss is the model itself: its function is traced, which depends on no training flag.
         return None
     if not path:
         _refuse(name, "be a part of the module that is traced, as in torch.nn.Sequential(module)", "none")

@@ -35,7 +35,7 @@ def batch_norm(
     generator: torch.Generator | None,
     seed: int | Tensor | None,
 ) -> Tensor:
-    """The output for checked arguments; training changes the running statistics in place."""
+    """Returns the output for checked arguments; training changes the running statistics in place."""
     if input.numel() == 0:
         return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
@@ -61,32 +61,8 @@ def batch_norm(
         or (running.mean is not None and running.mean.is_neg())
         or (running.var is not None and running.var.is_neg())
     ):
-        if exporting.is_asked():
-            if dropout:
-                exporting.refuse_seed("batch_norm", generator, seed)
-            return _exported.batch_norm(
-                input,
-                running.mean,
-                running.var,
-                weight,
-                bias,
-                residual,
-                batch_statistics=training,
-                momentum=_composed.momentum_of(running, options),
-                eps=eps,
-                activation=activation,
-                dropout=dropout,
-                training=bool(dropout),
-            )
-        drawn = seeds.seed_for("batch_norm", input, generator, seed) if dropout else None
-        check_dense("batch_norm", weight=weight, bias=bias)
-        return _ops.batch_norm(input, weight, bias, residual, running, drawn, options)
-    source: seeds.Seed = 0
-    if dropout:
-        if seed is None:
-            source = seeds.later("batch_norm", input, generator)
-        else:
-            source = seeds.seed_for("batch_norm", input, generator, seed)
+        return _by_operators(input, weight, bias, residual, running, options, generator, seed)
+    source = _source(input, generator, seed) if dropout else 0
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -102,6 +78,46 @@ def batch_norm(
         return apply(input, weight, bias, residual, running, source, options)
     run = _kernels.forward if training else _kernels.inference
     return run(input, weight, bias, residual, running, source, options)[0]
+
+
+def _by_operators(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    options: Options,
+    generator: torch.Generator | None,
+    seed: int | Tensor | None,
+) -> Tensor:
+    """Makes the call by our operators, or by torch's in a graph that is exported."""
+    dropout = options.dropout
+    if exporting.is_asked():
+        if dropout:
+            exporting.refuse_seed("batch_norm", generator, seed)
+        return _exported.batch_norm(
+            input,
+            running.mean,
+            running.var,
+            weight,
+            bias,
+            residual,
+            batch_statistics=options.training,
+            momentum=_composed.momentum_of(running, options),
+            eps=options.eps,
+            activation=options.activation,
+            dropout=dropout,
+            training=bool(dropout),
+        )
+    drawn = seeds.seed_for("batch_norm", input, generator, seed) if dropout else None
+    check_dense("batch_norm", weight=weight, bias=bias)
+    return _ops.batch_norm(input, weight, bias, residual, running, drawn, options)
+
+
+def _source(input: Tensor, generator: torch.Generator | None, seed: int | Tensor | None) -> seeds.Seed:
+    if seed is None:
+        return seeds.later("batch_norm", input, generator)
+    return seeds.seed_for("batch_norm", input, generator, seed)
 
 
 def _refuse_saved(**tensors: Tensor | None) -> None:

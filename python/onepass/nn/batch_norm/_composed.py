@@ -29,7 +29,7 @@ def forward(
     running: Running,
     options: Options,
 ) -> Tensor:
-    """The output, without dropout."""
+    """Returns the output, without dropout."""
     output = _batch_norm(
         input,
         weight,
@@ -71,7 +71,7 @@ def passes_relu(input: Tensor, weight: Tensor | None, bias: Tensor | None, mean:
 
 
 def _channels(input: Tensor) -> list[int]:
-    """The shape in which a vector of C goes along the channels."""
+    """Returns the shape in which a vector of C goes along the channels."""
     return [-1 if dim == 1 else 1 for dim in range(input.dim())]
 
 
@@ -86,7 +86,7 @@ def gradients(
     eps: float,
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
-    r"""The gradients as functions that autograd can differentiate again, as often as wanted.
+    r"""Returns the gradients as functions that autograd can differentiate again, as often as wanted.
 
     With dz = gate * dy, and sums over all dimensions but C:
 
@@ -94,7 +94,7 @@ def gradients(
         db = \sum dz \qquad dw = \sum dz \hat x \qquad
         dx = \frac{w}{\sigma} \left(dz - \overline{dz} - \hat x\,\overline{dz\,\hat x}\right)
 
-    where the last two terms are there in training alone.
+    where the last two terms exist only in training.
 
     Args:
         grad: dy, of the output's shape.

@@ -40,7 +40,7 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
-        """Gradients of all arguments."""
+        """Returns the gradients of all arguments."""
         return (*differentiate(ctx, grad), None, None, None)
 
 
@@ -52,14 +52,14 @@ apply: Callable[..., Tensor] = super(torch.autograd.Function, BatchNormFunction)
 def remember(
     ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Saved, options: Options
 ) -> None:
-    """Keeps what `differentiate` needs: of the input's size, the input alone."""
+    """Keeps what `differentiate` needs; only the input itself has the input's size."""
     ctx.save_for_backward(input, weight, bias, *saved)
     ctx.options = options
     ctx.set_materialize_grads(False)
 
 
 def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
-    """Gradients of input, weight, bias and residual, those that are wanted."""
+    """Returns the gradients of input, weight, bias and residual, those that are wanted."""
     if grad is None:
         return None, None, None, None
     grad = with_memory(grad)
@@ -115,7 +115,7 @@ def _differentiably(
     options: Options,
     wanted: list[bool],
 ) -> _Gradients:
-    """The same under ``create_graph=True``, of operations that autograd can differentiate."""
+    """Does the same under ``create_graph=True``, with operations that autograd can differentiate."""
     mean, wide = saved.mean, saved.mean.dtype
     training, eps, activation, dropout = options.training, options.eps, options.activation, options.dropout
     with torch.no_grad():

@@ -71,12 +71,12 @@ class Saved(NamedTuple):
 
 
 def new_statistic(input: Tensor) -> Tensor:
-    """Memory for one number each channel, as mean and spread are."""
+    """Allocates memory for one number each channel, as mean and spread are."""
     return torch.empty(input.shape[1], dtype=statistics_dtype(input), device=input.device)
 
 
 def new_mask(input: Tensor, activation: str | None) -> Tensor | None:
-    """Memory for the bits of ReLU behind a residual, without which they are computed again."""
+    """Allocates memory for the bits of ReLU behind a residual, without which they are computed again."""
     if activation is None:
         return None
     return torch.empty((input.numel() + 7) // 8, dtype=torch.uint8, device=input.device)
@@ -180,7 +180,7 @@ def _count_writes(mean: Tensor, var: Tensor) -> None:
 def new_gradients(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """Memory for the gradients of input, weight, bias and residual that are wanted."""
+    """Allocates memory for the gradients of input, weight, bias and residual that are wanted."""
     return (
         torch.empty_like(input) if wanted[0] else None,
         torch.empty_like(weight) if wanted[1] and weight is not None else None,

@@ -53,13 +53,13 @@ def batch_norm(
             of its dtype; with float32 and float64 of the input's dtype.
         bias: b, as weight, or None for 0.
         training: Whether to use the batch's statistics, and to drop.
-        momentum: How far the running statistics move towards the batch's. torch's name: it is 1 minus what
-            other libraries call so.
+        momentum: How far the running statistics move towards the batch's. The name is torch's: other libraries
+            call 1 minus this number momentum.
         eps: Added to the variance; positive in training.
         activation: None or ``"relu"``.
         residual: r, of x's shape and dtype, added before the activation.
         dropout: Probability, 0 to 1, that an element becomes 0 in training; the others are divided by
-            1 - dropout. Which ones depends on seed and index in (N, C, ...) alone: not on layout,
+            1 - dropout. Which ones depends only on the seed and the index in (N, C, ...), not on layout,
             threads or device.
         generator: Draws the seed instead of torch's default generator of the device.
         seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device.
@@ -82,6 +82,15 @@ def batch_norm(
     forward-mode differentiation it is composed of torch's own functions.
 
     Source: Ioffe and Szegedy 2015; torch.nn.functional.batch_norm; Srivastava et al. 2014.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import batch_norm
+        >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+        >>> y = batch_norm(x, None, None, training=True, activation="relu")
+        >>> y.round(decimals=3)
+        tensor([[0., 0.],
+                [1., 1.]])
     """
     tensors = (input, running_mean, running_var, weight, bias, residual)
     if has_torch_function_variadic(*tensors):
@@ -141,7 +150,7 @@ def normalise(
     generator: torch.Generator | None = None,
     seed: int | Tensor | None = None,
 ) -> Tensor:
-    """What `batch_norm` and the modules share, which have a count of batches: momentum may be None with one."""
+    """Does what `batch_norm` and the modules share; momentum may be None with a count of batches."""
     check(input, running.mean, running.var, weight, bias, residual, training, eps, activation, dropout)
     return _call.batch_norm(
         input,

@@ -27,9 +27,9 @@ _REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_e
 
 
 class FusedBatchNorm(_BatchNorm):
-    """What the three modules have in common; each is also torch's class of its name."""
+    """The common base of the three modules; each is also torch's class of its name."""
 
-    # What TorchScript takes as constants, also where they are the class's.
+    # Attributes that TorchScript takes as constants, also those of the class.
     __constants__ = [*_BatchNorm.__constants__, "activation", "dropout"]  # noqa: RUF012 (no ClassVar in torch)
     activation: str | None = None
     dropout: float = 0.0
@@ -61,16 +61,16 @@ class FusedBatchNorm(_BatchNorm):
         self.dropout = dropout
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        """Returns what copies and pickles get, without the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
     def __prepare_scriptable__(self) -> FusedBatchNorm:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         refuse_sampled(self)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """Refuses a function that would lose the activation or dropout: what it reads is all that tells.
+        """Refuses a function that would lose the activation or dropout; it is known by what it reads.
 
         Raises:
             RuntimeError: One of those that rebuild a batch norm of its weights reads its statistics.
@@ -189,7 +189,7 @@ class FusedBatchNorm(_BatchNorm):
         return output
 
     def extra_repr(self) -> str:
-        """As torch's, and our options where they are set."""
+        """Returns torch's text, and our options where they are set."""
         text: str = super().extra_repr()  # type: ignore[no-untyped-call]
         if self.activation is not None:
             text += f", activation={self.activation}"
@@ -197,50 +197,132 @@ class FusedBatchNorm(_BatchNorm):
 
 
 def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:
-    """A parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
+    """Returns a parameter or buffer, without the 0.8 us that an attribute of a module takes to be found.
 
-    Parametrised or sharded modules have it as an attribute alone.
+    Parametrised or sharded modules have it only as an attribute.
     """
     return where[name] if name in where else cast(Tensor | None, getattr(module, name))
 
 
 class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
-    """Batch normalisation over (N, C, H, W), with a residual, ReLU and dropout in the same pass if wanted.
+    r"""Normalises each channel of (N, C, H, W), with a residual, ReLU and dropout in the same pass.
+
+    .. math::
+        y = \operatorname{dropout}\left(\operatorname{act}\left(
+            \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot w + b + r\right)\right)
+
+    Shapes and dtypes are those of `onepass.nn.functional.batch_norm`; ``forward(input, residual=None,
+    activation=None)`` takes the residual, and an activation for one call.
 
     Args:
         num_features: C.
         eps: Added to the variance, so that a constant channel is not divided by 0.
-        momentum: How far the running statistics move towards those of a batch, or None for the mean over all
-            batches. torch's name: it is 1 minus what other libraries call so.
+        momentum: How far the running statistics move towards those of a batch; None for the mean over all batches.
+            The name is torch's: other libraries call 1 minus this number momentum.
         affine: Whether there are weight (initially 1) and bias (initially 0).
-        track_running_stats: Whether there are running statistics; without them evaluation, too, normalises by
-            the batch's own.
-        device: Where parameters and buffers lie.
-        dtype: Their dtype. Half precision inputs go with float32 ones, the default, as in torch.
+        track_running_stats: Whether there are running statistics. Without them evaluation, too, uses the batch's.
+        device: Device of parameters and buffers.
+        dtype: Dtype of parameters and buffers. Half precision inputs go with float32 ones, the default, as in
+            torch.
         bias: False for no bias.
         activation: None or ``"relu"``, applied to the output.
         dropout: Probability that an element of the output becomes 0 in training; the others are divided by
             1 - dropout. The seed is drawn from torch's generator of the device.
 
     Raises:
-        ValueError: activation or dropout is none of these; in ``forward``, what functional.batch_norm raises,
+        ValueError: activation or dropout is out of range; in ``forward`` whatever functional.batch_norm refuses,
             and an input of another number of dimensions.
+        RuntimeError: A function of torch, timm or apex that rebuilds batch norms from their weights meets one with
+            activation or dropout.
 
-    Differs from torch: see `onepass.nn.functional.batch_norm`. ``state_dict`` is torch's, both ways: activation
-    and dropout are options, not state. What torch makes of a batch norm by reading its weights (SyncBatchNorm's
-    conversion, fusion into convolutions) knows nothing of them, and is refused where torch's own functions do it;
-    in front of an nn.ReLU in a `Sequential` of ours the batch norm needs no activation.
+    Differs from torch: activation, dropout and residual are part of the pass. They are options, not state:
+    ``state_dict`` is torch's, both ways. Whatever rebuilds a batch norm from its weights (SyncBatchNorm's
+    conversion, fusion into convolutions) would lose them; torch's own functions that do so are refused. In front
+    of an nn.ReLU in `Sequential` a batch norm needs no activation. What the numbers differ in is listed at
+    `onepass.nn.functional.batch_norm`.
 
     Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm2d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm2d
+        >>> norm = BatchNorm2d(3, activation="relu")
+        >>> x = torch.randn(4, 3, 8, 8)
+        >>> norm(x, residual=x).min().item()
+        0.0
     """
 
 
 class BatchNorm1d(FusedBatchNorm, torch.nn.BatchNorm1d):
-    """Batch normalisation over (N, C) or (N, C, L); arguments as `BatchNorm2d`."""
+    """Normalises each channel of (N, C) or (N, C, L), with a residual, ReLU and dropout in the same pass.
+
+    Formula, shapes and dtypes are those of `onepass.nn.functional.batch_norm`; the arguments, errors and
+    differences are those of `BatchNorm2d`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance.
+        momentum: How far the running statistics move towards those of a batch; None for the mean over all batches.
+        affine: Whether there are weight and bias.
+        track_running_stats: Whether there are running statistics.
+        device: Device of parameters and buffers.
+        dtype: Dtype of parameters and buffers.
+        bias: False for no bias.
+        activation: None or ``"relu"``.
+        dropout: Probability that an element of the output becomes 0 in training.
+
+    Raises:
+        ValueError: activation or dropout is out of range; in ``forward`` the input has another number of
+            dimensions.
+
+    Differs from torch: as `BatchNorm2d` does: activation, dropout and residual are part of the pass, and the
+    running statistics move once per step under activation checkpointing.
+
+    Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm1d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm1d
+        >>> norm = BatchNorm1d(3, activation="relu")
+        >>> norm(torch.randn(4, 3)).shape
+        torch.Size([4, 3])
+    """
 
 
 class BatchNorm3d(FusedBatchNorm, torch.nn.BatchNorm3d):
-    """Batch normalisation over (N, C, D, H, W); arguments as `BatchNorm2d`."""
+    """Normalises each channel of (N, C, D, H, W), with a residual, ReLU and dropout in the same pass.
+
+    Formula, shapes and dtypes are those of `onepass.nn.functional.batch_norm`; the arguments, errors and
+    differences are those of `BatchNorm2d`.
+
+    Args:
+        num_features: C.
+        eps: Added to the variance.
+        momentum: How far the running statistics move towards those of a batch; None for the mean over all batches.
+        affine: Whether there are weight and bias.
+        track_running_stats: Whether there are running statistics.
+        device: Device of parameters and buffers.
+        dtype: Dtype of parameters and buffers.
+        bias: False for no bias.
+        activation: None or ``"relu"``.
+        dropout: Probability that an element of the output becomes 0 in training.
+
+    Raises:
+        ValueError: activation or dropout is out of range; in ``forward`` the input has another number of
+            dimensions.
+
+    Differs from torch: as `BatchNorm2d` does: activation, dropout and residual are part of the pass, and the
+    running statistics move once per step under activation checkpointing.
+
+    Source: Ioffe and Szegedy 2015; torch.nn.BatchNorm3d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm3d
+        >>> norm = BatchNorm3d(3, activation="relu")
+        >>> norm(torch.randn(2, 3, 4, 5, 6)).shape
+        torch.Size([2, 3, 4, 5, 6])
+    """
 
 
 # torch's classes and ours.

@@ -32,7 +32,7 @@ def cross_entropy(
     inplace_backward: bool,
     return_stats: bool,
 ) -> Tensor | tuple[Tensor, LossStatistics]:
-    """The loss for checked arguments; is_dense: the target holds probabilities."""
+    """Returns the loss for checked arguments; is_dense: the target holds probabilities."""
     shape = target.shape if not is_dense else rows_shape(input)
     target = _widened(target, input) if is_dense else _labels(target)
     weight = None if weight is None else _widened(weight, input)

@@ -17,7 +17,7 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def dtype_read(dtype: torch.dtype, input: Tensor) -> torch.dtype | None:
-    """As what weights or probabilities of this dtype are read beside the input; None if they are too wide."""
+    """Returns the dtype in which weights or probabilities of `dtype` are read; None if it is too wide."""
     wide = statistics_dtype(input)
     if dtype in (input.dtype, wide):
         return dtype
@@ -25,7 +25,7 @@ def dtype_read(dtype: torch.dtype, input: Tensor) -> torch.dtype | None:
 
 
 def rows_shape(input: Tensor) -> torch.Size:
-    """The shape of the labels."""
+    """Returns the shape of the labels."""
     return torch.Size(()) if input.dim() == 1 else input.shape[:1] + input.shape[2:]
 
 
@@ -85,17 +85,17 @@ def check(
 def _check_read(name: str, values: Tensor, input: Tensor) -> None:
     if dtype_read(values.dtype, input) is None:
         raise TypeError(
-            f"cross_entropy: {name} must be {statistics_dtype(input)} or a narrower floating dtype beside an "
+            f"cross_entropy: {name} must be {statistics_dtype(input)} or a narrower floating dtype next to an "
             f"input of {input.dtype}, got {values.dtype}"
         )
 
 
 def _check_labels(name: str, input: Tensor, target: Tensor) -> None:
     wanted = rows_shape(input)
-    # torch takes one label in a vector, too, beside logits without a batch.
+    # torch also takes a vector of one label with logits that have no batch.
     if target.shape != wanted and not (input.dim() == 1 and target.shape == (1,)):
         raise ValueError(
-            f"cross_entropy: {name} must have shape {tuple(wanted)} beside an input of shape "
+            f"cross_entropy: {name} must have shape {tuple(wanted)} for an input of shape "
             f"{tuple(input.shape)}, got {tuple(target.shape)}"
         )
     if target.dtype not in _LABELS:
@@ -152,7 +152,7 @@ def check_inplace(input: Tensor, plain: bool) -> None:
 
 
 def check_memory(input: Tensor, **others: Tensor | None) -> None:
-    """Raises if what backward reads lies where it is to write."""
+    """Raises if backward would read memory that it has to write."""
     memory = input.untyped_storage().data_ptr()
     for name, other in others.items():
         if other is not None and other.untyped_storage().data_ptr() == memory:

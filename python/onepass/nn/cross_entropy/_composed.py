@@ -18,14 +18,14 @@ _REDUCTION_NONE = 0
 
 
 def forward(input: Tensor, target: Tensor, second: Second, weight: Tensor | None, options: Options) -> Tensor:
-    """The loss in float32, or float64, as the kernels define it."""
+    """Returns the loss in float32, or float64, as the kernels define it."""
     target2, lams, lam = second
     ignore_index, label_smoothing, z_loss, reduction = options
     x = input if input.dtype == torch.float64 else input.float()
     weight = None if weight is None else weight.to(x.dtype)
     dense = target.is_floating_point()
     if not dense:
-        # A row that does not count has no say whatever its logits are: 0 times nan would be one.
+        # A row that does not count adds nothing, whatever its logits are: 0 times nan would be nan.
         ignored = target == ignore_index
         if target2 is not None:
             ignored = ignored & (target2 == ignore_index)

@@ -37,7 +37,7 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
-        """Gradients of all arguments."""
+        """Returns the gradients of all arguments."""
         return (*differentiate(ctx, grad), None, None, None, None, None)
 
 
@@ -55,14 +55,14 @@ def remember(
     result: Result,
     inplace: bool = False,
 ) -> None:
-    """Keeps what `differentiate` needs: of the input's size, the input alone."""
+    """Keeps what `differentiate` needs; only the input itself has the input's size."""
     ctx.save_for_backward(input, target, second.target, second.lams, weight, result.saved, result.totals)
     ctx.lam, ctx.options, ctx.inplace = second.lam, options, inplace
     ctx.set_materialize_grads(False)
 
 
 def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and target (if that holds probabilities), those that are wanted."""
+    """Returns the gradients of input and target (if that holds probabilities), those that are wanted."""
     if grad is None:
         return None, None
     grad = with_memory(grad)
@@ -97,7 +97,7 @@ def _by_operator(
 
 
 def _of_batched(grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
-    """Many gradients in one: all are the same rows, each times its own number."""
+    """Computes many gradients in one: all are the same rows, each times its own number."""
     ones = torch.ones(grad.shape, dtype=grad.dtype, device=grad.device)
     rows = _by_operator(ones, input, *rest)
     if grad.dim() and input.dim() > 1:
@@ -108,7 +108,7 @@ def _of_batched(grad: Tensor, input: Tensor, *rest: Any) -> Tensor:
 def _of_probabilities(
     grad: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> Tensor:
-    """-(1 - label_smoothing) * weight * log softmax, each row's by its upstream gradient."""
+    """Returns -(1 - label_smoothing) * weight * log softmax, each row's by its upstream gradient."""
     dim = 0 if input.dim() == 1 else 1
     wide = grad.dtype
     found = input.to(wide).log_softmax(dim) * (options.label_smoothing - 1)
@@ -131,7 +131,7 @@ def _differentiably(
     wants_input: bool,
     wants_target: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The same under ``create_graph=True``, of operations that autograd can differentiate."""
+    """Does the same under ``create_graph=True``, with operations that autograd can differentiate."""
     # Aliases: one of the two may be made of the other, and that way is the outer pass's to go.
     input, target = input.view_as(input), target.view_as(target)
     loss = _composed.forward(input, target, second, weight, options)

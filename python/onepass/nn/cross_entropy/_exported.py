@@ -57,7 +57,7 @@ def exported_cross_entropy(
     ignore_index, label_smoothing, reduction = options.ignore_index, options.label_smoothing, options.reduction
     mixed = second.target is not None or options.z_loss != 0
     if (label_smoothing or target.is_floating_point()) and is_onnx():
-        # ONNX's loss has labels alone, and torch's newer exporter drops the smoothing without a word.
+        # ONNX's loss takes only labels, and torch's newer exporter drops the smoothing silently.
         if mixed:
             refuse("cross_entropy", "label_smoothing", "0 with target2 or z_loss", label_smoothing)
         return _smoothed(input, target, weight, ignore_index, reduction, label_smoothing)
@@ -69,7 +69,7 @@ def exported_cross_entropy(
 def _smoothed(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, smoothing: float
 ) -> Tensor:
-    """`cross_entropy` composed of the log-softmax: what is smoothed, or has probabilities."""
+    """Composes `cross_entropy` of the log-softmax: what is smoothed, or has probabilities."""
     x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
     dim = min(1, x.dim() - 1)
     logs = torch.log_softmax(x, dim)

@@ -45,7 +45,7 @@ class Second(NamedTuple):
     """A second label for each row, and how much the first one weighs."""
 
     target: Tensor | None
-    """int64 labels, contiguous; None for the first label alone."""
+    """int64 labels, contiguous; None if there are only first labels."""
     lams: Tensor | None
     """The first label's weight, one number each sample in the arithmetic's dtype; None for `lam`."""
     lam: float
@@ -67,12 +67,12 @@ class Result(NamedTuple):
 
 
 def rows_of(input: Tensor) -> int:
-    """How many distributions over the classes the logits hold."""
+    """Returns how many distributions over the classes the logits hold."""
     return 1 if input.dim() < 2 else input.numel() // input.shape[1]
 
 
 def new_result(input: Tensor, target: Tensor, reduction: str) -> Result:
-    """Memory for what `forward` returns; the totals are 0, since kernels add to them."""
+    """Allocates memory for what `forward` returns; the totals are 0, since kernels add to them."""
     wide, rows, device = statistics_dtype(input), rows_of(input), input.device
     return Result(
         torch.empty(rows if reduction == "none" else (), dtype=wide, device=device),
@@ -93,7 +93,7 @@ def forward(
 
     Args:
         input: Logits as `layout.dense` gives them, not empty.
-        target: int64 labels, contiguous; or probabilities, which lie as the input does.
+        target: int64 labels, contiguous; or probabilities, with the input's strides.
         second: The second labels.
         weight: Dense, of shape (C), or None.
         options: What to compute.

@@ -49,11 +49,11 @@ def cross_entropy(
             shape: of its dtype, or of another one that the loss's holds (narrower ones are widened).
         weight: Of shape (C), of dtypes as probabilities.
         size_average: Deprecated, as in torch.
-        ignore_index: The label that does not count; with probabilities it must be negative and has no say.
+        ignore_index: The label that does not count; with probabilities it must be negative and does nothing.
         reduce: Deprecated, as in torch.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         label_smoothing: :math:`\epsilon`, 0 to 1.
-        target2: Second labels, as of mixup and cutmix, of the target's shape; together with lam.
+        target2: Second labels, for mixup and cutmix, of the target's shape; together with lam.
         lam: Weight of the first label, 0 to 1, a number or a tensor of shape (N,) (a GPU does not check
             its values); the second has 1 - lam.
         z_loss: z, at least 0: keeps the log-sum-exp near 0. Weighted like the row.
@@ -68,7 +68,7 @@ def cross_entropy(
 
     Raises:
         ValueError: A shape, label_smoothing, lam, z_loss, reduction or ignore_index is wrong; weight requires a
-            gradient; inplace_backward with a leaf or shared memory; target2 without lam, or beside probabilities.
+            gradient; inplace_backward with a leaf or shared memory; target2 without lam, or with probabilities.
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
         IndexError: A label is none of the classes (on the CPU; a GPU stops the kernel, as torch's does).
         RuntimeError: inplace_backward or return_stats where only torch's own operations or compilers work.
@@ -81,6 +81,14 @@ def cross_entropy(
 
     Source: torch.nn.functional.cross_entropy; Szegedy et al. 2016 (label smoothing); Zhang et al. 2018 (mixup);
     Chowdhery et al. 2022 (z-loss).
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import cross_entropy
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> loss, seen = cross_entropy(logits, torch.tensor([0, 1]), label_smoothing=0.1, return_stats=True)
+        >>> round(loss.item(), 4), seen.accuracy.item()
+        (0.2269, 1.0)
     """
     tensors = (input, target, weight, target2)
     if has_torch_function_variadic(*tensors):

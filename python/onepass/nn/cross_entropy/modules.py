@@ -1,4 +1,4 @@
-"""Losses: torch.nn's modules by arguments and semantics."""
+"""CrossEntropyLoss: torch.nn's module with second labels, z-loss and statistics in the same pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["CrossEntropyLoss", "LossStatistics"]
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
-    """The cross-entropy of logits and targets: `functional.cross_entropy` as a module.
+    """Computes the cross-entropy of logits and targets; reads the logits once, and once more for the gradient.
+
+    Formula, shapes and dtypes are those of `onepass.nn.functional.cross_entropy`; ``forward(input, target,
+    target2=None, lam=None)`` takes the tensors.
 
     Args:
         weight: Of shape (C): rescales each class.
@@ -29,11 +32,22 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         return_stats: Whether `forward` returns ``(loss, LossStatistics)``.
 
     Raises:
-        ValueError: As `functional.cross_entropy`, when it is called.
+        ValueError: In ``forward`` whatever functional.cross_entropy refuses: the arguments are checked when they
+            are used, as torch does.
 
-    Differs from torch: as the function.
+    Differs from torch: the loss of half precision logits is float32 and reads them without a copy, ignored rows
+    have the gradient 0 whatever their logits are, and second labels, z-loss and statistics are part of the pass.
+    What else differs is listed at `onepass.nn.functional.cross_entropy`.
 
     Source: torch.nn.CrossEntropyLoss.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import CrossEntropyLoss
+        >>> loss = CrossEntropyLoss(label_smoothing=0.1)
+        >>> logits = torch.zeros(3, 4, requires_grad=True)
+        >>> round(loss(logits, torch.tensor([0, 1, -100])).item(), 4)  # the last row does not count
+        1.3863
     """
 
     def __init__(
@@ -55,7 +69,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.return_stats = return_stats
 
     def __prepare_scriptable__(self) -> CrossEntropyLoss:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         for option in ("z_loss", "inplace_backward", "return_stats"):
             if value := getattr(self, option):
                 refuse("CrossEntropyLoss", option, f"{type(value)()}", value)

@@ -7,17 +7,20 @@ on the gradient: all that is kept is the seed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from onepass.nn._call import exporting, seeds
+from onepass.nn._call.checks import check_optional
 from onepass.nn._call.dispatch import has_functorch, is_plain, is_transformed
 from onepass.nn.dropout import _composed, _exported, _ops
 from onepass.nn.dropout._checks import check_inplace, check_kinds, check_tensors
 from onepass.nn.dropout._derivative import apply
 from onepass.nn.dropout._kernels import Options, can_walk, options_of, run
 
-__all__ = ["dropout"]
+__all__ = ["channels", "dropout"]
 
 
 def dropout(
@@ -33,7 +36,7 @@ def dropout(
     seed: int | Tensor | None = None,
     shared: bool = False,
 ) -> Tensor:
-    """What all functions and modules have in common; scaling may be ``"alpha"``."""
+    """Does what all functions and modules have in common; scaling may be ``"alpha"``."""
     check_kinds(function, input, p, residual)
     idle = not training or p == 0
     exported = exporting.asked._is_exporting_flag
@@ -67,6 +70,28 @@ def dropout(
         output = _ops.dropout(input, residual, drawn, options)
         return input.copy_(output) if inplace else output
     return _eager(function, input, residual, inplace, generator, seed, options)
+
+
+def channels(
+    function: str,
+    input: Tensor,
+    batched: int,
+    p: float,
+    training: bool,
+    inplace: bool,
+    scaling: str,
+    residual: Tensor | None,
+    **draws: Any,
+) -> Tensor:
+    """Drops with one draw a channel; an input of fewer dimensions than `batched` is one example."""
+    check_optional(function, residual=residual)
+    if input.dim() >= batched:
+        return dropout(function, input, p, training, inplace, scaling, residual, planes=True, **draws)
+    if residual is not None:
+        residual = residual.unsqueeze(0)
+    batch = input.unsqueeze(0)
+    output = dropout(function, batch, p, training, inplace, scaling, residual, planes=True, **draws)
+    return input if inplace else output.squeeze(0)
 
 
 def _eager(
@@ -110,7 +135,7 @@ def _refuse_exported(
 
 
 def _idle(input: Tensor, p: float, training: bool, inplace: bool, scaling: str, residual: Tensor | None) -> Tensor:
-    """What is done where nothing is dropped."""
+    """Does what remains where nothing is dropped."""
     scaled = scaling == "test_time" and not training and p > 0
     if residual is None:
         return (input.mul_(1 - p) if inplace else input * (1 - p)) if scaled else input

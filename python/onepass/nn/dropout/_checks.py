@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onepass.nn._call.checks import check_dense, check_optional, check_probability, check_tensor
 
-__all__ = ["check_inplace", "check_kinds", "check_tensors"]
+__all__ = ["check_dimensions", "check_inplace", "check_kinds", "check_tensors"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -61,3 +61,10 @@ def check_inplace(function: str, input: Tensor, residual: Tensor | None) -> None
     if any(one is not None and one.is_leaf and one.requires_grad for one in (input, base)):
         kind = "a leaf" if base is None else "a view of a leaf"
         raise RuntimeError(f"{function}: input must not be {kind} that requires grad with inplace=True, got one")
+
+
+def check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> None:
+    """Raises for an input with another number of dimensions."""
+    check_tensor(function, "input", input)
+    if input.dim() not in wanted:
+        raise ValueError(f"{function}: input must have {wanted[0]} or {wanted[1]} dimensions, got {input.dim()}")

@@ -12,7 +12,7 @@ __all__ = ["forward"]
 
 
 def forward(input: Tensor, residual: Tensor | None, seed: int | Tensor, options: Options) -> Tensor:
-    """The result by torch's operations, which torch.func and forward mode can differentiate.
+    """Returns the result by torch's operations, which torch.func and forward mode can differentiate.
 
     Under vmap all that is mapped over has one mask, as with torch's randomness="same"; with another randomness
     seed_for has raised.

@@ -36,7 +36,7 @@ class DropoutFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> Any:
-        """Gradients of all arguments."""
+        """Returns the gradients of all arguments."""
         if grad is None:
             return None, None, None, None, None
         seed = ctx.saved_tensors[0] if ctx.seed is None else ctx.seed
@@ -48,7 +48,7 @@ apply: Callable[..., Tensor] = DropoutFunction.apply
 
 
 def differentiate(grad: Tensor, seed: int | Tensor, options: Options) -> Tensor:
-    """The gradient of the input, itself differentiable where that is asked for."""
+    """Returns the gradient of the input, itself differentiable where that is asked for."""
     grad = with_memory(grad)
     if not torch.compiler.is_compiling() and is_batched(grad):
         return _composed.forward(grad, None, seed, options)

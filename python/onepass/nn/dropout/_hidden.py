@@ -30,19 +30,19 @@ _FUNCTIONS = {
 
 
 def _is_positive(p: object) -> bool:
-    """True for a number above 0 of any type, but no bool."""
+    """Returns True for a number above 0 of any type, but no bool."""
     return isinstance(p, Real) and not isinstance(p, bool) and float(p) > 0
 
 
 def hidden_dropout(module: nn.Module) -> str:
-    """The name of the number by which a module's own code drops; empty if none is seen.
+    """Returns the name of the number by which a module's own code drops; empty if none is seen.
 
     A number that is only handed to other modules when they are made (as by ``self.dropout = 0.1`` in a network
     that builds blocks) is none: what ``forward`` runs, with the methods that it calls, does not read it. Code that
     cannot be looked into is taken to read ``dropout``.
     """
     if isinstance(module, nn.RNNBase):
-        # Between layers alone.
+        # Its dropout acts only between layers.
         return "dropout" if module.num_layers > 1 and _is_positive(module.dropout) else ""
     reads, calls = _reads(module)
     for name in sorted(reads):
@@ -66,7 +66,7 @@ def dropouts_by_number(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _value(module: nn.Module, name: str) -> object:
-    """What a name stands for, or a dotted name of an object of the module such as its config.
+    """Returns what a name stands for, or a dotted name of an object of the module such as its config.
 
     No property of the module is run for that.
     """
@@ -78,7 +78,7 @@ def _value(module: nn.Module, name: str) -> object:
 
 
 def _reads(module: nn.Module) -> tuple[set[str], set[str]]:
-    """What the code that forward runs takes from the module, and all names that it uses."""
+    """Returns what the code that forward runs takes from the module, and all names that it uses."""
     reads: set[str] = set()
     calls: set[str] = set()
     seen: set[CodeType] = set()
@@ -137,7 +137,7 @@ def _read_of_self(code: CodeType) -> frozenset[str]:
                 found.add(path)
             before = ""
             continue
-        # Python 3.13 has instructions for two variables, of which the second lies on top.
+        # Python 3.13 has instructions for two variables, the second of which is on top of the stack.
         loads = "LOAD_FAST" in instruction.opname or "LOAD_DEREF" in instruction.opname
         name = instruction.argval if loads else ""
         before, path = name[-1] if isinstance(name, tuple) else name, ""
@@ -145,14 +145,14 @@ def _read_of_self(code: CodeType) -> frozenset[str]:
 
 
 def _is_test(following: list[str]) -> bool:
-    """True of what follows the load in ``if self.p:``, ``if self.p is not None:`` and ``if self.p > 0:``."""
+    """Returns True for what follows the load in ``if self.p:``, ``if self.p is not None:``, ``if self.p > 0:``."""
     if following[:1] and (following[0].startswith("POP_JUMP") or following[0] == "TO_BOOL"):
         return True
     return following[:1] in (["LOAD_CONST"], ["LOAD_SMALL_INT"]) and following[1:] in (["IS_OP"], ["COMPARE_OP"])
 
 
 def _methods(cls: type[nn.Module], name: str, parents: bool) -> Iterator[Callable[..., Any] | property]:
-    """What a class defines of that name, or all of its parents do, without nn.Module itself."""
+    """Returns what a class defines of that name, or all of its parents do, without nn.Module itself."""
     for one in cls.__mro__:
         if one is nn.Module:
             return

@@ -34,14 +34,14 @@ options_of = lru_cache(maxsize=256)(Options)
 
 @lru_cache(maxsize=256)
 def gradient_of(options: Options) -> Options:
-    """The options of the derivative."""
+    """Returns the options of the derivative."""
     return options._replace(gradient=True)
 
 
 def run(
     input: Tensor, residual: Tensor | None, seed: Seed, options: Options, inplace: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Runs the kernel on plain tensors; the result lies as `walkable` makes the input lie.
+    """Runs the kernel on plain tensors; the result has the strides that `walkable` gives the input.
 
     Returns:
         The result, and the seed's tensor unless it is a number.
@@ -70,7 +70,7 @@ def run(
 
 
 def can_walk(input: Tensor, options: Options) -> bool:
-    """Whether the kernel takes the input as it lies in memory."""
+    """Says whether the kernel takes the input with its strides."""
     if input.is_contiguous():
         return True
     if options.shared and not options.planes:
@@ -82,7 +82,7 @@ def can_walk(input: Tensor, options: Options) -> bool:
 
 
 def walkable(input: Tensor, options: Options) -> Tensor:
-    """The input itself if the kernel takes it as it lies in memory, else a contiguous copy."""
+    """Returns the input itself if the kernel takes its strides, else a contiguous copy."""
     return input if can_walk(input, options) else input.contiguous()
 
 

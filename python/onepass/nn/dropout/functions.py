@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from onepass.nn._call.checks import check_optional, check_scaling, check_tensor
+from onepass.nn._call.checks import check_scaling, check_tensor
 from onepass.nn.dropout import _call
+from onepass.nn.dropout._checks import check_dimensions
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout"]
 
@@ -44,8 +45,8 @@ def dropout(
         inplace: Whether to write into x.
         residual: r, of x's shape and dtype, or None for 0. Its gradient is that of y.
         generator: Draws the seed instead of torch's default generator of the device.
-        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device. Like generator it
-            has no say where nothing is drawn: without training, or with p = 0.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device. Seed and generator
+            do nothing where nothing is drawn: without training, or with p = 0.
         scaling: ``"inverted"`` as above. ``"test_time"``: what is kept is not divided in training, and
             without training y = (1 - p) x + r.
         shared: Whether all x[n] have the draws of x[0], as if x were one network's batch (`mc_dropout`).
@@ -64,6 +65,16 @@ def dropout(
     too); else they come back, as with torch.
 
     Source: Srivastava et al. 2014; torch.nn.functional.dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout
+        >>> x = torch.ones(1000)
+        >>> y = dropout(x, 0.25, seed=1)
+        >>> y.equal(dropout(x, 0.25, seed=1))
+        True
+        >>> sorted(set(y.tolist()))
+        [0.0, 1.3333333730697632]
     """
     check_scaling("dropout", scaling)
     if has_torch_function_variadic(input, residual):
@@ -100,14 +111,23 @@ def dropout1d(
     Raises:
         ValueError: x has another number of dimensions; what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout1d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout1d
+        >>> y = dropout1d(torch.ones(2, 3, 5), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout1d", scaling)
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout1d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout1d", input, (2, 3))
-    return _channels(
+    check_dimensions("dropout1d", input, (2, 3))
+    return _call.channels(
         "dropout1d",
         input,
         3,
@@ -141,19 +161,29 @@ def dropout2d(
     Raises:
         ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout2d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout2d
+        >>> y = dropout2d(torch.ones(2, 3, 4, 4), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout2d", scaling)
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout2d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout2d", input, (3, 4))
+    check_dimensions("dropout2d", input, (3, 4))
     if input.dim() == 3:
         warnings.warn(
             "dropout2d: input with 3 dimensions is taken as (N, C, L), as torch does; dropout1d says so",
             stacklevel=2,
         )
-    return _channels(
+    return _call.channels(
         "dropout2d",
         input,
         3,
@@ -185,14 +215,24 @@ def dropout3d(
     Raises:
         ValueError: x has another number of dimensions (torch: a warning); what `dropout` raises.
 
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
     Source: Tompson et al. 2015; torch.nn.functional.dropout3d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import dropout3d
+        >>> y = dropout3d(torch.ones(2, 3, 2, 2, 2), 0.5, seed=1)
+        >>> y.flatten(2).amax(2).equal(y.flatten(2).amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     check_scaling("dropout3d", scaling)
     if has_torch_function_variadic(input, residual):
         options = {"generator": generator, "seed": seed, "scaling": scaling, "shared": shared}
         return _handled(dropout3d, input, p, training, inplace, residual=residual, **options)
-    _check_dimensions("dropout3d", input, (4, 5))
-    return _channels(
+    check_dimensions("dropout3d", input, (4, 5))
+    return _call.channels(
         "dropout3d",
         input,
         5,
@@ -225,24 +265,32 @@ def alpha_dropout(
     with alpha' = 1.7581, a = ((1 - p)(1 + p alpha'^2))^(-1/2), b = a p alpha'. With p = 1 all is 0, as in torch.
 
     Args:
-        input: x, as of `dropout`.
+        input: x, of any shape; dtypes and layouts are those of `dropout`.
         p: Probability of an element to be dropped, from 0 to 1.
         training: Whether to drop at all; False by default, as in torch.
         inplace: Whether to write into x.
-        generator: As of `dropout`.
-        seed: As of `dropout`.
-        shared: As of `dropout`.
+        generator: Draws the seed instead of torch's default generator of the device.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device.
+        shared: Whether all x[n] have the draws of x[0].
 
     Returns:
         y, of x's shape and dtype.
 
     Raises:
-        ValueError: As `dropout`.
-        TypeError: As `dropout`.
+        ValueError: p is not in [0, 1]; seed and generator are both given; seed is out of range.
+        TypeError: A dtype is not supported, or x is sparse or nested.
+        RuntimeError: inplace with a leaf that requires grad.
 
-    Differs from torch: as `dropout`.
+    Differs from torch: the mask is another one for the same seed, and is the same on any device and in any layout.
 
     Source: Klambauer et al. 2017; torch.nn.functional.alpha_dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import alpha_dropout
+        >>> x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+        >>> abs(alpha_dropout(x, 0.3, training=True, seed=1).std().item() - 1) < 0.02
+        True
     """
     if has_torch_function_variadic(input):
         return _handled(alpha_dropout, input, p, training, inplace, generator=generator, seed=seed, shared=shared)
@@ -269,12 +317,38 @@ def feature_alpha_dropout(
     seed: int | Tensor | None = None,
     shared: bool = False,
 ) -> Tensor:
-    """`alpha_dropout` of whole channels of (N, C, ...); arguments as there.
+    """Sets whole channels of (N, C, ...) to SELU's lower limit, then restores mean 0 and variance 1.
+
+    The formula is that of `alpha_dropout`, with one draw for all of x[n, c].
+
+    Args:
+        input: x, of at least 2 dimensions; dtypes and layouts are those of `dropout`.
+        p: Probability of a channel to be dropped, from 0 to 1.
+        training: Whether to drop at all; False by default, as in torch.
+        inplace: Whether to write into x.
+        generator: Draws the seed instead of torch's default generator of the device.
+        seed: The seed itself: 0 to 2**64 - 1, or an int64 tensor of one element on x's device.
+        shared: Whether all x[n] have the draws of x[0].
+
+    Returns:
+        y, of x's shape and dtype.
 
     Raises:
-        ValueError: x has fewer than 2 dimensions where something is dropped; what `dropout` raises.
+        ValueError: x has fewer than 2 dimensions where something is dropped; p is not in [0, 1]; seed and
+            generator are both given; seed is out of range.
+        TypeError: A dtype is not supported, or x is sparse or nested.
+        RuntimeError: inplace with a leaf that requires grad.
 
-    Source: torch.nn.functional.feature_alpha_dropout.
+    Differs from torch: the mask is another one for the same seed, and is the same on any device and in any layout.
+
+    Source: Klambauer et al. 2017; torch.nn.functional.feature_alpha_dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn.functional import feature_alpha_dropout
+        >>> y = feature_alpha_dropout(torch.ones(2, 3, 4), 0.5, training=True, seed=1)
+        >>> y.amax(2).equal(y.amin(2))  # a channel is kept or dropped as a whole
+        True
     """
     if has_torch_function_variadic(input):
         return _handled(
@@ -298,35 +372,7 @@ def feature_alpha_dropout(
 
 
 def _handled(function: Any, input: Tensor, p: float, training: bool, inplace: bool, **options: Any) -> Tensor:
-    """The call by __torch_function__ of one of its tensors or of a mode."""
+    """Makes the call by __torch_function__ of one of its tensors or of a mode."""
     tensors = (input, options.get("residual"))
     result = handle_torch_function(function, tensors, input, p=p, training=training, inplace=inplace, **options)
     return cast(Tensor, result)
-
-
-def _check_dimensions(function: str, input: Tensor, wanted: tuple[int, int]) -> None:
-    check_tensor(function, "input", input)
-    if input.dim() not in wanted:
-        raise ValueError(f"{function}: input must have {wanted[0]} or {wanted[1]} dimensions, got {input.dim()}")
-
-
-def _channels(
-    function: str,
-    input: Tensor,
-    batched: int,
-    p: float,
-    training: bool,
-    inplace: bool,
-    scaling: str,
-    residual: Tensor | None,
-    **draws: Any,
-) -> Tensor:
-    """One draw a channel; an input of fewer dimensions than `batched` is one example."""
-    check_optional(function, residual=residual)
-    if input.dim() >= batched:
-        return _call.dropout(function, input, p, training, inplace, scaling, residual, planes=True, **draws)
-    if residual is not None:
-        residual = residual.unsqueeze(0)
-    batch = input.unsqueeze(0)
-    output = _call.dropout(function, batch, p, training, inplace, scaling, residual, planes=True, **draws)
-    return input if inplace else output.squeeze(0)

@@ -26,9 +26,9 @@ __all__ = [
 
 
 class DropoutModule(torch.nn.Module):
-    """What all our dropouts have in common; each is also torch's class of its name."""
+    """The common base of all our dropouts; each is also torch's class of its name."""
 
-    # What TorchScript takes as constants, also where they are the class's.
+    # Attributes that TorchScript takes as constants, also those of the class.
     __constants__: ClassVar[list[str]] = ["p", "inplace", "scaling", "planes", "batched"]
     function: ClassVar[Callable[..., Tensor]]
     p: float
@@ -41,11 +41,11 @@ class DropoutModule(torch.nn.Module):
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """What copies and pickles get: not the tie to an `mc_dropout` block."""
+        """Returns what copies and pickles get, without the tie to an `mc_dropout` block."""
         return {name: value for name, value in self.__dict__.items() if name != "_thinned"}
 
     def __prepare_scriptable__(self) -> DropoutModule:
-        """Refuses what TorchScript cannot have, before it compiles anything."""
+        """Refuses, before TorchScript compiles anything, what it cannot express."""
         refuse_sampled(self)
         return self
 
@@ -117,7 +117,7 @@ class _Scaled(DropoutModule):
         return self._composed(input, residual, generator, seed)
 
     def extra_repr(self) -> str:
-        """What print shows."""
+        """Returns what print shows."""
         shown = f"p={self.p}, inplace={self.inplace}"
         return shown if self.scaling == "inverted" else f"{shown}, scaling={self.scaling!r}"
 
@@ -157,7 +157,13 @@ class _Alpha(DropoutModule):
 
 
 class Dropout(_Scaled, torch.nn.Dropout):
-    """Sets elements to 0 with probability p in training, adding a residual in the same pass if wanted.
+    r"""Sets elements to 0 with probability p in training, scales the others, and adds a residual in the same pass.
+
+    .. math::
+        y_i = \begin{cases} r_i & \text{with probability } p \\ x_i / (1 - p) + r_i & \text{else} \end{cases}
+
+    Nothing is kept for the backward pass but the seed. Shapes and dtypes are those of
+    `onepass.nn.functional.dropout`; ``forward(input, residual=None, generator=None, seed=None)`` takes the rest.
 
     Args:
         p: Probability of an element to become 0, from 0 to 1.
@@ -166,55 +172,163 @@ class Dropout(_Scaled, torch.nn.Dropout):
             ``"test_time"``: it is kept as it is in training, and evaluation multiplies by 1 - p.
 
     Raises:
-        ValueError: p or scaling is none of these; in ``forward`` what `functional.dropout` raises.
+        ValueError: p or scaling is out of range; in ``forward`` whatever functional.dropout refuses.
 
-    Differs from torch: see `onepass.nn.functional.dropout`.
+    Differs from torch: the mask is another one for the same seed, and is the same on any device and in any layout.
+    The residual is part of the pass. What else differs is listed at `onepass.nn.functional.dropout`.
 
     Source: Srivastava et al. 2014; torch.nn.Dropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout
+        >>> drop = Dropout(0.5)
+        >>> x = torch.ones(2, 3)
+        >>> drop(x, seed=1).equal(drop(x, seed=1))
+        True
     """
 
     function = functions.dropout
 
 
 class Dropout1d(_Scaled, torch.nn.Dropout1d):
-    """Sets channels of (N, C, L) or (C, L) to 0 with probability p; arguments as `Dropout`."""
+    """Sets whole channels of (N, C, L) or (C, L) to 0 with probability p, and adds a residual.
+
+    The formula is that of `onepass.nn.functional.dropout1d`.
+
+    Args:
+        p: Probability of a channel to become 0, from 0 to 1.
+        inplace: Whether to write into the input.
+        scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+
+    Raises:
+        ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
+
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass.
+
+    Source: Tompson et al. 2015; torch.nn.Dropout1d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout1d
+        >>> Dropout1d(0.5).eval()(torch.ones(2, 3, 5)).unique()  # evaluation changes nothing
+        tensor([1.])
+    """
 
     function = functions.dropout1d
     planes, batched = True, 3
 
 
 class Dropout2d(_Scaled, torch.nn.Dropout2d):
-    """Sets channels of (N, C, H, W) or (N, C, L) to 0 with probability p; arguments as `Dropout`."""
+    """Sets whole channels of (N, C, H, W) or (N, C, L) to 0 with probability p, and adds a residual.
+
+    The formula is that of `onepass.nn.functional.dropout2d`.
+
+    Args:
+        p: Probability of a channel to become 0, from 0 to 1.
+        inplace: Whether to write into the input.
+        scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+
+    Raises:
+        ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
+
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
+    Source: Tompson et al. 2015; torch.nn.Dropout2d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout2d
+        >>> Dropout2d(0.5).eval()(torch.ones(2, 3, 4, 4)).unique()  # evaluation changes nothing
+        tensor([1.])
+    """
 
     function = functions.dropout2d
     planes, batched = True, 3
 
 
 class Dropout3d(_Scaled, torch.nn.Dropout3d):
-    """Sets channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability p; arguments as `Dropout`."""
+    """Sets whole channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability p, and adds a residual.
+
+    The formula is that of `onepass.nn.functional.dropout3d`.
+
+    Args:
+        p: Probability of a channel to become 0, from 0 to 1.
+        inplace: Whether to write into the input.
+        scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+
+    Raises:
+        ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
+
+    Differs from torch: the mask is another one for the same seed, and the residual is part of the pass. A wrong
+    number of dimensions raises ValueError, where torch warns.
+
+    Source: Tompson et al. 2015; torch.nn.Dropout3d.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import Dropout3d
+        >>> Dropout3d(0.5).eval()(torch.ones(2, 3, 2, 2, 2)).unique()  # evaluation changes nothing
+        tensor([1.])
+    """
 
     function = functions.dropout3d
     planes, batched = True, 5
 
 
 class AlphaDropout(_Alpha, torch.nn.AlphaDropout):
-    """Sets elements to SELU's lower limit, then restores mean and variance; see `functional.alpha_dropout`.
+    """Sets elements to SELU's lower limit with probability p, then restores mean 0 and variance 1.
+
+    The formula is that of `onepass.nn.functional.alpha_dropout`.
 
     Args:
         p: Probability of an element to be dropped, from 0 to 1.
-        inplace: Whether to write into the input. torch's module ignores it.
+        inplace: Whether to write into the input.
 
     Raises:
         ValueError: p is not in [0, 1].
 
+    Differs from torch: the mask is another one for the same seed, and `inplace` is done, which torch's module
+    ignores.
+
     Source: Klambauer et al. 2017; torch.nn.AlphaDropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import AlphaDropout
+        >>> x = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+        >>> abs(AlphaDropout(0.3)(x, seed=1).mean().item()) < 0.02
+        True
     """
 
     function = functions.alpha_dropout
 
 
 class FeatureAlphaDropout(_Alpha, torch.nn.FeatureAlphaDropout):
-    """`AlphaDropout` of whole channels of (N, C, ...); arguments as there."""
+    """Sets whole channels of (N, C, ...) to SELU's lower limit, then restores mean 0 and variance 1.
+
+    The formula is that of `onepass.nn.functional.alpha_dropout`, with one draw a channel.
+
+    Args:
+        p: Probability of a channel to be dropped, from 0 to 1.
+        inplace: Whether to write into the input.
+
+    Raises:
+        ValueError: p is not in [0, 1].
+
+    Differs from torch: the mask is another one for the same seed, and `inplace` is done, which torch's module
+    ignores.
+
+    Source: Klambauer et al. 2017; torch.nn.FeatureAlphaDropout.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import FeatureAlphaDropout
+        >>> y = FeatureAlphaDropout(0.5)(torch.ones(2, 3, 4), seed=1)
+        >>> y.amax(2).equal(y.amin(2))  # a channel is kept or dropped as a whole
+        True
+    """
 
     function = functions.feature_alpha_dropout
     planes = True

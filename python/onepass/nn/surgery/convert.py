@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     """What became of one batch norm or dropout, or of a container and a ReLU that are run with a batch norm."""
 
     name: str
-    """Of the module in the model, as ``named_modules()`` tells it."""
+    """The module's name in the model, from ``named_modules()``."""
     kind: str
     """Its class before."""
     outcome: str
@@ -38,7 +38,19 @@ class Entry(NamedTuple):
 
 @dataclass
 class Conversion:
-    """What `convert` did, to look at or to take back."""
+    """Holds what `convert` did, to look at or to take back.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import convert
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU())
+        >>> conversion = convert(model)
+        >>> print(conversion)
+        0  BatchNorm1d  replaced
+        >>> conversion.revert()
+        >>> type(model[0]) is torch.nn.BatchNorm1d
+        True
+    """
 
     table: list[Entry]
     _modules: list[tuple[str, nn.Module]] = field(default_factory=list, repr=False)
@@ -56,7 +68,7 @@ class Conversion:
         self._modules.clear()
 
     def __str__(self) -> str:
-        """The table as text, a line a module."""
+        """Returns the table as text, a line a module."""
         if not self.table:
             return "no batch norm or dropout"
         lines = [(entry.name or "the model itself", *entry[1:]) for entry in self.table]
@@ -72,8 +84,7 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     torch.nn.BatchNorm1d, 2d and 3d, Dropout, Dropout1d, 2d and 3d, AlphaDropout and FeatureAlphaDropout are
     replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose behaviour is not known here)
     and modules with a forward of their own, or with an attribute that has the name of an option of ours, are left
-    alone and listed. Dropouts then draw other masks for the same
-    seed.
+    alone and listed. Dropouts then draw other masks for the same seed.
 
     Args:
         model: Any module, also a batch norm or dropout itself.
@@ -87,6 +98,15 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
         without it.
 
     Source: none; torch.nn.SyncBatchNorm.convert_sync_batchnorm makes new modules instead.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import convert
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        >>> print(convert(model, fuse_relu=True))
+        the model itself  Sequential   replaced
+        1                 BatchNorm2d  replaced, with ReLU
+        2                 ReLU         taken over
     """
     named = list(model.named_modules())
     kinds = {id(module): type(module).__name__ for _, module in named}
@@ -131,7 +151,7 @@ def _fuse(container: nn.Sequential, outcomes: dict[int, tuple[str, str]]) -> boo
 
 
 def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]:
-    """The class of a container that fuses, or None and why there is none."""
+    """Returns the class of a container that fuses, or None and why there is none."""
     if kind is not nn.Sequential and kind.__module__.startswith("torch."):
         # Such as torch.ao's ConvBnReLU2d, for which torch's tools have tables.
         return None, f"no ReLU: its container is a {kind.__name__} of torch's own"
@@ -142,7 +162,7 @@ def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]
 
 
 def _why_left(module: nn.Module) -> str:
-    """Why a batch norm or dropout is not replaced; empty if it is."""
+    """Says why a batch norm or dropout is not replaced; empty if it is."""
     if isinstance(module, (FusedBatchNorm, DropoutModule)):
         return "is of onepass already"
     if type(module) not in _OURS:

@@ -17,7 +17,7 @@ __all__ = ["fold"]
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
-# What a batch norm of so many spatial dimensions may follow.
+# Layers that a batch norm may follow, by the number of its spatial dimensions.
 _LAYERS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
     nn.BatchNorm1d: (nn.Linear, nn.Conv1d, nn.ConvTranspose1d),
     nn.BatchNorm2d: (nn.Conv2d, nn.ConvTranspose2d),
@@ -29,7 +29,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def fold(layer: _Layer, batch_norm: nn.Module) -> _Layer | nn.Sequential:
-    r"""One layer that computes what a layer and the batch norm behind it compute in evaluation.
+    r"""Makes one layer that computes what a layer and the batch norm behind it compute in evaluation.
 
     .. math::
         W' = W \cdot \frac{w}{\sqrt{\mathrm{var} + \epsilon}} \qquad
@@ -55,6 +55,14 @@ def fold(layer: _Layer, batch_norm: nn.Module) -> _Layer | nn.Sequential:
         RuntimeError: The batch norm is within an `mc_dropout` block.
 
     Source: torch.nn.utils.fusion.fuse_conv_bn_eval has this for convolutions, in the layer's dtype.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import fold
+        >>> linear, norm = torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3).eval()
+        >>> x = torch.randn(2, 4)
+        >>> torch.allclose(fold(linear, norm)(x), norm(linear(x)), atol=1e-6)
+        True
     """
     _check(layer, batch_norm)
     norm = cast(_BatchNorm, batch_norm)
@@ -79,7 +87,7 @@ def fold(layer: _Layer, batch_norm: nn.Module) -> _Layer | nn.Sequential:
 
 
 def _per_output(scale: Tensor, layer: nn.Module) -> Tensor:
-    """The scales in a shape that goes with the layer's weight."""
+    """Returns the scales in a shape that goes with the layer's weight."""
     dims = cast(Tensor, layer.weight).dim()
     if not isinstance(layer, _TRANSPOSED):
         return scale.view([-1] + [1] * (dims - 1))
@@ -103,7 +111,7 @@ def _check(layer: nn.Module, batch_norm: nn.Module) -> None:
         altered = why_altered(module)
         if altered:
             raise ValueError(
-                f"fold: {which} must compute what its class and its own tensors tell, got {type(module).__name__} "
+                f"fold: {which} must compute what its class and its own tensors say, got {type(module).__name__} "
                 f"with {altered}"
             )
     if batch_norm.training:

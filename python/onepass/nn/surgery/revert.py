@@ -18,7 +18,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 class _Option(NamedTuple):
-    """What ours has and torch's class has not."""
+    """An option that ours has and torch's class does not."""
 
     name: str
     neutral: Any
@@ -48,7 +48,7 @@ _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def is_ours(module: nn.Module) -> bool:
-    """True for a module of onepass, also of a subclass."""
+    """Returns True for a module of onepass, also of a subclass."""
     return isinstance(module, _OURS)
 
 
@@ -71,13 +71,19 @@ def revert(model: _Model) -> _Model:
             dropout with another scaling, a loss with z_loss or statistics, a class that is derived from one
             of ours, also by torch's parametrizations. Nothing has been changed then.
         RuntimeError: The model is within an `mc_dropout` block.
+
+    Example:
+        >>> import torch
+        >>> from onepass.nn import BatchNorm2d, revert
+        >>> type(revert(BatchNorm2d(3))) is torch.nn.BatchNorm2d
+        True
     """
     revert_modules(model.named_modules())
     return model
 
 
 def revert_modules(named: Iterable[tuple[str, nn.Module]]) -> None:
-    """`revert` for these modules alone; those that are not ours stay as they are."""
+    """Does what `revert` does to these modules only; those that are not ours stay as they are."""
     found = [(name, module) for name, module in named if is_ours(module)]
     kinds = [_torchs_class(name, module) for name, module in found]
     for (_, module), kind in zip(found, kinds, strict=True):
@@ -91,12 +97,12 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
         return _BATCH_NORM
     if isinstance(module, CrossEntropyLoss):
         return _LOSS
-    # That of the alpha dropouts is their class's, and no option.
+    # The alpha dropouts' scaling belongs to their class: it is no option.
     return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
-    """The class that a module gets; raises where it would compute something else then."""
+    """Returns the class that a module gets; raises where it would compute something else then."""
     which = f"{name or 'the model itself'} ({type(module).__name__})"
     kind = _TORCHS.get(type(module))
     if isinstance(module, sequential.Sequential):
