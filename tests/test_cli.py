@@ -269,7 +269,7 @@ def test_parity_holds_and_is_written(tmp_path):
     rows = read(path)["rows"]
     assert f"{len(rows)} rows, 0 of them break" in output
     assert {(row["rule"], row["dtype"]) for row in rows} == {
-        (rule, dtype) for rule in ("SGD", "Adam", "AdamW") for dtype in ("float32", "bfloat16")
+        (rule, dtype) for rule in ("SGD", "Adam", "AdamW", "Lion") for dtype in ("float32", "bfloat16")
     }
     assert {row["tensor"] for row in rows} == {
         "param",

@@ -13,6 +13,7 @@ import onepass
 from onepass.optim import functional
 from onepass.optim._step.plain import plain_class
 from optim_setup import PLAIN, random_params, train
+from tolerance import FLOAT32_STEPS, FLOAT64_STEPS
 
 OPTIONS = {"lr": 0.5, "betas": (0.5, 0.75), "weight_decay": 0.0}
 
@@ -117,9 +118,7 @@ def test_the_loop_of_torchs_operations(dtype):
         train(params, optimizer, range(20))
         runs.append((params, [optimizer.state[param]["exp_avg"] for param in params]))
         assert len(optimizer.unfused_parameters()) == (3 if flags else 0)
-    # Twenty steps of a few roundings each.
-    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-13, "atol": 1e-14}
-    torch.testing.assert_close(*runs, **tolerance)
+    torch.testing.assert_close(*runs, **(FLOAT32_STEPS if dtype == torch.float32 else FLOAT64_STEPS))
 
 
 def test_gradients_flow_past_the_sign():
