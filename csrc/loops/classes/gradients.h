@@ -15,7 +15,7 @@ ONEPASS_HD void walk_class(const math::RowGradient<T>& row, const S& x, T w, S& 
 template <bool kSoftmax, math::Share kShare, class T>
 ONEPASS_HD void walk_pair(const math::RowGradient<T>& row, const BFloat16* x, BFloat16* out) {
   const BFloat16Pair pair = from_bfloat16_pair(&x->bits);
-  const auto gradient = [&](T x_c) {
+  const auto gradient = [&](T x_c) ONEPASS_INLINED {
     return row.template at<kSoftmax, kShare != math::Share::kNone>(x_c, T(1));
   };
   to_bfloat16_pair({gradient(pair.first), gradient(pair.second)}, &out->bits);
