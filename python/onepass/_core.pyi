@@ -6,7 +6,6 @@ from typing import Any, Protocol
 import torch
 
 from onepass.optim._lists.records import ListGroup, StateGroup
-from onepass.optim._lists.tail import Tail
 
 def build_info() -> dict[str, Any]:
     """What the module was built with and what it uses: see `onepass info`."""
@@ -16,6 +15,33 @@ class Plan:
 
 def use_data_pointer(address: int, sample: torch.Tensor) -> bool:
     """Offers a C function from tensor object to data pointer; True if it was right about the sample."""
+
+class TailMemory(Protocol):
+    """The tensors of a tail: TailMemory of optim/_lists/tail.py."""
+
+    @property
+    def control(self) -> torch.Tensor: ...
+    @property
+    def statistics(self) -> torch.Tensor | None: ...
+    def workspace(self, elements: int) -> torch.Tensor: ...
+
+class Tail(Protocol):
+    """What a step does besides the update: Tail of optim/_lists/tail.py, which uses this module."""
+
+    @property
+    def max_grad_norm(self) -> float | None: ...
+    @property
+    def skip_nonfinite(self) -> bool: ...
+    @property
+    def zero_grad(self) -> bool: ...
+    @property
+    def ema_decay(self) -> float | None: ...
+    @property
+    def grad_scale(self) -> float | torch.Tensor | None: ...
+    @property
+    def found_inf(self) -> float | torch.Tensor | None: ...
+    @property
+    def memory(self) -> TailMemory | None: ...
 
 class Rule(Protocol):
     """The two ways into a step of one optimizer. Both check every tensor before they write any."""
