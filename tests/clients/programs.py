@@ -118,20 +118,26 @@ class Watch:
 
 
 class _WatchedCore:
-    """The core, which counts calls of its functions."""
+    """The core, or one of its modules, which counts calls of its functions.
+
+    A step over explicit lists, `core.adam.step_lists`, is counted as a call of "adam".
+    """
 
     def __init__(self, core: ModuleType, watch: Watch) -> None:
         self._core, self._watch = core, watch
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._core, name)
+        if isinstance(value, ModuleType):
+            return _WatchedCore(value, self._watch)
         if isinstance(value, type) or not callable(value):
             return value
 
         def counted(*args: Any, **options: Any) -> Any:
             result = value(*args, **options)
-            self._watch.calls[name] += 1
-            self._watch.quick += name.endswith("_step") and result is True
+            rule = self._core.__name__.rpartition(".")[2]
+            self._watch.calls[rule if name == "step_lists" else name] += 1
+            self._watch.quick += name == "step" and result is True
             return result
 
         return counted
