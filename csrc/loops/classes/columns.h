@@ -65,12 +65,18 @@ inline void load_panel(const Panel& panel, DType dtype, const void* stored, T* b
 }
 
 template <class T>
+ONEPASS_WALK void transpose_back(const T* __restrict from, int64_t rows, int64_t classes, int64_t stride,
+                                 T* __restrict to) {
+  for (int64_t l = 0; l < rows; ++l) {
+    for (int64_t c = 0; c < classes; ++c) to[l * classes + c] = from[c * stride + l];
+  }
+}
+
+template <class T>
 inline void store_panel(const Panel& panel, const Output& output, const T* buffer, T* work) {
   if (panel.shape.inner == 1) {
     const int64_t begin = panel.begin * panel.classes, n = panel.rows * panel.classes;
-    for (int64_t l = 0; l < panel.rows; ++l) {
-      for (int64_t c = 0; c < panel.classes; ++c) work[l * panel.classes + c] = buffer[c * panel.stride + l];
-    }
+    transpose_back(buffer, panel.rows, panel.classes, panel.stride, work);
     for (int64_t i = 0; i < n; i += kStrip) {
       output.copy(begin + i, work + i, kStrip < n - i ? kStrip : n - i);
     }

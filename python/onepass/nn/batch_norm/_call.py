@@ -15,13 +15,14 @@ from onepass.nn._call.checks import check_dense
 from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
 from onepass.nn.batch_norm import _composed, _exported, _kernels, _ops
+from onepass.nn.batch_norm._checks import check
 from onepass.nn.batch_norm._derivative import apply
 from onepass.nn.batch_norm._kernels import Options, Running, options_of
 
-__all__ = ["batch_norm"]
+__all__ = ["normalise"]
 
 
-def batch_norm(
+def normalise(
     input: Tensor,
     running: Running,
     weight: Tensor | None,
@@ -32,10 +33,14 @@ def batch_norm(
     eps: float,
     activation: str | None,
     dropout: float,
-    generator: torch.Generator | None,
-    seed: int | Tensor | None,
+    generator: torch.Generator | None = None,
+    seed: int | Tensor | None = None,
 ) -> Tensor:
-    """Returns the output for checked arguments; training changes the running statistics in place."""
+    """Checks the arguments and returns the output; training changes the running statistics in place.
+
+    Momentum may be None where `running` has a count of batches.
+    """
+    check(input, running.mean, running.var, weight, bias, residual, training, eps, activation, dropout)
     if input.numel() == 0:
         return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -34,7 +34,7 @@ class BatchNormFunction(torch.autograd.Function):
         options: Options,
     ) -> Tensor:
         """Runs the kernel."""
-        output, saved = _kernels.forward(input, weight, bias, residual, running, seed, options)
+        output, *saved = _kernels.forward(input, weight, bias, residual, running, seed, options)
         remember(ctx, input, weight, bias, saved, options)
         return output
 
@@ -50,9 +50,23 @@ apply: Callable[..., Tensor] = super(torch.autograd.Function, BatchNormFunction)
 
 
 def remember(
-    ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, saved: Saved, options: Options
+    ctx: Any,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    saved: Sequence[Tensor | None],
+    options: Options,
 ) -> None:
-    """Keeps what `differentiate` needs; only the input itself has the input's size."""
+    """Keeps what `differentiate` needs; only the input itself has the input's size.
+
+    Args:
+        ctx: Keeps it.
+        input: x.
+        weight: Its factor, or None.
+        bias: What is added, or None.
+        saved: The fields of `Saved`.
+        options: Those of the call.
+    """
     ctx.save_for_backward(input, weight, bias, *saved)
     ctx.options = options
     ctx.set_materialize_grads(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,21 +90,22 @@ def forward(
     running: Running,
     seed: Seed,
     options: Options,
-) -> tuple[Tensor, Saved]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Runs the kernel on plain dense tensors; training changes the running statistics in place.
 
     Returns:
-        Output, and what `backward` needs.
+        Output, and the fields of `Saved`: a call on a small tensor would notice that one is made.
     """
     if not options.training:
         output, mask, drawn = inference(input, weight, bias, residual, running, seed, options)
-        mean, var = cast(Tensor, running.mean), cast(Tensor, running.var)
         # Copies: a training step before the backward pass must not move what this output was computed with.
         # `to` with copy=True takes twice as long as `clone`.
-        wide = statistics_dtype(input)
+        mean, var, wide = running.mean, running.var, statistics_dtype(input)
+        assert mean is not None
+        assert var is not None
         mean = mean.clone() if mean.dtype == wide else mean.to(wide)
         var = var.clone() if var.dtype == wide else var.to(wide)
-        return output, Saved(mean, var, mask, drawn)
+        return output, mean, var, mask, drawn
     core = _native.core
     output = torch.empty_like(input)
     mask = None if residual is None else new_mask(input, options.activation)
@@ -132,7 +133,7 @@ def forward(
     )
     if running.mean is not None and running.var is not None:
         _count_writes(running.mean, running.var)
-    return output, Saved(mean, invstd, mask, drawn)
+    return output, mean, invstd, mask, drawn
 
 
 def inference(

@@ -84,8 +84,8 @@ def _forward(
         new = (nothing, torch.empty_like(nothing))
     running = Running(running_mean, running_var, batches)
     drawn = 0 if seed is None else seed
-    output, saved = _kernels.forward(input, weight, bias, residual, running, drawn, how)
-    return (output, saved.mean, saved.spread, _tensor(saved.mask, input), *new)
+    output, mean, spread, mask, _ = _kernels.forward(input, weight, bias, residual, running, drawn, how)
+    return (output, mean, spread, _tensor(mask, input), *new)
 
 
 def _fake_forward(

@@ -10,11 +10,10 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from onepass.nn._call.checks import check_number
 from onepass.nn._call.recomputation import is_recomputed, throwaway
-from onepass.nn.batch_norm import _call
-from onepass.nn.batch_norm._checks import check
+from onepass.nn.batch_norm._call import normalise
 from onepass.nn.batch_norm._kernels import Running
 
-__all__ = ["batch_norm", "normalise"]
+__all__ = ["batch_norm"]
 
 
 def batch_norm(
@@ -131,38 +130,6 @@ def batch_norm(
         activation,
         # An impossible one is refused in evaluation, too.
         dropout if training or not 0 <= dropout <= 1 else 0.0,
-        generator,
-        seed,
-    )
-
-
-def normalise(
-    input: Tensor,
-    running: Running,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    dropout: float,
-    generator: torch.Generator | None = None,
-    seed: int | Tensor | None = None,
-) -> Tensor:
-    """Does what `batch_norm` and the modules share; momentum may be None with a count of batches."""
-    check(input, running.mean, running.var, weight, bias, residual, training, eps, activation, dropout)
-    return _call.batch_norm(
-        input,
-        running,
-        weight,
-        bias,
-        residual,
-        training,
-        momentum,
-        eps,
-        activation,
-        dropout,
         generator,
         seed,
     )

@@ -15,8 +15,8 @@ from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampl
 from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
 from onepass.nn._call.tracing import node_for
 from onepass.nn.batch_norm import _exported
+from onepass.nn.batch_norm._call import normalise
 from onepass.nn.batch_norm._kernels import Running
-from onepass.nn.batch_norm.functions import normalise
 from onepass.nn.dropout._call import dropout
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
