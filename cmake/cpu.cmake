@@ -6,8 +6,19 @@ set(cpu_options -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off)
 # often the code around such loops is repeated. With those of -O3 a kernel takes 1.3 to 1.6 times as long to compile.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   foreach(limit max-inline-insns-auto=15 max-inline-insns-single=70 inline-min-speedup=30)
-    list(APPEND cpu_options "SHELL:--param ${limit}")
+    list(APPEND cpu_options --param=${limit})
   endforeach()
+  # Where a loop begins within a line of code decides up to 15 % of its time. So functions begin with a line: then
+  # no change elsewhere moves their loops.
+  list(APPEND cpu_options -falign-functions=64)
+  # The limits are not for dropout, whose draws with the channels last are many small functions between small loops: with these
+  # limits they take 1.1 times as long.
+  set(limits_of_o3 --param=max-inline-insns-auto=30 --param=max-inline-insns-single=200 --param=inline-min-speedup=15)
+  set_source_files_properties(csrc/kernels/dropout/dropout.cpp PROPERTIES COMPILE_OPTIONS "${limits_of_o3}")
+  # The loops over panels and draws are short and many: aligned they take 0.85 to 0.95 times as long. Those of batch
+  # norm do not gain.
+  set_property(SOURCE csrc/kernels/dropout/dropout.cpp csrc/kernels/loss/cross_entropy.cpp
+               APPEND PROPERTY COMPILE_OPTIONS -falign-loops=64)
 endif()
 
 add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp)

@@ -32,6 +32,7 @@ RULES = {
     "adam": ("Adam", {"weight_decay": 0.1}),
     "amsgrad": ("Adam", {"amsgrad": True}),
     "adamw": ("AdamW", {"weight_decay": 0.1}),
+    "lion": ("Lion", {"weight_decay": 0.1}),
 }
 HALVES = {
     "bfloat16": {},

@@ -75,6 +75,13 @@ def test_what_apex_does_not_know_raises():
         onepass.optim.to_apex(optimizer.state_dict())
 
 
+@pytest.mark.parametrize("rule", ["SGD", "Lion"])
+def test_other_rules_checkpoints_raise(rule):
+    _, optimizer = trained(rule)
+    with pytest.raises(ValueError, match=r"to_apex: state_dict must be one of Adam or AdamW, got options \["):
+        onepass.optim.to_apex(optimizer.state_dict())
+
+
 def test_apexs_steps_without_bias_correction_raise():
     params, optimizer = trained("AdamW")
     saved = apexs_layout(optimizer)

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "bind/core/beside.h"
 #include "bind/core/overlap.h"
+#include "bind/core/without_gil.h"
 #include "bind/optim/control.h"
 #include "bind/optim/optim.h"
 #include "bind/register.h"
@@ -124,7 +124,7 @@ bool grad_norm(const std::string& function, const py::list& grads, double norm_t
       gradients.for_each(
           [&](const TensorList& list) { target.kernels->scale(list, decided, target.launch); });
     };
-    run_beside(target.on_gpu, kernels, [&] { written(grads); });
+    run_without_gil(target.on_gpu, kernels, [&] { written(grads); });
   }
   return gradients.has(DType::kFloat64);
 }

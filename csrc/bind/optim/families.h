@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-#include "bind/core/beside.h"
 #include "bind/core/record.h"
+#include "bind/core/without_gil.h"
 #include "bind/optim/batch.h"
 #include "bind/optim/optim.h"
 #include "core/check.h"
@@ -37,7 +37,7 @@ bool is_regular(const Gather& gather) {
 // is_regular(gather) on this thread, which has the GIL, while another looks whether the remembered states are
 // where they were. False if they are not.
 template <class Gather>
-bool gather_beside(const Plan::Turn& turn, int threads, const Gather& gather) {
+bool gather_while_checking(const Plan::Turn& turn, int threads, const Gather& gather) {
   struct Work {
     const Plan::Turn& turn;
     const Gather& gather;
@@ -172,7 +172,7 @@ void run_family(Batch& batch, int threads, const Kernel& kernel, const Python& p
       }
     });
   };
-  run_beside(on_gpu, kernels, python);
+  run_without_gil(on_gpu, kernels, python);
 }
 
 }  // namespace onepass

@@ -131,8 +131,8 @@ void FamilyCall<Family>::run(int threads, const Written& written) {
 // missing.
 template <class Family>
 bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject** row) const {
-  static const auto kStates = interned(Family::kStates), kBeside = interned({"step", "ema"});
-  constexpr int kMost = int(kStates.size() + kBeside.size());
+  static const auto kStates = interned(Family::kStates), kOthers = interned({"step", "ema"});
+  constexpr int kMost = int(kStates.size() + kOthers.size());
   PyObject* names[kMost] = {};
   int places[kMost] = {};
   int count = 0;
@@ -141,9 +141,9 @@ bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject
     places[count++] = place;
   };
   // In the order in which torch and we fill the dict.
-  if (counts_steps()) also(kBeside[0], kStepCount);
+  if (counts_steps()) also(kOthers[0], kStepCount);
   for (int k = kFirstState; k < lists(); ++k) also(kStates[size_t(k - kFirstState)], k);
-  if (tail_.has_ema()) also(kBeside[1], kEma);
+  if (tail_.has_ema()) also(kOthers[1], kEma);
   if (count == 0 && !precision_.has_low()) return true;
   PyObject* own = cursor.find(param);
   PyObject* states[kMost] = {};
@@ -216,7 +216,7 @@ bool run_state(Plan& plan, const pybind11::dict& state, const pybind11::list& gr
   StateCursor cursor(state.ptr());
   pybind11::list stepped;
   GradsHeld grads;
-  const bool regular = gather_beside(turn, threads, [&] {
+  const bool regular = gather_while_checking(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const Record group(PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g)), Family::kName, "group");
       call.open_group(group.get(kOptions), g, groups.size());

@@ -61,7 +61,7 @@ ONEPASS_WALK void walk_along(const F formula, const S* __restrict a, const S* __
 template <class F, class S>
 ONEPASS_WALK void walk_along_nontemporal(const F formula, const S* __restrict a, const S* __restrict b,
                                          S* __restrict out, uint8_t* __restrict flags, int64_t n) {
-  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) ONEPASS_INLINED {
     constexpr int64_t kCount = count;
     fetch_chosen<F>(b + begin, kCount);
     walk_elements(formula, a + begin, b + begin, block, flags + begin, kCount);
@@ -91,7 +91,7 @@ ONEPASS_WALK void walk_across_nontemporal(const T* const* params, const S* __res
                                           int64_t n) {
   const T* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
-  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) {
+  fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) ONEPASS_INLINED {
     constexpr int64_t kCount = count;
     fetch_chosen<F>(b + begin, kCount);
     ONEPASS_INDEPENDENT
@@ -128,7 +128,7 @@ struct Span {
     const S* b;
     S* out;
     uint8_t* flags;
-    Operands from(int64_t i) const {
+    ONEPASS_HD Operands from(int64_t i) const {
       return {a ? a + i : a, b ? b + i : b, out + i, flags ? flags + i : flags};
     }
   };
@@ -142,11 +142,11 @@ struct Span {
                     here = left < n - i ? left : n - i;
       const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
       const Operands<S> row = all.from(i);
-      const auto plain = [&](int64_t first, int64_t last, S* to) {
+      const auto plain = [&](int64_t first, int64_t last, S* to) ONEPASS_INLINED {
         const Operands<S> from = row.from(first);
         walk_along(formula, from.a, from.b, to, from.flags, last - first);
       };
-      const auto whole_lines = [&](int64_t first, int64_t last) {
+      const auto whole_lines = [&](int64_t first, int64_t last) ONEPASS_INLINED {
         const Operands<S> from = row.from(first);
         walk_along_nontemporal(formula, from.a, from.b, from.out, from.flags, last - first);
       };
@@ -188,18 +188,18 @@ struct Span {
   void walk_row_nontemporal(const T* const* from, const Operands<S>& row, int64_t count,
                             OpenLine<S>& line) const {
     const T* at[kMostParams];
-    const auto params_at = [&](int64_t begin) {
+    const auto params_at = [&](int64_t begin) ONEPASS_INLINED {
       for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
       return at;
     };
     split_at_lines(
         line, row.out, count,
-        [&](int64_t begin, int64_t end, S* to) {
+        [&](int64_t begin, int64_t end, S* to) ONEPASS_INLINED {
           Operands<S> part = row.from(begin);
           part.out = to;
           walk_rows<F, 1>(params_at(begin), part, end - begin);
         },
-        [&](int64_t begin, int64_t end) {
+        [&](int64_t begin, int64_t end) ONEPASS_INLINED {
           const Operands<S> lines = row.from(begin);
           walk_across_nontemporal<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
         });

@@ -110,7 +110,7 @@ ONEPASS_HD void split_at_lines(const S* out, int64_t n, const Plain& plain, cons
 template <class S, class Plain, class WholeLines>
 ONEPASS_HD void split_at_lines(OpenLine<S>& line, S* out, int64_t n, const Plain& plain,
                                const WholeLines& whole_lines) {
-  const auto shared = [&](int64_t begin, int64_t end) {
+  const auto shared = [&](int64_t begin, int64_t end) ONEPASS_INLINED {
     plain(begin, end, line.open(out + begin));
     line.fill(out + begin, end - begin);
   };

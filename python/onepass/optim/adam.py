@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw as torch_adamw
 
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
-    check_pair,
+    check_betas,
     check_range,
     group_number,
     loop_number,
@@ -26,8 +26,8 @@ from onepass.optim._lists.tail import Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, not_default, precision_of, state_dtype_of
-from onepass.optim._step.stateful import count_on_device, step_count, with_gradient
+from onepass.optim._step.precision import LOW_STATES, precision_of, state_dtype_of
+from onepass.optim._step.stateful import count_on_device, step_count
 
 __all__ = ["Adam"]
 
@@ -162,24 +162,24 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        precision = {
-            "state_dtype": state_dtype,
-            "rounding": rounding,
-            "master_weights": master_weights,
-            "seed": seed,
-        }
-        defaults.update(not_default(precision))
-        self._check_group(defaults)
-        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
-        super().__init__(params, defaults)
+        super().__init__(
+            params,
+            defaults,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            ema_decay=ema_decay,
+            telemetry=telemetry,
+            state_dtype=state_dtype,
+            rounding=rounding,
+            master_weights=master_weights,
+            seed=seed,
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         name = type(self).__name__
         check_range(name, "lr", group["lr"], 0)
-        check_pair(name, "betas", group["betas"])
-        check_range(name, "betas[0]", group["betas"][0], 0, 1)
-        check_range(name, "betas[1]", group["betas"][1], 0, 1)
+        check_betas(name, group["betas"])
         check_range(name, "eps", group["eps"], 0)
         check_range(name, "weight_decay", group["weight_decay"], 0)
         if group.get("step") is not None:  # apex counts in the group
@@ -239,17 +239,9 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             states = {"exp_avgs": lists[2], "exp_avg_sqs": lists[3]}
             if group["amsgrad"]:
                 states["max_exp_avg_sqs"] = lists[4]
+            options = self._options(group, first)
             groups.append(
-                ListGroup(
-                    lists[0],
-                    lists[1],
-                    self._options(group, first),
-                    states,
-                    state_steps=lists[5],
-                    lows=self._lows(group, lists[0]),
-                    emas=self._averages(group, lists[0], tail),
-                    indices=with_gradient(group, left_out),
-                )
+                self._list_group(group, lists[0], lists[1], options, states, tail, left_out, state_steps=lists[5])
             )
         return groups
 

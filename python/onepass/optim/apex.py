@@ -22,7 +22,7 @@ def to_apex(state_dict: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: Parameters of one group have taken different numbers of steps, or the group uses amsgrad:
-            FusedAdam supports neither.
+            FusedAdam supports neither. Or the state_dict is one of another rule.
 
     Example:
         >>> import torch
@@ -41,6 +41,11 @@ def to_apex(state_dict: dict[str, Any]) -> dict[str, Any]:
     """
     groups, state = [], {}
     for number, group in enumerate(state_dict["param_groups"]):
+        if "amsgrad" not in group:
+            raise ValueError(
+                f"to_apex: state_dict must be one of Adam or AdamW, got options {sorted(group)} in "
+                f"param_groups[{number}]"
+            )
         own = {index: state_dict["state"][index] for index in group["params"] if index in state_dict["state"]}
         steps = {int(values["step"]) for values in own.values()}
         if len(steps) > 1:

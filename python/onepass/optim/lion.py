@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
-    check_pair,
+    check_betas,
     check_range,
     group_number,
     loop_number,
@@ -26,8 +26,7 @@ from onepass.optim._lists.tail import NOTHING, Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, not_default, precision_of, state_dtype_of
-from onepass.optim._step.stateful import with_gradient
+from onepass.optim._step.precision import LOW_STATES, precision_of, state_dtype_of
 
 __all__ = ["Lion", "lion"]
 
@@ -132,24 +131,24 @@ class Lion(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        precision = {
-            "state_dtype": state_dtype,
-            "rounding": rounding,
-            "master_weights": master_weights,
-            "seed": seed,
-        }
-        defaults.update(not_default(precision))
-        self._check_group(defaults)
-        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
-        super().__init__(params, defaults)
+        super().__init__(
+            params,
+            defaults,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            ema_decay=ema_decay,
+            telemetry=telemetry,
+            state_dtype=state_dtype,
+            rounding=rounding,
+            master_weights=master_weights,
+            seed=seed,
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
         name = type(self).__name__
         check_range(name, "lr", group["lr"], 0)
-        check_pair(name, "betas", group["betas"])
-        check_range(name, "betas[0]", group["betas"][0], 0, 1)
-        check_range(name, "betas[1]", group["betas"][1], 0, 1)
+        check_betas(name, group["betas"])
         check_range(name, "weight_decay", group["weight_decay"], 0)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,18 +177,8 @@ class Lion(FusedOptimizer):
             lists: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             self._gradients(group, lists[0], lists[1], left_out)
             self._add_states(group, lists[0], lists[2])
-            groups.append(
-                ListGroup(
-                    lists[0],
-                    lists[1],
-                    self._options(group, first),
-                    {"exp_avgs": lists[2]},
-                    state_steps=self._rounding_counts(group, lists[0], tail),
-                    lows=self._lows(group, lists[0]),
-                    emas=self._averages(group, lists[0], tail),
-                    indices=with_gradient(group, left_out),
-                )
-            )
+            options, states = self._options(group, first), {"exp_avgs": lists[2]}
+            groups.append(self._list_group(group, lists[0], lists[1], options, states, tail, left_out))
         return groups
 
     def _check_loop(self, group: dict[str, Any], found: UnfusedParameter, where: str) -> None:

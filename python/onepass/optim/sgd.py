@@ -17,8 +17,7 @@ from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
 from onepass.optim._step.placeholders import unbegun
-from onepass.optim._step.precision import not_default, option, precision_of, state_dtype_of
-from onepass.optim._step.stateful import with_gradient
+from onepass.optim._step.precision import option, precision_of, state_dtype_of
 
 __all__ = ["SGD"]
 
@@ -140,16 +139,18 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         }
         if capturable:  # torch's groups, and so its flattened checkpoints, have no such key
             defaults["capturable"] = True
-        precision = {
-            "state_dtype": state_dtype,
-            "rounding": rounding,
-            "master_weights": master_weights,
-            "seed": seed,
-        }
-        defaults.update(not_default(precision))
-        self._check_group(defaults)
-        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
-        super().__init__(params, defaults)
+        super().__init__(
+            params,
+            defaults,
+            max_grad_norm=max_grad_norm,
+            skip_nonfinite=skip_nonfinite,
+            ema_decay=ema_decay,
+            telemetry=telemetry,
+            state_dtype=state_dtype,
+            rounding=rounding,
+            master_weights=master_weights,
+            seed=seed,
+        )
 
     def _check_group(self, group: dict[str, Any]) -> None:
         super()._check_group(group)
@@ -210,19 +211,9 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                     # On a GPU only the kernel knows whether this step is taken.
                     first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
                     buffers.append(self._new_buffer(group, param, first[i]))
-            groups.append(
-                ListGroup(
-                    params,
-                    grads,
-                    self._options(group, position),
-                    {"momentum_buffer_list": buffers} if group["momentum"] != 0 else {},
-                    first=first,
-                    state_steps=self._rounding_counts(group, params, tail),
-                    lows=self._lows(group, params),
-                    emas=self._averages(group, params, tail),
-                    indices=with_gradient(group, left_out),
-                )
-            )
+            options = self._options(group, position)
+            states = {"momentum_buffer_list": buffers} if group["momentum"] != 0 else {}
+            groups.append(self._list_group(group, params, grads, options, states, tail, left_out, first=first))
         return groups
 
     def _run_lists(self, groups: list[ListGroup], tail: Tail) -> None:

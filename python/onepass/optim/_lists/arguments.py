@@ -146,6 +146,13 @@ def check_pair(function: str, option: str, value: Any) -> None:
         raise ValueError(f"{function}: {option} must be two numbers, got {value!r}")
 
 
+def check_betas(function: str, betas: Any) -> None:
+    """Raises TypeError unless betas are two numbers, ValueError unless they lie in [0, 1)."""
+    check_pair(function, "betas", betas)
+    for k in range(2):
+        check_range(function, f"betas[{k}]", betas[k], 0, 1)
+
+
 def limit_number(function: str, option: str, value: Any) -> float:
     """Converts an upper limit of norms or magnitudes to a float: at least 0, or infinity for no limit.
 

@@ -14,6 +14,7 @@ from onepass._versions import bump_versions
 from onepass.optim._lists.records import StateGroup, StepOptions
 from onepass.optim._lists.run import rule_of
 from onepass.optim._lists.tail import Tail
+from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.kept import KeptGroup, kept_group
 from onepass.optim._step.partly_fused import PartlyFused
 from onepass.optim._step.placeholders import Placeholders, are_asked_for
@@ -26,6 +27,7 @@ from onepass.optim._step.precision import (
     loaded_state_dtype,
     low_name,
     mode_of,
+    not_default,
     option,
 )
 from onepass.optim._step.tailed import wide_copy
@@ -55,6 +57,23 @@ class FusedOptimizer(PartlyFused):
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
     _kept: Sequence[KeptGroup] = ()
+
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        *,
+        max_grad_norm: float | None,
+        skip_nonfinite: bool,
+        ema_decay: float | None,
+        telemetry: bool,
+        **precision: Any,
+    ) -> None:
+        """Checks all options before anything is made of them; defaults: those of the rule."""
+        defaults.update(not_default(precision))
+        self._check_group(defaults)
+        self._set_tail(max_grad_norm, skip_nonfinite, ema_decay, telemetry)
+        super().__init__(params, defaults)
 
     def _patch_step_function(self) -> None:
         before: Any = type(self).step

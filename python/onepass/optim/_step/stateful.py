@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
+from onepass.optim._lists.records import ListGroup, StepOptions
 from onepass.optim._lists.tail import Tail
 from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
 from onepass.optim._step.precision import is_half, low_name, make_low, mode_of
@@ -64,6 +65,32 @@ class StatefulOptimizer(TailedOptimizer):
                 raise TypeError(f"{where} must be real, got {param.dtype} with gradient {grad.dtype}")
             params.append(param)
             grads.append(grad)
+
+    def _list_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        options: StepOptions,
+        states: Mapping[str, list[Tensor]],
+        tail: Tail,
+        left_out: Set[int],
+        *,
+        first: list[bool] | None = None,
+        state_steps: list[Tensor] | None = None,
+    ) -> ListGroup:
+        """The parameters with a gradient as the core takes them: the rule's lists, and those of its tail."""
+        return ListGroup(
+            params,
+            grads,
+            options,
+            states,
+            first=first,
+            state_steps=self._rounding_counts(group, params, tail) if state_steps is None else state_steps,
+            lows=self._lows(group, params),
+            emas=self._averages(group, params, tail),
+            indices=with_gradient(group, left_out),
+        )
 
     def _averages(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
         """The moving averages of these parameters; a new average begins as a copy of its parameter."""

@@ -1,5 +1,6 @@
-// beside.h - kernels, which need no GIL, and what Python has to do about what they write. On the CPU this
-// thread does that first, while the others begin with the kernels; on a GPU afterwards, while the GPU works.
+// without_gil.h - kernels, which need no GIL, and what Python has to do about what they write. On the CPU
+// this thread does that first, while the others begin with the kernels; on a GPU afterwards, while the GPU
+// works.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -13,7 +14,7 @@ namespace onepass {
 
 // Calls kernels(), and python(), but not if the kernels found nothing to do on the CPU. gpu: where they run.
 template <class Kernels, class Python>
-void run_beside(bool gpu, const Kernels& kernels, const Python& python) {
+void run_without_gil(bool gpu, const Kernels& kernels, const Python& python) {
   if (gpu) {
     {
       pybind11::gil_scoped_release release;
