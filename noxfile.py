@@ -57,3 +57,11 @@ def docs_browser(session: nox.Session) -> None:
     """Looks at the site in build/docs with Chromium, which must be installed, as wide as a desk and as a phone."""
     session.install("playwright==1.65.2")
     session.run("python", "docs/_site/browser.py", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu_check(session: nox.Session) -> None:
+    """The device check, rehearsed without a GPU: its stages run the CUDA kernels on the host."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_SIMT=ON")
+    session.run("benchmarks/gpu/check", "--rehearse", "--output", "build/gpu-check", external=True)
