@@ -26,9 +26,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from elftools.elf.dynamic import DynamicSection
-from elftools.elf.elffile import ELFFile
-
 ROOT = Path(__file__).parents[1]
 # Every Linux with glibc has these. glibc before 2.34 keeps dlopen, threads and timers in libraries of their own,
 # which a wheel that is built there names.
@@ -66,16 +63,15 @@ def newest(names: list[str]) -> str:
     return " ".join(name for _, name in found.values())
 
 
-def dynamic(module: ELFFile) -> tuple[set[str], list[str]]:
-    """The shared libraries that the module needs, and its search paths."""
-    needed, paths = set(), []
-    for section in module.iter_sections():
-        if isinstance(section, DynamicSection):
-            needed |= {tag.needed for tag in section.iter_tags() if tag.entry.d_tag == "DT_NEEDED"}
-            paths += [
-                tag.entry.d_tag for tag in section.iter_tags() if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH")
-            ]
-    return needed, paths
+def linked(module: bytes) -> tuple[set[str], list[str]]:
+    """The shared libraries that a module needs, and its search paths."""
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+
+    sections = [part for part in ELFFile(BytesIO(module)).iter_sections() if isinstance(part, DynamicSection)]
+    tags = [tag for section in sections for tag in section.iter_tags()]
+    needed = {tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"}
+    return needed, [tag.entry.d_tag for tag in tags if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH")]
 
 
 def package_files() -> set[str]:
@@ -127,10 +123,9 @@ def faults(wheel: Path, package: set[str]) -> list[str]:
                 *found,
                 f"the wheel must hold onepass/_core for {abi} and no other library, got {sorted(modules)}",
             ]
-        module = ELFFile(BytesIO(archive.read(modules[0])))
+        needed, paths = linked(archive.read(modules[0]))
     metadata = {f"onepass-{wheel.name.split('-')[1]}.dist-info/{name}" for name in METADATA}
     found += differences("the file", package | metadata | set(modules), files)
-    needed, paths = dynamic(module)
     print(f"  needs: {', '.join(sorted(needed))}")
     found += [f"the module must not need {name}" for name in sorted(needed - SYSTEM)]
     found += [f"the module must have no {path}" for path in paths]
