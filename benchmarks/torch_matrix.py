@@ -79,8 +79,13 @@ def install(given: argparse.Namespace, home: Path) -> Path:
 
 
 def options(given: argparse.Namespace) -> str:
-    """The other options of the command line that change what is run."""
-    asked = {"numpy": given.numpy, "demo": given.demo, "libraries": given.libraries and "FOLDER"}
+    """The options of the command line, without the folders of this machine."""
+    asked = {
+        "torch": given.torch,
+        "numpy": given.numpy,
+        "demo": given.demo,
+        "libraries": given.libraries and "FOLDER",
+    }
     return "".join(f" --{name} {value}" for name, value in asked.items() if value)
 
 
@@ -136,7 +141,7 @@ def main() -> int:
         programs = install(given, folder / "venv")
         shutil.copytree(SMOKE, folder / "smoke", ignore=shutil.ignore_patterns("__pycache__"))
         made: dict[str, object] = {
-            "command": f"python benchmarks/torch_matrix.py {given.wheel.name} --torch {given.torch}{options(given)}",
+            "command": f"python benchmarks/torch_matrix.py {given.wheel.name}{options(given)}",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "commit": commit(),
             "wheel": given.wheel.name,
@@ -145,7 +150,7 @@ def main() -> int:
         if status:
             print(printed)
             return 1
-        facts = json.loads(printed)
+        facts = json.loads(printed[printed.index("{") :])
         facts["openmp_runtime"] = Path(facts["openmp_runtime"]).name
         made["facts"] = facts
         if given.demo:
