@@ -92,7 +92,7 @@ def wheels(session: nox.Session) -> None:
 def wheel_clean(session: nox.Session) -> None:
     """The wheel without a compiler: `onepass demo` and the smoke suite on the oldest and the newest torch."""
     for version in (OLDEST, NEWEST):
-        _on_torch(session, version, "2", "--demo")
+        _on_torch(session, version, "2", "--demo", "2")
 
 
 def _on_torch(session: nox.Session, version: str, numpy: str, *options: str) -> None:
