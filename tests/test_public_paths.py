@@ -16,10 +16,15 @@ import onepass
 # Public modules and their names, separated by spaces. A name that goes away breaks somebody's program.
 PUBLIC = {
     "onepass": "__version__ monitor nn optim",
-    "onepass.bench": "OPS",
+    "onepass.bench": ("Case Entrant Entry OPS OURS Prepared Result STREAM Times difference measure"),
     "onepass.bench.batch_norm": "WORKS Work cases",
+    "onepass.bench.case": "Case OURS Prepared STREAM choose",
+    "onepass.bench.compare": "Change changes differences read table",
     "onepass.bench.cross_entropy": "WORKS Work cases kept_beyond_logits",
     "onepass.bench.dropout": "WORKS Work cases",
+    "onepass.bench.entrants": "Entrant Entry TOLERANCE difference entrants_of",
+    "onepass.bench.faults": "Fault RAISED WRONG place_of raised",
+    "onepass.bench.files": "CasesError cases_of is_file",
     "onepass.bench.harness": (
         "Case OURS Prepared Result STREAM Step Timer Times choose interleave measure median_ratio quantile "
         "timer_of"
@@ -28,8 +33,8 @@ PUBLIC = {
     "onepass.bench.machine": "commit cpu_model environment gpus machine record versions",
     "onepass.bench.memory": "kept_bytes touch_heap",
     "onepass.bench.optim": "LARGE OVERHEAD RULES Rule SHAPES Shape TORCHS cases",
-    "onepass.bench.probe": "copy_probe probe",
-    "onepass.bench.report": "heading plot table",
+    "onepass.bench.probe": "Step copy_probe probe",
+    "onepass.bench.report": "faults heading plot table",
     "onepass.bench.schedule": "cases",
     "onepass.bench.tail": "cases",
     "onepass.cli": "check_picture check_place device_of finite lacks_cuda one_of torch_threads writing",
@@ -39,6 +44,7 @@ PUBLIC = {
     "onepass.cli.info": "collect info",
     "onepass.cli.lr_range": "lr_range",
     "onepass.cli.parity": "parity",
+    "onepass.cli.progress": "Rounds",
     "onepass.cli.schedule": "schedule",
     "onepass.demo": "",
     "onepass.demo.data": "Data mnist",
