@@ -44,7 +44,7 @@ PUBLIC = {
     "onepass.cli.info": "collect info",
     "onepass.cli.lr_range": "lr_range",
     "onepass.cli.parity": "parity",
-    "onepass.cli.progress": "Rounds",
+    "onepass.cli.rounds": "Rounds",
     "onepass.cli.schedule": "schedule",
     "onepass.demo": "",
     "onepass.demo.data": "Data mnist",

@@ -21,7 +21,7 @@ from onepass.bench.faults import place_of
 from onepass.bench.harness import Case, Result, choose, measure
 from onepass.cli import check_picture, check_place, device_of, one_of, torch_threads, writing
 from onepass.cli.options import Device, JsonFile, Picture, Threads
-from onepass.cli.progress import Rounds
+from onepass.cli.rounds import Rounds
 
 _QUICK_ROUNDS = 3
 # With these settings glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
