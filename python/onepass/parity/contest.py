@@ -13,7 +13,7 @@ from onepass.parity.case import Wrong, asked
 from onepass.parity.rule import FACTOR, error, ulp
 from onepass.parity.subject import Subject
 
-__all__ = ["Contest", "draws"]
+__all__ = ["Contest", "draws", "gradients"]
 
 Grouping = Callable[[list[torch.nn.Parameter]], Any]
 
@@ -29,6 +29,18 @@ def draws(shapes: Sequence[Sequence[int]], seed: int, dtype: torch.dtype = torch
     generator = torch.Generator().manual_seed(seed)
     wide = torch.complex64 if dtype.is_complex else torch.float32
     return [torch.randn(tuple(shape), generator=generator, dtype=wide).to(dtype) for shape in shapes]
+
+
+def gradients(shapes: Sequence[Sequence[int]], seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Draws gradients of which no element is near 0, where every rounding error of Adam is large.
+
+    Args:
+        shapes: A shape for each.
+        seed: Seed of the draw.
+        dtype: Dtype of the gradients.
+    """
+    wide = draws(shapes, seed, torch.complex64 if dtype.is_complex else torch.float32)
+    return [(value + value.sgn()).to(dtype) for value in wide]
 
 
 class Contest:
@@ -112,7 +124,7 @@ class Contest:
             shapes = [p.shape for p in self.params]
             kinds = [dtype or p.dtype for p in self.params]
             found = [
-                draws([shape], seed + step + 1000 * i, kind)[0]
+                gradients([shape], seed + step + 1000 * i, kind)[0]
                 for i, (shape, kind) in enumerate(zip(shapes, kinds, strict=True))
             ]
             self.step(found)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onepass.parity.case import Refused, Wrong, asked
-from onepass.parity.contest import Contest, draws
+from onepass.parity.contest import Contest, draws, gradients
 from onepass.parity.subject import Subject, accepts
 from onepass.parity.traps.trap import Trap, trap
 
@@ -33,7 +33,7 @@ def _layouts(subject: Subject, of_param: Callable[[Tensor], Tensor], of_grad: Ca
     start = of_param(draws([_IMAGE], 1)[0])
     odd, plain = Contest(subject, [subject.param(start)]), _ordinary(subject, [_IMAGE])
     for step in range(3):
-        grad = draws([_IMAGE], 10 + step)[0]
+        grad = gradients([_IMAGE], 10 + step)[0]
         odd.step([of_grad(grad)])
         plain.step([grad])
     odd.judge(like=plain)
@@ -101,9 +101,10 @@ def parameter_inside_a_buffer(subject: Subject) -> None:
 
 
 def _every_size(subject: Subject, dtype: torch.dtype) -> None:
-    for options in ({"momentum": 0.0}, {}) if accepts(subject.implementation, "momentum") else ({},):
+    has_momentum = subject.rule == "sgd" and accepts(subject.implementation, "momentum")
+    for options in ({"momentum": 0.0}, {}) if has_momentum else ({},):
         params = [subject.param(value) for value in draws([(size,) for size in _SIZES], 1, dtype)]
-        contest = Contest(subject, params, options if subject.rule == "sgd" else {})
+        contest = Contest(subject, params, options)
         before = [param.detach().clone() for param in params]
         # Gradients near 0 could leave an element of few bits as it is.
         grads = [torch.where(value < 0, -1.0, 1.0).to(dtype) for value in draws([p.shape for p in params], 5)]
@@ -112,7 +113,9 @@ def _every_size(subject: Subject, dtype: torch.dtype) -> None:
             still = (param == old).cpu() & (exact.detach().to(dtype) != old.cpu())
             if still.any():
                 raise Wrong(f"{int(still.sum())} of {param.numel()} elements have not been updated")
-        contest.judge()
+        few = Contest(subject, [subject.param(draws([(7,)], 1, dtype)[0])], options)
+        few.step([torch.ones(7, dtype=dtype)])
+        contest.judge(like=few)
 
 
 @trap(TRAPS, "torch's fused CPU SGD leaves full SIMD blocks as they were (pytorch#191763)")
@@ -172,7 +175,7 @@ def memory_that_moved(subject: Subject) -> None:
             if isinstance(value, Tensor) and value.shape == param.shape and value.is_floating_point():
                 with asked():
                     states[name] = value.clone()
-        grad = draws([(24,)], 10 + step)[0]
+        grad = gradients([(24,)], 10 + step)[0]
         odd.step([grad])
         plain.step([grad])
     if not all(torch.equal(old, was) for old, was in kept):
@@ -190,7 +193,7 @@ def weights_written_between_steps(subject: Subject) -> None:
         for side in (odd.params, odd.loop_params, odd.exact_params):
             with torch.no_grad():
                 side[0].copy_(draws([(24,)], 50, dtype)[0])
-        grad = draws([(24,)], 60, dtype)
+        grad = gradients([(24,)], 60, dtype)
         odd.step(grad)
         plain.step(grad)
         odd.judge(like=plain)
@@ -204,7 +207,7 @@ def parameters_that_share_memory(subject: Subject) -> None:
         optimizer = subject.make([torch.nn.Parameter(buffer[:40]), torch.nn.Parameter(buffer[20:])], {})
     params = optimizer.param_groups[0]["params"]
     plain = Contest(subject, [subject.param(torch.zeros(60)), subject.param(torch.zeros(60))])
-    grads = draws([(40,)] * 2, 3)
+    grads = gradients([(40,)] * 2, 3)
     wide = [torch.zeros(60) for _ in grads]
     wide[0][:40], wide[1][20:] = grads[0], grads[1]
     for param, grad in zip(params, grads, strict=True):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.parity.case import Inapplicable, Wrong, asked
-from onepass.parity.contest import Contest, draws
+from onepass.parity.contest import Contest, draws, gradients
 from onepass.parity.subject import Subject
 from onepass.parity.traps.trap import Trap, trap
 
@@ -144,7 +144,7 @@ def add_param_group(subject: Subject) -> None:
 def closure(subject: Subject) -> None:
     """Calls the closure once, with gradients enabled, uses the gradients that it makes, and returns its loss."""
     contest, plain = _one(subject), _one(subject)
-    grad = draws([_SHAPE], 10)[0]
+    grad = gradients([_SHAPE], 10)[0]
     calls: list[bool] = []
 
     def evaluate() -> Tensor:
@@ -174,7 +174,7 @@ def grad_scaler(subject: Subject) -> None:
     scaler = torch.amp.GradScaler(subject.device.type, init_scale=8.0, growth_interval=1000)
     param = contest.params[0]
     for step, overflow in enumerate((True, False, True, False)):
-        grad = draws([_SHAPE], 10 + step)[0]
+        grad = gradients([_SHAPE], 10 + step)[0]
         before = param.detach().clone()
         contest.give([grad])
         scale = scaler.scale(torch.ones((), device=subject.device)).item()
