@@ -74,7 +74,10 @@ def run(arguments: list[str], output: Path) -> dict[str, Any]:
     print(done.stdout, flush=True)
     if done.returncode not in (0, 1) or not output.exists():
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        return {"command": " ".join(["onepass", *arguments]), "failed": lines[-1] if lines else str(done.returncode)}
+        return {
+            "command": " ".join(["onepass", *arguments]),
+            "failed": lines[-1] if lines else str(done.returncode),
+        }
     found: dict[str, Any] = json.loads(output.read_text())
     return found
 
@@ -85,9 +88,7 @@ def parity(implementation: list[str], folder: Path, steps: int) -> dict[str, Any
     output.unlink(missing_ok=True)
     impl, *kwargs = implementation
     words = [word for one in kwargs for word in ("--kwargs", one)]
-    return run(
-        ["parity", "optim", "--impl", impl, *words, "--steps", str(steps), "--json", str(output)], output
-    )
+    return run(["parity", "optim", "--impl", impl, *words, "--steps", str(steps), "--json", str(output)], output)
 
 
 def name_in_bench(implementation: list[str]) -> str:
