@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,9 @@ PEERS = Path(__file__).with_name("peers.json")
 RESULTS = Path(__file__).parent / "results" / "peers"
 # One case that memory bounds, one that many small tensors bound, and one in between.
 SIZES = ("4x16M", "1000x1024", "200x65536")
+
+# One that compiles a kernel for each shape takes minutes.
+SECONDS = 1500
 
 
 class PeerError(Exception):
@@ -58,26 +62,34 @@ def installed(peer: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def run(arguments: list[str], output: Path) -> dict[str, Any]:
+def run(arguments: list[str], output: Path, **environment: str) -> dict[str, Any]:
     """Runs the command, which may find faults (1), and returns the file that it writes.
 
     Args:
         arguments: Arguments of `onepass`.
         output: The file that they name.
+        environment: Environment variables.
 
     Returns:
         Its content; where the command wrote none, ``command`` and the end of what it printed as ``failed``.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "onepass", *arguments], capture_output=True, text=True, check=False
-    )
+    command = {"command": " ".join(["onepass", *arguments])}
+    output.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "onepass", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+            env={**os.environ, **environment},
+        )
+    except subprocess.TimeoutExpired:
+        return {**command, "failed": f"did not end within {SECONDS} s"}
     print(done.stdout, flush=True)
     if done.returncode not in (0, 1) or not output.exists():
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        return {
-            "command": " ".join(["onepass", *arguments]),
-            "failed": lines[-1] if lines else str(done.returncode),
-        }
+        return {**command, "failed": lines[-1] if lines else f"exit code {done.returncode}"}
     found: dict[str, Any] = json.loads(output.read_text())
     return found
 
@@ -85,10 +97,11 @@ def run(arguments: list[str], output: Path) -> dict[str, Any]:
 def parity(implementation: list[str], folder: Path, steps: int) -> dict[str, Any]:
     """Measures the accuracy of one implementation, and runs the traps on it."""
     output = folder / "parity.json"
-    output.unlink(missing_ok=True)
     impl, *kwargs = implementation
     words = [word for one in kwargs for word in ("--kwargs", one)]
-    return run(["parity", "optim", "--impl", impl, *words, "--steps", str(steps), "--json", str(output)], output)
+    words += ["--steps", str(steps), "--json", str(output)]
+    # The tensors are small: a second thread would only wait.
+    return run(["parity", "optim", "--impl", impl, *words], output, OMP_NUM_THREADS="1")
 
 
 def name_in_bench(implementation: list[str]) -> str:
