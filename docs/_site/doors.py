@@ -11,6 +11,7 @@ MODULES = (
     "onepass.nn",
     "onepass.nn.functional",
     "onepass.monitor",
+    "onepass.parity",
 )
 
 
