@@ -11,12 +11,13 @@ import torch
 import typer
 
 from onepass._implementation import ImplementationError, load, parse_kwargs, stands_for
-from onepass.parity import any_optim
+from onepass.parity import any_layer, any_optim
 from onepass.parity.case import Case
 from onepass.parity.check import trap_cases
 from onepass.parity.harness import Refusal, Row
+from onepass.parity.layer import Layer
 from onepass.parity.subject import Subject
-from onepass.parity.traps import OPTIMIZER_TRAPS
+from onepass.parity.traps import LAYER_TRAPS, OPTIMIZER_TRAPS
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,29 @@ def judged(
         return None
     if op == "tail":
         raise typer.BadParameter("impl must come with optim, batch_norm, dropout or cross_entropy, got tail")
+    if as_ is not None and op in LAYER_TRAPS:
+        raise typer.BadParameter(f"as must come with optim, got {op}")
     try:
         implementation = load(impl)
         options = parse_kwargs(kwargs)
-        rule = stands_for(implementation, as_, options)
+        rule = op if op in LAYER_TRAPS else stands_for(implementation, as_, options)
     except ImplementationError as error:
         raise typer.BadParameter(str(error)) from error
-    subject = Subject(implementation, rule, options, device)
     facts = {
         "implementation": impl,
         "package_version": _version(impl),
         "kwargs": list(kwargs),
         "as": rule,
+        "strict": strict,
     }
+    if op in LAYER_TRAPS:
+        layer = Layer(implementation, op, options, device)
+        return Judged(
+            facts,
+            lambda dtypes, steps: any_layer.rows(layer, dtypes, steps),
+            trap_cases(LAYER_TRAPS[op], op, layer, layer.torchs(), strict),
+        )
+    subject = Subject(implementation, rule, options, device)
     return Judged(
         facts,
         lambda dtypes, steps: any_optim.rows(subject, dtypes, steps),

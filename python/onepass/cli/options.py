@@ -57,7 +57,7 @@ As = Annotated[
     str | None,
     typer.Option(
         "--as",
-        help="Take the implementation for this rule, if its name does not say it: sgd, adam, adamw or lion.",
+        help="Take the implementation for this rule: sgd, adam, adamw or lion. Its name may say it.",
     ),
 ]
 Compare = Annotated[

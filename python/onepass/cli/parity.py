@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from onepass.bench import machine
 from onepass.cli import check_picture, check_place, device_of, one_of, writing
-from onepass.cli.implementation import judged
+from onepass.cli.implementation import Judged, judged
 from onepass.cli.options import As, Compare, Impl, Kwargs
 from onepass.cli.progress import Bar
 from onepass.parity import OPS, report
@@ -75,36 +74,21 @@ def parity(
     known = {str(one).removeprefix("torch."): one for one in module.DTYPES}
     dtypes = [known[one_of("dtype", known)(name)] for name in dtype or known]
     console = Console()
-    measured = module.rows(dtypes, steps, where) if subject is None else subject.rows(dtypes, steps)
-    found = list(_measured(console, measured, subject is not None, strict or subject is None))
+    if subject is None:
+        strict, who, measured = True, "ours", module.rows(dtypes, steps, where)
+    else:
+        _check_plain(subject.cases)
+        who, measured = "theirs", subject.rows(dtypes, steps)
+    found = list(_measured(console, measured, who, strict))
     findings = [] if subject is None else _trapped(console, subject.cases)
-    rows = [row for row in found if isinstance(row, Row)]
-    broken = sum(report.is_fault(row, strict or subject is None) for row in rows)
-    rule = f"err({'ours' if subject is None else 'theirs'}) <= {FACTOR} err(torch) + 1 ulp"
-    console.print(f"{len(rows)} rows, {broken} of them break {rule}, both against float64.")
-    if subject is not None:
-        _print_sums(console, findings, [row for row in found if isinstance(row, Refusal)])
-    written = {
-        **machine.record(torch.get_num_threads()),
-        "op": op,
-        "device": device,
-        "steps": steps,
-        **({} if subject is None else {**subject.facts, "strict": strict}),
-        "rows": [row.to_json() for row in rows],
-        **({} if subject is None else _more(found, findings)),
-    }
-    if json_file is not None:
-        with writing("json", json_file):
-            json_file.write_text(json.dumps(written, indent=1) + "\n")
-    if plot is not None:
-        name = f"onepass parity {op}" if subject is None else f"{subject.facts['implementation']} ({device})"
-        with writing("plot", plot):
-            report.plot(rows, f"{name}, torch {torch.__version__}", plot)
+    broken = _print_sums(console, found, findings, who, strict)
+    facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "steps": steps}
+    written = {**facts, **_results(subject, found, findings)}
+    _write(written, found, json_file, plot)
     if before is not None:
         changed = changes(before, written)
         console.print(report.changes_table(changed, str(compare)) if changed else f"Nothing changed: {compare}.")
-    wrong = {WRONG, AS_TORCH} if strict else {WRONG}
-    if broken or any(finding.verdict in wrong for finding in findings):
+    if broken:
         raise typer.Exit(1)
 
 
@@ -133,15 +117,24 @@ def _rule_and_dtype(row: Row | Refusal) -> tuple[str, str]:
 
 
 def _measured(
-    console: Console, measured: Iterable[Row | Refusal], foreign: bool, strict: bool
+    console: Console, measured: Iterable[Row | Refusal], who: str, strict: bool
 ) -> Iterator[Row | Refusal]:
     with Bar("measuring", None) as bar:
         for (rule, name), some in groupby(bar.over(measured), key=_rule_and_dtype):
             table_rows = list(some)
             with bar.paused():
-                who = "theirs" if foreign else "ours"
                 console.print(report.rows_table(f"{rule} {name}", table_rows, who, strict))
             yield from table_rows
+
+
+def _check_plain(cases: list[Case]) -> None:
+    """Runs what must not be refused: else every row and case would be, and none of them wrong."""
+    for finding in (case.run() for case in cases if case.required):
+        if finding.verdict == REFUSES:
+            raise typer.BadParameter(
+                f"impl must take the case {finding.case}, without which the others say nothing, "
+                f"got {finding.detail}"
+            )
 
 
 def _trapped(console: Console, cases: list[Case]) -> list[Finding]:
@@ -149,26 +142,45 @@ def _trapped(console: Console, cases: list[Case]) -> list[Finding]:
         findings = [case.run() for case in bar.over(cases)]
     findings = [finding for finding in findings if finding.verdict != "does not apply"]
     console.print(report.findings_table(findings))
-    required = {case.name for case in cases if case.required}
-    for finding in findings:
-        if finding.case in required and finding.verdict == REFUSES:
-            sys.stdout.flush()
-            raise typer.BadParameter(
-                f"impl must take a plain step, without which the other cases say nothing, got {finding.detail}"
-            )
     return findings
 
 
-def _print_sums(console: Console, findings: list[Finding], refusals: list[Refusal]) -> None:
-    for refusal in {refusal.error: refusal for refusal in refusals}.values():
+def _print_sums(
+    console: Console, found: list[Row | Refusal], findings: list[Finding], who: str, strict: bool
+) -> int:
+    """Prints how many rows and cases are wrong; returns how many count as faults."""
+    for refusal in {row.error: row for row in found if isinstance(row, Refusal)}.values():
         console.print(f"{refusal.options} ({refusal.dtype}): {refusal.error}", markup=False)
+    rows = [row for row in found if isinstance(row, Row)]
+    broken = sum(report.is_fault(row, strict) for row in rows)
+    rule = f"err({who}) <= {FACTOR} err(torch) + 1 ulp"
+    console.print(f"{len(rows)} rows, {broken} of them break {rule}, both against float64.")
     verdicts = [finding.verdict for finding in findings]
-    sums = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
-    console.print(f"{len(findings)} traps: {sums}.")
+    if verdicts:
+        sums = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
+        console.print(f"{len(verdicts)} traps: {sums}.")
+    return broken + verdicts.count(WRONG) + (verdicts.count(AS_TORCH) if strict else 0)
 
 
-def _more(found: list[Row | Refusal], findings: list[Finding]) -> dict[str, Any]:
+def _results(subject: Judged | None, found: list[Row | Refusal], findings: list[Finding]) -> dict[str, Any]:
+    """Makes the part of the JSON file that is found; without an implementation there are only rows."""
+    rows = [row.to_json() for row in found if isinstance(row, Row)]
+    if subject is None:
+        return {"rows": rows}
     return {
+        **subject.facts,
+        "rows": rows,
         "refusals": [row.to_json() for row in found if isinstance(row, Refusal)],
         "findings": [finding.to_json() for finding in findings],
     }
+
+
+def _write(written: dict[str, Any], found: list[Row | Refusal], json_file: Path | None, plot: Path | None) -> None:
+    if json_file is not None:
+        with writing("json", json_file):
+            json_file.write_text(json.dumps(written, indent=1) + "\n")
+    if plot is not None:
+        rows = [row for row in found if isinstance(row, Row)]
+        name = written.get("implementation", f"onepass parity {written['op']}")
+        with writing("plot", plot):
+            report.plot(rows, f"{name} ({written['device']}), torch {torch.__version__}", plot)

@@ -9,9 +9,17 @@ options.
 """
 
 from onepass.parity.case import Case, Finding
-from onepass.parity.check import check_optimizer
+from onepass.parity.check import check_batch_norm, check_cross_entropy, check_dropout, check_optimizer
 
-__all__ = ["OPS", "Case", "Finding", "check_optimizer"]
+__all__ = [
+    "OPS",
+    "Case",
+    "Finding",
+    "check_batch_norm",
+    "check_cross_entropy",
+    "check_dropout",
+    "check_optimizer",
+]
 
 # The operations that `onepass parity` knows, and their modules.
 OPS = {

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from onepass._implementation import stands_for
-from onepass.parity import any_optim
+from onepass.parity import any_layer, any_optim
 from onepass.parity.case import Case, Wrong
 from onepass.parity.harness import Row
+from onepass.parity.layer import Layer
 from onepass.parity.subject import Subject
-from onepass.parity.traps import OPTIMIZER_TRAPS, Trap
+from onepass.parity.traps import LAYER_TRAPS, OPTIMIZER_TRAPS, Trap
 
-__all__ = ["check_optimizer", "trap_cases"]
+__all__ = ["check_batch_norm", "check_cross_entropy", "check_dropout", "check_optimizer", "trap_cases"]
 
-_STEPS = 20
+_STEPS, _BATCHES = 20, 3
 
 
 def check_optimizer(
@@ -66,7 +67,106 @@ def check_optimizer(
     for dtype in any_optim.DTYPES:
         for own in any_optim.option_sets(rule):
             measured = partial(any_optim.measure, subject, dtype, own, _STEPS)
-            name = f"accuracy-{str(dtype).removeprefix('torch.')}-{any_optim.options_text(own).replace(', ', '-')}"
+            words = (
+                f"accuracy {str(dtype).removeprefix('torch.')} {any_optim.options_text(own).replace(', ', ',')}"
+            )
+            name = words.replace(" ", "-")
+            cases.append(_accuracy_case(name, measured, strict))
+    return cases
+
+
+def check_batch_norm(
+    implementation: Callable[..., Any],
+    *,
+    strict: bool = False,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> list[Case]:
+    """Makes a test case of each silent fault that a batch norm may have, and of each input of its accuracy.
+
+    Args:
+        implementation: A module's class with torch's arguments, parameters and buffers, or a function with the
+            arguments of `torch.nn.functional.batch_norm` by place. A class named 1d or 3d gets inputs of as many
+            dimensions, any other one images.
+        strict: Whether a case fails where torch is wrong, too.
+        device: Where it runs.
+        **options: More arguments for `implementation`.
+
+    Returns:
+        The cases, as those of `check_optimizer`.
+
+    Example:
+        >>> import torch
+        >>> import onepass.parity
+        >>> [case.name for case in onepass.parity.check_batch_norm(torch.nn.BatchNorm2d)][:2]
+        ['plain_training', 'plain_evaluation']
+    """
+    return _layer_cases(Layer(implementation, "batch_norm", options, torch.device(device)), strict)
+
+
+def check_dropout(
+    implementation: Callable[..., Any],
+    *,
+    strict: bool = False,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> list[Case]:
+    """Makes a test case of each silent fault that a dropout of single elements may have, and of its accuracy.
+
+    Args:
+        implementation: A module's class that takes p, or a function that takes input, p and training by place.
+        strict: Whether a case fails where torch is wrong, too.
+        device: Where it runs.
+        **options: More arguments for `implementation`.
+
+    Returns:
+        The cases, as those of `check_optimizer`.
+
+    Example:
+        >>> import torch
+        >>> import onepass.parity
+        >>> [case.name for case in onepass.parity.check_dropout(torch.nn.Dropout)][:2]
+        ['rate', 'scale']
+    """
+    return _layer_cases(Layer(implementation, "dropout", options, torch.device(device)), strict)
+
+
+def check_cross_entropy(
+    implementation: Callable[..., Any],
+    *,
+    strict: bool = False,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> list[Case]:
+    """Makes a test case of each silent fault that a cross-entropy may have, and of each input of its accuracy.
+
+    Args:
+        implementation: A module's class, or a function that takes logits and target by place; either takes torch's
+            options by name.
+        strict: Whether a case fails where torch is wrong, too.
+        device: Where it runs.
+        **options: More arguments for `implementation`.
+
+    Returns:
+        The cases, as those of `check_optimizer`.
+
+    Example:
+        >>> import torch
+        >>> import onepass.parity
+        >>> cases = onepass.parity.check_cross_entropy(torch.nn.functional.cross_entropy)
+        >>> {case.run().verdict for case in cases if case.name in ("ignore_index", "confident_label")} - {"right"}
+        {'as torch'}
+    """
+    return _layer_cases(Layer(implementation, "cross_entropy", options, torch.device(device)), strict)
+
+
+def _layer_cases(layer: Layer, strict: bool) -> list[Case]:
+    cases = trap_cases(LAYER_TRAPS[layer.op], layer.op, layer, layer.torchs(), strict)
+    for rule, text, call in any_layer.measurements(layer):
+        for dtype in any_layer.DTYPES:
+            words = f"accuracy {str(dtype).removeprefix('torch.')} {rule} {text}"
+            name = words.replace(",", "").replace(" ", "-")
+            measured = partial(any_layer.measure, rule, text, call, dtype, _BATCHES)
             cases.append(_accuracy_case(name, measured, strict))
     return cases
 
