@@ -1,5 +1,6 @@
 """Sessions for contributors; CI runs the same scripts. `nox` runs them all, `nox -s lint` one."""
 
+import json
 from pathlib import Path
 
 import nox
@@ -18,6 +19,7 @@ TORCHES = {
     "2.15.0": [("3.11", "1.26"), ("3.13", "2")],
 }
 OLDEST, NEWEST = next(iter(TORCHES)), next(reversed(TORCHES))
+PEERS = json.loads(Path(__file__).with_name("benchmarks").joinpath("peers.json").read_text())
 
 
 @nox.session
@@ -64,6 +66,18 @@ def docs(session: nox.Session) -> None:
     session.install(TORCH)
     session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
     session.run("bash", ".ci/docs", "build/docs", external=True)
+
+
+@nox.session(default=False)
+@nox.parametrize("peer", list(PEERS), ids=list(PEERS))
+def peers(session: nox.Session, peer: str) -> None:
+    """Traps, accuracy and speed of another package's optimizers; docs/peers.md shows them."""
+    # Without their dependencies: they name a torch whose wheel may be another than the pinned one.
+    session.install(f"torch=={PEERS[peer]['torch']}", *PEERS[peer]["requirements"])
+    session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    if PEERS[peer]["no_deps"]:
+        session.install("--no-deps", "--no-build-isolation", *PEERS[peer]["no_deps"])
+    session.run("python", "benchmarks/peers.py", peer, *session.posargs)
 
 
 @nox.session(default=False)

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import onepass
+import onepass.parity
 
 
 def public(module: types.ModuleType) -> Iterator[tuple[str, object]]:
@@ -32,7 +33,7 @@ def public(module: types.ModuleType) -> Iterator[tuple[str, object]]:
             yield f"{module.__name__}.{name}".removeprefix("onepass."), value
 
 
-PUBLIC = dict(public(onepass))
+PUBLIC = dict([*public(onepass), *public(onepass.parity)])
 # Where torch keeps what has the same name as ours.
 TORCHS = {
     "nn": ("torch.nn",),

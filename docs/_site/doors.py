@@ -11,6 +11,8 @@ MODULES = (
     "onepass.nn",
     "onepass.nn.functional",
     "onepass.monitor",
+    "onepass.parity",
+    "onepass.bench",
 )
 
 

@@ -7,41 +7,15 @@ where nothing fills it in, so ``python docs/_site`` writes what stands there bet
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
+from _site import peers
 from _site.cases import CASES, HEADLINES
+from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "benchmarks" / "results"
-
-
-def load(name: str) -> dict[str, Any]:
-    """One file of benchmarks/results."""
-    return json.loads((FOLDER / f"{name}.json").read_text())
-
-
-def grid(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    lines = [list(heads), *(list(row) for row in rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def ratio(value: float | None) -> str:
-    """Three digits, at most two of them behind the point."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def percent(share: float | None) -> str:
-    """A share of the bandwidth."""
-    return "" if share is None else f"{share:.0%}".replace("%", " %")
+__all__ = ["DRAWN", "FOLDER", "ROOT", "TABLES", "load", "redraw", "table"]
 
 
 def source(*names: str) -> str:
@@ -282,6 +256,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "lr_range": lr_range,
     "dropout_statistics": dropout_statistics,
     "parity": parity,
+    "peers_run": peers.what_ran,
+    "peers_traps": peers.traps,
+    "peers_trap_sums": peers.trap_sums,
+    "peers_accuracy": peers.accuracy,
+    "peers_refused": peers.refused,
+    "peers_speed": peers.speed,
+    "peers_bandwidth": peers.bandwidth,
 }
 DRAWN = {"headlines": headlines, "build": build}
 

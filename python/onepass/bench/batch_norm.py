@@ -9,7 +9,7 @@ functions under torch.compile. All competitors run on tensors of the same layout
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -20,6 +20,7 @@ from torch import Tensor
 
 import onepass.nn
 from onepass.bench import layers
+from onepass.bench.entrants import Entrant
 from onepass.bench.harness import Case
 
 _DROPOUT = 0.1
@@ -79,6 +80,7 @@ def _cases(device: torch.device) -> Iterator[Case]:
 
 class _Competitors(layers.Competitors[Work]):
     heap_tensors: ClassVar[int] = 12
+    stands_for: ClassVar[str] = "batch_norm"
 
     def __init__(self, work: Work, device: torch.device) -> None:
         super().__init__(work, device)
@@ -112,6 +114,36 @@ class _Competitors(layers.Competitors[Work]):
         if self.work.relu:
             y = F.relu(y, inplace=True)
         return F.dropout(y, _DROPOUT) if self.work.dropout else y
+
+    def theirs(self, entrant: Entrant) -> Callable[[], Tensor] | None:
+        """Calls a function with torch's arguments, or a module; fits batch norm without anything behind it.
+
+        Args:
+            entrant: The implementation.
+        """
+        work = self.work
+        if work.relu or work.residual or work.dropout:
+            return None
+        if not entrant.is_class:
+            return lambda: entrant(self.x, self.mean, self.var, self.weight, self.bias, training=True)
+        if entrant.dimensions not in ("", {4: "2d", 2: "1d"}[len(work.shape)]):
+            return None
+        module = entrant(work.shape[1]).to(self.x.device)
+        self.weight, self.bias = (torch.nn.Parameter(tensor) for tensor in (self.weight, self.bias))
+        module.weight, module.bias = self.weight, self.bias
+        module.running_mean, module.running_var = self.mean, self.var
+        self.leaves = [self.x, self.weight, self.bias]
+        return lambda: module(self.x)
+
+    def results(self, forward: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Computes output, gradients and running statistics.
+
+        Args:
+            forward: `torchs`, or what `theirs` made.
+        """
+        self.mean.zero_(), self.var.fill_(1.0)
+        found = super().results(forward)
+        return {**found, "running_mean": self.mean.clone(), "running_var": self.var.clone()}
 
 
 def _case(work: Work, device: torch.device) -> Case:

@@ -7,7 +7,7 @@ them and writes their gradient. ``compile`` is torch's function under torch.comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import onepass.nn
 from onepass.bench import layers
+from onepass.bench.entrants import Entrant
 from onepass.bench.harness import Case
 
 
@@ -63,6 +64,7 @@ def _cases(device: torch.device) -> Iterator[Case]:
 
 class _Competitors(layers.Competitors[Work]):
     heap_tensors: ClassVar[int] = 6
+    stands_for: ClassVar[str] = "cross_entropy"
 
     def __init__(self, work: Work, device: torch.device) -> None:
         super().__init__(work, device)
@@ -90,6 +92,20 @@ class _Competitors(layers.Competitors[Work]):
             first, second = (F.one_hot(one, classes).to(self.x.dtype) for one in (self.first, self.second))
             target = self.lam * first + (1 - self.lam) * second
         return F.cross_entropy(self.x, target, label_smoothing=self.work.smoothing)
+
+    def theirs(self, entrant: Entrant) -> Callable[[], Tensor] | None:
+        """Calls a function with torch's arguments, or a module; fits one label a row.
+
+        Args:
+            entrant: The implementation.
+        """
+        work = self.work
+        if work.two_labels:
+            return None
+        if not entrant.is_class:
+            return lambda: entrant(self.x, self.first, label_smoothing=work.smoothing)
+        module = entrant(label_smoothing=work.smoothing).to(self.x.device)
+        return lambda: module(self.x, self.first)
 
 
 def _case(work: Work, device: torch.device) -> Case:

@@ -9,7 +9,7 @@ ours in bfloat16 against ours in float32 (``float32``): elements per second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -20,6 +20,7 @@ from torch import Tensor
 
 import onepass.nn
 from onepass.bench import layers
+from onepass.bench.entrants import Entrant, difference
 from onepass.bench.harness import OURS, Case, Step
 from onepass.bench.probe import copy_probe
 
@@ -39,6 +40,8 @@ class Work(layers.Work):
         return 2 + self.residual + 2 * self.backward
 
 
+# Standard deviations by which the number of kept elements may differ from what is expected.
+_SIGMAS = 6
 _LARGE = (16 * 1024 * 1024,)
 _IMAGES = (32, 64, 56, 56)
 WORKS = (
@@ -80,6 +83,7 @@ def _cases(device: torch.device) -> Iterator[Case]:
 
 class _Competitors(layers.Competitors[Work]):
     heap_tensors: ClassVar[int] = 8
+    stands_for: ClassVar[str] = "dropout"
 
     def __init__(self, work: Work, device: torch.device) -> None:
         super().__init__(work, device)
@@ -98,6 +102,40 @@ class _Competitors(layers.Competitors[Work]):
         """Calls torch's function, and adds the residual."""
         y: Tensor = getattr(F, self.work.function)(self.x, self.work.p, True, self.work.inplace)
         return y + self.residual if self.work.residual else y
+
+    def theirs(self, entrant: Entrant) -> Callable[[], Tensor] | None:
+        """Calls a function with torch's arguments, or a module; fits dropout with nothing added, not in place.
+
+        Args:
+            entrant: The implementation.
+        """
+        work = self.work
+        if work.residual or work.inplace or work.function != f"dropout{entrant.dimensions}":
+            return None
+        if not entrant.is_class:
+            return lambda: entrant(self.x, p=work.p, training=True)
+        module = entrant(p=work.p).to(self.x.device)
+        return lambda: module(self.x)
+
+    def difference(self, forward: Callable[[], Tensor]) -> tuple[str, float]:
+        """Compares the output with one of its own mask, and the number of kept elements with what p asks for.
+
+        Args:
+            forward: What `theirs` made.
+        """
+        found = self.results(forward)
+        kept = found["output"] != 0
+        if self.work.function == "dropout2d":
+            kept = kept.any(-1, keepdim=True).any(-2, keepdim=True)
+        scale = kept.double() / (1 - self.work.p)
+        shares = {"output": difference(found["output"], self.x * scale)}
+        if self.dy is not None and "gradient 0" in found:
+            shares["gradient"] = difference(found["gradient 0"], self.dy * scale)
+        rate = kept.double().mean().item()
+        spread = (self.work.p * (1 - self.work.p) / kept.numel()) ** 0.5
+        shares["keep rate"] = max(0.0, abs(rate - (1 - self.work.p)) - _SIGMAS * spread) / (1 - self.work.p)
+        name = max(shares, key=shares.__getitem__)
+        return name, shares[name]
 
 
 def _case(work: Work, device: torch.device) -> Case:

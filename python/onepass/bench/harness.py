@@ -9,15 +9,33 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-# The names, in all operations, of the two competitors that the others are compared with.
-OURS = "ours"
-STREAM = "stream"
+from onepass.bench.case import OURS, STREAM, Case, Prepared, choose
+from onepass.bench.entrants import Entrant
+from onepass.bench.faults import WRONG, Fault, raised
+from onepass.bench.probe import Step, probe
+
+__all__ = [
+    "OURS",
+    "STREAM",
+    "Case",
+    "Prepared",
+    "Result",
+    "Step",
+    "Timer",
+    "Times",
+    "choose",
+    "interleave",
+    "measure",
+    "median_ratio",
+    "quantile",
+    "timer_of",
+]
 
 # Bytes written before each call on a GPU, so that no competitor finds its tensors in the cache: more than any L2
 # has.
@@ -25,43 +43,23 @@ _FLUSH_BYTES = 256 * 1024 * 1024
 _WARM_UP = 3
 _QUANTILES = (0.2, 0.5, 0.8)
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """Holds a competitor that needs preparation before each call, which is not timed."""
-
-    prepare: Callable[[], object]
-    run: Callable[[], object]
-
-    def __call__(self) -> object:
-        """Prepares and runs, for torch.compile and the warm-up."""
-        self.prepare()
-        return self.run()
-
-
-Step = Callable[[], object]
 Timer = Callable[[Step], float]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Describes one size of one operation."""
-
-    name: str
-    bytes_moved: int | None
-    """The least bytes that a call must read and write; None where memory does not bound the time."""
-    rounds: int
-    setup: Callable[[], dict[str, Step]]
-    """Makes the competitors. It is called when the case's turn comes: all cases together need much memory."""
-    compiled: Callable[[], Step] | None = None
-    """Makes torch's operation under torch.compile, if there is one."""
-    notes: Callable[[], list[str]] | None = None
-    """Makes lines that are shown with the times, about anything else that is measured."""
 
 
 @dataclass
 class Times:
-    """Holds one competitor's times in a case, in seconds, one for each round."""
+    """Holds one competitor's times in a case, in seconds, one for each round.
+
+    Args:
+        seconds: The times.
+        bytes_moved: The least bytes that a call must read and write, if memory bounds the time.
+
+    Example:
+        >>> from onepass.bench import Times
+        >>> times = Times([2.0, 1.0, 3.0], bytes_moved=6 * 10**9)
+        >>> times.quantiles[1], times.gb_per_s
+        (2.0, 3.0)
+    """
 
     seconds: list[float]
     bytes_moved: int | None
@@ -69,6 +67,8 @@ class Times:
     """Median over the rounds of its time divided by ours."""
     share_of_stream: float | None = None
     """Median over the rounds of the bandwidth probe's time divided by its own."""
+    difference: float | None = None
+    """The largest difference of its results from torch's; None where they were not compared."""
 
     @property
     def quantiles(self) -> tuple[float, float, float]:
@@ -91,19 +91,35 @@ class Times:
             "gb_per_s": self.gb_per_s,
             "share_of_stream": self.share_of_stream,
             "theirs_over_ours": self.theirs_over_ours,
+            "difference": self.difference,
             "seconds": self.seconds,
         }
 
 
 @dataclass
 class Result:
-    """Holds what was measured in a case."""
+    """Holds what was measured in a case.
+
+    Args:
+        case: Name of the case.
+        rounds: How many times each competitor was to be timed.
+        bytes_moved: As in the `Case`.
+        times: The times of each competitor, by name.
+        notes: Lines that are shown with the times.
+        faults: Competitors that were wrong or raised, and are therefore not timed.
+
+    Example:
+        >>> from onepass.bench import Result, Times
+        >>> Result("a", 1, None, {"ours": Times([1.0], None)}).to_json()["competitors"]["ours"]["seconds"]
+        [1.0]
+    """
 
     case: str
     rounds: int
     bytes_moved: int | None
     times: dict[str, Times]
     notes: list[str] = field(default_factory=list)
+    faults: dict[str, Fault] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the result as JSON can hold it."""
@@ -113,76 +129,163 @@ class Result:
             "bytes_moved": self.bytes_moved,
             "competitors": {name: times.to_json() for name, times in self.times.items()},
             "notes": self.notes,
+            "faults": {name: fault.to_json() for name, fault in self.faults.items()},
         }
 
 
-def measure(case: Case, rounds: int, device: torch.device, with_compile: bool = False) -> Result:
+def measure(
+    case: Case,
+    rounds: int,
+    device: torch.device,
+    with_compile: bool = False,
+    entrants: Sequence[Entrant] = (),
+    after_round: Callable[[], object] | None = None,
+) -> Result:
     """Runs one case.
+
+    A competitor that raises, and an entrant whose results are wrong, is not timed; `Result.faults` names it.
 
     Args:
         case: What to run.
         rounds: How many times each competitor is timed, at least 1.
         device: Where its tensors are; chooses the clock.
         with_compile: Also time torch's operation under torch.compile; where that fails a note says so.
+        entrants: Implementations that join the case if they fit. Each is compared with torch's results once.
+        after_round: Called between rounds, outside the clock.
 
     Returns:
         Times of all competitors.
+
+    Raises:
+        TypeError: `case.setup` made no dict of functions.
+
+    Example:
+        >>> import torch
+        >>> from onepass.bench import Case, measure
+        >>> case = Case("nothing", None, 2, lambda: {"ours": lambda: None, "broken": lambda: 1 / 0})
+        >>> result = measure(case, 2, torch.device("cpu"))
+        >>> len(result.times["ours"].seconds), result.faults["broken"].how
+        (2, 'raised')
     """
-    notes = [] if case.notes is None else case.notes()
-    competitors = case.setup()
+    notes = [] if case.notes is None else list(case.notes())
+    competitors = _competitors(case, device)
+    faults: dict[str, Fault] = {}
+    differences = _join(case, entrants, competitors, faults)
     if with_compile and case.compiled is not None:
         try:
             compiled = case.compiled()
-            for _ in range(_WARM_UP):
-                compiled()
+            _warm_up(compiled)
             competitors["compile"] = compiled
         except Exception as error:  # whatever the compiler raises, the others are still worth timing
             notes.append(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}")
-    seconds = interleave(competitors, rounds, timer_of(device))
+    seconds = interleave(competitors, rounds, timer_of(device), faults, after_round)
     times = {name: Times(values, case.bytes_moved) for name, values in seconds.items()}
     for name, entry in times.items():
-        entry.theirs_over_ours = None if name == OURS else median_ratio(entry.seconds, seconds[OURS])
+        entry.difference = differences.get(name)
+        if name != OURS and OURS in seconds:
+            entry.theirs_over_ours = median_ratio(entry.seconds, seconds[OURS])
         if STREAM in seconds:
             entry.share_of_stream = median_ratio(seconds[STREAM], entry.seconds)
     # Optimizers and their parameters refer to each other; the next case needs the memory.
     competitors.clear()
     gc.collect()
-    return Result(case.name, rounds, case.bytes_moved, times, notes)
+    return Result(case.name, rounds, case.bytes_moved, times, notes, faults)
 
 
-def interleave(competitors: dict[str, Step], rounds: int, timer: Timer) -> dict[str, list[float]]:
+def _competitors(case: Case, device: torch.device) -> dict[str, Step]:
+    """Makes a case's competitors, with the bandwidth probe."""
+    made = case.setup()
+    if not isinstance(made, dict) or not made or not all(callable(step) for step in made.values()):
+        raise TypeError(f"Case {case.name}: setup must return a dict of functions, at least one, got {made!r}")
+    if case.bytes_moved is not None and STREAM not in made:
+        return {**made, STREAM: probe(case.bytes_moved, 1, device)}
+    return dict(made)
+
+
+def _join(
+    case: Case, entrants: Sequence[Entrant], competitors: dict[str, Step], faults: dict[str, Fault]
+) -> dict[str, float]:
+    """Adds the entrants that fit and are right; returns by how much their results differ from torch's."""
+    differences = {}
+    for entrant in entrants:
+        if case.join is None or entrant.stands_for != case.stands_for:
+            continue
+        try:
+            entry = case.join(entrant)
+            if entry is None:
+                continue
+            tensor, differences[entrant.name] = entry.compare()
+            limit = max(entry.limit, entrant.tolerance)
+            # A difference that is not a number is no right one either.
+            if not differences[entrant.name] <= limit:
+                text = f"{tensor} differs from torch's by {differences[entrant.name]:.2g}, allowed are {limit:.2g}"
+                faults[entrant.name] = Fault(WRONG, text)
+            else:
+                competitors[entrant.name] = entry.make()
+        except Exception as error:  # whatever another package raises, the others are still worth timing
+            faults[entrant.name] = raised(error)
+    return differences
+
+
+def interleave(
+    competitors: dict[str, Step],
+    rounds: int,
+    timer: Timer,
+    faults: dict[str, Fault] | None = None,
+    after_round: Callable[[], object] | None = None,
+) -> dict[str, list[float]]:
     """Times all competitors once in each round; each round begins with the next one.
 
     Args:
         competitors: The calls by name.
         rounds: How many times each is timed.
         timer: Times one call.
+        faults: Takes a competitor that raises, which then no longer competes. Without it the error goes on.
+        after_round: Called between rounds.
 
     Returns:
         The seconds by name, one for each round.
     """
-    for step in competitors.values():
-        for _ in range(_WARM_UP):
-            step()
-    names = list(competitors)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in competitors}
+
+    def attempt(name: str, run: Callable[[Step], object]) -> None:
+        try:
+            run(competitors[name])
+        except Exception as error:
+            if faults is None:
+                raise
+            faults[name] = raised(error)
+            del seconds[name]
+
+    def timed(step: Step) -> float:
+        if isinstance(step, Prepared):
+            step.prepare()
+            step = step.run
+        return timer(step)
+
+    for name in competitors:
+        attempt(name, _warm_up)
     # A collection inside a timed call would count for the competitor that happens to trigger it.
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
     try:
         for turn in range(rounds):
-            first = turn % len(names)
+            names = list(seconds)
+            first = turn % max(len(names), 1)
             for name in names[first:] + names[:first]:
-                step = competitors[name]
-                if isinstance(step, Prepared):
-                    step.prepare()
-                    step = step.run
-                seconds[name].append(timer(step))
+                attempt(name, lambda step, name=name: seconds[name].append(timed(step)))  # type: ignore[misc]
+            if after_round is not None:
+                after_round()
     finally:
         if collecting:
             gc.enable()
     return seconds
+
+
+def _warm_up(step: Step) -> None:
+    for _ in range(_WARM_UP):
+        step()
 
 
 def timer_of(device: torch.device) -> Timer:
@@ -242,25 +345,3 @@ def median_ratio(above: list[float], below: list[float]) -> float:
         below: Seconds of the second.
     """
     return quantile([a / b for a, b in zip(above, below, strict=True)], 0.5)
-
-
-def choose(cases: list[Case], wanted: list[str]) -> list[Case]:
-    """Selects the cases that the user asks for.
-
-    Args:
-        cases: All cases of the operation.
-        wanted: Names, or parts of names; empty for all. A whole name selects only that case.
-
-    Returns:
-        The cases, in their own order.
-
-    Raises:
-        ValueError: A name fits none.
-    """
-    chosen: dict[str, Case] = {}
-    for name in wanted:
-        fitting = [c for c in cases if c.name == name] or [c for c in cases if name in c.name]
-        if not fitting:
-            raise ValueError(f"bench: case must be part of one of {', '.join(c.name for c in cases)}, got {name}")
-        chosen.update((c.name, c) for c in fitting)
-    return [c for c in cases if c.name in chosen or not wanted]

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from onepass.bench.entrants import Entrant, Entry, largest, limit_of
 from onepass.bench.harness import OURS, STREAM, Case, Step
 from onepass.bench.memory import kept_bytes, touch_heap
 from onepass.bench.probe import probe
@@ -65,6 +66,8 @@ class Competitors(ABC, Generic[W]):
 
     heap_tensors: ClassVar[int]
     """A number of tensors of the input's size above what any competitor has at a time."""
+    stands_for: ClassVar[str]
+    """What an implementation must compute to join."""
 
     def __init__(self, work: W, device: torch.device) -> None:
         self.work = work
@@ -82,11 +85,44 @@ class Competitors(ABC, Generic[W]):
     def torchs(self) -> Tensor:
         """Does the work by torch's functions."""
 
+    @abstractmethod
+    def theirs(self, entrant: Entrant) -> Callable[[], Tensor] | None:
+        """Makes the forward pass of an implementation that the user names; None where it does not fit the work.
+
+        Args:
+            entrant: The implementation.
+        """
+
+    def results(self, forward: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Computes what an implementation is judged by: the output, and the gradients if the work has them.
+
+        Args:
+            forward: `torchs`, or what `theirs` made.
+        """
+        if not self.work.backward:
+            return {"output": forward().clone()}
+        self._require_grad()
+        output = forward()
+        grads = torch.autograd.grad(output, self.leaves, self.dy)
+        return {"output": output.detach(), **{f"gradient {i}": grad for i, grad in enumerate(grads)}}
+
+    def difference(self, forward: Callable[[], Tensor]) -> tuple[str, float]:
+        """Compares an implementation's results with torch's.
+
+        Args:
+            forward: What `theirs` made.
+
+        Returns:
+            The result that differs most, and by how much.
+        """
+        wanted = self.results(self.torchs)
+        return largest(self.results(forward), wanted)
+
     def step(self, forward: Callable[[], Tensor]) -> Step:
         """Makes a call of the forward pass, and of the backward pass if the work has it.
 
         Args:
-            forward: `ours` or `torchs`.
+            forward: `ours`, `torchs`, or what `theirs` made.
         """
         if not self.work.backward:
             return forward
@@ -134,7 +170,17 @@ def case_of(
         competitors = kind(work, device)
         return competitors.step(torch.compile(competitors.torchs))
 
-    return Case(work.name, work.bytes_moved, work.rounds, setup, compiled, notes)
+    def join(entrant: Entrant) -> Entry | None:
+        # The entrant has tensors of its own: it may write to its input.
+        competitors = kind(work, device)
+        forward = competitors.theirs(entrant)
+        if forward is None:
+            return None
+        return Entry(
+            lambda: competitors.step(forward), lambda: competitors.difference(forward), limit_of(work.dtype)
+        )
+
+    return Case(work.name, work.bytes_moved, work.rounds, setup, compiled, notes, kind.stands_for, join)
 
 
 def overhead_case(

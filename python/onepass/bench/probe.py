@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from onepass import _native
-from onepass.bench.harness import Step
 
-__all__ = ["copy_probe", "probe"]
+__all__ = ["Step", "copy_probe", "probe"]
+
+# A call that is timed.
+Step = Callable[[], object]
 
 # Elements by which each array of the bandwidth probe begins later than the one before: 16 KiB and five lines.
 # malloc's large blocks all begin at the same offset in a page. Walked side by side, they compete for the same

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from onepass.bench.harness import OURS, STREAM, Case, Result
 
 # Each competitor has one colour in every picture; ours stands out.
 _COLOURS = {OURS: "#d1495b", STREAM: "#b0b0b0"}
-_OTHERS = ("#30638e", "#4f9dc4", "#8fbfd8", "#edae49")
+_OTHERS = ("#30638e", "#4f9dc4", "#8fbfd8", "#edae49", "#2a9d8f", "#8f5fbf", "#6b705c", "#e07a9b")
+
+# Letters that fit next to each other above the picture.
+_LEGEND_WIDTH = 100
 
 
 def heading(case: Case, rounds: int) -> str:
@@ -32,7 +37,8 @@ def table(result: Result) -> Table:
         result: What was measured.
     """
     shown = Table(box=SIMPLE)
-    shown.add_column("competitor")
+    # The name of a user's class may be longer than a narrow terminal: no part of it is left out.
+    shown.add_column("competitor", overflow="fold")
     headings = ["20 % ms", "50 % ms", "80 % ms", "theirs/ours"]
     if result.bytes_moved is not None:
         headings += ["GB/s", "% of stream"]
@@ -43,8 +49,19 @@ def table(result: Result) -> Table:
         cells.append("" if times.theirs_over_ours is None else f"{times.theirs_over_ours:.2f}")
         if times.gb_per_s is not None and times.share_of_stream is not None:
             cells += [f"{times.gb_per_s:.1f}", f"{times.share_of_stream:.0%}"]
-        shown.add_row(name, *cells, style="bold" if name == OURS else None)
+        shown.add_row(escape(name), *cells, style="bold" if name == OURS else None)
+    for name, fault in result.faults.items():
+        shown.add_row(escape(name), "", fault.how, style="bold red")
     return shown
+
+
+def faults(result: Result) -> list[str]:
+    """Writes a line for each competitor that is not timed.
+
+    Args:
+        result: What was measured.
+    """
+    return [f"{name} is not timed: {fault.how}: {fault.text}" for name, fault in result.faults.items()]
 
 
 def plot(results: list[Result], caption: str, path: Path) -> None:
@@ -69,7 +86,7 @@ def plot(results: list[Result], caption: str, path: Path) -> None:
     names = [name for name in dict.fromkeys(n for r in drawn for n in r.times) if name != STREAM]
     height = 0.8 / len(names)
     figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names) * len(drawn)), layout="constrained")
-    others = iter(_OTHERS)
+    others = cycle(_OTHERS)
     for index, name in enumerate(names):
         places, shares = [], []
         for row, result in enumerate(drawn):
@@ -85,7 +102,9 @@ def plot(results: list[Result], caption: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("% of the bandwidth of a plain loop over as many bytes (longer is faster)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(names), frameon=False)
+    # A row of the legend holds as many names as fit the figure's width.
+    columns = max(1, min(len(names), _LEGEND_WIDTH // (6 + max(map(len, names)))))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, frameon=False)
     figure.supxlabel(caption, fontsize=7)
     figure.savefig(path, dpi=150)
     plt.close(figure)

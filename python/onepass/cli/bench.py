@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,13 @@ import torch
 import typer
 from rich.console import Console
 
-from onepass.bench import OPS, machine, report
+from onepass.bench import OPS, compare, entrants, files, machine, report
+from onepass.bench.entrants import Entrant
+from onepass.bench.faults import place_of
 from onepass.bench.harness import Case, Result, choose, measure
 from onepass.cli import check_picture, check_place, device_of, one_of, torch_threads, writing
 from onepass.cli.options import Device, JsonFile, Picture, Threads
+from onepass.cli.rounds import Rounds
 
 _QUICK_ROUNDS = 3
 # With these settings glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
@@ -26,35 +30,85 @@ _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "M
 _STARTED_AGAIN = "ONEPASS_BENCH_STARTED_AGAIN"
 
 
+def _op(value: str) -> str:
+    return value if files.is_file(value) else one_of("op", OPS)(value)
+
+
+_Op = Annotated[
+    str,
+    typer.Argument(
+        parser=_op, help=f"Time one of: {', '.join(OPS)}; or the cases of a file: my_cases.py.", metavar="OP"
+    ),
+]
+_Cases = Annotated[
+    list[str] | None, typer.Option(help="Run this case, or those with this in their name. May be repeated.")
+]
+_Impls = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Time this class or function, too, in the cases that it fits: module:Name or "
+        "'module:Name(argument=value, ...)'. May be repeated.",
+        metavar="IMPL",
+    ),
+]
+_Kwargs = Annotated[
+    list[str] | None,
+    typer.Option(help="Give a single --impl this argument. May be repeated.", metavar="NAME=VALUE"),
+]
+_As = Annotated[
+    str | None,
+    typer.Option("--as", help="Take --impl for this rule, where its name does not say it.", metavar="RULE"),
+]
+_Tolerance = Annotated[
+    float,
+    typer.Option(min=0.0, help="Time an --impl only if its results differ from torch's by at most this share."),
+]
+_Rounds = Annotated[
+    int | None, typer.Option(min=1, help="Time each case this many times, instead of its own number.")
+]
+_Old = Annotated[
+    Path | None,
+    typer.Option("--compare", dir_okay=False, help="Show what changed since this JSON file was written."),
+]
+_Quick = Annotated[
+    bool, typer.Option("--quick", help=f"Take {_QUICK_ROUNDS} rounds in this process: a look, no measurement.")
+]
+_Compile = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Also time torch's step under torch.compile.")
+]
+_Reexec = Annotated[
+    bool, typer.Option("--reexec/--no-reexec", help="Start again with malloc settings for even timing.")
+]
+
+
 def bench(
-    op: Annotated[
-        str, typer.Argument(parser=one_of("op", OPS), help=f"Time one of: {', '.join(OPS)}.", metavar="OP")
-    ],
-    case: Annotated[
-        list[str] | None, typer.Option(help="Run this case, or those with this in their name. May be repeated.")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Time each case this many times, instead of its own number.")
-    ] = None,
+    op: _Op,
+    case: _Cases = None,
+    impl: _Impls = None,
+    kwargs: _Kwargs = None,
+    as_: _As = None,
+    tolerance: _Tolerance = entrants.TOLERANCE,
+    rounds: _Rounds = None,
     threads: Threads = None,
     output: JsonFile = None,
     plot: Picture = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help=f"Take {_QUICK_ROUNDS} rounds in this process: a look, no measurement.")
-    ] = False,
-    with_compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Also time torch's step under torch.compile.")
-    ] = False,
+    old: _Old = None,
+    quick: _Quick = False,
+    with_compile: _Compile = False,
     device: Device = "cpu",
-    reexec: Annotated[
-        bool, typer.Option("--reexec/--no-reexec", help="Start again with malloc settings for even timing.")
-    ] = True,
+    reexec: _Reexec = True,
 ) -> None:
-    """Time an operation against torch, in turns, with the memory bandwidth measured in the same run."""
+    """Time an operation against torch, in turns, with the memory bandwidth measured in the same run.
+
+    A competitor that raises, or an --impl with wrong results, is reported and not timed; the exit code is then 1.
+    """
     console = Console()
     where = device_of("device", device)
     try:
-        cases = choose(importlib.import_module(OPS[op]).cases(where), case or [])
+        cases = _cases_of(op, where)
+        entered = entrants.entrants_of(impl or [], kwargs or [], as_, _rules(op, cases, impl), tolerance)
+        cases = _fitting(choose(cases, case or []), entered, bool(case))
+        before = None if old is None else _old(old, op)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if plot is not None and all(one.bytes_moved is None for one in cases):
@@ -67,35 +121,107 @@ def bench(
         _start_again(console)
     with torch_threads(threads):
         facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "quick": quick}
-        results = [
-            _measured(console, one, rounds or (_QUICK_ROUNDS if quick else one.rounds), where, with_compile)
-            for one in cases
-        ]
+        counts = [rounds or (_QUICK_ROUNDS if quick else one.rounds) for one in cases]
+        with Rounds(console, sum(counts)) as shown:
+            run = _Run(console, shown, where, with_compile, entered, is_file=op not in OPS)
+            results = [run.measure(one, count) for one, count in zip(cases, counts, strict=True)]
     default = "foreach" if device == "cuda" else "loop"
-    if any(default in result.times for result in results):
+    if op in OPS and any(default in result.times for result in results):
         console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
-    _write(facts, results, output, plot)
+    written = {**facts, "results": [result.to_json() for result in results]}
+    _write(written, results, output, plot)
+    if before is not None:
+        _compare(console, before, written)
+    if any(result.faults for result in results):
+        raise typer.Exit(1)
 
 
-def _measured(console: Console, case: Case, rounds: int, device: torch.device, with_compile: bool) -> Result:
-    console.print(report.heading(case, rounds))
-    result = measure(case, rounds, device, with_compile)
-    console.print(report.table(result))
-    for note in result.notes:
-        console.print(note, markup=False)
-    return result
+def _cases_of(op: str, device: torch.device) -> list[Case]:
+    if files.is_file(op):
+        return files.cases_of(Path(op), device)
+    found: list[Case] = importlib.import_module(OPS[op]).cases(device)
+    return found
 
 
-def _write(facts: dict[str, Any], results: list[Result], output: Path | None, plot: Path | None) -> None:
+def _rules(op: str, cases: list[Case], impl: list[str] | None) -> list[str]:
+    """Lists what an implementation may stand for in these cases."""
+    rules = dict.fromkeys(one.stands_for for one in cases if one.join is not None and one.stands_for is not None)
+    if impl and not rules:
+        raise ValueError(f"--impl must come with an operation whose cases take implementations, got {op}")
+    return list(rules)
+
+
+def _fitting(cases: list[Case], entered: list[Entrant], named: bool) -> list[Case]:
+    """Leaves out the cases without an entrant, unless they are asked for by name."""
+    fitting = [one for one in cases if one.join and any(e.stands_for == one.stands_for for e in entered)]
+    for entrant in entered:
+        if not any(one.stands_for == entrant.stands_for for one in fitting):
+            raise ValueError(
+                f"--impl must fit one of the cases {', '.join(one.name for one in cases)}, "
+                f"got {entrant.name}, which stands for {entrant.stands_for}"
+            )
+    return fitting if entered and not named else cases
+
+
+def _old(path: Path, op: str) -> dict[str, Any]:
+    try:
+        found = compare.read(path)
+        if found.get("op") != op:
+            raise ValueError(f"must be a JSON file of onepass bench {op}, got {path} of {found.get('op')}")
+    except ValueError as error:
+        raise ValueError(f"--compare {error}") from None
+    return found
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Holds what all cases of a run share."""
+
+    console: Console
+    shown: Rounds
+    device: torch.device
+    with_compile: bool
+    entered: list[Entrant]
+    is_file: bool
+
+    def measure(self, case: Case, rounds: int) -> Result:
+        """Measures a case and prints its table; an error in a user's file ends the command with its place."""
+        self.console.print(report.heading(case, rounds), markup=False)
+        self.shown.begin(case.name)
+        try:
+            result = measure(
+                case, rounds, self.device, self.with_compile, self.entered, after_round=self.shown.advance
+            )
+        except Exception as error:
+            if not self.is_file:
+                raise
+            message = f"case {case.name}: {place_of(error)}"
+            self.console.print(message, markup=False, style="bold red", soft_wrap=True)
+            raise typer.Exit(1) from error
+        self.console.print(report.table(result))
+        for note in [*result.notes, *report.faults(result)]:
+            self.console.print(note, markup=False)
+        return result
+
+
+def _compare(console: Console, before: dict[str, Any], written: dict[str, Any]) -> None:
+    found = compare.changes(before, written)
+    console.print("Compared with the old run; moved: the spreads (20 to 80 %) of the two runs do not touch.")
+    console.print(compare.table(found))
+    for line in compare.differences(before, written):
+        console.print(f"The runs differ in {line}", markup=False, soft_wrap=True)
+
+
+def _write(written: dict[str, Any], results: list[Result], output: Path | None, plot: Path | None) -> None:
     if output is not None:
-        written = {**facts, "results": [result.to_json() for result in results]}
         with writing("output", output):
             output.write_text(json.dumps(written, indent=1) + "\n")
     if plot is not None:
-        cpu, versions = facts["machine"]["cpu"], facts["versions"]
+        described, versions = written["machine"], written["versions"]
+        chip = described["gpus"][0] if written["device"] == "cuda" else described["cpu"]
         caption = (
-            f"{facts['machine']['gpus'][0] if facts['device'] == 'cuda' else cpu}, {facts['threads']} threads, "
-            f"onepass {versions['onepass']}, torch {versions['torch']}, {facts['date'][:10]}"
+            f"{chip}, {written['threads']} threads, "
+            f"onepass {versions['onepass']}, torch {versions['torch']}, {written['date'][:10]}"
         )
         with writing("plot", plot):
             report.plot(results, caption, plot)

@@ -13,7 +13,19 @@ import typer
 from onepass.cli import one_of
 from onepass.demo.train import OPTIMIZERS
 
-__all__ = ["BatchSize", "Device", "Folder", "JsonFile", "OptimizerName", "Picture", "Threads"]
+__all__ = [
+    "As",
+    "BatchSize",
+    "Compare",
+    "Device",
+    "Folder",
+    "Impl",
+    "JsonFile",
+    "Kwargs",
+    "OptimizerName",
+    "Picture",
+    "Threads",
+]
 
 OptimizerName = Annotated[
     str,
@@ -31,3 +43,23 @@ Device = Annotated[
 Folder = Annotated[Path, typer.Option(file_okay=False, help="Write the picture and the figures to this folder.")]
 JsonFile = Annotated[Path | None, typer.Option(dir_okay=False, help="Write all figures to this JSON file.")]
 Picture = Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the figures into this file.")]
+Impl = Annotated[
+    str | None,
+    typer.Option(
+        help="Take this implementation, a class or function of any package: module:Name.", metavar="MODULE:NAME"
+    ),
+]
+Kwargs = Annotated[
+    list[str] | None,
+    typer.Option(help="Give the implementation this argument: name=value. May be repeated.", metavar="NAME=VALUE"),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        help="Take the implementation for this rule: sgd, adam, adamw or lion. Its name may say it.",
+    ),
+]
+Compare = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Print what changed since this JSON file was written.")
+]

@@ -38,6 +38,20 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Holds what an implementation raised in the place of rows."""
+
+    rule: str
+    dtype: str
+    options: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the refusal as JSON can hold it."""
+        return asdict(self)
+
+
 class Tally:
     """Collects the errors of one row, a tensor and a step at a time."""
 

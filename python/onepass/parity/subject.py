@@ -1,0 +1,117 @@
+"""What is judged: an optimizer class with its arguments and the rule that it stands for, next to torch's loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import onepass.optim
+from onepass.optim._step.plain import plain_class
+
+__all__ = ["Subject", "accepts", "reference_class"]
+
+# Given by name, where the class takes them: defaults of other packages differ. Without decay, whose faults have
+# cases of their own.
+_BASE: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+    "adam": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+    "adamw": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+    "lion": {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0},
+}
+# Arguments that say how to compute, not what.
+_HOW = ("foreach", "fused", "capturable", "differentiable")
+
+
+def reference_class(rule: str) -> type[Optimizer]:
+    """Returns the class whose plain loop defines a rule.
+
+    Args:
+        rule: sgd, adam, adamw or lion.
+    """
+    ours = {
+        "sgd": onepass.optim.SGD,
+        "adam": onepass.optim.Adam,
+        "adamw": onepass.optim.AdamW,
+        "lion": onepass.optim.Lion,
+    }
+    return plain_class(ours[rule])
+
+
+def accepts(implementation: Callable[..., Any], name: str) -> bool:
+    """Says whether a call may have an argument, by the signature; True where there is none.
+
+    Args:
+        implementation: A class or function.
+        name: Name of the argument.
+    """
+    try:
+        parameters = inspect.signature(implementation).parameters
+    except (TypeError, ValueError):
+        return True
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Makes optimizers of the implementation and of torch's plain loop with the same options."""
+
+    implementation: Callable[..., Any]
+    rule: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def torchs(self) -> Subject:
+        """Returns torch's plain loop as a subject, with those of the arguments that the rule has."""
+        kind = reference_class(self.rule)
+        known = inspect.signature(kind).parameters
+        kept = {name: value for name, value in self.kwargs.items() if name in known and name not in _HOW}
+        return replace(self, implementation=kind, kwargs={**kept, "foreach": False, "fused": False})
+
+    def options(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns all options of a case.
+
+        Args:
+            own: Those that the case sets; they go before those of the caller.
+        """
+        base = {name: value for name, value in _BASE[self.rule].items() if accepts(self.implementation, name)}
+        return {**base, **self.kwargs, **own}
+
+    def make(self, params: Any, own: Mapping[str, Any]) -> Optimizer:
+        """Makes an optimizer of the implementation.
+
+        Args:
+            params: Parameters or groups.
+            own: Options of the case.
+        """
+        made: Optimizer = self.implementation(params, **self.options(own))
+        return made
+
+    def reference(self, params: Any, own: Mapping[str, Any]) -> Optimizer:
+        """Makes torch's plain loop with those of the options that the rule has.
+
+        Args:
+            params: Parameters or groups.
+            own: Options of the case.
+        """
+        kind = reference_class(self.rule)
+        known = inspect.signature(kind).parameters
+        options: dict[str, Any] = {
+            name: float(value) if isinstance(value, Tensor) else value
+            for name, value in self.options(own).items()
+            if name in known and name not in _HOW
+        }
+        return kind(params, foreach=False, fused=False, **options)  # type: ignore[call-arg]  # not Optimizer's own
+
+    def param(self, values: Tensor) -> torch.nn.Parameter:
+        """Makes a parameter on the device, in memory of its own with the layout of the values.
+
+        Args:
+            values: Its values.
+        """
+        return torch.nn.Parameter(values.detach().to(self.device, copy=True))
