@@ -7,6 +7,7 @@ where nothing fills it in, so ``python docs/_site`` writes what stands there bet
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
