@@ -107,12 +107,17 @@ class TailedOptimizer(Optimizer):
             self._tail_memory(),
         )
 
+    def _device(self) -> torch.device:
+        """The first parameter's device, the CPU where all groups are empty."""
+        devices = (param.device for group in self.param_groups for param in group["params"])
+        return next(devices, torch.device("cpu"))
+
     def _tail_memory(self) -> TailMemory:
         """The tensors of the next step's tail."""
-        first = next(param for group in self.param_groups for param in group["params"])
+        device = self._device()
         memory = self._tail
-        if memory is None or memory.control.device != first.device:
-            memory = self._tail = TailMemory(first.device)
+        if memory is None or memory.control.device != device:
+            memory = self._tail = TailMemory(device)
         memory.measure(len(self.param_groups) if self.telemetry else 0)
         params = (param for group in self.param_groups for param in group["params"])
         if memory.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
