@@ -65,8 +65,7 @@ def install(given: argparse.Namespace, home: Path) -> Path:
     venv.create(home, with_pip=True, symlinks=True)
     programs = home / "bin"
     pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-    extra = "demo" if given.demo else ""
-    torch, wheel = f"torch=={given.torch}", str(given.wheel.resolve())
+    torch, wheel, extra = f"torch=={given.torch}", str(given.wheel.resolve()), "demo" if given.demo else ""
     others = ["pytest>=8", *([f"numpy=={given.numpy}.*"] if given.numpy else [])]
     if given.libraries:
         subprocess.run([*pip, *others, *PURE, *requirements(given.wheel, extra)], check=True)
@@ -74,7 +73,7 @@ def install(given: argparse.Namespace, home: Path) -> Path:
         (site,) = (home / "lib").glob("python*/site-packages")
         (site / "libraries.pth").write_text(f"{given.libraries.resolve()}\n")
     else:
-        subprocess.run([*pip, *others, torch, f"{wheel}[{extra}]"], check=True)
+        subprocess.run([*pip, *others, torch, f"{wheel}[{extra}]" if extra else wheel], check=True)
     return programs
 
 
