@@ -122,8 +122,19 @@ def counts(report: Path) -> dict[str, object]:
     return {**found, "not_passed": names}
 
 
-def commit() -> str:
-    """The commit of the tree, which built the wheel; "-dirty" follows if what goes into a wheel was changed."""
+def commit(wheel: Path) -> str:
+    """The commit of the tree that built the wheel; "-dirty" follows if what goes into a wheel was changed.
+
+    Raises:
+        SystemExit: The Python files in the wheel are not those of the tree, so another tree built it.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            here = ROOT / "python" / name
+            if name.endswith(".py") and not (here.exists() and here.read_bytes() == archive.read(name)):
+                raise SystemExit(
+                    f"torch_matrix: the wheel must be built from this tree, got another {name} in {wheel}"
+                )
     asked = ["git", "-C", str(ROOT)]
     head = subprocess.run([*asked, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     changes = [*asked, "status", "--porcelain", "--untracked-files=no", "--", "python", "csrc", "cmake"]
@@ -134,7 +145,7 @@ def commit() -> str:
 def main() -> int:
     """Installs, runs, writes; 1 if a program failed."""
     given = arguments()
-    failed = False
+    built_by, failed = commit(given.wheel), False
     with tempfile.TemporaryDirectory(prefix="onepass-matrix-") as name:
         folder = Path(name)
         programs = install(given, folder / "venv")
@@ -142,7 +153,7 @@ def main() -> int:
         made: dict[str, object] = {
             "command": f"python benchmarks/torch_matrix.py {given.wheel.name}{options(given)}",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
+            "commit": built_by,
             "wheel": given.wheel.name,
         }
         status, _, printed = run(programs, folder, 60, "onepass", "info", "--json")
