@@ -96,7 +96,7 @@ def test_two_optimizers(backend, rule, options, tail, shapes):
 
 @pytest.mark.parametrize(("backend", "rule", "options", "tail", "shapes"), cases(), indirect=["backend"])
 def test_the_same_optimizer(backend, rule, options, tail, shapes):
-    """Steps from two threads are taken one after the other: with the same gradients their order does not matter."""
+    """Steps from two threads are taken one after the other: with the same gradients in any order."""
     case, steps = (rule, options, tail, shapes, backend.device), 4 if backend.is_cuda_code else 10
 
     def step(optimizer, count):
@@ -248,11 +248,10 @@ def test_schedulers_and_clipping_of_two_optimizers():
         assert all(map(same, at_once(lambda: run(0), lambda: run(1)), wanted))
 
 
-@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum", "average"])
-@pytest.mark.parametrize("shape", [(8, 8), (64, 32, 9, 9)], ids=["small", "large"])
-def test_the_same_batch_norm(shape, momentum):
-    """Each batch counts once in the running statistics. The batches are alike, so that their order is no matter."""
-    calls = 100
+@pytest.mark.parametrize("shape", [(8, 8), (16, 20_000), (8, 64, 20, 20)], ids=["small", "wide", "image"])
+def test_the_same_batch_norm(shape):
+    """Each batch counts once in the running statistics. The batches are alike: their order does not matter."""
+    calls = 20
     kind = onepass.nn.BatchNorm1d if len(shape) == 2 else onepass.nn.BatchNorm2d
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -261,10 +260,10 @@ def test_the_same_batch_norm(shape, momentum):
             y = module(x)
         return y
 
-    module = kind(shape[1], momentum=momentum).train()
+    module = kind(shape[1], momentum=0.01).train()
     wanted = run(module, 2 * calls)
-    for _ in range(TRIES):
-        shared = kind(shape[1], momentum=momentum).train()
+    for _ in range(2 * TRIES):
+        shared = kind(shape[1], momentum=0.01).train()
         outputs = at_once(*(lambda shared=shared: run(shared, calls),) * 2)
         assert all(torch.equal(output, wanted) for output in outputs)
         assert int(shared.num_batches_tracked) == 2 * calls
