@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from _thread import _count as _other_threads
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -23,7 +24,8 @@ from onepass.nn.dropout._call import dropout
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
 
-# Held where a batch is counted: torch adds without the GIL, and two threads that share a module must both count.
+# Held where a batch is counted while other threads run: torch adds without the GIL, and two threads that share a
+# module must both count. A call on a small tensor would notice a lock.
 _COUNTING = threading.RLock()
 # Functions of torch, timm and apex that make something else of a batch norm's weights and statistics.
 _REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_eval", "fuse_linear_bn_eval")
@@ -184,7 +186,7 @@ class FusedBatchNorm(_BatchNorm):
         )
         if count is not None:
             # After all checks: a rejected batch is not counted.
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or not _other_threads():
                 count.add_(step)
             else:
                 with _COUNTING:
