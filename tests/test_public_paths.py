@@ -109,7 +109,7 @@ PUBLIC = {
     "onepass.parity.optim": "DTYPES RULES SHAPES follow judge make params_of rows",
     "onepass.parity.rule": "FACTOR Verdict error ulp within",
     "onepass.parity.report": "changes_table findings_table is_fault plot rows_table",
-    "onepass.parity.subject": "Subject accepts reference_class",
+    "onepass.parity.subject": "Subject accepts has_option reference_class",
     "onepass.parity.tail": "DTYPES rows",
     "onepass.parity.traps": "LAYER_TRAPS OPTIMIZER_TRAPS Trap",
 }

@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 
+from onepass.optim._step.plain import fused_classes
+
 __all__ = ["LAYERS", "OPTIMIZERS", "ImplementationError", "load", "parse_kwargs", "stands_for", "text_of"]
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "lion")
+# The rules of onepass.optim.
+OPTIMIZERS = tuple(kind.__name__.lower() for kind in fused_classes())
 LAYERS = ("batch_norm", "dropout", "cross_entropy")
 
 # Words around the rule's name that do not change the rule. RAdam, NAdam and Adamax are other rules.

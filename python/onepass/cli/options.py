@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from onepass._implementation import OPTIMIZERS as OPTIMIZER_RULES
 from onepass.cli import one_of
 from onepass.demo.train import OPTIMIZERS
 
@@ -57,7 +58,7 @@ As = Annotated[
     str | None,
     typer.Option(
         "--as",
-        help="Take the implementation for this rule: sgd, adam, adamw or lion. Its name may say it.",
+        help=f"Take the implementation for this rule: {', '.join(OPTIMIZER_RULES)}. Its name may say it.",
     ),
 ]
 Compare = Annotated[

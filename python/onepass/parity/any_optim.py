@@ -20,16 +20,15 @@ __all__ = ["DTYPES", "measure", "option_sets", "options_text", "rows"]
 _LR = 0.01
 # A state that differs from torch's by more than this share after one step is another quantity.
 _SAME_QUANTITY = 0.5
-_NAMES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "lion": "Lion"}
 
 
 def option_sets(rule: str) -> list[dict[str, Any]]:
     """Returns the sets of options in which a rule is measured.
 
     Args:
-        rule: sgd, adam, adamw or lion.
+        rule: A rule of onepass.optim: the name of a class in small letters.
     """
-    return RULES[_NAMES[rule]]
+    return {name.lower(): sets for name, sets in RULES.items()}[rule]
 
 
 def options_text(options: dict[str, Any]) -> str:

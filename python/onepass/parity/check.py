@@ -37,8 +37,8 @@ def check_optimizer(
 
     Args:
         cls: The optimizer's class, or a function that makes one of parameters and options.
-        as_: The rule that it stands for: ``sgd``, ``adam``, ``adamw`` or ``lion``. By default its name says it, or
-            its base class of torch.
+        as_: The rule that it stands for: the name of a class of `onepass.optim` in small letters, as ``adamw``. By
+            default its name says it, or its base class of torch.
         strict: Whether a case fails where torch's plain loop is wrong, too: lost updates of bfloat16 weights.
         device: Where the parameters are.
         **options: Arguments for `cls`, in every case that does not set them itself.

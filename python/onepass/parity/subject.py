@@ -11,19 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-import onepass.optim
-from onepass.optim._step.plain import plain_class
+from onepass.optim._step.plain import fused_classes, plain_class
 
-__all__ = ["Subject", "accepts", "reference_class"]
+__all__ = ["Subject", "accepts", "has_option", "reference_class"]
 
-# Given by name, where the class takes them: defaults of other packages differ. Without decay, whose faults have
-# cases of their own.
-_BASE: dict[str, dict[str, Any]] = {
-    "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
-    "adam": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
-    "adamw": {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
-    "lion": {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.0},
-}
 # Arguments that say how to compute, not what.
 _HOW = ("foreach", "fused", "capturable", "differentiable")
 
@@ -32,15 +23,30 @@ def reference_class(rule: str) -> type[Optimizer]:
     """Returns the class whose plain loop defines a rule.
 
     Args:
-        rule: sgd, adam, adamw or lion.
+        rule: A rule of onepass.optim: the name of a class in small letters.
     """
-    ours = {
-        "sgd": onepass.optim.SGD,
-        "adam": onepass.optim.Adam,
-        "adamw": onepass.optim.AdamW,
-        "lion": onepass.optim.Lion,
-    }
-    return plain_class(ours[rule])
+    return plain_class({kind.__name__.lower(): kind for kind in fused_classes()}[rule])
+
+
+def has_option(rule: str, name: str) -> bool:
+    """Says whether a rule has an option.
+
+    Args:
+        rule: The rule.
+        name: Name of the option.
+    """
+    return name in inspect.signature(reference_class(rule)).parameters
+
+
+def _base(rule: str) -> dict[str, Any]:
+    """Returns what is given by name where a class takes it: defaults of other packages differ.
+
+    There is no weight decay, whose faults have cases of their own.
+    """
+    known = inspect.signature(reference_class(rule)).parameters
+    chosen = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+    torchs = {name: known[name].default for name in ("betas", "eps") if name in known}
+    return {**{name: value for name, value in chosen.items() if name in known}, **torchs}
 
 
 def accepts(implementation: Callable[..., Any], name: str) -> bool:
@@ -79,7 +85,7 @@ class Subject:
         Args:
             own: Those that the case sets; they go before those of the caller.
         """
-        base = {name: value for name, value in _BASE[self.rule].items() if accepts(self.implementation, name)}
+        base = {name: value for name, value in _base(self.rule).items() if accepts(self.implementation, name)}
         return {**base, **self.kwargs, **own}
 
     def make(self, params: Any, own: Mapping[str, Any]) -> Optimizer:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onepass.parity.case import asked
+from onepass.parity.case import Inapplicable, asked
 from onepass.parity.contest import Contest, draws, gradients
-from onepass.parity.subject import Subject, accepts
+from onepass.parity.subject import Subject, accepts, has_option
 from onepass.parity.traps.trap import Trap, trap
 
 __all__ = ["TRAPS"]
@@ -56,15 +56,17 @@ def bias_correction(subject: Subject) -> None:
     _judge_each(_contest(subject, options), [_sizable(step) for step in range(10)])
 
 
-@trap(TRAPS, "arguments that are accepted and ignored", "adam", "adamw", "lion")
+@trap(TRAPS, "arguments that are accepted and ignored")
 def betas(subject: Subject) -> None:
     """Takes betas=(0.5, 0.75) into account."""
+    if not has_option(subject.rule, "betas"):
+        raise Inapplicable(f"{subject.rule} has no betas")
     _judge_option(subject, {"betas": (0.5, 0.75)}, {})
 
 
 @trap(TRAPS, "coupled and decoupled decay are taken for one another")
 def weight_decay(subject: Subject) -> None:
-    """Decays weights as the rule does: adamw and lion multiply the weight, adam and sgd add to the gradient."""
+    """Decays weights as the rule does: adamw multiplies the weight, adam and sgd add to the gradient."""
     _judge_option(subject, {"weight_decay": 0.5}, {"weight_decay": 0.0})
 
 
