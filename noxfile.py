@@ -7,6 +7,18 @@ import nox
 
 nox.options.default_venv_backend = "venv"
 TORCH = "torch==2.13.0"
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+# The versions of torch that the wheels are run with, and for each the pairs of Python and numpy.
+TORCHES = {
+    "2.4.1": [("3.10", "1.26"), ("3.12", "2")],
+    "2.6.0": [("3.10", "1.26"), ("3.13", "2")],
+    "2.8.0": [("3.11", "1.26"), ("3.13", "2")],
+    "2.10.0": [("3.10", "2"), ("3.12", "1.26")],
+    "2.13.0": [("3.11", "1.26"), ("3.13", "2")],
+    "2.14.1": [("3.10", "1.26"), ("3.12", "2")],
+    "2.15.0": [("3.11", "1.26"), ("3.13", "2")],
+}
+OLDEST, NEWEST = next(iter(TORCHES)), next(reversed(TORCHES))
 PEERS = json.loads(Path(__file__).with_name("benchmarks").joinpath("peers.json").read_text())
 
 
@@ -73,3 +85,49 @@ def docs_browser(session: nox.Session) -> None:
     """Looks at the site in build/docs with Chromium, which must be installed, as wide as a desk and as a phone."""
     session.install("playwright==1.65.2")
     session.run("python", "docs/_site/browser.py", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu_check(session: nox.Session) -> None:
+    """The device check, rehearsed without a GPU: its stages run the CUDA kernels on the host."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_SIMT=ON")
+    session.run("benchmarks/gpu/check", "--rehearse", "--output", "build/gpu-check", external=True)
+
+
+@nox.session(python=PYTHONS, default=False)
+def wheels(session: nox.Session) -> None:
+    """The sdist and the wheels of this machine's Pythons, into dist/, checked; with CUDA where nvcc is found."""
+    options = session.posargs or ["--config-settings=cmake.define.ONEPASS_CUDA_ARCHITECTURES=ALL"]
+    session.run("bash", ".ci/wheel", "dist", "twice", *options, external=True)
+
+
+@nox.session(default=False)
+def wheel_clean(session: nox.Session) -> None:
+    """The wheel without a compiler: `onepass demo` and the smoke suite on the oldest and the newest torch."""
+    for version in (OLDEST, NEWEST):
+        _on_torch(session, version, "2", "--demo", "2")
+
+
+def _on_torch(session: nox.Session, version: str, numpy: str, *options: str) -> None:
+    """Runs the wheel of dist/ for the session's Python with a torch and a numpy, in a temporary environment."""
+    tag = session.run("python", "-c", "import sys; print('cp%d%d' % sys.version_info[:2])", silent=True)
+    found = sorted(Path("dist").glob(f"onepass-*-{tag.strip()}-*.whl"))
+    if not found:
+        session.error(f"dist/ holds no wheel for {tag.strip()}: run nox -s wheels")
+    given = ["--torch", version, "--numpy", numpy, *options, *session.posargs]
+    session.run("python", "benchmarks/torch_matrix.py", str(found[-1]), *given)
+
+
+def _torch_session(version: str, pairs: list[tuple[str, str]]) -> None:
+    """Makes the session torch-MAJOR.MINOR: the smoke suite on dist's wheels with each pair of Python and numpy."""
+
+    @nox.session(name=f"torch-{version.rpartition('.')[0]}", default=False)
+    @nox.parametrize("python,numpy", pairs)
+    def on_torch(session: nox.Session, numpy: str) -> None:
+        """The smoke suite on a wheel of dist/, with this torch and each pair of Python and numpy."""
+        _on_torch(session, version, numpy)
+
+
+for _version, _pairs in TORCHES.items():
+    _torch_session(_version, _pairs)

@@ -106,7 +106,7 @@ def inputs(
 
 
 def exactly(given: Inputs, options: Options, kept: Tensor | None = None) -> tuple[Inputs, Outputs]:
-    """The float64 result, and the inputs with a dy that has no say where ReLU's argument is near 0."""
+    """Returns the float64 result, and the inputs with a dy that is 0 where ReLU's argument is near 0."""
     # Wider than float64 where the machine has it, for float64's own sake.
     x, weight, bias, residual, dy, mean, var = (
         value.double().numpy().astype(np.longdouble) for value in vars(given).values()

@@ -1,4 +1,4 @@
-"""What programs do with an optimizer beside stepping: each scenario returns what it saw, of any class alike.
+"""What programs do with an optimizer besides stepping: each scenario returns what it saw of any class.
 
 torch's documentation and tests promise it of every optimizer: hooks, checkpoints, closures, copies.
 What is about groups and parameters stands in optim_scenarios_groups.py.

@@ -14,7 +14,7 @@ __all__ = ["SCENARIOS"]
 
 @scenario
 def names(cls):
-    """Of named_parameters: in the groups and checkpoints, loaded with and without, never in part."""
+    """Names come from named_parameters: they stand in the groups and checkpoints, for all parameters or none."""
     module = net()
     optimizer = cls(module.named_parameters(), lr=0.1)
     fill(module.parameters())

@@ -88,7 +88,7 @@ def test_channels_last_statistics_are_as_accurate_as_torchs_without(mean):
 
 
 def test_running_var_is_unbiased_and_the_output_is_not(backend):
-    """As in torch, whose documentation had long been unclear (pytorch/pytorch#77427)."""
+    """torch does the same, which its documentation did not say clearly (pytorch/pytorch#77427)."""
     x = torch.tensor([[1.0], [3.0]], device=backend.device)
     mean, var = torch.zeros(1, device=backend.device), torch.zeros(1, device=backend.device)
     y = batch_norm(x, mean, var, training=True, momentum=1.0, eps=1e-12)

@@ -43,7 +43,7 @@ def _no_cache():
     ids=["plain", "all-channels-last", "eval-strided", "all", "relu-channels-last", "all-strided", "eval-all"],
 )
 def test_compiled_is_the_same_bits(compiler, training, options, layout):
-    """Of what inductor makes, and of the traced graphs without its C++ compiler, which takes seconds each."""
+    """Compares what inductor makes, and traced graphs without its C++ compiler, which takes seconds each."""
     torch.compiler.reset()
     for function in (call, torch.compile(call, fullgraph=True, backend=compiler)):
         given = leaves(dtype=torch.float32)
@@ -59,7 +59,7 @@ def test_compiled_is_the_same_bits(compiler, training, options, layout):
 
 @pytest.mark.parametrize("momentum", [0.2, None])
 def test_compiled_module_trains_as_the_eager_one(momentum):
-    """Also with momentum=None, which torch cannot capture in one graph (pytorch/pytorch#194504)."""
+    """momentum=None works, too, which torch cannot capture in one graph (pytorch/pytorch#194504)."""
     torch.compiler.reset()
     eager = onepass.nn.BatchNorm2d(3, momentum=momentum, activation="relu", dropout=0.25)
     other = copy.deepcopy(eager)
@@ -170,7 +170,7 @@ def test_torch_func_is_as_with_torch():
 
 
 def test_forward_mode_is_not_lost():
-    """Also where nothing requires a gradient, so that no node of the graph could complain."""
+    """Nothing requires a gradient here, so no node of the graph could complain."""
     x, tangent = torch.randn(4, 3), torch.randn(4, 3)
     results = []
     with forward_ad.dual_level():

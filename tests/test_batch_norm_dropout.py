@@ -27,7 +27,7 @@ def mask_of(shape, p, seed, backend, layout="contiguous", dtype=torch.float32) -
 
 
 def test_philox_gives_random123s_known_answers():
-    """Of the authors' file of known answers, so that the reference below is no copy of our own error."""
+    """The authors' file of known answers keeps the reference below from being a copy of our own error."""
     zeros, pi = np.zeros((1, 4), np.uint32), [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344]
     assert philox(zeros, 0).tolist() == [[0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]]
     answer = philox(np.array([pi], np.uint32), 0x299F31D0A4093822)

@@ -21,7 +21,7 @@ CPU = Backend("cpu", torch.device("cpu"))
 
 
 def pair(value: torch.Tensor, c: int) -> torch.Tensor:
-    """Of channels c and c + 1. One alone would be seen as a batch of one, which is cut in other tiles."""
+    """Returns channels c and c + 1. Only one would look like a batch of one, which is cut in other tiles."""
     return value[:, c : c + 2] if value.dim() > 1 else value[c : c + 2]
 
 

@@ -136,7 +136,7 @@ def test_nonfinite_norm(backend, bad):
 
 
 def test_a_nan_of_any_bits_reaches_every_gradient(backend):
-    """Also bfloat16 ones, whose rounding must not carry the bits of another dtype's nan over into its sign."""
+    """Rounding to bfloat16 must not carry the bits of another dtype's nan over into its sign."""
     params = [p for dtype in (torch.float32, torch.bfloat16) for p in with_grads(backend, dtype, sizes=(64,))]
     for bits in (-1, 0x7FFFFFFF, 0x7F800001):
         params[0].grad.view(torch.int32)[3] = bits

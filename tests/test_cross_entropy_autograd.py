@@ -236,7 +236,7 @@ def test_composed_is_as_the_kernel_without_a_batch_and_in_ignored_rows():
     "tied", [lambda x: (x, (x * 0.5).softmax(1)), lambda x: (x, x), lambda y: (y * 2, y.exp())]
 )
 def test_probabilities_and_logits_may_be_made_of_one_tensor(tied, twice):
-    """As in self-distillation: each way to that tensor is gone once."""
+    """Self-distillation does this. The backward pass takes each way to that tensor once."""
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     found, wanted = (
         torch.autograd.grad(function(*tied(x)), x, create_graph=twice)[0]

@@ -101,7 +101,7 @@ def test_checkpoint_that_is_none(rule):
 
 
 def test_wide_states_when_loaded():
-    """Of bfloat16 parameters."""
+    """The parameters are bfloat16, the states float32."""
     for module, dtype in ((torch.optim, torch.bfloat16), (onepass.optim, torch.float32)):
         optimizer = module.Adam([parameter(dtype=torch.bfloat16)], lr=0.1)
         stepped(optimizer)

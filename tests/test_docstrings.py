@@ -174,7 +174,7 @@ def test_what_is_lacking_is_public():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_run(name):
-    """Of the class with its methods, or of the function; each imports what it uses."""
+    """Runs the examples of a function, or of a class and its methods; each imports what it uses."""
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     output: list[str] = []
     with torch.random.fork_rng(devices=[]):

@@ -112,7 +112,7 @@ def test_mask_depends_on_seed_and_index_alone(backend, function, layout):
     "numel", [1, 2, 15, 16, 17, 31, 255, 256, 257, 511, 513, 1023, 1024, 1025, 33_000, 100_003]
 )
 def test_every_tail(backend, numel):
-    """Of blocks, vectors, rows, tickets and warps; nothing is written behind the end."""
+    """Blocks, vectors, rows, tickets and warps each leave a tail; nothing is written behind the end."""
     if backend.name == "simt" and numel > 33_000:
         numel = 5_003
     for dtype in (torch.float32, torch.bfloat16):
@@ -272,7 +272,7 @@ def test_inplace(backend, function, layout):
 
 
 def test_what_autograd_saved_is_protected():
-    """A tensor that was changed in place is no longer what an earlier derivative needs."""
+    """Autograd notices that a tensor which a derivative needs was changed in place."""
     x = torch.randn(5, requires_grad=True)
     y = x.exp()
     ours.dropout(y, 0.5, inplace=True)

@@ -112,7 +112,7 @@ def test_evaluation_computes_what_the_model_does(strict):
 
 @STRICT
 def test_training_computes_what_torchs_does(strict):
-    """Also the running statistics, and the masks that torch's operators draw."""
+    """Running statistics agree, too, and so do the masks that torch's operators draw."""
     model, x = Network().train(), torch.randn(4, 3, 5, 5)
     exported = torch.export.export(copy.deepcopy(model), (x,), strict=strict).module()
     theirs = nn.BatchNorm2d(3)

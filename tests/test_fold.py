@@ -129,7 +129,7 @@ def own_forward(module: nn.Module) -> None:
 
 
 def other_weight(module: nn.Module) -> None:
-    """As hypernetworks give it."""
+    """Gives the module a weight that is no parameter, as hypernetworks do."""
     weight = module.weight.detach() * 2
     del module.weight
     module.weight = weight

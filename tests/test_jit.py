@@ -176,7 +176,7 @@ def test_scripted_calls_refuse_what_they_would_ignore():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_traced_modules_keep_the_flag_of_the_trace(training):
-    """As torch's do; the operators are ours, so that values and running statistics are the eager ones."""
+    """torch's modules do the same. The operators are ours, so values and running statistics are the eager ones."""
     model = nn.Sequential(onepass.nn.BatchNorm1d(3, activation="relu"), onepass.nn.Dropout(1.0)).train(training)
     example = torch.randn(4, 3)
     traced = torch.jit.trace(copy.deepcopy(model), example, check_trace=False)

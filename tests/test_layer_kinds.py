@@ -60,7 +60,7 @@ def few(shape) -> torch.Tensor:
 @graphs
 @layers
 def test_sparse_upstream_gradients(layer, create_graph):
-    """As of an embedding whose weights are dropped (torch: dropout's stays sparse, the others raise)."""
+    """An embedding whose weights are dropped gives them (torch: dropout's stays sparse, the others raise)."""
     found = gradient(layer, lambda shape: few(shape).to_sparse(), create_graph)
     assert found.layout == torch.strided
     assert torch.equal(found, gradient(layer, few, create_graph))

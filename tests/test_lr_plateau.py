@@ -148,3 +148,15 @@ def test_frameworks_recognise_it():
     scheduler = ls.ReduceLROnPlateau(optimizer_of())
     assert isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     assert isinstance(ls.StepLR(optimizer_of(), 3), torch.optim.lr_scheduler.LRScheduler)
+
+
+def test_torch_2_4_names_its_comparison_otherwise(monkeypatch):
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau
+    if hasattr(theirs, "_is_better"):
+        monkeypatch.setattr(theirs, "is_better", theirs._is_better, raising=False)
+        monkeypatch.delattr(theirs, "_is_better")
+    optimizer = optimizer_of([1.0])
+    scheduler = ls.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    for metric in (1.0, 0.5, 0.5):
+        scheduler.step(metric)
+    assert optimizer.param_groups[0]["lr"] == 0.5

@@ -201,7 +201,7 @@ def no_collector():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("no_collector")
 def test_the_last_reference_frees_the_optimizer(name, follow, steps, kind):
-    """As in torch, no reference cycle keeps an optimizer and its states until the garbage collector runs."""
+    """No reference cycle keeps an optimizer and its states until the garbage collector runs, as in torch."""
     optimizer = model_and(KINDS[kind], momentum=0.9)[1]
     scheduler = FOLLOWERS[name](optimizer, follow)
     for _ in range(steps):

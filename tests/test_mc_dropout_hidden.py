@@ -15,7 +15,7 @@ from onepass.nn import mc_dropout, mc_predict
 
 
 class UNet(nn.Module):
-    """As MONAI's: a number that methods of the constructor hand to the blocks."""
+    """Hands a number on to its blocks by methods of the constructor, as MONAI's does."""
 
     def __init__(self, dropout=0.1, depth=2):
         super().__init__()
@@ -142,7 +142,7 @@ class Config:
 
 
 class Configured(nn.Module):
-    """As many of transformers' modules."""
+    """Keeps its probability in a config, as many of transformers' modules do."""
 
     def __init__(self, p=0.1):
         super().__init__()
@@ -153,7 +153,7 @@ class Configured(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """As torchvision's DenseNet has it."""
+    """Keeps its probability as a number, as torchvision's DenseNet does."""
 
     def __init__(self, drop_rate=0.2):
         super().__init__()
@@ -223,7 +223,7 @@ class Module(nn.Module):
 
 
 class OnlyAsks(Module):
-    """As MONAI's SegResNet: the number tells whether the module is to be called."""
+    """Asks by a number whether to call the module, as MONAI's SegResNet does."""
 
     def __init__(self):
         super().__init__()
@@ -294,7 +294,7 @@ def test_a_dropout_with_a_forward_of_its_own_is_refused():
 
 
 class OneFunction(nn.Module):
-    """As timm's and GPT-2's attention: its dropout is a module, or a number where it runs as one function."""
+    """Has a module for dropout, or a number where it runs as one function, as timm's and GPT-2's attention do."""
 
     def __init__(self, fused, p=0.5):
         super().__init__()

@@ -86,7 +86,7 @@ def test_an_error_of_what_draws_reaches_the_caller():
 
 
 def test_numbers_may_be_of_any_type():
-    """As in Python: what has __float__, as a tensor of one element or numpy's scalars."""
+    """A number is what has __float__, as in Python: a tensor of one element, numpy's scalars."""
     first, second = torch.empty(4, 3), torch.empty(4, 3)
     dropout(y=first, p=0.5)
     dropout(y=second, p=torch.tensor(0.5))

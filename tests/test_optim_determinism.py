@@ -133,7 +133,7 @@ def cut_optimizer(params, optimizer, options, at):
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize(("rule", "options"), OPTIONS)
 def test_where_the_list_is_cut(rule, options, stored, backend, threads):
-    """The elements as one tensor, and as many that begin anywhere: a cut between elements has no say."""
+    """The same elements in one tensor and in many, which begin anywhere, give the same bits."""
     threads(3)
     at = [0, 1, 2, 65, 700, 2747, 2747, 5000, 7000]
     if backend.name != "simt":

@@ -148,7 +148,7 @@ def test_a_model_converted_for_evaluation_and_back():
 
 
 def test_an_error_inside_comes_out_as_it_is():
-    """Also where parameters were written: that one would hide it."""
+    """Parameters were written, too; the error about those would hide the first one."""
     model, optimizer = build("adam")
     own = flat(model.parameters())
 

@@ -161,7 +161,7 @@ def test_tensors(rule, options, fault, error, message, warm, backend):
 
 
 def test_the_index_is_that_of_the_group(backend):
-    """Also behind a parameter that has no gradient; the group is named if there are several."""
+    """A parameter without a gradient stands before it. Messages name the group if there are several."""
     params, optimizer = make(onepass.optim, "SGD", {}, backend.device)
     params[1].grad = torch.ones_like(params[1])
     params[1].grad.data = torch.ones(3, device=backend.device)
@@ -221,7 +221,7 @@ def test_options_when_they_are_given(rule, name, bad):
 
 @pytest.mark.parametrize(("rule", "name", "bad"), NUMBERS, ids=str)
 def test_numbers_set_later(rule, name, bad, backend):
-    """As a schedule that went wrong sets them: seen at the step."""
+    """The step notices numbers that a schedule gone wrong has set."""
     (params, optimizer), (twins, other) = (make(onepass.optim, rule, {}, backend.device) for _ in "ab")
     train(params, optimizer, range(2))
     train(twins, other, range(3))

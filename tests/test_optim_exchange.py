@@ -30,7 +30,7 @@ def trained(rule: str, **options) -> tuple[list[torch.nn.Parameter], torch.optim
 
 
 def apexs_layout(optimizer: torch.optim.Optimizer) -> dict:
-    """As FusedAdam saves it: its own group keys alone, step an int in the group, two tensors a parameter."""
+    """Saves as FusedAdam does: only its own group keys, step an int in the group, two tensors a parameter."""
     saved = copy.deepcopy(optimizer.state_dict())
     keys = ("params", "lr", "betas", "eps", "weight_decay")
     for group in saved["param_groups"]:
@@ -104,7 +104,7 @@ PRECISIONS = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 def test_distributed_checkpoint_round_trip(kind, precision, flatten):
-    """The seed of stochastic rounding, which the resumed optimizer would draw anew, comes with it."""
+    """The seed of stochastic rounding comes with it; the resumed optimizer would draw another."""
     options = {"momentum": 0.9} if kind == "SGD" else {}
     options |= PRECISIONS[precision]
     dtype = torch.float32 if precision == "float32" else torch.bfloat16

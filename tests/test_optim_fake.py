@@ -235,7 +235,7 @@ def test_dtensor():
 
 
 def zeros():
-    """As some backward formulas of torch give: zeros that are not stored."""
+    """Returns zeros that are not stored, as some backward formulas of torch do."""
     return torch._efficientzerotensor((2, 3))
 
 

@@ -1,8 +1,8 @@
 """A step captured once and replayed, as a CUDA graph is: launches with the arguments of the capture.
 
 `simt` keeps the launches of the capture and runs them again (tests/simt/include/simt/graph.h); `cuda` captures a
-real graph. Whatever a replay must see anew (learning rate, step count, clip factor, whether to skip, draws) has
-therefore to be read by the kernels.
+real graph. So the kernels must read whatever differs between replays: learning rate, step count, clip factor,
+whether to skip, draws.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def test_each_group_keeps_its_own():
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "sgd"])
 @pytest.mark.parametrize("way", ["load", "nested", "flat", "partial"])
 def test_averages_begin_where_a_checkpoint_has_none(way, rule, tmp_path):
-    """Also where torch.distributed has made placeholders of other weights, or an empty dict, in their place."""
+    """torch.distributed may have put placeholders of other weights, or an empty dict, in their place."""
     run = build(rule)
     train(run, 0, 1)
     resumed, twin = (build(rule, tail="-tail", seed=1) for _ in "ab")

@@ -115,7 +115,7 @@ def test_layouts_of_parameter_and_gradient(rule, options, layout, dtype, backend
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("rule", "options"), RULES[1:])
 def test_states_that_lie_otherwise(rule, options, layout, backend):
-    """As a checkpoint of a model in another layout brings them."""
+    """A checkpoint of a model in another layout brings such states."""
     start = random(SHAPE, 0, backend.device).to(memory_format=torch.channels_last)
     grads = [random(SHAPE, seed, backend.device) for seed in (1, 2, 3)]
     param, twin = (torch.nn.Parameter(start.clone()) for _ in "ab")
@@ -215,7 +215,7 @@ def in_flat_buffer(values, gap):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_slices_of_one_flat_buffer(rule, options, dtype, gap, backend):
-    """As FSDP lays parameters out: a slice without a gradient must stay as it is between its neighbours."""
+    """FSDP lays parameters out so. A slice without a gradient must stay as it is between its neighbours."""
     shapes = [(3,), (5, 7), (), (1,), (64,), (33, 2), (0,), (129,), (2, 3, 4)]
     frozen = {1, 3, 5}
     starts = [random(shape, seed, backend.device, dtype) for seed, shape in enumerate(shapes)]

@@ -164,7 +164,7 @@ def test_a_parameter_that_stands_twice_is_refused(rule, indices):
 
 
 def test_the_users_hook_has_the_last_word():
-    """Also where states have another dtype than torch's class makes of them."""
+    """The hook sees states in the dtype that they keep, and what it writes stays."""
     param = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
     param.grad = torch.ones_like(param)
     optimizer = onepass.optim.Adam([param], lr=0.1, state_dtype=torch.float32)

@@ -143,7 +143,7 @@ def from_numpy(value):
 
 
 def assert_parity_of(ours, torchs, exact, what):
-    """As `assert_parity`, but in extended precision for float64: in it torch would have no error left."""
+    """Does what `assert_parity` does, in extended precision for float64, where torch would have no error left."""
     if ours.dtype != torch.float64:
         assert_parity(ours, torchs, from_numpy(exact), what)
         return

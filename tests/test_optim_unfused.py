@@ -194,7 +194,7 @@ def test_a_dense_gradient_behind_a_sparse_buffer():
 
 @pytest.mark.parametrize("rule", ["Adam", "AdamW"])
 def test_adam_takes_no_sparse_gradients(rule):
-    """As torch's."""
+    """torch's Adam refuses them, too."""
     param = torch.nn.Parameter(torch.ones(7, 3))
     param.grad = sparse((7, 3), 0)
     with pytest.raises(RuntimeError, match="does not support sparse gradients"):
@@ -248,7 +248,7 @@ def test_gradient_of_a_learning_rate():
 
 
 def test_one_differentiable_group():
-    """As in torch gradients flow only if the optimizer itself was made so; the other group stays fused."""
+    """Gradients flow only if the optimizer itself was made so, as in torch; the other group stays fused."""
     params = [torch.ones(3, requires_grad=True) for _ in "ab"]
     optimizer = onepass.optim.SGD([{"params": params[:1], "differentiable": True}, {"params": params[1:]}], lr=0.5)
     for param in params:

@@ -70,7 +70,7 @@ def test_the_whole_tail(rule, options, max_norm):
 
 @each_rule
 def test_a_norm_that_is_not_finite_without_skipping(rule, options):
-    """As in torch: all parameters become nan."""
+    """All parameters become nan, as in torch."""
     for package in (onepass.optim, torchs):
         params, optimizer = with_complex(package, rule, options)
         give_gradients(params, 0)

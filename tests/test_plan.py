@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import gc
 import weakref
 
@@ -173,3 +174,32 @@ def test_what_one_core_remembers_is_not_for_another():
     """The step is refused, or reads its tensors again."""
     simt_core()
     assert apart("test_plan", "step_with_two_cores()") == "True\n"
+
+
+def test_states_are_remembered_with_this_torch():
+    """Pointers come the quick way with every torch that has the function, not with a list of versions."""
+    assert _native.use_fast_pointers(_native.core)
+
+
+@pytest.mark.parametrize("answer", [0, 64])
+def test_a_pointer_function_that_is_wrong_is_not_used(answer):
+    """The function says another place of the tensor's memory, or none."""
+    samples = [torch.empty(1), torch.empty(8)]
+    calls = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.py_object)
+    def wrong_about_the_last(sample):
+        calls.append(sample)
+        return sample.data_ptr() if sample is samples[0] else answer and sample.data_ptr() + answer
+
+    address = ctypes.cast(wrong_about_the_last, ctypes.c_void_p).value
+    assert not _native.core.use_data_pointer(address, samples)
+    assert [id(sample) for sample in calls] == [id(sample) for sample in samples]
+    params, optimizer = warm("SGD", {"lr": 0.1, "momentum": 0.9}, "cpu")
+    train(params, optimizer, range(3))
+    assert len(calls) == 2
+
+
+def test_a_pointer_function_needs_samples():
+    assert not _native.core.use_data_pointer(1, [])
+    assert not _native.core.use_data_pointer(0, [torch.empty(1)])

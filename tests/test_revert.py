@@ -105,7 +105,7 @@ PLAIN = [
 
 @pytest.mark.parametrize(("module", "kind"), PLAIN, ids=lambda one: getattr(one, "__name__", ""))
 def test_every_class(module, kind):
-    """Also made by hand, and the model itself; each is an instance of torch's class all the while."""
+    """Modules made by hand and the model itself come back, too; each stays an instance of torch's class."""
     assert isinstance(module, kind)
     assert type(module).__name__ == kind.__name__
     module = copy.deepcopy(module)

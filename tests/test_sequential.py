@@ -60,7 +60,7 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dims", KINDS)
 def test_one_pass_gives_the_bits_of_two(relus, dims, dtype, inplace, training):
-    """Also of values that are not finite, of gradients and statistics."""
+    """Values that are not finite, gradients and statistics have the same bits, too."""
     torch.manual_seed(0)
     norm = getattr(onepass.nn, f"BatchNorm{dims}d")(5).to(
         torch.float64 if dtype == torch.float64 else torch.float32

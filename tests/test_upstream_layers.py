@@ -135,7 +135,7 @@ def empty_batches(nns):
 
 @scenario
 def checkpoints(nns):
-    """Of older versions, without the count; with keys that are missing or too many; put in place of the memory."""
+    """Loads older versions without the count, missing and superfluous keys, and by assignment."""
     saved, found = nns.BatchNorm2d(3).state_dict(), []
     found.append((list(saved), saved["num_batches_tracked"].dtype, saved._metadata))
     for key in list(saved):

@@ -7,6 +7,7 @@ where nothing fills it in, so ``python docs/_site`` writes what stands there bet
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -208,7 +209,40 @@ def parity() -> str:
     return grid(["operation", "comparisons", "within the limit", "largest share of the limit", "where"], rows)
 
 
+def numbers(version: str) -> tuple[int, ...]:
+    """A version's numbers, by which versions are sorted."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def torch_matrix() -> str:
+    """The smoke suite on installed wheels: a row for each run of benchmarks/torch_matrix.py."""
+    rows = []
+    for path in (FOLDER / "torch-matrix").glob("*.json"):
+        made = json.loads(path.read_text())
+        facts, smoke = made["facts"], made["smoke"]
+        torch, _, build = facts["torch"].partition("+")
+        left_out = sum("compile" in name for name in smoke["not_passed"]["skipped"])
+        verdict = f"{smoke['passed']} passed"
+        verdict += "".join(f", {smoke[kind]} {kind}" for kind in ("failed", "skipped") if smoke[kind])
+        rows.append(
+            [
+                f"{torch} ({build or 'CUDA ' + str(facts['torch_cuda'])})",
+                facts["python"],
+                facts["numpy"],
+                f"[{verdict}](../benchmarks/results/torch-matrix/{path.name})",
+                "layers" if left_out else "layers and steps",
+                "" if "demo" not in made else "runs" if made["demo"]["exit"] == 0 else "fails",
+                made["date"][:10],
+                f"`{made['commit'][:7]}`",
+            ]
+        )
+    rows.sort(key=lambda row: [numbers(cell) for cell in row[:3]])
+    heads = ["torch", "Python", "numpy", "smoke suite", "`torch.compile`", "`onepass demo`", "date", "commit"]
+    return grid(heads, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "torch_matrix": torch_matrix,
     "headlines": lambda: headlines().replace("(benchmarks/", "(../benchmarks/"),
     "build_times": build_times,
     "optim": lambda: bench("optim"),

@@ -13,8 +13,8 @@ def build_info() -> dict[str, Any]:
 class Plan:
     """What an optimizer remembers of its tensors from the step before; not part of its state."""
 
-def use_data_pointer(address: int, sample: torch.Tensor) -> bool:
-    """Offers a C function from tensor object to data pointer; True if it was right about the sample."""
+def use_data_pointer(address: int, samples: Sequence[torch.Tensor]) -> bool:
+    """Offers a C function from tensor object to data pointer; True if it was right about all samples."""
 
 class TailMemory(Protocol):
     """The tensors of a tail: TailMemory of optim/_lists/tail.py."""

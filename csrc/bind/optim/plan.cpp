@@ -14,14 +14,17 @@ DataPointer pointer_function = nullptr;
 // The class of tensors that it is asked about: for others it may have to run Python code.
 PyTypeObject* plain_type = nullptr;
 
-// Takes the function only if it agrees with what DLPack says of `sample`.
-bool use_data_pointer(uintptr_t address, py::handle sample) {
+// Takes the function only if it agrees with what DLPack says of all samples, which are of one class.
+bool use_data_pointer(uintptr_t address, const py::sequence& samples) {
   const auto function = reinterpret_cast<DataPointer>(address);
-  TensorReader reader;
-  const TensorView view = reader.read(sample.ptr(), {"use_data_pointer", "sample"});
-  if (!function || function(sample.ptr()) != view.data) return false;
+  if (!function || samples.size() == 0) return false;
+  for (const py::handle sample : samples) {
+    TensorReader reader;
+    const TensorView view = reader.read(sample.ptr(), {"use_data_pointer", "samples"});
+    if (function(sample.ptr()) != view.data) return false;
+  }
   pointer_function = function;
-  plain_type = Py_TYPE(sample.ptr());
+  plain_type = Py_TYPE(py::object(samples[0]).ptr());
   return true;
 }
 
@@ -169,7 +172,7 @@ void Plan::Turn::keep() {
 void register_plan(py::module_& module) {
   py::class_<Plan>(module, "Plan", py::module_local(), py::custom_type_setup(&make_collectable))
       .def(py::init<>());
-  module.def("use_data_pointer", &use_data_pointer, py::arg("address"), py::arg("sample"));
+  module.def("use_data_pointer", &use_data_pointer, py::arg("address"), py::arg("samples"));
 }
 
 }  // namespace onepass

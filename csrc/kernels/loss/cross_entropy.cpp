@@ -33,8 +33,17 @@ UnitTotals totals_of(const CrossEntropy& op, int64_t unit) {
   return totals;
 }
 
-template <class S, Share kShare, bool kSpread>
-void forward_rows(const LossRows<arithmetic<S>>& rows, int threads) {
+// What the walks over units call for each share and with entropy or without stands behind a pointer, so the
+// walks are compiled once for all.
+template <class S>
+using SumSegment = SegmentSums<arithmetic<S>> (*)(const CrossEntropy& op, arithmetic<S> shift, int64_t row,
+                                                  int64_t label, int64_t segment, SegmentBuffers<S>& buffers);
+template <class T>
+using ForwardPanel = void (*)(const LossRows<T>& rows, Panel& panel, PanelBuffers<T>& buffers,
+                              const UnitTotals& totals);
+
+template <class S>
+void forward_rows(const LossRows<arithmetic<S>>& rows, SumSegment<S> sum, int threads) {
   using T = arithmetic<S>;
   const CrossEntropy& op = rows.op;
   const ClassShape& shape = op.shape;
@@ -46,7 +55,7 @@ void forward_rows(const LossRows<arithmetic<S>>& rows, int threads) {
       SegmentBuffers<S> buffers;
       const int64_t r = i / segments;
       const T shift = shift_of_row(op, r, buffers);
-      parts[i] = segment_sums<kShare, kSpread>(op, shift, r, rows.labels(r).first, i % segments, buffers);
+      parts[i] = sum(op, shift, r, rows.labels(r).first, i % segments, buffers);
     });
   }
   for_each_unit(splits ? 1 : threads, shape.units(), [&](int64_t unit) {
@@ -57,20 +66,19 @@ void forward_rows(const LossRows<arithmetic<S>>& rows, int threads) {
       const T shift = splits ? T(0) : shift_of_row(op, r, buffers);
       forward_row(rows, r, totals, [&](int64_t row, int64_t label, int64_t segment) {
         if (splits) return parts[row * segments + segment];
-        return segment_sums<kShare, kSpread>(op, shift, row, label, segment, buffers);
+        return sum(op, shift, row, label, segment, buffers);
       });
     }
   });
 }
 
-template <class T, Share kShare, bool kSpread>
-void forward_columns(const LossRows<T>& rows, int threads) {
+template <class T>
+void forward_columns(const LossRows<T>& rows, ForwardPanel<T> forward_one, int threads) {
   const ClassShape& shape = rows.op.shape;
   for_each_unit(threads, shape.units(), [&](int64_t unit) {
     PanelBuffers<T> buffers;
     const UnitTotals totals = totals_of<T>(rows.op, unit);
-    for_panels(shape, unit,
-               [&](Panel& panel) { forward_panel<T, kShare, kSpread>(rows, panel, buffers, totals); });
+    for_panels(shape, unit, [&](Panel& panel) { forward_one(rows, panel, buffers, totals); });
   });
 }
 
@@ -100,8 +108,9 @@ void forward(const CrossEntropy& op, int threads) {
   with_terms(op, [&](auto share, auto spread) {
     constexpr Share kShare = decltype(share)::value;
     constexpr bool kSpread = decltype(spread)::value;
-    if (op.shape.walks_columns()) return forward_columns<T, kShare, kSpread>(rows, threads);
-    forward_rows<Walked<S, kShare>, kShare, kSpread>(rows, threads);
+    using W = Walked<S, kShare>;
+    if (op.shape.walks_columns()) return forward_columns<T>(rows, forward_panel<T, kShare, kSpread>, threads);
+    forward_rows<W>(rows, segment_sums<kShare, kSpread, W, T>, threads);
   });
   conclude(rows);
 }

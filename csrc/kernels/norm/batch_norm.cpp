@@ -116,7 +116,7 @@ void write_y(const BatchNorm& op, const Slab& slab, const PassFlags& passing, co
   const int64_t ahead = slab.width() < op.shape.channels ? op.shape.channels * op.shape.positions : 0;
   with_normalise<T>(op, [&](auto formula) {
     with_stored<T>(op, passing.drops, [&](auto stored) {
-      walk_spans(op.shape, slab, passing, params.view(), threads, [&](Span<T>& span) {
+      walk_spans<T>(op.shape, slab, passing, params.view(), threads, [&](Span<T>& span) {
         write_y<decltype(stored), decltype(formula)>(op, passing, y, ahead, span);
       });
     });
@@ -239,8 +239,8 @@ void backward(const BatchNorm& op, int threads) {
         for (int64_t k = slab.begin; k < slab.end; ++k) finish_backward(op, params, k, parts + k * tiles);
       }
       if (!op.dx && !op.dresidual) return;
-      walk_spans(op.shape, slab, passing, params.view(), at_once,
-                 [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
+      walk_spans<T>(op.shape, slab, passing, params.view(), at_once,
+                    [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
     };
     const int64_t bytes = 2 * size_of(op.dtype), kept = kept_width(op.shape, bytes, 1, threads);
     if (kept > 0) {

@@ -99,11 +99,26 @@ inline void reduce_channels(const ChannelInputs& in, const Slab& slab, const ari
   });
 }
 
+// What is done with each span, behind a pointer: the walk is compiled once for all that visit.
+template <class T>
+class SpanVisit {
+ public:
+  template <class Visit>
+  SpanVisit(const Visit& visit)
+      : visit_(&visit),
+        call_([](const void* self, Span<T>& span) { (*static_cast<const Visit*>(self))(span); }) {}
+  void operator()(Span<T>& span) const { call_(visit_, span); }
+
+ private:
+  const void* visit_;
+  void (*call_)(const void*, Span<T>&);
+};
+
 // The second walk: visit(span) for all elements of a slab. Spans begin at multiples of 8 elements, so that no
 // two of them share a byte of a bit mask, if a slab's pieces do (mask_multiple).
-template <class T, class Visit>
-inline void walk_spans(const ChannelShape& shape, const Slab& slab, const PassFlags& passing,
-                       const T* const* params, int threads, const Visit& visit) {
+template <class T>
+void walk_spans(const ChannelShape& shape, const Slab& slab, const PassFlags& passing, const T* const* params,
+                int threads, const SpanVisit<T>& visit) {
   // A slab consists of pieces of `piece` elements, `apart` elements from one to the next.
   const bool whole = slab.width() == shape.channels;
   const int64_t piece = whole ? shape.numel() : slab.width() * shape.positions;

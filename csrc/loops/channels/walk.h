@@ -51,16 +51,19 @@ ONEPASS_HD void walk_elements(const F& formula, const S* a, const S* b, S* out, 
   for (int64_t i = paired; i < n; ++i) walk_element(formula, a, b, out[i], flags, i);
 }
 
+// n elements of one channel, `channel`.
 template <class F, class S>
-ONEPASS_WALK void walk_along(const F formula, const S* __restrict a, const S* __restrict b, S* __restrict out,
-                             uint8_t* __restrict flags, int64_t n) {
-  walk_elements(formula, a, b, out, flags, n);
+ONEPASS_WALK void walk_along(const arithmetic<S>* const* params, int64_t channel, const S* __restrict a,
+                             const S* __restrict b, S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+  walk_elements(formula_at<F>(params, channel), a, b, out, flags, n);
 }
 
 // The same past the caches: whole lines.
 template <class F, class S>
-ONEPASS_WALK void walk_along_nontemporal(const F formula, const S* __restrict a, const S* __restrict b,
-                                         S* __restrict out, uint8_t* __restrict flags, int64_t n) {
+ONEPASS_WALK void walk_along_nontemporal(const arithmetic<S>* const* params, int64_t channel,
+                                         const S* __restrict a, const S* __restrict b, S* __restrict out,
+                                         uint8_t* __restrict flags, int64_t n) {
+  const F formula = formula_at<F>(params, channel);
   fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) ONEPASS_INLINED {
     constexpr int64_t kCount = count;
     fetch_chosen<F>(b + begin, kCount);
@@ -69,10 +72,11 @@ ONEPASS_WALK void walk_along_nontemporal(const F formula, const S* __restrict a,
 }
 
 // kRows rows of n channels, `period` elements apart, which share the loads of their parameters.
-template <class F, int kRows, class S, class T>
-ONEPASS_WALK void walk_across(const T* const* params, const S* __restrict a, const S* __restrict b,
-                              S* __restrict out, uint8_t* __restrict flags, int64_t period, int64_t n) {
-  const T* p[F::kParams];
+template <class F, int kRows, class S>
+ONEPASS_WALK void walk_across(const arithmetic<S>* const* params, const S* __restrict a,
+                              const S* __restrict b, S* __restrict out, uint8_t* __restrict flags,
+                              int64_t period, int64_t n) {
+  const arithmetic<S>* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
@@ -85,11 +89,11 @@ ONEPASS_WALK void walk_across(const T* const* params, const S* __restrict a, con
 }
 
 // One row past the caches: whole lines.
-template <class F, class S, class T>
-ONEPASS_WALK void walk_across_nontemporal(const T* const* params, const S* __restrict a,
+template <class F, class S>
+ONEPASS_WALK void walk_across_nontemporal(const arithmetic<S>* const* params, const S* __restrict a,
                                           const S* __restrict b, S* __restrict out, uint8_t* __restrict flags,
                                           int64_t n) {
-  const T* p[F::kParams];
+  const arithmetic<S>* p[F::kParams];
   for (int k = 0; k < F::kParams; ++k) p[k] = params[k];
   fill_nontemporal(out, n, [&](int64_t begin, S* __restrict block, auto count) ONEPASS_INLINED {
     constexpr int64_t kCount = count;
@@ -100,6 +104,30 @@ ONEPASS_WALK void walk_across_nontemporal(const T* const* params, const S* __res
     }
   });
 }
+
+// The loops of one formula. What chooses among them is compiled once for all formulas.
+template <class S>
+struct Walks {
+  using T = arithmetic<S>;
+  using Along = void (*)(const T* const*, int64_t, const S*, const S*, S*, uint8_t*, int64_t);
+  using Across = void (*)(const T* const*, const S*, const S*, S*, uint8_t*, int64_t, int64_t);
+  using AcrossNontemporal = void (*)(const T* const*, const S*, const S*, S*, uint8_t*, int64_t);
+
+  int params;  // parameters of a channel
+  Along along, along_nontemporal;
+  Across across_row, across_rows;  // one row, kRowsAtOnce rows
+  AcrossNontemporal across_nontemporal;
+
+  template <class F>
+  static constexpr Walks of() {
+    return {F::kParams,
+            walk_along<F, S>,
+            walk_along_nontemporal<F, S>,
+            walk_across<F, 1, S>,
+            walk_across<F, kRowsAtOnce, S>,
+            walk_across_nontemporal<F, S>};
+  }
+};
 
 // At most kStrip elements that follow each other in memory, and which of them pass (left unfilled where all
 // do).
@@ -115,9 +143,11 @@ struct Span {
   // out = formula(a, b) for all elements; with F::kFlags also new flags. nontemporal: past the caches.
   template <class F, class S>
   void walk(const S* a, const S* b, S* out, uint8_t* passed, bool nontemporal) const {
+    static constexpr Walks<S> kWalks = Walks<S>::template of<F>();
     const Operands<S> all{a, b, out, passed};
     OpenLine<S> line;
-    shape.channels_last ? walk_positions<F>(all, line, nontemporal) : walk_planes<F>(all, line, nontemporal);
+    shape.channels_last ? walk_positions(kWalks, all, line, nontemporal)
+                        : walk_planes(kWalks, all, line, nontemporal);
     line.close();
   }
 
@@ -134,21 +164,21 @@ struct Span {
   };
 
   // Channels first: a plane at a time.
-  template <class F, class S>
-  void walk_planes(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
+  template <class S>
+  void walk_planes(const Walks<S>& walks, const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
     int64_t i = 0;
     while (i < n) {
       const int64_t left = shape.positions - (begin + i) % shape.positions,
                     here = left < n - i ? left : n - i;
-      const F formula = formula_at<F>(params, (begin + i) / shape.positions % shape.channels);
+      const int64_t channel = (begin + i) / shape.positions % shape.channels;
       const Operands<S> row = all.from(i);
       const auto plain = [&](int64_t first, int64_t last, S* to) ONEPASS_INLINED {
         const Operands<S> from = row.from(first);
-        walk_along(formula, from.a, from.b, to, from.flags, last - first);
+        walks.along(params, channel, from.a, from.b, to, from.flags, last - first);
       };
       const auto whole_lines = [&](int64_t first, int64_t last) ONEPASS_INLINED {
         const Operands<S> from = row.from(first);
-        walk_along_nontemporal(formula, from.a, from.b, from.out, from.flags, last - first);
+        walks.along_nontemporal(params, channel, from.a, from.b, from.out, from.flags, last - first);
       };
       if (nontemporal) {
         split_at_lines(line, row.out, here, plain, whole_lines);
@@ -160,48 +190,43 @@ struct Span {
   }
 
   // Channels last: a row, or some rows, at a time.
-  template <class F, class S>
-  void walk_positions(const Operands<S>& all, OpenLine<S>& line, bool nontemporal) const {
+  template <class S>
+  void walk_positions(const Walks<S>& walks, const Operands<S>& all, OpenLine<S>& line,
+                      bool nontemporal) const {
     for (int64_t i = 0, at = begin % period; i < n; at = 0) {
       const int64_t here = period - at < n - i ? period - at : n - i;
       const Operands<S> row = all.from(i);
       const T* from[kMostParams];
-      for (int k = 0; k < F::kParams; ++k) from[k] = repeated.at[k] + at;
+      for (int k = 0; k < walks.params; ++k) from[k] = repeated.at[k] + at;
       // Past the caches one at a time: rows written in turns take longer than the loads they share.
       const bool several = !nontemporal && at == 0 && n - i >= kRowsAtOnce * period;
       if (nontemporal) {
-        walk_row_nontemporal<F>(from, row, here, line);
-      } else {
-        several ? walk_rows<F, kRowsAtOnce>(from, row, here) : walk_rows<F, 1>(from, row, here);
+        walk_row_nontemporal(walks, from, row, here, line);
+      } else if (here > 0) {
+        const auto across = several ? walks.across_rows : walks.across_row;
+        across(from, row.a, row.b, row.out, row.flags, period, here);
       }
       i += several ? kRowsAtOnce * period : here;
     }
   }
 
-  // kRows rows of `count` channels.
-  template <class F, int kRows, class S>
-  void walk_rows(const T* const* from, const Operands<S>& row, int64_t count) const {
-    if (count > 0) walk_across<F, kRows>(from, row.a, row.b, row.out, row.flags, period, count);
-  }
-
-  template <class F, class S>
-  void walk_row_nontemporal(const T* const* from, const Operands<S>& row, int64_t count,
-                            OpenLine<S>& line) const {
+  template <class S>
+  void walk_row_nontemporal(const Walks<S>& walks, const T* const* from, const Operands<S>& row,
+                            int64_t count, OpenLine<S>& line) const {
     const T* at[kMostParams];
     const auto params_at = [&](int64_t begin) ONEPASS_INLINED {
-      for (int k = 0; k < F::kParams; ++k) at[k] = from[k] + begin;
+      for (int k = 0; k < walks.params; ++k) at[k] = from[k] + begin;
       return at;
     };
     split_at_lines(
         line, row.out, count,
         [&](int64_t begin, int64_t end, S* to) ONEPASS_INLINED {
-          Operands<S> part = row.from(begin);
-          part.out = to;
-          walk_rows<F, 1>(params_at(begin), part, end - begin);
+          const Operands<S> part = row.from(begin);
+          walks.across_row(params_at(begin), part.a, part.b, to, part.flags, period, end - begin);
         },
         [&](int64_t begin, int64_t end) ONEPASS_INLINED {
           const Operands<S> lines = row.from(begin);
-          walk_across_nontemporal<F>(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
+          walks.across_nontemporal(params_at(begin), lines.a, lines.b, lines.out, lines.flags, end - begin);
         });
   }
 };

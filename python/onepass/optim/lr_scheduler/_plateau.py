@@ -227,7 +227,9 @@ class ReduceLROnPlateau(TorchPlateau):
         self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
 
     def _judge(self, current: float, warming_up: bool) -> None:
-        if self._is_better(current, self.best):  # type: ignore[no-untyped-call]
+        # torch 2.4 calls the method is_better.
+        is_better = getattr(self, "_is_better" if hasattr(self, "_is_better") else "is_better")
+        if is_better(current, self.best):
             self.best = current
             self.num_bad_epochs = 0
         elif not warming_up:
