@@ -122,6 +122,20 @@ class EpsInsideTheRoot(AdamW):
         return (second + eps).sqrt()
 
 
+class OtherStates(AdamW):
+    """Keeps the corrected averages under torch's names; it has no fault."""
+
+    def update(self, param, grad, group):
+        state, (beta1, beta2) = self.state[param], group["betas"]
+        names = {"exp_avg": beta1, "exp_avg_sq": beta2, "max_exp_avg_sq": beta2}
+        kept = {name: beta for name, beta in names.items() if name in state and name[0] == "e"}
+        for name, beta in kept.items():
+            state[name].mul_(1 - beta ** state["step"])
+        super().update(param, grad, group)
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name].div_(1 - names[name] ** state["step"])
+
+
 class AmsgradIgnored(Adam):
     def __init__(self, params, amsgrad=False, **options):
         super().__init__(params, **options)

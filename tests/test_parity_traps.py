@@ -72,6 +72,39 @@ def test_the_same_code_without_a_fault_has_none(name):
     assert {case for case, verdict in found.items() if verdict == cases.WRONG} == set()
 
 
+def test_states_of_another_meaning_are_no_fault(tmp_path):
+    """optimi keeps averages whose bias is corrected under torch's names."""
+    import broken_optimizers
+
+    assert cases.WRONG not in verdicts(broken_optimizers.OtherStates, as_="adamw").values()
+    file = tmp_path / "found.json"
+    options = ("--impl", "broken_optimizers:OtherStates", "--as", "adamw", "--dtype", "float32", "--json", file)
+    status, output = run("parity", "optim", *options)
+    assert status == 0, output
+    assert {row["tensor"] for row in json.loads(file.read_text())["rows"]} == {"param"}
+
+
+def test_what_comes_with_torchs_optimizer_is_as_torch():
+    """Also for a rule that torch lacks."""
+
+    class Lion(torch.optim.Optimizer):
+        def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0):
+            super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for param in (one for one in group["params"] if one.grad is not None):
+                    average = self.state[param].setdefault("exp_avg", torch.zeros_like(param))
+                    param.mul_(1 - group["lr"] * group["weight_decay"])
+                    param.sub_(average.lerp(param.grad, 1 - group["betas"][0]).sign_() * group["lr"])
+                    average.lerp_(param.grad, 1 - group["betas"][1])
+
+    found = verdicts(Lion)
+    assert found["wide_states_in_a_checkpoint"] == cases.AS_TORCH
+    assert found["closure"] == cases.WRONG
+
+
 def test_an_error_is_a_refusal():
     import broken_optimizers
 

@@ -73,11 +73,17 @@ class Subject:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def torchs(self) -> Subject:
-        """Returns torch's plain loop as a subject, with those of the arguments that the rule has."""
+        """Returns torch's plain loop as a subject, with those of the arguments that the rule has.
+
+        Where torch lacks the rule it is AdamW's: what is wrong there comes with torch's Optimizer.
+        """
+        plain = {"foreach": False, "fused": False}
         kind = reference_class(self.rule)
+        if not hasattr(torch.optim, kind.__name__):
+            return replace(self, implementation=torch.optim.AdamW, rule="adamw", kwargs=plain)
         known = inspect.signature(kind).parameters
         kept = {name: value for name, value in self.kwargs.items() if name in known and name not in _HOW}
-        return replace(self, implementation=kind, kwargs={**kept, "foreach": False, "fused": False})
+        return replace(self, implementation=kind, kwargs={**kept, **plain})
 
     def options(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Returns all options of a case.
