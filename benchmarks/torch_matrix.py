@@ -65,8 +65,7 @@ def install(given: argparse.Namespace, home: Path) -> Path:
     venv.create(home, with_pip=True, symlinks=True)
     programs = home / "bin"
     pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-    extra = "demo" if given.demo else ""
-    torch, wheel = f"torch=={given.torch}", str(given.wheel.resolve())
+    torch, wheel, extra = f"torch=={given.torch}", str(given.wheel.resolve()), "demo" if given.demo else ""
     others = ["pytest>=8", *([f"numpy=={given.numpy}.*"] if given.numpy else [])]
     if given.libraries:
         subprocess.run([*pip, *others, *PURE, *requirements(given.wheel, extra)], check=True)
@@ -74,7 +73,7 @@ def install(given: argparse.Namespace, home: Path) -> Path:
         (site,) = (home / "lib").glob("python*/site-packages")
         (site / "libraries.pth").write_text(f"{given.libraries.resolve()}\n")
     else:
-        subprocess.run([*pip, *others, torch, f"{wheel}[{extra}]"], check=True)
+        subprocess.run([*pip, *others, torch, f"{wheel}[{extra}]" if extra else wheel], check=True)
     return programs
 
 
@@ -123,8 +122,19 @@ def counts(report: Path) -> dict[str, object]:
     return {**found, "not_passed": names}
 
 
-def commit() -> str:
-    """The commit of the tree, which built the wheel; "-dirty" follows if what goes into a wheel was changed."""
+def commit(wheel: Path) -> str:
+    """The commit of the tree that built the wheel; "-dirty" follows if what goes into a wheel was changed.
+
+    Raises:
+        SystemExit: The Python files in the wheel are not those of the tree, so another tree built it.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            here = ROOT / "python" / name
+            if name.endswith(".py") and not (here.exists() and here.read_bytes() == archive.read(name)):
+                raise SystemExit(
+                    f"torch_matrix: the wheel must be built from this tree, got another {name} in {wheel}"
+                )
     asked = ["git", "-C", str(ROOT)]
     head = subprocess.run([*asked, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     changes = [*asked, "status", "--porcelain", "--untracked-files=no", "--", "python", "csrc", "cmake"]
@@ -135,7 +145,7 @@ def commit() -> str:
 def main() -> int:
     """Installs, runs, writes; 1 if a program failed."""
     given = arguments()
-    failed = False
+    built_by, failed = commit(given.wheel), False
     with tempfile.TemporaryDirectory(prefix="onepass-matrix-") as name:
         folder = Path(name)
         programs = install(given, folder / "venv")
@@ -143,7 +153,7 @@ def main() -> int:
         made: dict[str, object] = {
             "command": f"python benchmarks/torch_matrix.py {given.wheel.name}{options(given)}",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
+            "commit": built_by,
             "wheel": given.wheel.name,
         }
         status, _, printed = run(programs, folder, 60, "onepass", "info", "--json")

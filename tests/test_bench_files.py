@@ -83,7 +83,8 @@ def test_a_file_imports_what_lies_next_to_it(tmp_path):
         ),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_line(text, message, tmp_path):
+def test_a_wrong_file_is_refused_with_its_line(text, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     path = tmp_path / "my_cases.py" if text is None else written(tmp_path, text)
     status, output = run("bench", path, "--quick")
     assert status == 2

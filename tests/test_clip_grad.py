@@ -196,10 +196,17 @@ def test_views_and_layouts(backend):
 
 
 def test_torchs_own_function_takes_what_the_kernels_do_not():
-    param = torch.nn.Parameter(torch.zeros(5))
-    param.grad = torch.sparse_coo_tensor([[1, 3]], [3.0, 4.0], (5,), check_invariants=True)
-    with pytest.raises(NotImplementedError):  # torch's, too
-        clip_grad_norm_(param, 1.0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(5)) for _ in range(2))
+    for param in (ours, theirs):
+        param.grad = torch.sparse_coo_tensor([[1, 3]], [3.0, 4.0], (5,), check_invariants=True)
+    try:
+        expected = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+    except NotImplementedError:  # torch before 2.15
+        with pytest.raises(NotImplementedError):
+            clip_grad_norm_(ours, 1.0)
+    else:
+        assert clip_grad_norm_(ours, 1.0).item() == expected.item() == 5.0
+        assert torch.equal(ours.grad.to_dense(), theirs.grad.to_dense())
     param = torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))
     param.grad = torch.tensor([3j, 4.0])
     assert clip_grad_norm_(param, 1.0).item() == pytest.approx(5.0)

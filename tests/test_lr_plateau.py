@@ -150,7 +150,7 @@ def test_frameworks_recognise_it():
     assert isinstance(ls.StepLR(optimizer_of(), 3), torch.optim.lr_scheduler.LRScheduler)
 
 
-def test_torch_2_4_names_its_comparison_otherwise(monkeypatch):
+def test_an_older_torch_names_its_comparison_otherwise(monkeypatch):
     theirs = torch.optim.lr_scheduler.ReduceLROnPlateau
     if hasattr(theirs, "_is_better"):
         monkeypatch.setattr(theirs, "is_better", theirs._is_better, raising=False)

@@ -10,6 +10,10 @@
 #include <cstring>
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
+
 namespace onepass {
 namespace {
 
@@ -61,12 +65,37 @@ const Runtime& runtime() {
   return found;
 }
 
+#if defined(__SANITIZE_THREAD__)
+// The runtime is not compiled for ThreadSanitizer, which therefore has to be told what a region orders: all
+// that the caller did before it goes before the body, and the body before all that the caller does
+// afterwards.
+void open_region(GompParallel parallel, void (*body)(void*), void* context, unsigned threads) {
+  struct Region {
+    void (*body)(void*);
+    void* context;
+  } region{body, context};
+  const auto run = [](void* given) {
+    __tsan_acquire(given);
+    const Region& own = *static_cast<Region*>(given);
+    own.body(own.context);
+    __tsan_release(given);
+  };
+  __tsan_release(&region);
+  parallel(run, &region, threads, 0);
+  __tsan_acquire(&region);
+}
+#else
+void open_region(GompParallel parallel, void (*body)(void*), void* context, unsigned threads) {
+  parallel(body, context, threads, 0);
+}
+#endif
+
 // This thread's work that is not done yet.
 thread_local BesideParallel* beside = nullptr;
 
 void run_on_threads(int threads, void (*body)(void*), void* context) {
   if (threads > 1 && runtime().parallel) {
-    runtime().parallel(body, context, static_cast<unsigned>(threads), 0);
+    open_region(runtime().parallel, body, context, static_cast<unsigned>(threads));
   } else {
     body(context);
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 
 #include "bind/core/named.h"
 #include "bind/core/overlap.h"
@@ -24,10 +25,11 @@ class LayerCall {
   const Target& target() const { return target_; }
   // To be called when all arguments are read: checks that there are no others, and what shares memory.
   void check_end();
-  // Runs a kernel without the GIL.
+  // Runs a kernel without the GIL. turn: held meanwhile, if the kernel writes what threads may share.
   template <class Kernel, class Op>
-  void run(Kernel KernelTable::* kernel, const Op& op) const {
+  void run(Kernel KernelTable::* kernel, const Op& op, std::mutex* turn = nullptr) const {
     pybind11::gil_scoped_release release;
+    const auto hold = turn ? std::unique_lock<std::mutex>(*turn) : std::unique_lock<std::mutex>();
     (target_.kernels->*kernel)(op, target_.launch);
   }
 

@@ -1,9 +1,11 @@
 #include "bind/core/overlap.h"
 
 #include <algorithm>
+#include <mutex>
 #include <tuple>
 #include <unordered_set>
 
+#include "bind/core/shared.h"
 #include "core/check.h"
 
 namespace onepass {
@@ -30,9 +32,13 @@ uint64_t OverlapCheck::hash() const {
 }
 
 void OverlapCheck::run() {
-  static std::unordered_set<uint64_t> passed;  // guarded by the GIL
+  static Guard guard;
+  static std::unordered_set<uint64_t> passed;
   const uint64_t key = hash();
-  if (passed.count(key)) return;
+  {
+    const std::lock_guard<Guard> hold(guard);
+    if (passed.count(key)) return;
+  }
   std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) {
     return std::tie(a.begin, a.group, a.index) < std::tie(b.begin, b.group, b.index);
   });
@@ -47,6 +53,7 @@ void OverlapCheck::run() {
     if (!last || span.end() > last->end()) last = &span;
     if (span.written && (!written || span.end() > written->end())) written = &span;
   }
+  const std::lock_guard<Guard> hold(guard);
   if (passed.size() >= kRemembered) passed.clear();
   passed.insert(key);
 }

@@ -4,24 +4,37 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <string>
 
+#include "bind/core/shared.h"
 #include "core/check.h"
 
 namespace onepass {
 
-// The name of an entry, interned once. Made where it is used, as a static: it lives as long as the process.
+// The name of an entry, interned at the first use. Made where it is used, as a static: it lives as long as
+// the process. The compiler initialises it: threads that waited for each other's initialisation would keep
+// Python's garbage collector, which stops all threads, waiting as well. Threads that come at once intern the
+// same object.
 class Field {
  public:
-  explicit Field(const char* name) : name_(name), key_(PyUnicode_InternFromString(name)) {
-    if (!key_) throw pybind11::error_already_set();
-  }
+  constexpr explicit Field(const char* name) : name_(name) {}
   const char* name() const { return name_; }
-  PyObject* key() const { return key_; }
+  PyObject* key() const {
+    PyObject* key = key_.load(std::memory_order_acquire);
+    return key ? key : intern();
+  }
 
  private:
+  PyObject* intern() const {
+    PyObject* key = PyUnicode_InternFromString(name_);
+    if (!key) throw pybind11::error_already_set();
+    key_.store(key, std::memory_order_release);
+    return key;
+  }
+
   const char* name_;
-  PyObject* key_;
+  mutable std::atomic<PyObject*> key_{nullptr};
 };
 
 // A record that somebody else keeps alive. Errors call it `what`, for instance "adam: options.eps must ...".
@@ -52,9 +65,8 @@ class Record {
 inline pybind11::object Record::get(const Field& field) const {
   ++read_;
   if (is_dict_) {
-    PyObject* value = PyDict_GetItemWithError(object_, field.key());
+    const Entry value = dict_entry(object_, field.key());
     if (value) return pybind11::reinterpret_borrow<pybind11::object>(value);
-    if (PyErr_Occurred()) throw pybind11::error_already_set();
     throw ValueError(concat(function_, ": ", what_, " must hold ", field.name(), ", got none"));
   }
   PyObject* value = PyObject_GetAttr(object_, field.key());

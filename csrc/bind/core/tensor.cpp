@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
 #include <unordered_map>
 
+#include "bind/core/record.h"
 #include "core/check.h"
 
 namespace py = pybind11;
@@ -54,8 +56,9 @@ const dlpack::DLPackExchangeAPI* exchange_api_of(py::handle type) {
 // Torch negates some views only when they are read: the imaginary part of a conjugated tensor. Its elements
 // are not next to each other, so that only a view of one element passes as a dense tensor.
 bool is_negated(PyObject* object) {
-  static PyObject* const kIsNeg = PyUnicode_InternFromString("is_neg");
-  const py::object answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, kIsNeg));
+  static const Field kIsNeg("is_neg");
+  const py::object answer =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object, kIsNeg.key()));
   if (!answer) PyErr_Clear();
   return answer.ptr() == Py_True;
 }
@@ -78,23 +81,28 @@ std::string place_of(const ArgumentName& name) {
 }
 
 const TensorReader::Producer& TensorReader::producer_of(PyObject* object, const ArgumentName& name) {
-  // The GIL guards this map. A class in it is kept alive, so that no other class gets its address.
+  // A class in this map is kept alive, so that no other class gets its address. Entries never move.
+  static Guard guard;
   static std::unordered_map<PyTypeObject*, Producer> producers;
   PyTypeObject* type = Py_TYPE(object);
   if (last_ && last_->type == type) return *last_;
-  auto known = producers.find(type);
-  if (known == producers.end()) {
-    py::handle handle(reinterpret_cast<PyObject*>(type));
-    OP_CHECK(!hides_its_memory(handle), TypeError, to_string(name), " must be a plain tensor, got ",
-             type->tp_name, ", whose memory is not its own (for a DTensor pass its to_local())");
-    const bool is_tensor = py::hasattr(handle, "__dlpack__");
-    OP_CHECK(is_tensor, TypeError, to_string(name), " must be a torch.Tensor or a numpy.ndarray, got ",
-             type->tp_name);
-    Py_INCREF(type);
-    known = producers.emplace(type, Producer{type, exchange_api_of(handle)}).first;
+  {
+    const std::lock_guard<Guard> hold(guard);
+    const auto known = producers.find(type);
+    if (known != producers.end()) return *(last_ = &known->second);
   }
-  last_ = &known->second;
-  return *last_;
+  py::handle handle(reinterpret_cast<PyObject*>(type));
+  OP_CHECK(!hides_its_memory(handle), TypeError, to_string(name), " must be a plain tensor, got ",
+           type->tp_name, ", whose memory is not its own (for a DTensor pass its to_local())");
+  const bool is_tensor = py::hasattr(handle, "__dlpack__");
+  OP_CHECK(is_tensor, TypeError, to_string(name), " must be a torch.Tensor or a numpy.ndarray, got ",
+           type->tp_name);
+  const Producer producer{type, exchange_api_of(handle)};
+  const std::lock_guard<Guard> hold(guard);
+  // Another thread may have been faster.
+  const auto [known, is_new] = producers.emplace(type, producer);
+  if (is_new) Py_INCREF(type);
+  return *(last_ = &known->second);
 }
 
 TensorView TensorReader::read(PyObject* object, const ArgumentName& name) {

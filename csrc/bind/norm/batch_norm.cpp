@@ -1,6 +1,7 @@
 // batch_norm.cpp - the binding of batch normalisation: training forward, inference, backward.
 
 #include <cstring>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -117,6 +118,14 @@ class Call : public LayerCall {
   bool has_params_ = false;
 };
 
+// The lock of running statistics, which threads may share: their calls move them one after the other. A few
+// layers may have the same lock; they wait for each other without need, and for a kernel at most.
+std::mutex* turn_of(const void* running_mean) {
+  constexpr size_t kTurns = 64, kLine = 64;
+  static std::mutex turns[kTurns];
+  return running_mean ? &turns[reinterpret_cast<uintptr_t>(running_mean) / kLine % kTurns] : nullptr;
+}
+
 py::object forward(NamedArguments& arguments) {
   Call call("batch_norm", arguments);
   BatchNorm& op = call.op();
@@ -137,7 +146,7 @@ py::object forward(NamedArguments& arguments) {
   const py::handle seed = arguments["seed"];
   call.check_end();
   py::object drawn = call.set_seed(op, seed);
-  call.run(&KernelTable::batch_norm_forward, op);
+  call.run(&KernelTable::batch_norm_forward, op, turn_of(op.running_mean));
   return drawn;
 }
 

@@ -13,7 +13,7 @@ struct Adam : FamilyDefaults {
   static constexpr const char* kName = "adam";
   static constexpr Batch::ListNames kLists = {"params",          "grads", "exp_avgs", "exp_avg_sqs",
                                               "max_exp_avg_sqs", "",      "emas"};
-  static constexpr const char* kStates[] = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"};
+  static inline const Field kStates[] = {Field("exp_avg"), Field("exp_avg_sq"), Field("max_exp_avg_sq")};
   static constexpr auto kKernel = &KernelTable::adam;
 
   // given: AdamOptions (python/onepass/optim/adam.py). The variant: amsgrad.

@@ -4,7 +4,6 @@
 
 #include <pybind11/pybind11.h>
 
-#include <array>
 #include <atomic>
 #include <exception>
 #include <string>
@@ -63,26 +62,6 @@ bool gather_while_checking(const Plan::Turn& turn, int threads, const Gather& ga
   return work.regular && work.unmoved;
 }
 
-// Gradients of the parameters, kept alive until the kernel has read them: another thread may drop p.grad.
-class GradsHeld {
- public:
-  // Borrowed; nullptr if the parameter has none.
-  PyObject* of(PyObject* param) {
-    static PyObject* const kGradName = PyUnicode_InternFromString("grad");
-    PyObject* grad = PyObject_GetAttr(param, kGradName);
-    if (!grad) throw pybind11::error_already_set();
-    if (grad == Py_None) {
-      Py_DECREF(grad);
-      return nullptr;
-    }
-    held_.push_back(pybind11::reinterpret_steal<pybind11::object>(grad));
-    return grad;
-  }
-
- private:
-  Scratch<pybind11::object, GradsHeld> held_;
-};
-
 // The parameters, gradients and states of a ListGroup (python/onepass/optim/_lists/records.py): lists of
 // equal length.
 class ArgumentLists {
@@ -113,7 +92,7 @@ class ArgumentLists {
   int64_t index(int64_t i) const {
     return indices_.is_none() ? i : pybind11::cast<int64_t>(indices_[pybind11::int_(i)]);
   }
-  PyObject* item(int list, int64_t i) const {
+  PyObject* item(int list, int64_t i) const {  // lists that run.py makes for one call
     return PyList_GET_ITEM(lists_[size_t(list)].ptr(), Py_ssize_t(i));
   }
 
@@ -143,14 +122,6 @@ class EntryList {
  private:
   pybind11::object list_;
 };
-
-// Keys of a parameter's state, interned as the dicts hold them.
-template <size_t count>
-std::array<PyObject*, count> interned(const char* const (&names)[count]) {
-  std::array<PyObject*, count> keys;
-  for (size_t k = 0; k < count; ++k) keys[k] = PyUnicode_InternFromString(names[k]);
-  return keys;
-}
 
 // How messages number a group: not at all if it is the only one.
 inline int64_t group_number(size_t groups, size_t group) { return groups > 1 ? int64_t(group) : -1; }

@@ -46,7 +46,7 @@ class FamilyCall {
   void open_group(const pybind11::object& options, size_t group, size_t groups);
   // Adds the parameters of the open group that have a gradient, with their states. Appends what will be
   // written to `stepped`. False if a state is missing.
-  bool add_params(const pybind11::list& params, StateCursor& cursor, GradsHeld& grads, Plan::Turn& turn,
+  bool add_params(const pybind11::list& params, StateCursor& cursor, Held& held, Plan::Turn& turn,
                   pybind11::list& stepped);
   // Adds the explicit lists of the open group, see run_lists.
   void add_lists(const Record& group);
@@ -68,7 +68,7 @@ class FamilyCall {
 
   int lists() const { return kFirstState + kMostStates - (variant_ ? 0 : 1); }
   bool counts_steps() const { return Family::counts_steps(precision_.mode); }
-  bool find_row(StateCursor& cursor, PyObject* param, PyObject** row) const;
+  bool find_row(StateCursor& cursor, PyObject* param, PyObject** row, Held& held) const;
   // row: what Batch::add takes.
   void add(PyObject* const* row, int64_t index, Plan::Turn* turn);
 
@@ -130,29 +130,29 @@ void FamilyCall<Family>::run(int threads, const Written& written) {
 // The states of a parameter that are asked for, borrowed, at their places in the row; false if one is
 // missing.
 template <class Family>
-bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject** row) const {
-  static const auto kStates = interned(Family::kStates), kOthers = interned({"step", "ema"});
-  constexpr int kMost = int(kStates.size() + kOthers.size());
+bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject** row, Held& held) const {
+  static const Field kStep("step"), kAverage("ema");
+  constexpr int kMost = kMostStates + 2;
   PyObject* names[kMost] = {};
   int places[kMost] = {};
   int count = 0;
-  const auto also = [&](PyObject* name, int place) {
-    names[count] = name;
+  const auto also = [&](const Field& name, int place) {
+    names[count] = name.key();
     places[count++] = place;
   };
   // In the order in which torch and we fill the dict.
-  if (counts_steps()) also(kOthers[0], kStepCount);
-  for (int k = kFirstState; k < lists(); ++k) also(kStates[size_t(k - kFirstState)], k);
-  if (tail_.has_ema()) also(kOthers[1], kEma);
+  if (counts_steps()) also(kStep, kStepCount);
+  for (int k = kFirstState; k < lists(); ++k) also(Family::kStates[k - kFirstState], k);
+  if (tail_.has_ema()) also(kAverage, kEma);
   if (count == 0 && !precision_.has_low()) return true;
-  PyObject* own = cursor.find(param);
+  const Entry own = cursor.find(param);
   PyObject* states[kMost] = {};
-  if (!own || !find_states(own, names, count, states)) return false;
+  if (!own || !find_states(own.ptr(), names, count, states, held)) return false;
   for (int k = 0; k < count; ++k) {
     if (states[k] == Py_None) return false;  // a momentum buffer that torch has not made yet
     row[places[k]] = states[k];
   }
-  row[kLow] = find_low(own, precision_.mode);
+  row[kLow] = held.keep(find_low(own.ptr(), precision_.mode));
   return true;
 }
 
@@ -169,15 +169,15 @@ void FamilyCall<Family>::add(PyObject* const* row, int64_t index, Plan::Turn* tu
 }
 
 template <class Family>
-bool FamilyCall<Family>::add_params(const pybind11::list& params, StateCursor& cursor, GradsHeld& grads,
+bool FamilyCall<Family>::add_params(const pybind11::list& params, StateCursor& cursor, Held& held,
                                     Plan::Turn& turn, pybind11::list& stepped) {
   for (size_t i = 0; i < params.size(); ++i) {
     const auto param =
-        pybind11::reinterpret_borrow<pybind11::object>(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)));
-    PyObject* grad = grads.of(param.ptr());
+        pybind11::reinterpret_borrow<pybind11::object>(list_entry(params.ptr(), Py_ssize_t(i)));
+    PyObject* grad = held.grad_of(param.ptr());
     if (!grad) continue;
     PyObject* row[kRowSize] = {param.ptr(), grad};
-    if (!find_row(cursor, param.ptr(), row)) return false;
+    if (!find_row(cursor, param.ptr(), row, held)) return false;
     add(row, int64_t(i), &turn);
     stepped.append(param);
     if (tail_.tail().zero_grad) stepped.append(pybind11::handle(grad));
@@ -215,12 +215,12 @@ bool run_state(Plan& plan, const pybind11::dict& state, const pybind11::list& gr
   Plan::Turn turn(plan);
   StateCursor cursor(state.ptr());
   pybind11::list stepped;
-  GradsHeld grads;
+  Held held;
   const bool regular = gather_while_checking(turn, threads, [&] {
     for (size_t g = 0; g < groups.size(); ++g) {
       const Record group(PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g)), Family::kName, "group");
       call.open_group(group.get(kOptions), g, groups.size());
-      if (!call.add_params(group.get(kParams), cursor, grads, turn, stepped)) return false;
+      if (!call.add_params(group.get(kParams), cursor, held, turn, stepped)) return false;
     }
     call.check_all();
     return true;

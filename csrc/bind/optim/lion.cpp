@@ -12,7 +12,7 @@ struct Lion : FamilyDefaults {
   using Step = RuleStep<math::LionOptions>;
   static constexpr const char* kName = "lion";
   static constexpr Batch::ListNames kLists = {"params", "grads", "exp_avgs", "", "", "", "emas"};
-  static constexpr const char* kStates[] = {"exp_avg"};
+  static inline const Field kStates[] = {Field("exp_avg")};
   static constexpr auto kKernel = &KernelTable::lion;
 
   // given: LionOptions (python/onepass/optim/lion.py). Every Lion has all states.

@@ -8,28 +8,26 @@ namespace py = pybind11;
 
 namespace onepass {
 
-PyObject* StateCursor::find(PyObject* param) {
-  PyObject *key = nullptr, *value = nullptr;
-  Py_ssize_t next = position_;
-  if (PyDict_Next(state_, &next, &key, &value) && key == param) {
-    position_ = next;
-    return value;
+Entry StateCursor::find(PyObject* param) {
+  {
+    const DictGuard guard(state_);
+    PyObject *key = nullptr, *value = nullptr;
+    Py_ssize_t next = position_;
+    if (PyDict_Next(state_, &next, &key, &value) && key == param) {
+      position_ = next;
+      return borrowed(value);
+    }
   }
-  value = PyDict_GetItemWithError(state_, param);
-  if (!value && PyErr_Occurred()) throw py::error_already_set();
-  return value;
+  return dict_entry(state_, param);
 }
 
-bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** values) {
+bool find_states(PyObject* own, PyObject* const* names, int count, PyObject** values, Held& held) {
+  const DictGuard guard(own);
   PyObject *key = nullptr, *value = nullptr;
   Py_ssize_t position = 0;
   for (int k = 0; k < count; ++k) {
-    if (PyDict_Next(own, &position, &key, &value) && key == names[k]) {
-      values[k] = value;
-      continue;
-    }
-    values[k] = PyDict_GetItemWithError(own, names[k]);
-    if (!values[k] && PyErr_Occurred()) throw py::error_already_set();
+    const bool is_next = PyDict_Next(own, &position, &key, &value) && key == names[k];
+    values[k] = held.keep(is_next ? borrowed(value) : dict_entry(own, names[k]));
     if (!values[k]) return false;
   }
   return true;

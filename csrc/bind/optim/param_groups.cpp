@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bind/core/shared.h"
 #include "bind/register.h"
 
 namespace onepass {
@@ -18,9 +19,9 @@ namespace {
 namespace py = pybind11;
 
 double number(const py::list& list, Py_ssize_t i) {
-  PyObject* entry = PyList_GET_ITEM(list.ptr(), i);
-  if (PyFloat_CheckExact(entry)) return PyFloat_AS_DOUBLE(entry);
-  const double value = PyFloat_AsDouble(entry);
+  const Entry entry = list_entry(list.ptr(), i);
+  if (PyFloat_CheckExact(entry.ptr())) return PyFloat_AS_DOUBLE(entry.ptr());
+  const double value = PyFloat_AsDouble(entry.ptr());
   if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
   return value;
 }
@@ -43,10 +44,9 @@ py::object number(double value) {
 
 // Whether a group holds what was last written into it.
 bool holds(PyObject* group, const py::str& field, PyObject* last) {
-  PyObject* now = PyDict_GetItemWithError(group, field.ptr());
-  if (now == nullptr && PyErr_Occurred()) throw py::error_already_set();
-  if (now == nullptr || !PyFloat_CheckExact(now) || !PyFloat_CheckExact(last)) return false;
-  return now == last || PyFloat_AS_DOUBLE(now) == PyFloat_AS_DOUBLE(last);
+  const Entry now = dict_entry(group, field.ptr());
+  if (!now || !PyFloat_CheckExact(now.ptr()) || !PyFloat_CheckExact(last)) return false;
+  return now.ptr() == last || PyFloat_AS_DOUBLE(now.ptr()) == PyFloat_AS_DOUBLE(last);
 }
 
 void check(const py::list& groups, const py::list& ends, const py::list& starts, const py::list& lasts) {
@@ -58,7 +58,7 @@ void check(const py::list& groups, const py::list& ends, const py::list& starts,
     }
   }
   for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!PyDict_Check(PyList_GET_ITEM(groups.ptr(), i)))
+    if (!PyDict_Check(list_entry(groups.ptr(), i).ptr()))
       throw py::type_error("write_scaled: groups must be a list of dicts, got others");
   }
 }
@@ -75,17 +75,20 @@ bool write_scaled(const py::list& groups, const py::str& field, const py::list& 
   const Py_ssize_t count = PyList_GET_SIZE(groups.ptr());
   std::vector<double> before(has_lasts ? count : 0);
   const auto write = [&](Py_ssize_t i, const py::object& value) {
-    put(PyList_GET_ITEM(groups.ptr(), i), field, value.ptr());
-    if (has_lasts) PyList_SetItem(last.ptr(), i, py::object(value).release().ptr());
+    put(list_entry(groups.ptr(), i).ptr(), field, value.ptr());
+    if (has_lasts && PyList_SetItem(last.ptr(), i, py::object(value).release().ptr()) != 0) {
+      throw py::error_already_set();
+    }
   };
   py::object value;
   for (Py_ssize_t i = 0; i < count; ++i) {
     if (has_lasts) {
-      if (!holds(PyList_GET_ITEM(groups.ptr(), i), field, PyList_GET_ITEM(last.ptr(), i))) {
+      const Entry written = list_entry(last.ptr(), i);
+      if (!holds(list_entry(groups.ptr(), i).ptr(), field, written.ptr())) {
         for (Py_ssize_t j = 0; j < i; ++j) write(j, number(before[j]));
         return false;
       }
-      before[i] = PyFloat_AS_DOUBLE(PyList_GET_ITEM(last.ptr(), i));
+      before[i] = PyFloat_AS_DOUBLE(written.ptr());
     }
     const double end = number(ends, i);
     const double scaled_end = has_starts ? scaled(number(first, i), end, factor) : end * factor;

@@ -1,6 +1,7 @@
 #include "bind/optim/plan.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace py = pybind11;
 
@@ -10,9 +11,9 @@ namespace {
 // Gives the data pointer of a tensor object. Set once, at import (onepass/_native.py says where it comes
 // from); without it nothing is remembered.
 using DataPointer = void* (*)(PyObject*);
-DataPointer pointer_function = nullptr;
+std::atomic<DataPointer> pointer_function{nullptr};
 // The class of tensors that it is asked about: for others it may have to run Python code.
-PyTypeObject* plain_type = nullptr;
+std::atomic<PyTypeObject*> plain_type{nullptr};
 
 // Takes the function only if it agrees with what DLPack says of all samples, which are of one class.
 bool use_data_pointer(uintptr_t address, const py::sequence& samples) {
@@ -23,9 +24,17 @@ bool use_data_pointer(uintptr_t address, const py::sequence& samples) {
     const TensorView view = reader.read(sample.ptr(), {"use_data_pointer", "samples"});
     if (function(sample.ptr()) != view.data) return false;
   }
-  pointer_function = function;
   plain_type = Py_TYPE(py::object(samples[0]).ptr());
+  pointer_function = function;
   return true;
+}
+
+// The plan in its Python object; nullptr in one that is not made yet. pybind11's own cast may take a lock,
+// which a thread that the garbage collector of a free-threaded build has stopped may hold.
+Plan* plan_of(PyObject* self) {
+  if (!py::detail::is_holder_constructed(self)) return nullptr;
+  return static_cast<Plan*>(
+      reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().value_ptr());
 }
 
 // A parameter may refer to its optimizer, which has the plan, which holds the parameter: the garbage
@@ -35,11 +44,11 @@ void make_collectable(PyHeapTypeObject* heap_type) {
   type.tp_flags |= Py_TPFLAGS_HAVE_GC;
   type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
     Py_VISIT(Py_TYPE(self));
-    return py::detail::is_holder_constructed(self) ? py::cast<Plan&>(py::handle(self)).traverse(visit, arg)
-                                                   : 0;
+    const Plan* plan = plan_of(self);
+    return plan ? plan->traverse(visit, arg) : 0;
   };
   type.tp_clear = [](PyObject* self) -> int {
-    if (py::detail::is_holder_constructed(self)) py::cast<Plan&>(py::handle(self)).clear();
+    if (Plan* plan = plan_of(self)) plan->clear();
     return 0;
   };
 }
@@ -102,10 +111,11 @@ bool PlanRow::has_param(const TensorView& param) const {
 
 void PlanRow::complete() {
   if (complete_) return;
-  complete_ = pointer_function && ndim_ <= kDims;
+  complete_ = pointer_function.load(std::memory_order_acquire) && ndim_ <= kDims;
+  const PyTypeObject* plain = plain_type.load(std::memory_order_relaxed);
   for (int k = kFirstState; k < kRowSize; ++k) {
     PyObject* object = object_[size_t(k)].ptr();
-    complete_ = complete_ && (!object || Py_TYPE(object) == plain_type);
+    complete_ = complete_ && (!object || Py_TYPE(object) == plain);
   }
 }
 
@@ -150,9 +160,10 @@ PlanRow* Plan::Turn::next() {
 }
 
 bool Plan::Turn::states_unmoved() const {
+  const DataPointer pointer_of = pointer_function.load(std::memory_order_acquire);
   try {
     for (const auto& [object, data] : memory_.watched) {
-      if (pointer_function(object) != data) return false;
+      if (pointer_of(object) != data) return false;
     }
   } catch (const std::exception&) {
     return false;  // a tensor that has lost its memory

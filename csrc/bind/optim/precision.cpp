@@ -64,32 +64,13 @@ void check_low(const TensorView& low, Storage storage, DType param, const Argume
            name_of(dtype));
 }
 
-const char* low_name(Storage storage) {
-  switch (storage) {
-    case Storage::kKahan:
-      return "kahan_comp";
-    case Storage::kRemainder:
-      return "remainder";
-    case Storage::kMaster:
-      return "master_param";
-    default:
-      return "";
-  }
-}
-
-PyObject* find_low(PyObject* own, Precision::Mode mode) {
-  static PyObject* const kKahan = PyUnicode_InternFromString(low_name(Storage::kKahan));
-  static PyObject* const kRemainder = PyUnicode_InternFromString(low_name(Storage::kRemainder));
-  static PyObject* const kMaster = PyUnicode_InternFromString(low_name(Storage::kMaster));
-  const auto entry = [&](PyObject* name) {
-    PyObject* found = PyDict_GetItemWithError(own, name);
-    if (!found && PyErr_Occurred()) throw py::error_already_set();
-    return found;
-  };
-  if (mode == Precision::Mode::kKahan) return entry(kKahan);
-  if (mode != Precision::Mode::kMaster) return nullptr;
-  PyObject* remainder = entry(kRemainder);
-  return remainder ? remainder : entry(kMaster);
+Entry find_low(PyObject* own, Precision::Mode mode) {
+  static const Field kKahan(low_name(Storage::kKahan)), kRemainder(low_name(Storage::kRemainder)),
+      kMaster(low_name(Storage::kMaster));
+  if (mode == Precision::Mode::kKahan) return dict_entry(own, kKahan.key());
+  if (mode != Precision::Mode::kMaster) return {};
+  Entry remainder = dict_entry(own, kRemainder.key());
+  return remainder ? remainder : dict_entry(own, kMaster.key());
 }
 
 }  // namespace onepass

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bind/core/shared.h"
 #include "bind/core/tensor.h"
 #include "loops/tensors/tensor_list.h"
 
@@ -28,9 +29,20 @@ Storage storage_of(Precision::Mode mode, DType param, DType state, int states);
 void check_low(const TensorView& low, Storage storage, DType param, const ArgumentName& name);
 
 // What the list kLow is called in a parameter's state, and in messages.
-const char* low_name(Storage storage);
+constexpr const char* low_name(Storage storage) {
+  switch (storage) {
+    case Storage::kKahan:
+      return "kahan_comp";
+    case Storage::kRemainder:
+      return "remainder";
+    case Storage::kMaster:
+      return "master_param";
+    default:
+      return "";
+  }
+}
 
-// The entry of a parameter's state that is its list kLow; nullptr if there is none.
-PyObject* find_low(PyObject* own, Precision::Mode mode);
+// The entry of a parameter's state that is its list kLow; none, and false, if there is none.
+Entry find_low(PyObject* own, Precision::Mode mode);
 
 }  // namespace onepass

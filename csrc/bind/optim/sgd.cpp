@@ -12,7 +12,7 @@ struct Sgd : FamilyDefaults {
   using Step = RuleStep<math::SgdOptions>;
   static constexpr const char* kName = "sgd";
   static constexpr Batch::ListNames kLists = {"params", "grads", "momentum_buffer_list", "", "", "", "emas"};
-  static constexpr const char* kStates[] = {"momentum_buffer"};
+  static inline const Field kStates[] = {Field("momentum_buffer")};
   static constexpr auto kKernel = &KernelTable::sgd;
 
   // given: SgdOptions (python/onepass/optim/sgd.py). The variant: momentum.

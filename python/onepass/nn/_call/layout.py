@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from onepass._memory import check_memory
+
 __all__ = ["dense", "in_layout_of"]
 
 
-def dense(input: Tensor) -> Tensor:
+def dense(input: Tensor, where: str) -> Tensor:
     """Returns the input itself if it is contiguous, or is so with its channels moved to the end; else a copy.
 
-    The copy has the nearer layout: a part of a channels_last tensor becomes channels_last.
+    The copy has the nearer layout: a part of a channels_last tensor becomes channels_last. `where` names the
+    argument: ValueError if it has no memory.
     """
     if _is_dense(input):
         return input
+    check_memory(where, input)
     copy = input.clone()  # keeps the order of the strides
     return copy if _is_dense(copy) else input.contiguous()
 
 
-def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """Returns the tensor itself if it has the strides of `like`, which is dense; else a copy that has them."""
+def in_layout_of(tensor: Tensor, like: Tensor, where: str) -> Tensor:
+    """Returns the tensor itself if it has the strides of `like`, which is dense; else a copy that has them.
+
+    `where` names the argument: ValueError if it has no memory.
+    """
     if tensor.shape != like.shape or tensor.stride() == like.stride():
         return tensor  # the core refuses another shape, and names the argument
+    check_memory(where, tensor)
     if like.is_contiguous():
         return tensor.contiguous()
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -51,9 +51,9 @@ def normalise(
             raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {dropout}")
         return _composed.forward(input, weight, bias, residual, running, options)
     try:
-        input = dense(input)
+        input = dense(input, "batch_norm: input")
         if residual is not None:
-            residual = in_layout_of(residual, input)
+            residual = in_layout_of(residual, input, "batch_norm: residual")
     except RuntimeError:
         # Asked only now: a call on a small tensor would notice.
         check_dense("batch_norm", input=input, residual=residual)

@@ -87,7 +87,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
         dresidual, wanted[3] = grad, False
     if not any(wanted):
         return None, None, None, dresidual
-    grad = in_layout_of(grad, input)
+    grad = in_layout_of(grad, input, "batch_norm: grad")
     dx, dweight, dbias, own = _backward(grad, input, weight, bias, saved, options, wanted)
     return dx, dweight, dbias, dresidual if own is None else own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from onepass.nn.dropout._call import dropout
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
 
+# Held where a batch is counted: torch adds without the GIL, and two threads that share a module must both count.
+_COUNTING = threading.RLock()
 # Functions of torch, timm and apex that make something else of a batch norm's weights and statistics.
 _REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_eval", "fuse_linear_bn_eval")
 
@@ -181,7 +184,11 @@ class FusedBatchNorm(_BatchNorm):
         )
         if count is not None:
             # After all checks: a rejected batch is not counted.
-            count.add_(step)
+            if torch.compiler.is_compiling():
+                count.add_(step)
+            else:
+                with _COUNTING:
+                    count.add_(step)
         if self._thinned is not None:
             return dropout(
                 "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True

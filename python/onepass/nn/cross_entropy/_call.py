@@ -54,8 +54,8 @@ def cross_entropy(
         loss = _composed.forward(input, target, second, weight, options)
         loss = loss.view(shape) if reduction == "none" else loss
         return (loss, statistics_of(no_totals(input))) if return_stats else loss
-    input = dense(input)
-    target = in_layout_of(target, input) if is_dense else target
+    input = dense(input, "cross_entropy: input")
+    target = in_layout_of(target, input, "cross_entropy: target") if is_dense else target
     weight = None if weight is None else weight.contiguous()
     if not plain:
         if exporting.is_asked():

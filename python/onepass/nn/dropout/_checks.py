@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from onepass._memory import overlaps_itself
 from onepass.nn._call.checks import check_dense, check_optional, check_probability, check_tensor
 
 __all__ = ["check_dimensions", "check_inplace", "check_kinds", "check_tensors"]
@@ -39,7 +40,7 @@ def check_tensors(function: str, input: Tensor, residual: Tensor | None) -> None
 
 def check_inplace(function: str, input: Tensor, residual: Tensor | None) -> None:
     """Raises before the kernel has changed anything what torch would raise afterwards."""
-    if not input.is_contiguous() and torch._debug_has_internal_overlap(input) == 1:
+    if not input.is_contiguous() and overlaps_itself(input):
         raise RuntimeError(
             f"{function}: input must not share memory between its elements with inplace=True, got strides "
             f"{input.stride()} for shape {tuple(input.shape)}"

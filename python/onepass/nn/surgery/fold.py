@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from onepass._memory import check_memory
 from onepass.nn._call.altered import why_altered
 from onepass.nn.batch_norm import OURS, FusedBatchNorm
 
@@ -118,6 +119,13 @@ def _check(layer: nn.Module, batch_norm: nn.Module) -> None:
         raise ValueError("fold: batch_norm must be in evaluation mode, got training mode")
     if batch_norm.running_mean is None or batch_norm.running_var is None:
         raise ValueError("fold: batch_norm must have running statistics, got none")
+    for owner, which, parts in (
+        (layer, "layer", ("weight", "bias")),
+        (batch_norm, "batch_norm", ("weight", "bias", "running_mean", "running_var")),
+    ):
+        for part in parts:
+            if isinstance(tensor := getattr(owner, part), Tensor):
+                check_memory(f"fold: {which}.{part}", tensor)
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if batch_norm.num_features != outputs:
         raise ValueError(

@@ -174,5 +174,7 @@ def check_range(function: str, option: str, value: Any, low: float, high: float 
     if isinstance(value, Tensor) and (value.is_cuda or value.is_meta or is_fake(value)) and value.numel() == 1:
         return
     if not low <= number(function, option, value) < high:
-        limits = f"finite and at least {low}" if high == math.inf else f"at least {low} and below {high}"
+        limits = f"at least {low} and below {high}"
+        if high == math.inf:
+            limits = "finite" if low == -math.inf else f"finite and at least {low}"
         raise ValueError(f"{function}: {option} must be {limits}, got {value}")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onepass._memory import check_memory, overlaps_itself
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.overlap import Extent, extent_of
 
@@ -75,7 +76,10 @@ def regular(
         return replaced, back, extents  # the core says which list it is
     for i, param in enumerate(lists[0]):
         # The layout that most tensors of the row already have: the parameter's own if it can be.
-        layout = param if not _plain(param) or is_dense(param) else param.detach().contiguous()
+        layout = param
+        if _plain(param) and not is_dense(param):
+            check_memory(names.full(0, i), param)
+            layout = param.detach().contiguous()
         for k, entries in enumerate(replaced):
             entry = entries[i]
             irregular = _is_irregular(entry, param, layout)
@@ -91,6 +95,7 @@ def regular(
                     f"{names.full(k, i)} must have one place in memory for each element, got strides "
                     f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
                 )
+            check_memory(names.full(k, i), entry)
             entries[i] = laid_out_like(entry.detach(), layout)
             if written:
                 back.append(Stand(entry, entries[i]))
@@ -105,14 +110,3 @@ def _is_irregular(entry: Any, param: Any, layout: Any) -> bool:
 
 def _plain(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
-
-
-def overlaps_itself(tensor: Tensor) -> bool:
-    """True if two elements may have one address, as in an expanded view."""
-    reach = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride < reach:
-                return True
-            reach += stride * (size - 1)
-    return False

@@ -31,6 +31,7 @@ from onepass.optim._step.precision import (
     option,
 )
 from onepass.optim._step.tailed import wide_copy
+from onepass.optim._step.turns import turn_of
 from onepass.optim._step.watched import entered_if_watched
 
 # Options that are checked when they are not what they were at the last step.
@@ -99,6 +100,9 @@ class FusedOptimizer(PartlyFused):
             RuntimeError: The moving averages are in the parameters (`ema_parameters`).
             TypeError: A dtype or kind of tensor that is not supported; nothing has been changed.
 
+        Threads that step the same optimizer at once wait for each other: the steps happen one after the other. The
+        closure and hooks run outside of that.
+
         Differs from torch: the profiler range ``Optimizer.step#...`` is opened only while one of torch's profilers
         runs or a hook is registered; an observer of another kind does not see it.
         """
@@ -137,6 +141,10 @@ class FusedOptimizer(PartlyFused):
         self._step_compiled()
 
     def _step_eager(self, zero_grad: bool) -> None:
+        with self._turn or turn_of(self):
+            self._step_in_turn(zero_grad)
+
+    def _step_in_turn(self, zero_grad: bool) -> None:
         if not self.state and self._is_asked_for_states():
             self._make_placeholders()
             return

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from onepass._memory import overlaps_itself
 from onepass._versions import bump_versions
 from onepass.optim._lists.kinds import hides_memory, is_fake, is_plain, is_sharded
-from onepass.optim._lists.layout import overlaps_itself
 from onepass.optim._lists.records import ListGroup
 from onepass.optim._lists.run import run_lists
 from onepass.optim._lists.tail import NOTHING, Tail, TailMemory
@@ -242,8 +242,7 @@ class PartlyFused(GroupedOptimizer):
         """The tail of the fused share, once everything else is decided."""
         if not tail.has_ema:
             return NOTHING
-        first = next(param for group in self.param_groups for param in group["params"])
-        return Tail(ema_decay=tail.ema_decay, memory=TailMemory(first.device))
+        return Tail(ema_decay=tail.ema_decay, memory=TailMemory(self._device()))
 
     def _zero_grads(self) -> None:
         for group in self.param_groups:

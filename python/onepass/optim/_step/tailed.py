@@ -17,6 +17,7 @@ from onepass.optim._lists.kinds import is_fake
 from onepass.optim._lists.layout import is_dense
 from onepass.optim._lists.tail import NORM, NOTHING, SKIPPED_STEPS, Tail, TailMemory
 from onepass.optim._step.statistics import GroupStatistics
+from onepass.optim._step.turns import Turn, turn_of
 
 
 class TailedOptimizer(Optimizer):
@@ -40,6 +41,8 @@ class TailedOptimizer(Optimizer):
     # The options when they were last checked, and what `_checked_numbers` gives.
     _checked: tuple[tuple[Any, ...], tuple[float | None, float | None]] | None = None
     _averages_are_in = False
+    # The lock of a step; None until the first one.
+    _turn: Turn | None = None
 
     def _set_tail(
         self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None, telemetry: bool
@@ -107,12 +110,17 @@ class TailedOptimizer(Optimizer):
             self._tail_memory(),
         )
 
+    def _device(self) -> torch.device:
+        """The first parameter's device, the CPU where all groups are empty."""
+        devices = (param.device for group in self.param_groups for param in group["params"])
+        return next(devices, torch.device("cpu"))
+
     def _tail_memory(self) -> TailMemory:
         """The tensors of the next step's tail."""
-        first = next(param for group in self.param_groups for param in group["params"])
+        device = self._device()
         memory = self._tail
-        if memory is None or memory.control.device != first.device:
-            memory = self._tail = TailMemory(first.device)
+        if memory is None or memory.control.device != device:
+            memory = self._tail = TailMemory(device)
         memory.measure(len(self.param_groups) if self.telemetry else 0)
         params = (param for group in self.param_groups for param in group["params"])
         if memory.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
@@ -195,19 +203,20 @@ class TailedOptimizer(Optimizer):
         ]
         if not averaged and self.ema_decay is None:
             raise RuntimeError(f"{name}: ema_parameters needs an optimizer with ema_decay, got ema_decay None")
-        if self._averages_are_in:
-            raise RuntimeError(f"{name}: the moving averages are already in the parameters")
-        with torch.no_grad():
+        turn = self._turn or turn_of(self)
+        with turn, torch.no_grad():
+            if self._averages_are_in:
+                raise RuntimeError(f"{name}: the moving averages are already in the parameters")
             kept = [param.clone() for param, _ in averaged]
             for param, average in averaged:
                 param.copy_(average)
-        shown = [_version_of(param) for param, _ in averaged]
-        self._averages_are_in = True
+            shown = [_version_of(param) for param, _ in averaged]
+            self._averages_are_in = True
         try:
             yield
         finally:
-            self._averages_are_in = False
-            with torch.no_grad():
+            with turn, torch.no_grad():
+                self._averages_are_in = False
                 written = 0
                 for (param, average), value, version in zip(averaged, kept, shown, strict=True):
                     converted = param.dtype != value.dtype

@@ -227,7 +227,7 @@ class ReduceLROnPlateau(TorchPlateau):
         self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
 
     def _judge(self, current: float, warming_up: bool) -> None:
-        # torch 2.4 calls the method is_better.
+        # Older torch, 2.4 to 2.8 among them, calls the method is_better.
         is_better = getattr(self, "_is_better" if hasattr(self, "_is_better") else "is_better")
         if is_better(current, self.best):
             self.best = current
