@@ -14,9 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from onepass.bench import machine
 
@@ -25,6 +28,9 @@ RESULTS = Path(__file__).parent / "results" / "peers"
 # One case that memory bounds, one that many small tensors bound, and one in between.
 SIZES = ("4x16M", "1000x1024", "200x65536")
 
+# What is measured of a peer. The times need a machine at rest; the accuracy does not.
+PARTS = ("parity", "bench")
+NOT_RUN = {"failed": "was not run"}
 # One that compiles a kernel for each shape takes minutes.
 SECONDS = 1500
 
@@ -121,8 +127,16 @@ def bench(peer: dict[str, Any], folder: Path, rounds: int | None, sizes: list[st
     return run(["bench", "optim", *words, *options, "--output", str(output)], output)
 
 
-def measure(name: str, rounds: int | None, steps: int, sizes: list[str]) -> dict[str, Any]:
+def measure(
+    name: str, parts: Sequence[str], before: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
     """Measures one peer.
+
+    Args:
+        name: Its name in the list.
+        parts: What is measured, of `PARTS`.
+        before: Content of the file that is replaced; the other parts are taken from it.
+        options: Rounds, steps and sizes.
 
     Raises:
         PeerError: It is no peer of the list, or is not installed as pinned.
@@ -132,18 +146,23 @@ def measure(name: str, rounds: int | None, steps: int, sizes: list[str]) -> dict
         raise PeerError(f"NAME must be one of {', '.join(known)}, got {name}")
     peer = known[name]
     versions = installed(peer)
+    if before.get("installed", versions) != versions:
+        before = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        implementations = {
-            label: {"implementation": name_in_bench(one), "parity": parity(one, folder, steps)}
-            for label, one in peer["implementations"].items()
-        }
-        timed = bench(peer, folder, rounds, sizes)
-    import torch
-
+        implementations = {}
+        for label, one in peer["implementations"].items():
+            kept = before.get("implementations", {}).get(label, {}).get("parity", NOT_RUN)
+            found = parity(one, folder, options.steps) if "parity" in parts else kept
+            implementations[label] = {"implementation": name_in_bench(one), "parity": found}
+        timed = (
+            bench(peer, folder, options.rounds, options.sizes)
+            if "bench" in parts
+            else before.get("bench", NOT_RUN)
+        )
     return {
         **machine.record(torch.get_num_threads()),
-        "command": f"python benchmarks/peers.py {name}",
+        "command": " ".join(["python", "benchmarks/peers.py", *sys.argv[1:]]),
         "peer": name,
         "package": peer["package"],
         "installed": versions,
@@ -156,17 +175,19 @@ def main() -> int:
     """Writes the JSON of one peer; 1 where it cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="a peer of peers.json")
+    parser.add_argument("--only", choices=PARTS, help="measure only this, and keep the rest of the file")
     parser.add_argument("--rounds", type=int, help="time each case this many times")
     parser.add_argument("--steps", type=int, default=20, help="take this many steps for the accuracy")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), help="time cases of these sizes")
     parser.add_argument("--output", type=Path, help="write to this file")
     options = parser.parse_args()
+    output = options.output or RESULTS / f"{options.name}.json"
+    before = json.loads(output.read_text()) if options.only and output.exists() else {}
     try:
-        found = measure(options.name, options.rounds, options.steps, options.sizes)
+        found = measure(options.name, [options.only] if options.only else PARTS, before, options)
     except PeerError as error:
         print(f"peers: {error}", file=sys.stderr)
         return 1
-    output = options.output or RESULTS / f"{options.name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=1) + "\n")
     return 0

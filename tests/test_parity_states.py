@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from onepass.parity import any_optim
+from onepass.parity.case import Wrong
+from onepass.parity.contest import Contest
 from onepass.parity.subject import Subject
 
 
@@ -55,3 +59,16 @@ def test_torchs_own_states_are_compared(kind):
     rows = any_optim.measure(subject, torch.float32, {}, 3)
     assert {row.tensor for row in rows} == {"param", "exp_avg", "exp_avg_sq"}
     assert all(row.share_of_limit <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(("dtype", "times", "wrong"), [(torch.float32, 3, False), (torch.float32, 5, True)])
+def test_traps_leave_other_rounding_to_the_rows(dtype, times, wrong):
+    """A trap is no place to judge the last bits: contracted operations are no silent fault."""
+    subject = Subject(torch.optim.AdamW, "adamw", {"foreach": True})
+    contest = Contest(subject, [torch.nn.Parameter(torch.linspace(1, 2, 24).to(dtype))]).run(3)
+    ((_, torchs, unit),) = contest.errors().values()
+    limit = 2 * torchs + 3 * unit
+    with torch.no_grad():
+        contest.params[0].copy_(contest.exact_params[0] + times * limit)
+    with pytest.raises(Wrong, match="off by") if wrong else nullcontext():
+        contest.judge()

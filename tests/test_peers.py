@@ -43,9 +43,9 @@ def test_a_version_that_is_not_the_pinned_one_is_refused(monkeypatch, capsys):
     assert f"torch must be 0.4, got {metadata.version('torch')}" in capsys.readouterr().err
     monkeypatch.setattr(peers, "peers", lambda: {"one": {**LISTED["torch-2.13"], "no_deps": ["nowhere==1"]}})
     with pytest.raises(peers.PeerError, match=r"nowhere must be installed as 1, got no nowhere|torch must be"):
-        peers.measure("one", 1, 1, [])
+        peers.measure("one", peers.PARTS, {}, None)
     with pytest.raises(peers.PeerError, match=r"NAME must be one of .*, got two"):
-        peers.measure("two", 1, 1, [])
+        peers.measure("two", peers.PARTS, {}, None)
 
 
 def test_a_run_that_writes_nothing_is_recorded(tmp_path, monkeypatch):
@@ -106,6 +106,29 @@ def test_the_script_times_all_implementations_in_one_run(tmp_path, monkeypatch):
         "adamw-1000x1024",
         "sgd-1000x1024",
     ]
+
+
+def test_one_part_is_measured_again_and_the_rest_is_kept(measured, tmp_path, monkeypatch):
+    output = tmp_path / "torch.json"
+    before = json.loads((measured / "peers" / "torch.json").read_text())
+    output.write_text(json.dumps(before))
+    entries = {label: ["torch.optim:SGD", "fused=True"] for label in before["implementations"]}
+    listed = {"torch": {**LISTED["torch-2.13"], "torch": TORCH, "implementations": entries}}
+    monkeypatch.setattr(peers, "peers", lambda: listed)
+    monkeypatch.setattr(peers, "bench", lambda *_: {"results": []})
+    monkeypatch.setattr(peers, "parity", lambda *_: pytest.fail("was asked for the times only"))
+    monkeypatch.setattr(sys, "argv", ["peers.py", "torch", "--only", "bench", "--output", str(output)])
+    assert peers.main() == 0
+    found = json.loads(output.read_text())
+    assert found["bench"] == {"results": []}
+    assert [one["parity"] for one in found["implementations"].values()] == [
+        one["parity"] for one in before["implementations"].values()
+    ]
+    # Of other versions nothing is kept.
+    output.write_text(json.dumps({**before, "installed": {"torch": "0.4"}}))
+    assert peers.main() == 0
+    parts = json.loads(output.read_text())["implementations"].values()
+    assert [one["parity"] for one in parts] == [peers.NOT_RUN] * 2
 
 
 def test_tables_are_drawn_from_the_files(measured, monkeypatch):

@@ -1,6 +1,6 @@
 """Measures speed next to torch's: the harness of `onepass bench`, and one module for each operation.
 
-A module of an operation has ``cases(device)``, which lists its `Case`s: shapes and setup only. The harness does
+A module of an operation has ``cases(device)``, which lists each `Case`: shapes and setup only. The harness does
 the timing, the quantiles, the files and the pictures. A user's file has the same function (docs/bench.md).
 """
 
