@@ -61,6 +61,13 @@ def simt(session: nox.Session) -> None:
 
 
 @nox.session
+def threads(session: nox.Session) -> None:
+    """The CPU kernels in several threads, under ThreadSanitizer."""
+    session.install("cmake", "ninja")
+    session.run("bash", ".ci/threads", "build/threads", external=True)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation site, into build/docs; warnings are errors."""
     session.install(TORCH)

@@ -29,6 +29,8 @@ def check_memory(where: str, tensor: Tensor) -> None:
         where: The argument, as errors name it.
         tensor: Any tensor. Kinds that have no storage of their own, and subclasses, pass.
     """
+    if torch.compiler.is_compiling():
+        return  # a traced tensor has no storage to ask
     if type(tensor) not in (Tensor, Parameter) or tensor.layout != torch.strided or not tensor.numel():
         return
     if tensor.is_meta or tensor._is_zerotensor() or not torch._C._has_storage(tensor):
