@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import onepass
+import onepass.nn.batch_norm.modules as batch_norm_modules
 from onepass.optim import clip_grad_norm_, lr_scheduler
 from optim_setup import RULES, give_gradients, optimizer_of, random_params
 
@@ -168,14 +169,18 @@ def test_a_rejected_step_lets_others_step():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_does_not_wait_for_a_thread_that_it_lacks():
+@pytest.mark.parametrize("kind", ["optimizer", "batch_norm"])
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_lacks(kind):
     params, optimizer = made("SGD", {"lr": 0.1}, shapes=((3,),))
     give_gradients(params, 0)
     optimizer.step()
+    norm, x = onepass.nn.BatchNorm1d(3), torch.randn(4, 3)
+    norm(x)
+    turn = optimizer._turn if kind == "optimizer" else batch_norm_modules._COUNTING
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with optimizer._turn:
+        with turn:
             held.set()
             done.wait(timeout=60)
 
@@ -184,7 +189,10 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_lacks():
     assert held.wait(timeout=60)
     child = os.fork()
     if child == 0:
+        # The count of batches has a lock only while another thread of Python runs.
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
         optimizer.step()
+        norm(x)
         os._exit(7)
     done.set()
     holder.join(timeout=60)

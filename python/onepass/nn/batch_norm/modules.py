@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from _thread import _count as _other_threads
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from onepass._turns import new_turn
 from onepass.nn._call.checks import check_probability
 from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampled
 from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
@@ -26,7 +26,7 @@ __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"
 
 # Held where a batch is counted while other threads run: torch adds without the GIL, and two threads that share a
 # module must both count. A call on a small tensor would notice a lock.
-_COUNTING = threading.RLock()
+_COUNTING = new_turn()
 # Functions of torch, timm and apex that make something else of a batch norm's weights and statistics.
 _REBUILDERS = ("convert_sync_batchnorm", "convert_syncbn_model", "fuse_conv_bn_eval", "fuse_linear_bn_eval")
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
-from contextlib import AbstractContextManager
 from typing import Any
 
+from onepass._turns import Turn, new_turn
+
 __all__ = ["Turn", "turn_of"]
-
-Turn = AbstractContextManager[Any]
-
-_TURNS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def turn_of(optimizer: Any) -> Turn:
@@ -21,17 +15,5 @@ def turn_of(optimizer: Any) -> Turn:
     The thread that holds it may take it again: a step may run inside a step, from a tensor's own code.
     """
     # Two threads that come here at once get the same one.
-    turn: Turn = optimizer.__dict__.setdefault("_turn", threading.RLock())
-    _TURNS.add(turn)
+    turn: Turn = optimizer.__dict__.setdefault("_turn", new_turn())
     return turn
-
-
-def _free() -> None:
-    # In a forked child, the threads of the parent that held a lock are gone. Python's own modules free theirs so.
-    for turn in _TURNS:
-        if not turn._is_owned():
-            turn._at_fork_reinit()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_free)
