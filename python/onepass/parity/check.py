@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from onepass._implementation import stands_for
 from onepass.parity import any_layer, any_optim
 from onepass.parity.case import Case, Wrong
-from onepass.parity.harness import Row
+from onepass.parity.harness import Row, is_fault
 from onepass.parity.layer import Layer
 from onepass.parity.subject import Subject
 from onepass.parity.traps import LAYER_TRAPS, OPTIMIZER_TRAPS, Trap
@@ -198,7 +197,7 @@ def trap_cases(traps: Sequence[Trap], rule: str, subject: Any, torchs: Any, stri
 
 def _accuracy_case(name: str, measured: Callable[[], Sequence[Row]], strict: bool) -> Case:
     def body() -> None:
-        broken = [row for row in measured() if not row.ok and (strict or math.isfinite(row.torch_abs))]
+        broken = [row for row in measured() if is_fault(row, strict)]
         if broken:
             row = max(broken, key=lambda one: one.share_of_limit)
             raise Wrong(

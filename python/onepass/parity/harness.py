@@ -38,6 +38,16 @@ class Row:
         }
 
 
+def is_fault(row: Row, strict: bool) -> bool:
+    """Says whether a row breaks the rule; where torch's loop is infinite or nan, too, only a strict run counts it.
+
+    Args:
+        row: The row.
+        strict: Whether torch's own faults count.
+    """
+    return not row.ok and (strict or math.isfinite(row.torch_abs))
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Holds what an implementation raised in the place of rows."""

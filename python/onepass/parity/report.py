@@ -12,21 +12,11 @@ from rich.table import Table
 
 from onepass.parity.case import AS_TORCH, REFUSES, RIGHT, WRONG, Finding
 from onepass.parity.compare import Change
-from onepass.parity.harness import Refusal, Row
+from onepass.parity.harness import Refusal, Row, is_fault
 
 __all__ = ["changes_table", "findings_table", "is_fault", "plot", "rows_table"]
 
 _STYLES = {RIGHT: "green", WRONG: "bold red", AS_TORCH: "yellow", REFUSES: "cyan"}
-
-
-def is_fault(row: Row, strict: bool) -> bool:
-    """Says whether a row breaks the rule; where torch's loop is infinite or nan, too, only a strict run counts it.
-
-    Args:
-        row: The row.
-        strict: Whether torch's own faults count.
-    """
-    return not row.ok and (strict or math.isfinite(row.torch_abs))
 
 
 def rows_table(title: str, rows: Sequence[Row | Refusal], who: str = "ours", strict: bool = True) -> Table:
