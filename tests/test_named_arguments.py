@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onepass import _native
+from onepass.nn import functional as F
 
 
 def dropout(**changes: object) -> object:
@@ -51,6 +52,7 @@ def test_the_order_is_free():
         ({"threads": 2**64}, TypeError, "dropout: threads must be an int64, got 18446744073709551616"),
         ({"scaling": 2}, TypeError, "dropout: scaling must be a str, got 2"),
         ({"gradient": torch.ones(2)}, TypeError, "dropout: gradient must be a bool, got tensor([1., 1.])"),
+        ({"p": list(range(100))}, TypeError, "dropout: p must be a number, got list"),
         ({"seed": -1}, ValueError, "dropout: seed must be 0 to 2**64 - 1, got -1"),
         ({"seed": 2**64}, ValueError, "dropout: seed must be 0 to 2**64 - 1, got 18446744073709551616"),
     ],
@@ -62,6 +64,16 @@ def test_errors(changes, error, message):
         dropout(y=y, **changes)
     assert str(caught.value) == message
     assert not y.any()
+
+
+def test_errors_name_the_function_that_users_call():
+    x = torch.ones(4, 3)
+    with pytest.raises(TypeError, match=r"^batch_norm: eps must be a number, got 'x'"):
+        F.batch_norm(x, None, None, training=True, eps="x")
+    with pytest.raises(TypeError, match=r"^batch_norm: eps must be a number, got 'x'"):
+        F.batch_norm(x, torch.zeros(3), torch.ones(3), eps="x")
+    with pytest.raises(TypeError, match=r"^cross_entropy: label_smoothing must be a number, got 'x'"):
+        F.cross_entropy(x, torch.zeros(4, dtype=torch.int64), label_smoothing="x")
 
 
 def test_places_are_refused():

@@ -67,8 +67,10 @@ void NamedArguments::check_end() const {
 
 void NamedArguments::refuse(const char* name, const char* wanted, py::handle got) const {
   PyErr_Clear();
-  throw TypeError(
-      concat(function_, ": ", name, " must be ", wanted, ", got ", py::repr(got).cast<std::string>()));
+  constexpr size_t kMost = 200;  // an array's or a dict's text has no end
+  std::string shown = py::repr(got).cast<std::string>();
+  if (shown.size() > kMost) shown = py::str(py::type::handle_of(got).attr("__name__")).cast<std::string>();
+  throw TypeError(concat(function_, ": ", name, " must be ", wanted, ", got ", shown));
 }
 
 void set_python_error() {

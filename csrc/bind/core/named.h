@@ -49,8 +49,10 @@ void set_python_error();
 template <pybind11::object (*body)(NamedArguments&)>
 class NamedFunction {
  public:
-  static void define(pybind11::module_& module, const char* name) {
+  // told: what errors call it, for a function that users know by another name.
+  static void define(pybind11::module_& module, const char* name, const char* told = nullptr) {
     definition_.ml_name = name;
+    told_ = told ? told : name;
     const pybind11::object where = module.attr("__name__");
     PyObject* made = PyCFunction_NewEx(&definition_, nullptr, where.ptr());
     if (!made) throw pybind11::error_already_set();
@@ -60,11 +62,11 @@ class NamedFunction {
  private:
   static PyObject* call(PyObject*, PyObject* const* values, Py_ssize_t positions, PyObject* names) {
     if (positions) {
-      return PyErr_Format(PyExc_TypeError, "%s: arguments must come by name, got %zd without",
-                          definition_.ml_name, positions);
+      return PyErr_Format(PyExc_TypeError, "%s: arguments must come by name, got %zd without", told_,
+                          positions);
     }
     try {
-      NamedArguments arguments(definition_.ml_name, values, names);
+      NamedArguments arguments(told_, values, names);
       return body(arguments).release().ptr();
     } catch (...) {
       set_python_error();
@@ -72,6 +74,7 @@ class NamedFunction {
     }
   }
 
+  static inline const char* told_ = nullptr;
   static inline PyMethodDef definition_{nullptr,
                                         reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call)),
                                         METH_FASTCALL | METH_KEYWORDS, nullptr};

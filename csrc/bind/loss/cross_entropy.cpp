@@ -193,7 +193,7 @@ void register_cross_entropy(py::module_& module) {
   places["largest_logit"] = kLargest;
   places["bins"] = kBins;
   module.attr("cross_entropy_places") = places;
-  NamedFunction<&forward>::define(module, "cross_entropy_forward");
+  NamedFunction<&forward>::define(module, "cross_entropy_forward", "cross_entropy");
   NamedFunction<&backward>::define(module, "cross_entropy_backward");
   NamedFunction<&workspace>::define(module, "cross_entropy_workspace");
   module.def("exponential", &exponential, py::arg("x"), py::arg("y"), py::arg("threads"));

@@ -208,8 +208,8 @@ py::object workspace(NamedArguments& arguments) {
 
 void register_batch_norm(py::module_& module) {
   using namespace batch_norm_binding;
-  NamedFunction<&forward>::define(module, "batch_norm_forward");
-  NamedFunction<&inference>::define(module, "batch_norm_inference");
+  NamedFunction<&forward>::define(module, "batch_norm_forward", "batch_norm");
+  NamedFunction<&inference>::define(module, "batch_norm_inference", "batch_norm");
   NamedFunction<&backward>::define(module, "batch_norm_backward");
   NamedFunction<&workspace>::define(module, "batch_norm_workspace");
 }
