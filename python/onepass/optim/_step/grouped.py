@@ -30,6 +30,7 @@ from onepass.optim._step.precision import (
 )
 from onepass.optim._step.stateful import StatefulOptimizer
 from onepass.optim._step.tailed import average_dtype
+from onepass.optim._step.turns import in_turn
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -90,6 +91,7 @@ class GroupedOptimizer(StatefulOptimizer):
         check_implementation(type(self).__name__, group)
         check_precision(type(self).__name__, group)
 
+    @in_turn
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, for instance layers that are unfrozen later.
 
@@ -129,6 +131,7 @@ class GroupedOptimizer(StatefulOptimizer):
         if "defaults" in state:  # a copy or a pickle; a checkpoint does not decide this
             self._tell_grad_scaler()
 
+    @in_turn
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, as torch's class of the same name gives and takes it.
 
@@ -153,6 +156,7 @@ class GroupedOptimizer(StatefulOptimizer):
                 group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
         return saved
 
+    @in_turn
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
 
