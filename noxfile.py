@@ -78,7 +78,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("peer", list(PEERS), ids=list(PEERS))
 def peers(session: nox.Session, peer: str) -> None:
-    """Traps, accuracy and speed of another package's optimizers, into benchmarks/results/peers."""
+    """Traps, accuracy and speed of another package's optimizers; docs/peers.md shows them."""
     # Without their dependencies: they name a torch whose wheel may be another than the pinned one.
     session.install(f"torch=={PEERS[peer]['torch']}", *PEERS[peer]["requirements"])
     session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from _site import peers
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -256,6 +257,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "lr_range": lr_range,
     "dropout_statistics": dropout_statistics,
     "parity": parity,
+    "peers_run": peers.what_ran,
+    "peers_traps": peers.traps,
+    "peers_trap_sums": peers.trap_sums,
+    "peers_accuracy": peers.accuracy,
+    "peers_refused": peers.refused,
+    "peers_speed": peers.speed,
+    "peers_bandwidth": peers.bandwidth,
 }
 DRAWN = {"headlines": headlines, "build": build}
 
