@@ -218,7 +218,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             "maximize": bool(group["maximize"]),
             "decoupled_weight_decay": bool(group["decoupled_weight_decay"]),
             "capturable": bool(group["capturable"]),
-            "precision": precision_of(group, first),
+            "precision": precision_of(type(self).__name__, group, first),
         }
 
     def _check_capture(self) -> None:

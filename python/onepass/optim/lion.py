@@ -168,7 +168,7 @@ class Lion(FusedOptimizer):
             "weight_decay": group_number(name, group, "weight_decay"),
             "maximize": bool(group["maximize"]),
             "capturable": bool(group["capturable"]),
-            "precision": precision_of(group, first),
+            "precision": precision_of(type(self).__name__, group, first),
         }
 
     def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:

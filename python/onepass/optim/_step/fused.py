@@ -21,6 +21,7 @@ from onepass.optim._step.placeholders import Placeholders, are_asked_for
 from onepass.optim._step.precision import DEFAULTS as PRECISION
 from onepass.optim._step.precision import (
     LOW_STATES,
+    check_changed,
     check_dtypes,
     check_precision,
     drawn_seed,
@@ -233,6 +234,12 @@ class FusedOptimizer(PartlyFused):
         for group in self.param_groups:
             check_precision(name, group)
             check_dtypes(name, group, group["params"])
+            self._check_states(group)
+        # Groups that were put into the list by hand differ from the defaults or not.
+        known = [*(self._precision or ()), *self._made[len(self._precision or ()) :]]
+        unknown = tuple(map(self.defaults.get, _SETTLED))
+        before = [known[i] if i < len(known) else unknown for i in range(len(self.param_groups))]
+        check_changed(name, self.param_groups, before)
         for group in self.param_groups:
             if mode_of(group) == "stochastic" and option(group, "seed") is None:
                 group["seed"] = drawn_seed()
@@ -241,6 +248,9 @@ class FusedOptimizer(PartlyFused):
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
+
+    def _check_states(self, group: dict[str, Any]) -> None:
+        """Raises ValueError if the group has an option for states that the rule does not make."""
 
     def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
         for name in self._state_names:

@@ -52,8 +52,12 @@ class GroupedOptimizer(StatefulOptimizer):
     # Options of which a checkpoint that lacks them may have meant the other value.
     _told_options: ClassVar[tuple[str, ...]] = ()
 
+    # The options of low precision with which each group was made, or copied.
+    _made: list[tuple[Any, ...]]
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._make_plain(defaults)
+        self._made = []
         # Skips torch's class of the same name, which comes next: it would check and set its own options.
         Optimizer.__init__(self, params, defaults)
         check_concerns(type(self).__name__, self.param_groups)
@@ -119,6 +123,7 @@ class GroupedOptimizer(StatefulOptimizer):
         added = self.param_groups[-1]
         if mode_of(added) == "stochastic" and option(added, "seed") is None:
             added["seed"] = drawn_seed()
+        self._made.append(tuple(map(added.get, PRECISION)))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -128,6 +133,7 @@ class GroupedOptimizer(StatefulOptimizer):
             self._make_plain(group)
         if "defaults" in state:  # a copy or a pickle; a checkpoint does not decide this
             self._tell_grad_scaler()
+            self._made = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, as torch's class of the same name gives and takes it.
