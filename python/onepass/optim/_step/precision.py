@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from onepass._arguments import told
 from onepass._seed import check_seed
 from onepass.optim._lists.layout import is_dense
 from onepass.optim._lists.records import Precision
@@ -58,14 +59,16 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
     rounding, master, seed = (option(group, one) for one in ("rounding", "master_weights", "seed"))
     state_dtype = option(group, "state_dtype")
     if state_dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {state_dtype}")
+        raise ValueError(
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {told(state_dtype)}"
+        )
     if rounding not in ROUNDINGS:
-        raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+        raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {told(rounding)}")
     if not isinstance(master, bool):
-        raise TypeError(f"{name}: master_weights must be True or False, got {master!r}")
+        raise TypeError(f"{name}: master_weights must be True or False, got {told(master)}")
     if master and rounding != "nearest":
         raise ValueError(
-            f'{name}: rounding must be "nearest" with master_weights=True (nothing is lost), got {rounding!r}'
+            f'{name}: rounding must be "nearest" with master_weights=True (nothing is lost), got {told(rounding)}'
         )
     if seed is None:
         return
