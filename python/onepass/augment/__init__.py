@@ -1,0 +1,1 @@
+"""Draws and carries out augmentations of batches of images in one pass."""
