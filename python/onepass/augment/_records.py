@@ -79,8 +79,8 @@ ERASE_MODES = {"value": 0, "noise": 1}
 """value: values[first + c]. noise: a standard normal number for each element of the box.
 
 Element (c, y, x) has the number e = (c * height + y) * width + x, with height and width of the box. Elements
-4b .. 4b + 3 come from Philox4x32-10 with the key (a[5], a[6]) and the counter (a[7], a[8], a[9], (a[10] + b) mod 2**32),
-words of 32 bits, by Box and Muller:
+4b .. 4b + 3 come from Philox4x32-10 with the key (a[5], a[6]) and the counter (a[7], a[8], a[9],
+(a[10] + b) mod 2**32), words of 32 bits, by Box and Muller:
 
     u = (word 0 + 1) / 2**32,  w = word 1 / 2**32
     element 4b = sqrt(-2 log u) * cos(2 pi w),  element 4b + 1 = sqrt(-2 log u) * sin(2 pi w)
