@@ -2,9 +2,17 @@
 #pragma once
 
 #include "kernels/augment/workspace.h"
+#include "loops/images/gather_bytes.h"
+#include "loops/images/rows_ahead.h"
 #include "math/color.h"
 
 namespace onepass::ONEPASS_ISA {
+
+struct BilinearBytes {
+  ONEPASS_HD float operator()(float a, float b, float c, float d, float x, float y) const {
+    return math::of_byte(math::bilinear(a, b, c, d, x, y));
+  }
+};
 
 class PassSource {
  public:
@@ -15,7 +23,11 @@ class PassSource {
     smooth_ = kind == Interpolation::kBilinear || kind == Interpolation::kBicubic;
     nearest_ = kind == Interpolation::kFloor ? math::Nearest::kFloor : math::Nearest::kRound;
     box_ = {{pass.left, pass.right - 1}, {pass.top, pass.bottom - 1}, math::Border(int(pass.border))};
-    if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) return;
+    packed_ = smooth_ && is_of_packed_bytes(image, box_);
+    if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) {
+      ahead_ = RowsAhead(image, pass.map, box_, int64_t(pass.height), int64_t(pass.width));
+      return;
+    }
     resizes_ = true;
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     const math::ResizeAxis x = resize_axis(pass, true), y = resize_axis(pass, false);
@@ -38,6 +50,7 @@ class PassSource {
     if (kept_.data) return;
     if (!resizes_) {
       map_ = math::RowMap::make(pass_->map, double(y));
+      ahead_.fetch(y);
       return;
     }
     const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right);
@@ -51,6 +64,8 @@ class PassSource {
       for (int64_t c = 0; c < image_.channels; ++c) {
         resize_along(row()[c], columns_, int64_t(pass_->left), x, n, to[c]);
       }
+    } else if (packed_) {
+      return gather_bytes(BilinearBytes{}, image_, map_, box_, x, n, *workspace_.bytes, to);
     } else if (smooth_) {
       find_taps(map_, box_, x, n, *workspace_.taps);
       gather(image_, true, *workspace_.taps, n, to);
@@ -97,10 +112,11 @@ class PassSource {
   Workspace workspace_;
   TapBox box_{};
   math::Nearest nearest_ = math::Nearest::kRound;
-  bool smooth_ = false, resizes_ = false, sharpens_ = false;
+  bool smooth_ = false, packed_ = false, resizes_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};
   math::RowMap map_{};
+  RowsAhead ahead_;
   int64_t y_ = 0;
 };
 
