@@ -11,7 +11,7 @@ import torch
 from onepass.augment import _call
 from reference import augment as reference
 
-__all__ = ["by_reference", "image", "sources", "torchvision"]
+__all__ = ["by_reference", "exact", "image", "sources", "torchvision"]
 
 
 def torchvision() -> ModuleType:
@@ -55,6 +55,19 @@ def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the float64 executor carry out the records."""
     monkeypatch.setattr(_call, "run", _run)
     monkeypatch.setattr(_call, "run_masks", _run_masks)
+
+
+def exact(train, images, **call) -> torch.Tensor:
+    """Returns what the records of a call say, in float64, (n, C, H, W)."""
+    found = []
+
+    def keep(taken, layout, records, output) -> None:
+        found.append(reference.augment(sources(taken.data, layout), *records))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_call, "run", keep)
+        train(images, **call)
+    return torch.from_numpy(np.ascontiguousarray(found[0]))
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

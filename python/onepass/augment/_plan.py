@@ -187,9 +187,10 @@ class Plan:
         self._tighten(rows)
         scale_x = np.where(rows, self.width / width, 1.0)
         scale_y = np.where(rows, self.height / height, 1.0)
-        if nearest:
-            self._round_down(scale_x, scale_y, interpolation == "nearest-exact", rows)
+        shift = 0.5 if interpolation == "nearest-exact" else 0.0
+        down = self._rounding_down(scale_x, scale_y, shift, rows) if nearest else None
         self._move(_scaling(scale_x, scale_y, 0.5))
+        self.floor_map = self.floor_map if down is None else down
         self.moved |= rows
         self.separable |= alone
         if not nearest:
@@ -286,14 +287,13 @@ class Plan:
         high = np.maximum(np.minimum(high, self.box[:, 2:]), low + 1)
         self.box = np.where(rows[:, None], np.concatenate([low, high], axis=1), self.box)
 
-    def _round_down(self, scale_x: Floats, scale_y: Floats, exact: bool, rows: Bools) -> None:
-        """Begins the map of pixels that are found by rounding down, where nothing but crops stands before it."""
+    def _rounding_down(self, scale_x: Floats, scale_y: Floats, shift: float, rows: Bools) -> Floats:
+        """Returns the maps to pixels that are found by rounding down; nan where more than crops stands before."""
         pure = ~self.moved & ~self.filled & (self.map[:, 0, 0] == 1) & (self.map[:, 1, 1] == 1)
-        maps = self.map @ _scaling(scale_x, scale_y, 0.5, 0.5 if exact else 0.0, down=True)
-        if self.floor_map is None:
-            self.floor_map = np.full((self.n, 3, 3), np.nan)
-        self.floor_map = np.where((rows & pure)[:, None, None], maps, self.floor_map)
-        self.floor_map[rows & ~pure] = np.nan
+        maps = np.where(pure[:, None, None], self.map @ _scaling(scale_x, scale_y, 0.5, shift, down=True), np.nan)
+        before = np.nan if self.floor_map is None else self.floor_map
+        down: Floats = np.where(rows[:, None, None], maps, before)
+        return down
 
     def _end_if(self, level: int, rows: Bools) -> None:
         if self._highest >= level:
