@@ -14,17 +14,20 @@ from reference import augment as reference
 __all__ = ["by_reference", "exact", "image", "sources", "torchvision"]
 
 
-def torchvision() -> ModuleType:
-    """Returns torchvision.transforms.v2; skips the test where it is not installed.
+# Operators of torchvision's compiled part, for which its import asks; no transform uses them. They go away with
+# the library object.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
-    It is installed without its own dependency on torch (``pip install --no-deps torchvision==0.28.0 pillow``), and
-    its import asks for two operators of its compiled part, which no transform uses.
+
+def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
+    """Returns a module of torchvision; skips the test where it is not installed.
+
+    It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``.
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision.transforms.v2", reason="needs torchvision")
+            _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip(module, reason="needs torchvision")
 
 
 def sources(images, layout: str) -> list[np.ndarray]:
