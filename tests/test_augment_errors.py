@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment_setup import by_reference, image
+from augment_setup import image
 from onepass import augment as A
-
-__all__ = ["by_reference"]
-
-pytestmark = pytest.mark.usefixtures("by_reference")
 
 NAN, INF = math.nan, math.inf
 
