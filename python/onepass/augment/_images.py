@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Floats, Words
 
 __all__ = [
     "DTYPES",
@@ -120,7 +119,7 @@ def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int,
     return of["C"], of["H"], of["W"]
 
 
-def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
+def take_ids(ids: Any, n: int | None = None) -> Words:
     """Checks numbers of samples; without any they count from a number that torch's generator gives."""
     if ids is None:
         assert n is not None
@@ -135,7 +134,7 @@ def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
     return array.astype(np.uint64)
 
 
-def _integers(ids: Any) -> NDArray[Any]:
+def _integers(ids: Any) -> Array:
     if isinstance(ids, Tensor):
         ids = ids.cpu().numpy()
     if not isinstance(ids, np.ndarray):
@@ -151,7 +150,8 @@ def _integers(ids: Any) -> NDArray[Any]:
         ids = np.array(ids, np.uint64)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"Compose: ids must be integers, got {ids.dtype}")
-    return ids
+    numbers: Array = ids
+    return numbers
 
 
 def check_epoch(epoch: Any) -> int:

@@ -8,13 +8,12 @@ operation needs all pixels of the image at its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools, Column, Ints, Number, Values, lay_out, tiled
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
+from onepass.augment._columns import Column, Values, lay_out, tiled
 from onepass.augment._records import BORDERS, KINDS, MIXINGS, OPS, PASS, SAMPLE
 
 __all__ = ["ANY", "COMMUTES", "FIXED", "POINTWISE", "WHOLE", "Plan", "Records"]
@@ -30,9 +29,9 @@ ANY = None
 class Records(NamedTuple):
     """What the core takes."""
 
-    samples: NDArray[Any]
-    passes: NDArray[Any]
-    ops: NDArray[Any]
+    samples: Array
+    passes: Array
+    ops: Array
     values: Floats
 
 
@@ -66,7 +65,7 @@ class Plan:
         self.border = np.zeros(n)
         self.level: Ints = np.zeros(n, np.int64)
         self._highest = COMMUTES
-        self._ended: list[tuple[Bools, Ints, NDArray[Any]]] = []
+        self._ended: list[tuple[Bools, Ints, Array]] = []
         self.samples = np.zeros(n, SAMPLE)
 
     # What transforms call.
@@ -342,7 +341,7 @@ class Plan:
         self.border[rows], self.level[rows] = 0.0, COMMUTES
         self.current[rows] += 1
 
-    def _record(self) -> NDArray[Any]:
+    def _record(self) -> Array:
         """Returns the record of each sample's present pass."""
         record = np.zeros(self.n, PASS)
         flat = record.view(np.float64).reshape(self.n, -1)
