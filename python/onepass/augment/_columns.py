@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
 from onepass.augment._records import OP, OPS
 
 __all__ = ["Column", "Values", "lay_out", "tiled"]
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Number = float | Floats
 
 _FIELDS = OP.itemsize // 8
 
@@ -81,7 +76,7 @@ def tiled(n: int) -> Floats:
     return maps
 
 
-def lay_out(columns: list[Column], passes: NDArray[Any], current: Ints) -> NDArray[Any]:
+def lay_out(columns: list[Column], passes: Array, current: Ints) -> Array:
     """Makes the records of operations, (n, P, K): each sample's list without gaps, in the order of the columns.
 
     A blend whose canvas holds all pixels of the pass is left out.
