@@ -1,0 +1,120 @@
+"""Numbers the transforms of a chain, draws for all of them at once, and lets each plan its part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onepass.augment._columns import Bools
+from onepass.augment._parameters import Parameters
+from onepass.augment._philox import Floats, places_of, uniform
+from onepass.augment._transform import Drawn, Geometry, Transform
+from onepass.augment.convert import Normalize, ToDtype
+
+__all__ = ["Chain"]
+
+
+class Node:
+    """A transform at its place: its name in tables, and where its random numbers begin."""
+
+    __slots__ = ("children", "name", "start", "transform")
+
+    def __init__(self, transform: Transform, name: str, start: int, children: list[Node]) -> None:
+        self.transform, self.name, self.start, self.children = transform, name, start, children
+
+
+class Chain:
+    """The transforms of a Compose.
+
+    Args:
+        transforms: Those of the chain; children are numbered after the transform that holds them.
+        train: Whether random transforms are applied.
+
+    Raises:
+        ValueError: A transform stands where it cannot.
+    """
+
+    def __init__(self, transforms: Sequence[Transform], train: bool) -> None:
+        self._words: list[int] = []
+        self.nodes = [self._node(one, str(k), nested=False) for k, one in enumerate(transforms)]
+        for one in transforms[:-1]:
+            if one.mixing:
+                raise ValueError(
+                    f"Compose: transforms must have {type(one).__name__} of samples at the end, got it before"
+                )
+        self._blocks = places_of(self._words)
+        self.mixing = bool(transforms) and transforms[-1].mixing and train
+        if not train:
+            self.nodes = [node for node in self.nodes if self._stays(node.transform)]
+
+    def _node(self, transform: Transform, path: str, nested: bool) -> Node:
+        if nested and isinstance(transform, (Normalize, ToDtype)):
+            name = type(transform).__name__
+            raise ValueError(
+                f"{name}: it must stand in Compose itself, since the units change for all samples, got it inside"
+            )
+        start = sum(4 * -(-words // 4) for words in self._words)
+        self._words.append(transform.words)
+        children = [self._node(one, f"{path}.{k}", nested=True) for k, one in enumerate(transform.children)]
+        return Node(transform, f"{path}.{type(transform).__name__}", start, children)
+
+    def _stays(self, transform: Transform) -> bool:
+        if not transform.random:
+            return True
+        if transform.sizing or any(child.sizing for child in transform.children):
+            raise ValueError(
+                "Compose: transforms must give images a size without random numbers with train=False, as Resize "
+                f"and CenterCrop do, got {transform!r}"
+            )
+        return False
+
+    @property
+    def labels_checked_by(self) -> int | None:
+        """The number of classes that a mixing transform names."""
+        last = self.nodes[-1].transform if self.nodes else None
+        for one in (last, *(last.children if last is not None else ())):
+            classes: int | None = getattr(one, "num_classes", None)
+            if classes is not None:
+                return classes
+        return None
+
+    def check(self, channels: int) -> None:
+        """Raises where a transform cannot take images of so many channels."""
+
+        def visit(transform: Transform) -> None:
+            transform._check(channels)
+            for child in transform.children:
+                visit(child)
+
+        for node in self.nodes:
+            visit(node.transform)
+
+    def draw(self, seed: int, ids: NDArray[np.uint64], epoch: int) -> Floats:
+        """Draws all random numbers of a batch, (n, words)."""
+        return uniform(seed, ids, epoch, self._blocks)
+
+    def plan(self, u: Floats, plans: Sequence[Geometry], table: Parameters | None = None) -> None:
+        """Lets each transform plan; the first plan's sizes are those of the images at each place."""
+        for node in self.nodes:
+            _plan(node, u, plans, None, table)
+
+
+def _plan(node: Node, u: Floats, plans: Sequence[Geometry], on: Bools | None, table: Parameters | None) -> None:
+    transform = node.transform
+    drawn = transform._draw(u[:, node.start : node.start + transform.words], plans[0])
+    if table is not None:
+        _note(table, node.name, drawn, on)
+    if node.children:
+        for k, child in enumerate(node.children):
+            _plan(child, u, plans, transform._child(k, drawn, on), table)
+        return
+    for plan in plans:
+        transform._apply(plan, drawn, on)
+
+
+def _note(table: Parameters, name: str, drawn: Drawn, on: Bools | None) -> None:
+    for key, column in drawn.items():
+        if key not in ("key0", "key1"):
+            table[f"{name}.{key}"] = column if on is None else np.where(on, column, np.nan)

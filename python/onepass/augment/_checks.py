@@ -1,0 +1,148 @@
+"""Checks the arguments of transforms; messages name transform, argument, what is wanted and what was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = [
+    "check_alone",
+    "check_between",
+    "check_channels",
+    "check_count",
+    "check_finite",
+    "check_probability",
+    "to_angles",
+    "to_fill",
+    "to_interpolation",
+    "to_mode",
+    "to_pair",
+    "to_sides",
+    "to_size",
+]
+
+_MODES = ("constant", "edge", "reflect", "symmetric")
+
+
+def check_finite(name: str, argument: str, value: Any) -> float:
+    """Returns a number as float; nan and infinity raise ValueError, other types TypeError."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: {argument} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {argument} must be finite, got {value}")
+    return float(value)
+
+
+def check_between(name: str, argument: str, value: Any, low: float, high: float) -> float:
+    """Returns a number as float; one outside of [low, high] raises ValueError."""
+    number = check_finite(name, argument, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: {argument} must be at least {low:g} and at most {high:g}, got {value}")
+    return number
+
+
+def check_probability(name: str, value: Any) -> float:
+    """Returns p as float; one outside of [0, 1] raises ValueError."""
+    return check_between(name, "p", value, 0, 1)
+
+
+def check_count(name: str, argument: str, value: Any, low: int, high: int | None = None) -> int:
+    """Returns an integer; one outside of low to high raises ValueError, other types TypeError."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: {argument} must be an integer, got {value!r}")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}: {argument} must be {wanted}, got {value}")
+    return number
+
+
+def check_alone(name: str, argument: str, value: Any, wanted: Any) -> None:
+    """Raises ValueError unless an argument has the only value that makes sense here."""
+    if value is not wanted:
+        raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}")
+
+
+def check_channels(name: str, channels: int, wanted: tuple[int, ...] = (1, 3)) -> None:
+    """Raises ValueError unless images have a number of channels for which there is a formula."""
+    if channels not in wanted:
+        text = " or ".join(map(str, wanted))
+        raise ValueError(f"{name}: images must have {text} channels, got {channels}")
+
+
+def _sequence(name: str, argument: str, value: Any, lengths: tuple[int, ...]) -> Sequence[Any]:
+    text = " or ".join(map(str, lengths))
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: {argument} must be a number or a sequence of {text} numbers, got {value!r}")
+    if len(value) not in lengths:
+        raise ValueError(f"{name}: {argument} must have {text} numbers, got {value!r}")
+    return value
+
+
+def to_size(name: str, value: Any, argument: str = "size") -> tuple[int, int]:
+    """Returns (height, width) of one integer, or of a sequence of one or two."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        value = (value,)
+    numbers = [check_count(name, argument, one, 1) for one in _sequence(name, argument, value, (1, 2))]
+    return numbers[0], numbers[-1]
+
+
+def to_pair(
+    name: str, argument: str, value: Any, low: float = -math.inf, high: float = math.inf
+) -> tuple[float, float]:
+    """Returns (least, greatest) of a sequence of two numbers in order."""
+    least, greatest = (check_finite(name, argument, one) for one in _sequence(name, argument, value, (2,)))
+    if not low <= least <= greatest <= high:
+        bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
+        raise ValueError(f"{name}: {argument} must be (least, greatest){bounds}, got {value!r}")
+    return least, greatest
+
+
+def to_angles(name: str, argument: str, value: Any, lengths: tuple[int, ...] = (2,)) -> tuple[float, ...]:
+    """Returns ranges of degrees: one number d stands for (-d, d)."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = check_finite(name, argument, value)
+        if number < 0:
+            raise ValueError(f"{name}: {argument} must be at least 0 if it is one number, got {value}")
+        return (-number, number)
+    numbers = [check_finite(name, argument, one) for one in _sequence(name, argument, value, lengths)]
+    if any(numbers[k] > numbers[k + 1] for k in range(0, len(numbers), 2)):
+        raise ValueError(f"{name}: {argument} must be (least, greatest), got {value!r}")
+    return tuple(numbers)
+
+
+def to_sides(name: str, value: Any) -> tuple[int, int, int, int]:
+    """Returns (left, top, right, bottom) of one integer, two (across, down) or four."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        value = (value,)
+    numbers = [check_count(name, "padding", one, 0) for one in _sequence(name, "padding", value, (1, 2, 4))]
+    left, top, right, bottom = numbers * (4 // len(numbers))
+    return left, top, right, bottom
+
+
+def to_mode(name: str, value: Any) -> str:
+    """Returns a padding mode."""
+    if value not in _MODES:
+        raise ValueError(f"{name}: padding_mode must be one of {', '.join(_MODES)}, got {value!r}")
+    return str(value)
+
+
+def to_interpolation(name: str, value: Any, allowed: tuple[str, ...] = ("nearest", "bilinear")) -> str:
+    """Returns the name of an interpolation; torchvision's InterpolationMode has it as its value."""
+    text = getattr(value, "value", value)
+    if text not in allowed:
+        raise ValueError(f"{name}: interpolation must be one of {', '.join(allowed)}, got {value!r}")
+    return str(text)
+
+
+def to_fill(name: str, value: Any, optional: bool = True, argument: str = "fill") -> tuple[float, ...] | None:
+    """Returns one number, or one for each channel; None stays None where it is allowed."""
+    if value is None and optional:
+        return None
+    if isinstance(value, (tuple, list)) and value:
+        return tuple(check_finite(name, argument, one) for one in value)
+    if isinstance(value, (tuple, list)):
+        raise ValueError(f"{name}: {argument} must have a number for each channel, got {value!r}")
+    return (check_finite(name, argument, value),)

@@ -1,0 +1,246 @@
+"""Checks what a call gets: images, ids, epoch, labels, masks, boxes, keypoints, and the buffer of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onepass.augment._philox import Floats
+
+__all__ = [
+    "DTYPES",
+    "Images",
+    "check_epoch",
+    "check_labels",
+    "check_out",
+    "take_ids",
+    "take_images",
+    "take_list",
+    "take_masks",
+    "take_sizes",
+]
+
+DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+_NUMPY = {
+    np.dtype(np.uint8): torch.uint8,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float16): torch.float16,
+}
+
+
+class Images(NamedTuple):
+    """Images of a call, as the core takes them."""
+
+    data: Any
+    heights: Floats
+    widths: Floats
+    channels: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def unit(self) -> float:
+        """What 1.0 is called in the units of the images."""
+        return 255.0 if self.dtype == torch.uint8 else 1.0
+
+
+def take_images(images: Any, layout: str) -> Images:
+    """Checks a batch, or a list of images of different sizes."""
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError("Compose: images must have at least one, got none")
+        data = [_array(image, f"images[{k}]") for k, image in enumerate(images)]
+        shapes = [_shape(image, layout, f"images[{k}]", 3) for k, image in enumerate(data)]
+        kinds = {(_dtype(image, f"images[{k}]"), _device(image)) for k, image in enumerate(data)}
+        channels = {shape[0] for shape in shapes}
+        if len(channels) > 1 or len(kinds) > 1:
+            got = sorted(
+                {
+                    f"{shape[0]} channels of {_dtype(one, 'images')}"
+                    for shape, one in zip(shapes, data, strict=True)
+                }
+            )
+            raise ValueError(
+                f"Compose: images must have one number of channels, dtype and device, got {', '.join(got)}"
+            )
+        heights, widths = (np.array([shape[k] for shape in shapes], np.float64) for k in (1, 2))
+        dtype, device = kinds.pop()
+        return Images(data, heights, widths, channels.pop(), dtype, device)
+    batch = _array(images, "images")
+    dtype = _dtype(batch, "images")
+    c, h, w = _shape(batch, layout, "images", 4)
+    n = batch.shape[0]
+    return Images(batch, np.full(n, float(h)), np.full(n, float(w)), c, dtype, _device(batch))
+
+
+def _array(value: Any, argument: str) -> Any:
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise ValueError(
+                f"Compose: {argument} must not require a gradient: augmentation has none, got one that does"
+            )
+        if value.layout != torch.strided:
+            raise TypeError(f"Compose: {argument} must be dense, got layout {value.layout}")
+        return value
+    if isinstance(value, np.ndarray):
+        return value
+    # Images of Pillow.
+    if hasattr(value, "__array_interface__"):
+        return np.asarray(value)
+    raise TypeError(
+        f"Compose: {argument} must be a tensor, an array or a list of them, got {type(value).__name__}"
+    )
+
+
+def _dtype(value: Any, argument: str) -> torch.dtype:
+    dtype = value.dtype if isinstance(value, Tensor) else _NUMPY.get(value.dtype)
+    if dtype not in DTYPES:
+        raise TypeError(f"Compose: {argument} must be uint8, float32, float16 or bfloat16, got {value.dtype}")
+    return dtype
+
+
+def _device(value: Any) -> torch.device:
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
+
+
+def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int, int]:
+    """Returns channels, height and width."""
+    shape = tuple(value.shape)
+    axes = layout if rank == 4 else layout[1:]
+    if len(shape) != rank:
+        raise ValueError(f"Compose: {argument} must have the dimensions {', '.join(axes)}, got shape {shape}")
+    if 0 in shape:
+        raise ValueError(f"Compose: {argument} must not be empty, got shape {shape}")
+    of = dict(zip(axes, shape, strict=True))
+    return of["C"], of["H"], of["W"]
+
+
+def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
+    """Checks numbers of samples; without any they count from a number that torch's generator gives."""
+    if ids is None:
+        assert n is not None
+        first = int(torch.randint(2**62, (), dtype=torch.int64))
+        return np.arange(first, first + n).astype(np.uint64)
+    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"Compose: ids must be integers, got {array.dtype}")
+    if array.ndim != 1 or (n is not None and len(array) != n):
+        wanted = "one dimension" if n is None else f"{n} numbers, one a sample"
+        raise ValueError(f"Compose: ids must have {wanted}, got shape {array.shape}")
+    if array.dtype.kind == "i" and (array < 0).any():
+        raise ValueError(f"Compose: ids must be at least 0, got {array.min()}")
+    return array.astype(np.uint64)
+
+
+def check_epoch(epoch: Any) -> int:
+    """Returns an epoch, of 32 bits."""
+    if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)):
+        raise TypeError(f"Compose: epoch must be an integer, got {epoch!r}")
+    if not 0 <= epoch < 2**32:
+        raise ValueError(f"Compose: epoch must be at least 0 and below 2**32, got {epoch}")
+    return int(epoch)
+
+
+def take_sizes(sizes: Any, n: int) -> tuple[Floats, Floats]:
+    """Returns heights and widths of (height, width) or of (n, 2); nan for None."""
+    if sizes is None:
+        return np.full(n, np.nan), np.full(n, np.nan)
+    array = np.asarray(sizes, np.float64)
+    if array.shape not in ((2,), (n, 2)):
+        raise ValueError(f"Compose: sizes must be (height, width), or {n} of them, got shape {array.shape}")
+    if not (array >= 1).all():
+        raise ValueError(f"Compose: sizes must be at least 1, got {array.min()}")
+    pairs = np.broadcast_to(array, (n, 2))
+    return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
+    """Checks labels (n,) of integers, or probabilities (n, classes)."""
+    tensor = torch.as_tensor(labels)
+    if tensor.dim() not in (1, 2) or len(tensor) != n:
+        raise ValueError(f"Compose: labels must have shape ({n},) or ({n}, classes), got {tuple(tensor.shape)}")
+    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    if tensor.dim() == 1 and not integers:
+        raise TypeError(f"Compose: labels of one dimension must be integers, got {tensor.dtype}")
+    if num_classes is None:
+        return tensor
+    if tensor.dim() == 2 and tensor.shape[1] != num_classes:
+        raise ValueError(f"Compose: labels must have {num_classes} classes, got {tensor.shape[1]}")
+    if tensor.dim() == 1 and bool(((tensor < 0) | (tensor >= num_classes)).any()):
+        raise ValueError(
+            f"Compose: labels must be at least 0 and below {num_classes}, got {int(tensor.min())} to "
+            f"{int(tensor.max())}"
+        )
+    return tensor
+
+
+def check_out(out: Any, shape: tuple[int, int, int, int], dtype: torch.dtype, format: Any, device: Any) -> Tensor:
+    """Checks a buffer for the output."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"Compose: out must be a tensor, got {type(out).__name__}")
+    if tuple(out.shape) != shape:
+        raise ValueError(f"Compose: out must have shape {shape}, got {tuple(out.shape)}")
+    if out.dtype != dtype:
+        raise TypeError(f"Compose: out must be {dtype}, got {out.dtype}")
+    if out.device != device:
+        raise ValueError(f"Compose: out must be on {device}, got {out.device}")
+    if out.requires_grad:
+        raise ValueError("Compose: out must not require a gradient, got one that does")
+    if not out.is_contiguous(memory_format=format):
+        raise ValueError(f"Compose: out must be contiguous in {format}, got strides {out.stride()}")
+    return out
+
+
+def take_list(values: Any, n: int, argument: str, width: int) -> list[Tensor]:
+    """Checks boxes or keypoints: a tensor for each sample, whose last dimension is given."""
+    if not isinstance(values, (Sequence, Tensor, np.ndarray)) or len(values) != n:
+        got = f"{len(values)}" if hasattr(values, "__len__") else type(values).__name__
+        raise ValueError(f"Compose: {argument} must have {n} tensors, one a sample, got {got}")
+    tensors = [torch.as_tensor(one) for one in values]
+    for k, one in enumerate(tensors):
+        if one.dim() < 2 or one.shape[-1] != width or (width == 4 and one.dim() != 2):
+            rest = "k" if width == 4 else "..., k"
+            raise ValueError(f"Compose: {argument}[{k}] must have shape ({rest}, {width}), got {tuple(one.shape)}")
+        if one.is_complex() or one.dtype == torch.bool:
+            raise TypeError(f"Compose: {argument}[{k}] must be real numbers, got {one.dtype}")
+    return tensors
+
+
+def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype]:
+    """Checks masks (n, H, W), or a list of (H, W), of the sizes of the images."""
+    n = len(images.heights)
+    single = not isinstance(masks, (list, tuple))
+    data = _mask(masks, "masks", 3) if single else [_mask(one, f"masks[{k}]", 2) for k, one in enumerate(masks)]
+    if len(data) != n:
+        raise ValueError(f"Compose: masks must have {n}, one a sample, got {len(data)}")
+    sizes = np.stack([images.heights, images.widths], axis=1)
+    shapes = np.array([tuple(one.shape) for one in data])
+    if (shapes != sizes).any():
+        k = int((shapes != sizes).any(1).argmax())
+        wanted = tuple(int(side) for side in sizes[k])
+        raise ValueError(
+            f"Compose: masks[{k}] must have the size of its image, {wanted}, got {tuple(shapes[k].tolist())}"
+        )
+    dtypes = {one.dtype for one in data}
+    if len(dtypes) > 1:
+        raise ValueError(f"Compose: masks must have one dtype, got {', '.join(sorted(map(str, dtypes)))}")
+    return data, torch.as_tensor(data if single else data[0]).dtype
+
+
+def _mask(value: Any, argument: str, rank: int) -> Any:
+    array = _array(value, argument)
+    if len(array.shape) != rank:
+        raise ValueError(f"Compose: {argument} must have {rank} dimensions, got shape {tuple(array.shape)}")
+    integers = (
+        array.dtype.kind in "iub"
+        if isinstance(array, np.ndarray)
+        else not (array.is_floating_point() or array.is_complex())
+    )
+    if not integers:
+        raise TypeError(f"Compose: {argument} must be integers, got {array.dtype}")
+    return array

@@ -1,0 +1,376 @@
+"""RandomHorizontalFlip, RandomVerticalFlip, RandomRotation, RandomAffine and RandomPerspective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onepass.augment._checks import check_between, to_angles, to_fill, to_interpolation, to_pair
+from onepass.augment._columns import Bools, tiled
+from onepass.augment._maps import center_of, expanded, inverse_affine, perspective
+from onepass.augment._philox import Floats
+from onepass.augment._transform import (
+    Canvas,
+    Drawn,
+    Geometry,
+    RandomTransform,
+    Transform,
+    check_fill,
+    chosen,
+)
+from onepass.augment.crops import positive_pair
+
+__all__ = [
+    "RandomAffine",
+    "RandomHorizontalFlip",
+    "RandomPerspective",
+    "RandomRotation",
+    "RandomVerticalFlip",
+    "rotate",
+]
+
+
+class RandomHorizontalFlip(RandomTransform):
+    """Mirrors images from left to right with probability p.
+
+    Args:
+        p: The probability, from 0 to 1.
+
+    Raises:
+        TypeError: p is no number.
+        ValueError: p is not in [0, 1].
+
+    Convention: pixel x becomes width - 1 - x; no value changes. Boxes mirror at the edges, x to width - x.
+
+    Differs from torch: each sample has its own draw.
+
+    Source: torchvision.transforms.v2.RandomHorizontalFlip.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> A.Compose([A.RandomHorizontalFlip(p=1.0)], seed=0)(torch.tensor([[[[1.0], [2.0]]]]))
+        tensor([[[[2., 1.]]]])
+    """
+
+    def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
+        return {"applied": self._applied(u)}
+
+    def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
+        plan.flip(0, chosen(drawn["applied"], on))
+
+
+class RandomVerticalFlip(RandomTransform):
+    """Turns images upside down with probability p.
+
+    Args:
+        p: The probability, from 0 to 1.
+
+    Raises:
+        TypeError: p is no number.
+        ValueError: p is not in [0, 1].
+
+    Convention: pixel y becomes height - 1 - y; no value changes. Boxes mirror at the edges, y to height - y.
+
+    Differs from torch: each sample has its own draw.
+
+    Source: torchvision.transforms.v2.RandomVerticalFlip.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> A.Compose([A.RandomVerticalFlip(p=1.0)], seed=0)(torch.tensor([[[[1.0]], [[2.0]]]]))
+        tensor([[[[2.],
+                  [1.]]]])
+    """
+
+    def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
+        return {"applied": self._applied(u)}
+
+    def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
+        plan.flip(1, chosen(drawn["applied"], on))
+
+
+class RandomRotation(Transform):
+    """Rotates images by a random angle.
+
+    Args:
+        degrees: Least and greatest angle in degrees; one number d stands for (-d, d). Positive is against the
+            clock.
+        interpolation: ``"nearest"`` or ``"bilinear"``.
+        expand: Whether the output grows until it holds the whole rotated image. Sizes then differ between samples,
+            so that a transform that gives them one size must follow.
+        center: (x, y) of the fixed point, from the corner of the image in pixels; None for its middle.
+        fill: What stands outside of the image, as in `Pad`; None blends with 0.
+
+    Raises:
+        TypeError: An argument has another type.
+        ValueError: degrees is one negative number or not in order; the interpolation is another one.
+
+    Parameters: angle, uniform.
+
+    Convention: the middle is pixel ((W - 1) / 2, (H - 1) / 2). Pixels are sampled at their centres (half-pixel
+    grid, align_corners=False). Outside of the image there is fill; bilinear blends it in at the edge, m * (v -
+    fill) + fill with the coverage m. Multiples of 90 degrees (90 and 270 of square images, or with expand) move
+    pixels and change no value.
+
+    Differs from torch: each sample has its own angle. Results are rounded only where they are stored. ``expand``
+    puts the middle of the image in the middle of the output for boxes, too.
+
+    Source: torchvision.transforms.v2.RandomRotation.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> image = torch.tensor([[[[1.0], [2.0]], [[3.0], [4.0]]]])
+        >>> A.Compose([A.RandomRotation((90, 90))], seed=0)(image)
+        tensor([[[[2., 4.],
+                  [1., 3.]]]])
+    """
+
+    words = 1
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        interpolation: Any = "nearest",
+        expand: bool = False,
+        center: Sequence[float] | None = None,
+        fill: Any = 0,
+    ) -> None:
+        self.degrees = to_angles("RandomRotation", "degrees", degrees)
+        self.interpolation = to_interpolation("RandomRotation", interpolation)
+        self.expand = bool(expand)
+        self.center = to_center("RandomRotation", center)
+        self.fill = fill
+        self._fill = to_fill("RandomRotation", fill)
+
+    def _check(self, channels: int) -> None:
+        check_fill("RandomRotation", self._fill, channels)
+
+    def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
+        low, high = self.degrees
+        return {"angle": low + (high - low) * u[:, 0]}
+
+    def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
+        rotate(plan, drawn["angle"], self.interpolation, self._fill, on, self.expand, self.center)
+
+
+def to_center(name: str, value: Any) -> tuple[float, float] | None:
+    """Returns (x, y), or None."""
+    if value is None:
+        return None
+    x, y = (to_pair(name, "center", (one, one))[0] for one in value)
+    return x, y
+
+
+def rotate(
+    plan: Geometry,
+    angle: Floats,
+    interpolation: str,
+    fill: Sequence[float] | None,
+    on: Bools | None,
+    expand: bool = False,
+    center: tuple[float, float] | None = None,
+) -> None:
+    """Plans a rotation against the clock; multiples of 90 degrees turn pixels without sampling."""
+    angle = angle % 360
+    rows = np.ones(plan.n, bool) if on is None else on
+    if center is None:
+        square = (plan.height == plan.width) | expand
+        exact = (angle % 180 == 0) | ((angle % 90 == 0) & square)
+        if (exact & rows).any():
+            plan.turn(np.where(exact, angle / 90, 0.0), rows & exact)
+            rows = rows & ~exact
+            on = rows
+    if not rows.any():
+        return
+    zeros = np.zeros(plan.n)
+    matrix = inverse_affine(center_of(center, plan), -angle, zeros, zeros, np.ones(plan.n), zeros, zeros)
+    size = expanded(matrix, plan) if expand else None
+    height, width = (plan.height, plan.width) if size is None else size
+    _shift(matrix, plan.width, plan.height, width, height)
+    plan.warp(matrix, interpolation == "bilinear", fill, on, size)
+
+
+def _shift(matrix: Floats, width: Floats, height: Floats, new_width: Floats, new_height: Floats) -> None:
+    """Makes a map between positions from the middle one between pixel indices."""
+    x, y = (new_width - 1) / 2, (new_height - 1) / 2
+    matrix[:, 0, 2] += (width - 1) / 2 - matrix[:, 0, 0] * x - matrix[:, 0, 1] * y
+    matrix[:, 1, 2] += (height - 1) / 2 - matrix[:, 1, 0] * x - matrix[:, 1, 1] * y
+
+
+def affine(
+    plan: Geometry,
+    angle: Floats,
+    translate: tuple[Floats, Floats],
+    scale: Floats,
+    shear: tuple[Floats, Floats],
+    interpolation: str,
+    fill: Sequence[float] | None,
+    on: Bools | None,
+    center: tuple[float, float] | None = None,
+) -> None:
+    """Plans a rotation with the clock, a scale, shears and a translation."""
+    matrix = inverse_affine(center_of(center, plan), angle, *translate, scale, *shear)
+    _shift(matrix, plan.width, plan.height, plan.width, plan.height)
+    plan.warp(matrix, interpolation == "bilinear", fill, on)
+
+
+class RandomAffine(Transform):
+    """Rotates, moves, scales and shears images at random.
+
+    Args:
+        degrees: Least and greatest angle in degrees; one number d stands for (-d, d). Positive is with the clock.
+        translate: Greatest shift as a share of width and of height, each 0 to 1; None for none.
+        scale: Least and greatest factor, both positive; None for 1.
+        shear: Angles in degrees: one number for (-shear, shear) along x, two for a range along x, four for a range
+            along x and one along y; None for none.
+        interpolation: ``"nearest"`` or ``"bilinear"``.
+        fill: What stands outside of the image, as in `RandomRotation`.
+        center: (x, y) of the fixed point, from the corner of the image in pixels; None for its middle.
+
+    Raises:
+        TypeError: An argument has another type.
+        ValueError: A range is not in order, a share not in [0, 1], or a factor not positive; the interpolation is
+            another one.
+
+    Parameters: angle, translate_x and translate_y (pixels, rounded), scale, shear_x, shear_y; uniform.
+
+    Convention: the forward map is T * C * R(angle) * S(scale) * SHy * SHx * C^-1, with the centre, the grid and
+    the border of `RandomRotation`. A whole translation by itself changes no value.
+
+    Differs from torch: each sample has its own parameters. Results are rounded only where they are stored.
+
+    Source: torchvision.transforms.v2.RandomAffine.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> train = A.Compose([A.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))], seed=0)
+        >>> train.parameters([7])["0.RandomAffine.angle"].round(2)
+        array([0.27])
+    """
+
+    words = 6
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        translate: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        interpolation: Any = "nearest",
+        fill: Any = 0,
+        center: Sequence[float] | None = None,
+    ) -> None:
+        name = "RandomAffine"
+        self.degrees = to_angles(name, "degrees", degrees)
+        self.translate = None if translate is None else to_shares(name, "translate", translate)
+        self.scale = None if scale is None else positive_pair(name, "scale", scale)
+        self.shear = None if shear is None else to_angles(name, "shear", shear, (2, 4))
+        self.interpolation = to_interpolation(name, interpolation)
+        self.fill = fill
+        self._fill = to_fill(name, fill)
+        self.center = to_center(name, center)
+
+    def _check(self, channels: int) -> None:
+        check_fill("RandomAffine", self._fill, channels)
+
+    def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
+        def between(low: float, high: float, k: int) -> Floats:
+            return low + (high - low) * u[:, k]
+
+        most = self.translate or (0.0, 0.0)
+        scale = self.scale or (1.0, 1.0)
+        shear = (*(self.shear or (0.0, 0.0)), 0.0, 0.0)
+        return {
+            "angle": between(self.degrees[0], self.degrees[1], 0),
+            "translate_x": np.rint(most[0] * canvas.width * (2 * u[:, 1] - 1)),
+            "translate_y": np.rint(most[1] * canvas.height * (2 * u[:, 2] - 1)),
+            "scale": between(*scale, 3),
+            "shear_x": between(shear[0], shear[1], 4),
+            "shear_y": between(shear[2], shear[3], 5),
+        }
+
+    def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
+        translate = drawn["translate_x"], drawn["translate_y"]
+        shear = drawn["shear_x"], drawn["shear_y"]
+        way = self.interpolation, self._fill, on, self.center
+        affine(plan, drawn["angle"], translate, drawn["scale"], shear, *way)
+
+
+def to_shares(name: str, argument: str, value: Any) -> tuple[float, float]:
+    """Returns two numbers, each 0 to 1."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: {argument} must be a sequence of 2 numbers, got {value!r}")
+    if len(value) != 2:
+        raise ValueError(f"{name}: {argument} must have 2 numbers, got {value!r}")
+    return check_between(name, argument, value[0], 0, 1), check_between(name, argument, value[1], 0, 1)
+
+
+class RandomPerspective(RandomTransform):
+    """Moves the corners of images inwards at random, with probability p.
+
+    Args:
+        distortion_scale: How far corners move: up to this share of half the image, 0 to 1.
+        p: The probability, from 0 to 1.
+        interpolation: ``"nearest"`` or ``"bilinear"``.
+        fill: What stands outside of the image, as in `RandomRotation`.
+
+    Raises:
+        TypeError: An argument has another type.
+        ValueError: distortion_scale or p is not in [0, 1]; the interpolation is another one.
+
+    Parameters: applied, and x and y of the corners of the output in pixels, from the top left one with the clock;
+    uniform over the int(distortion_scale * (size // 2)) + 1 pixels at each corner.
+
+    Convention: the map takes the drawn corners to pixels 0 and size - 1, in coordinates whose origin is the corner
+    of the image, as torchvision's does. Grid and border are those of `RandomRotation`.
+
+    Differs from torch: each sample has its own corners. The map is made in float64; torchvision rounds its
+    coefficients to float32. Results are rounded only where they are stored.
+
+    Source: torchvision.transforms.v2.RandomPerspective.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> train = A.Compose([A.RandomPerspective(0.5, p=1.0)], seed=0)
+        >>> train(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    words = 9
+
+    def __init__(
+        self, distortion_scale: float = 0.5, p: float = 0.5, interpolation: Any = "bilinear", fill: Any = 0
+    ) -> None:
+        super().__init__(p)
+        self.distortion_scale = check_between("RandomPerspective", "distortion_scale", distortion_scale, 0, 1)
+        self.interpolation = to_interpolation("RandomPerspective", interpolation)
+        self.fill = fill
+        self._fill = to_fill("RandomPerspective", fill)
+
+    def _check(self, channels: int) -> None:
+        check_fill("RandomPerspective", self._fill, channels)
+
+    def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
+        drawn = {"applied": self._applied(u)}
+        across = np.floor(self.distortion_scale * (canvas.width // 2)) + 1
+        down = np.floor(self.distortion_scale * (canvas.height // 2)) + 1
+        for k, (right, low) in enumerate(((0, 0), (1, 0), (1, 1), (0, 1))):
+            drawn[f"x{k}"] = right * (canvas.width - across) + np.floor(u[:, 1 + 2 * k] * across)
+            drawn[f"y{k}"] = low * (canvas.height - down) + np.floor(u[:, 2 + 2 * k] * down)
+        return drawn
+
+    def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
+        rows = chosen(drawn["applied"], on)
+        if not rows.any():
+            return
+        matrix = tiled(plan.n)
+        corners = np.stack([drawn[f"{axis}{k}"] for k in range(4) for axis in "xy"], axis=1).reshape(-1, 4, 2)
+        matrix[rows] = perspective(corners[rows], plan.width[rows], plan.height[rows])
+        plan.warp(matrix, self.interpolation == "bilinear", self._fill, rows)

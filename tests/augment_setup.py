@@ -1,0 +1,65 @@
+"""What the tests of onepass.augment share: the float64 executor in the place of the core, and torchvision."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from onepass.augment import _call
+from reference import augment as reference
+
+__all__ = ["by_reference", "image", "sources", "torchvision"]
+
+
+def torchvision() -> ModuleType:
+    """Returns torchvision.transforms.v2; skips the test where it is not installed.
+
+    It is installed without its own dependency on torch (``pip install --no-deps torchvision==0.28.0 pillow``), and
+    its import asks for two operators of its compiled part, which no transform uses.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip("torchvision.transforms.v2", reason="needs torchvision")
+
+
+def sources(images, layout: str) -> list[np.ndarray]:
+    """Returns images as the executor takes them: (C, H, W) in float64, 0 to 1."""
+    made = []
+    for one in images:
+        tensor = torch.as_tensor(one)
+        unit = 255.0 if tensor.dtype == torch.uint8 else 1.0
+        tensor = tensor.permute(2, 0, 1) if layout == "NHWC" else tensor
+        made.append(tensor.double().numpy() / unit)
+    return made
+
+
+def _run(taken, layout, records, output) -> None:
+    exact = reference.augment(sources(taken.data, layout), *records)
+    exact = torch.from_numpy(np.ascontiguousarray(exact))
+    output.copy_((exact * 255).round().clamp(0, 255) if output.dtype == torch.uint8 else exact)
+
+
+def _run_masks(masks, dtype, device, plan) -> torch.Tensor:
+    records = plan.records()
+    exact = reference.augment_masks([np.asarray(one) for one in masks], *records[1:])
+    return torch.from_numpy(exact)
+
+
+@pytest.fixture
+def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the float64 executor carry out the records."""
+    monkeypatch.setattr(_call, "run", _run)
+    monkeypatch.setattr(_call, "run_masks", _run_masks)
+
+
+def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """Returns random values, 0 to 1 or 0 to 255."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.uint8:
+        return torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+    return torch.rand(shape, generator=generator).to(dtype)
