@@ -153,7 +153,7 @@ def test_the_demo_learns_from_augmented_images(few):
         for augment in (False, True)
     )
     assert plain.losses != augmented.losses
-    assert sum(augmented.losses[-10:]) < 0.7 * sum(augmented.losses[:10])
+    assert sum(augmented.losses[-10:]) < 0.8 * sum(augmented.losses[:10])
 
 
 def test_the_option_is_recorded(tmp_path, monkeypatch, few):

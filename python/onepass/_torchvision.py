@@ -11,7 +11,7 @@ __all__ = ["load"]
 
 # Operators that torchvision describes at import. Its build next to another build of torch lacks them.
 _OPERATORS = ("nms", "qnms")
-_kept: list[torch.library.Library] = []
+_kept: list[Any] = []
 
 
 def load() -> Any:
@@ -29,10 +29,11 @@ def load() -> Any:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    # torch gives this class no types.
+    kind: Any = torch.library.Library
+    library = kind("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
-        # torch gives this method no types.
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     # The operators exist as long as the object does.
     _kept.append(library)
     return import_module(name)

@@ -11,7 +11,7 @@ On CUDA the images are on the device, and ours is next to a copy that moves as m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -127,7 +127,7 @@ def _device_case(work: Work, device: torch.device) -> Case:
     return Case(work.name, 5 * work.numel, 15, setup)
 
 
-def _pair(name: str, makers: dict[str, Callable[[], Step]]) -> Case:
+def _pair(name: str, makers: Mapping[str, Callable[[], Step]]) -> Case:
     return Case(name, None, 25, lambda: {key: make() for key, make in makers.items()})
 
 

@@ -63,7 +63,13 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def _resized(x: Tensor, size: tuple[int, int], mode: str, antialias: bool) -> Tensor:
-    return F.interpolate(x, size, mode=mode, antialias=antialias)
+    resized = F.interpolate(x, size, mode=mode, antialias=antialias)
+    return _limited(resized) if mode == "bicubic" else resized
+
+
+def _limited(x: Tensor) -> Tensor:
+    """Limits to 0 .. 1 what a cubic filter overshoots, as torchvision does with uint8 images."""
+    return x.clamp(0, 1)
 
 
 def _rotation(x: Tensor, angle: float = _TURN) -> Tensor:
@@ -114,7 +120,9 @@ def _resize(options: str, size: tuple[int, int], mode: str, antialias: bool) -> 
         options,
         lambda: [A.Resize(size, interpolation=mode, antialias=antialias)],
         lambda x: _resized(x, size, mode, antialias),
-        lambda v2, x: v2.functional.resize(x, list(size), v2.InterpolationMode(mode), antialias=antialias),
+        lambda v2, x: _limited(
+            v2.functional.resize(x, list(size), v2.InterpolationMode(mode), antialias=antialias)
+        ),
     )
 
 
@@ -122,7 +130,7 @@ def _jitter(name: str, factor: float, formula: Callable[[Tensor, float], Tensor]
     return _alike(
         "ColorJitter",
         f"{name} {factor:g}",
-        lambda: [A.ColorJitter(**{name: (factor, factor)})],  # type: ignore[arg-type]  # mypy takes any key
+        lambda: [A.ColorJitter(**{name: (factor, factor)})],
         partial(_with, formula, factor),
         lambda v2, x: getattr(v2.functional, f"adjust_{name}")(x, factor),
     )

@@ -43,7 +43,8 @@ def affine_map(size: Size, angle: float, scale: float = 1.0, shear: float = 0.0)
     inverse = torch.tensor([[d, -b, 0.0], [-c, a, 0.0], [0.0, 0.0, scale]], dtype=torch.float64) / scale
     centre = torch.eye(3, dtype=torch.float64)
     centre[0, 2], centre[1, 2] = (size[1] - 1) / 2, (size[0] - 1) / 2
-    return centre @ inverse @ torch.linalg.inv(centre)
+    found: Tensor = centre @ inverse @ torch.linalg.inv(centre)
+    return found
 
 
 def warp(x: Tensor, matrix: Tensor) -> Tensor:

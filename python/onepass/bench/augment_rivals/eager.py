@@ -79,7 +79,8 @@ class _Chain:
         cos, sin, zero = radians.cos(), radians.sin(), torch.zeros(self.work.count)
         maps = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
         grid = F.affine_grid(maps, list(batch.shape), align_corners=False)
-        return F.grid_sample(batch, grid, align_corners=False)
+        layout = torch.channels_last if self.work.channels_last else torch.contiguous_format
+        return F.grid_sample(batch, grid, align_corners=False).contiguous(memory_format=layout)
 
     def _rows(self) -> Callable[[int, Tensor], object]:
         """Normalises rows of width * 3 elements: three at a time, torch's loops would be slow."""

@@ -54,7 +54,8 @@ class Work:
         rows, columns = np.mgrid[:height, :width]
         plane = (rows / height + columns / width)[..., None] * np.array([110.0, 90.0, 70.0])
         noise = np.random.default_rng(0).uniform(0, 35, (self.count, height, width, 3))
-        return (plane + noise).astype(np.uint8)
+        images: Bytes = (plane + noise).astype(np.uint8)
+        return images
 
 
 def batch_like(work: Work) -> tuple[Tensor, NDArray[np.float32]]:
