@@ -34,6 +34,7 @@ REGISTER = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 # Packed arithmetic that every loop of an operation must hold, in each type it computes in.
 ARITHMETIC = {
     "adam": "mul add sub sqrt div",
+    "augment": "mul add sub",
     "batch_norm": "mul sub",
     "clip": "mul",
     "cross_entropy": "fmadd mul",
@@ -49,6 +50,7 @@ BOTH = ("float", "double")
 FUSES = {"cross_entropy"}
 TYPES = {
     "adam": BOTH,
+    "augment": ("float",),
     "batch_norm": BOTH,
     "clip": BOTH,
     "cross_entropy": BOTH,
@@ -141,7 +143,7 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|drop_elements<onepass::math::\w+<{computed}[,>]"
         + r"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)"
         + rf"<(?:.*[< ])?{computed}>"
-        + ("|probe_part<" if computed == "float" else "|add_strip<")
+        + ("|probe_part<|blend_taps<" if computed == "float" else "|add_strip<")
     )
     return [f for f in functions if walk.search(f.name) and (not only or only.search(f.name))]
 

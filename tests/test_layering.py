@@ -25,9 +25,10 @@ LOOPS = {
     "channels": ("common", "draws"),
     "elements": ("common", "draws", "channels"),
     "classes": ("common",),
+    "images": ("common", "draws"),
 }
 # Folders of csrc/kernels and csrc/bind: a family includes no other; in bind all stand on core.
-FAMILIES = ("optim", "norm", "loss", "dropout", "probe")
+FAMILIES = ("optim", "norm", "loss", "dropout", "augment", "probe")
 # The parts of the package that only the command needs, and what each of them may import of the others.
 TOOLS = {"bench": (), "parity": (), "demo": ("bench",), "cli": ("bench", "parity", "demo")}
 MAX_LINES = 400

@@ -15,7 +15,8 @@
   X(probe)                  \
   X(batch_norm)             \
   X(dropout)                \
-  X(cross_entropy)
+  X(cross_entropy)          \
+  X(augment)
 
 namespace onepass {
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/augment/augment.h"
 #include "kernels/dropout/dropout.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/norm/batch_norm.h"
@@ -112,6 +113,10 @@ using CrossEntropyWorkspace = int64_t(const ClassShape& shape, bool statistics, 
 // y[i] = e^x[i]: the exponential that the loss is made of, for tests. float, or double.
 using ExponentialKernel = void(DType dtype, const void* x, void* y, int64_t n, const Launch& launch);
 
+// output from images, and masks from masks, by the records.
+using AugmentKernel = void(const Augment& op, const Launch& launch);
+using AugmentMasksKernel = void(const AugmentMasks& op, const Launch& launch);
+
 // writes[k][i] = c writes[k][i] + sum of reads[.][i], each thread over one contiguous part of n floats: the
 // plainest loop with given reads and writes, by which benchmarks measure the bandwidth.
 using ProbeKernel = void(const float* const* reads, int read_count, float* const* writes, int write_count,
@@ -142,9 +147,11 @@ using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const L
   X(exponential, ExponentialKernel)
 // Kernels that one of the two devices has: benchmarks probe the CPU only, and a step count on the host needs
 // no kernel.
-#define ONEPASS_CPU_ONLY_KERNELS(X) \
-  X(probe, ProbeKernel)             \
-  X(probe_copy, ProbeCopyKernel)    \
+#define ONEPASS_CPU_ONLY_KERNELS(X)    \
+  X(augment, AugmentKernel)            \
+  X(augment_masks, AugmentMasksKernel) \
+  X(probe, ProbeKernel)                \
+  X(probe_copy, ProbeCopyKernel)       \
   X(probe_widen, ProbeWidenKernel)
 #define ONEPASS_CUDA_ONLY_KERNELS(X) X(increment, IncrementKernel)
 

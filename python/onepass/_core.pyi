@@ -239,6 +239,28 @@ def cross_entropy_workspace(*, x: torch.Tensor, threads: int, statistics: bool) 
 def exponential(x: torch.Tensor, y: torch.Tensor, threads: int) -> None:
     """Y = e^x for x up to 40, float32 or float64: what the loss is made of, for tests."""
 
+def augment(
+    *,
+    images: Any,
+    layout: str,
+    output: Any,
+    samples: Any,
+    passes: Any,
+    ops: Any,
+    values: Any,
+    threads: int,
+) -> None:
+    """Carries out the records of augment/_records.py on a batch, or a list of images (h, w, c) or (c, h, w).
+
+    output: (n, c, h, w), contiguous or channels_last; it must not share memory with the images. values: float64.
+    """
+
+def augment_masks(*, masks: Any, output: Any, passes: Any, ops: Any, values: Any, threads: int) -> None:
+    """Moves the elements of masks, (n, h, w) or a list of (h, w), to output (n, h, w).
+
+    There is one pass each: a gather with interpolation nearest or floor, and blends that are not soft.
+    """
+
 def write_scaled(
     groups: list[dict[str, Any]],
     field: str,

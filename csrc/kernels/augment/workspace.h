@@ -1,0 +1,108 @@
+// workspace.h - the scratch memory of one thread that augments, cut out of one block.
+#pragma once
+
+#include "kernels/augment/augment.h"
+#include "loops/common/fetch.h"
+#include "loops/images/gather.h"
+#include "loops/images/resize.h"
+
+namespace onepass::ONEPASS_ISA {
+
+inline bool is_statistic(OpKind kind) {
+  return kind == OpKind::kContrast || kind == OpKind::kAutocontrast || kind == OpKind::kEqualize ||
+         kind == OpKind::kSharpness;
+}
+
+inline math::ResizeAxis resize_axis(const ImagePass& pass, bool along_x) {
+  const bool cubic = Interpolation(int(pass.interpolation)) == Interpolation::kBicubic;
+  if (along_x) return {pass.map[0], pass.map[2], {pass.left, pass.right - 1}, cubic, pass.antialias != 0};
+  return {pass.map[4], pass.map[5], {pass.top, pass.bottom - 1}, cubic, pass.antialias != 0};
+}
+
+// Bytes that the samples need at most.
+struct WorkspaceSizes {
+  int64_t image = 0;    // floats of an image between two passes, or before a statistic
+  int64_t mixed = 0;    // floats of a finished image that another one is mixed with
+  int64_t columns = 0;  // bytes of the tables of taps
+  int64_t rows = 0;
+  int64_t row = 0;  // floats of a row between the two directions of a resize
+  int64_t strip = 0;
+
+  static WorkspaceSizes make(const Augment& op) {
+    WorkspaceSizes sizes;
+    sizes.strip = kStripPixels * op.channels;
+    bool mixes = false;
+    for (int64_t i = 0; i < op.count; ++i) {
+      mixes = mixes || op.samples[i].mixing != 0;
+      int64_t made = 0;
+      for (int64_t p = 0; p < op.pass_count; ++p) sizes.add(op, i * op.pass_count + p, made);
+    }
+    if (mixes) sizes.mixed = FloatImage::elements(op.height, op.width, op.channels);
+    return sizes;
+  }
+  int64_t bytes() const {
+    const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip;
+    return floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip)) + 16 * kLine;
+  }
+
+ private:
+  static void raise(int64_t& most, int64_t value) { most = value > most ? value : most; }
+
+  // made: how many passes the sample has had.
+  void add(const Augment& op, int64_t index, int64_t& made) {
+    const ImagePass& pass = op.passes[index];
+    if (pass.kind == 0) return;
+    bool keeps = ++made > 1;
+    for (int64_t k = 0; k < op.op_count; ++k) {
+      keeps = keeps || is_statistic(OpKind(int(op.ops[index * op.op_count + k].kind)));
+    }
+    const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
+    // The result of this pass, should another follow, and the image before a statistic.
+    if (keeps || op.pass_count > 1) raise(image, FloatImage::elements(height, width, op.channels));
+    if (pass.kind != double(PassKind::kResize)) return;
+    raise(columns, TapTable::bytes(width, resize_axis(pass, true).most_taps()));
+    raise(rows, TapTable::bytes(height, resize_axis(pass, false).most_taps()));
+    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)));
+  }
+};
+
+struct Workspace {
+  float* image[2];
+  float* mixed[2];
+  char* columns;
+  char* rows;
+  float* row;
+  float* strip;   // the planes that operations work on
+  float* grey;    // other values of the pixels of a strip
+  float* pixels;  // a strip as it is stored, before it is narrowed
+  float* narrow;
+  TapStrip* taps;
+
+  static Workspace make(char* memory, const WorkspaceSizes& sizes) {
+    const auto take = [&memory](int64_t bytes) {
+      char* taken = memory;
+      memory += (bytes + kLine - 1) / kLine * kLine;
+      return taken;
+    };
+    const auto floats = [&](int64_t n) { return reinterpret_cast<float*>(take(n * int64_t(sizeof(float)))); };
+    Workspace made;
+    made.taps = reinterpret_cast<TapStrip*>(take(int64_t(sizeof(TapStrip))));
+    made.strip = floats(sizes.strip);
+    made.grey = floats(sizes.strip);
+    made.pixels = floats(sizes.strip);
+    made.narrow = floats(sizes.strip);
+    made.row = floats(sizes.row);
+    made.columns = take(sizes.columns);
+    made.rows = take(sizes.rows);
+    for (float*& image : made.image) image = floats(sizes.image);
+    for (float*& image : made.mixed) image = floats(sizes.mixed);
+    return made;
+  }
+};
+
+inline TapTable tap_table(char* memory, int64_t n, int64_t most) {
+  int32_t* numbers = reinterpret_cast<int32_t*>(memory);
+  return {numbers, numbers + n, reinterpret_cast<float*>(numbers + 2 * n), most};
+}
+
+}  // namespace onepass::ONEPASS_ISA

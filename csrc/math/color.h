@@ -1,0 +1,181 @@
+// color.h - operations on the values of one pixel: torchvision's, in the order of its float operations.
+//
+// Values are 0 to 1, as a uint8 divided by 255; what is outside stays as it is where torchvision does not
+// clamp. One functor a kind: of one value, or of three.
+//
+// Source: torchvision.transforms.v2.functional (_color.py).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/compiler.h"
+
+namespace onepass::math {
+
+struct Rgb {
+  float r, g, b;
+};
+
+ONEPASS_HD float smaller(float a, float b) { return a < b ? a : b; }
+ONEPASS_HD float larger(float a, float b) { return a > b ? a : b; }
+// A nan stays a nan.
+ONEPASS_HD float between_bounds(float v, float least, float most) {
+  v = v < least ? least : v;
+  return v > most ? most : v;
+}
+ONEPASS_HD float unit_range(float v) { return between_bounds(v, 0, 1); }
+
+ONEPASS_HD float grey_of(Rgb v) { return 0.2989f * v.r + 0.587f * v.g + 0.114f * v.b; }
+
+// A uint8 as a value, and back: half to even, a nan becomes 0.
+ONEPASS_HD float of_byte(float raw) { return raw / 255.0f; }
+ONEPASS_HD uint8_t to_byte(float v) {
+  constexpr float kShift = 0x1.8p23f;
+  float scaled = v * 255.0f;
+  scaled = scaled > 0 ? scaled : 0;
+  scaled = scaled < 255 ? scaled : 255;
+  return uint8_t(int32_t((scaled + kShift) - kShift));
+}
+
+struct OfByte {
+  ONEPASS_HD float operator()(float raw) const { return of_byte(raw); }
+};
+
+struct Brightness {
+  float factor;
+  ONEPASS_HD float operator()(float v) const { return unit_range(factor * v); }
+};
+
+// factor v + (1 - factor) other.
+struct Contrast {
+  float factor, rest, mean;
+  ONEPASS_HD static Contrast make(double factor, double mean) {
+    return {float(factor), float(1 - factor), float(mean)};
+  }
+  ONEPASS_HD float operator()(float v) const { return unit_range(factor * v + rest * mean); }
+};
+
+struct Saturation {
+  float factor, rest;
+  ONEPASS_HD static Saturation make(double factor) { return {float(factor), float(1 - factor)}; }
+  ONEPASS_HD Rgb operator()(Rgb v) const {
+    const float grey = rest * grey_of(v);
+    return {unit_range(factor * v.r + grey), unit_range(factor * v.g + grey),
+            unit_range(factor * v.b + grey)};
+  }
+};
+
+struct Grayscale {
+  ONEPASS_HD Rgb operator()(Rgb v) const {
+    const float grey = grey_of(v);
+    return {grey, grey, grey};
+  }
+};
+
+struct Hue {
+  float shift;
+
+  ONEPASS_HD static float fraction(float h) { return h - floorf(h); }
+  ONEPASS_HD Rgb operator()(Rgb v) const {
+    const float most = larger(larger(v.r, v.g), v.b), least = smaller(smaller(v.r, v.g), v.b);
+    const bool equal = most == least;
+    const float range = most - least, saturation = range / (equal ? 1.0f : most);
+    const float divisor = equal ? 1.0f : range;
+    const float r = (most - v.r) / divisor, g = (most - v.g) / divisor, b = (most - v.b) / divisor;
+    const float sixths = most == v.r ? b - g : most == v.g ? r + 2 - b : g + 4 - r;
+    return with_hue(fraction(fraction(sixths * float(1 / 6.) + 1) + shift), saturation, most);
+  }
+  ONEPASS_HD static Rgb with_hue(float hue, float saturation, float value) {
+    const float six = hue * 6, sector = floorf(six), f = six - sector;
+    const float product = saturation * f, one_less = 1 - saturation;
+    const float q = unit_range((1 - product) * value), t = unit_range((product + one_less) * value);
+    const float p = unit_range(one_less * value);
+    // Sector 6 is sector 0: a fraction rounded up to 1.
+    const bool first = sector < 1 || sector > 5, second = sector == 1, third = sector == 2;
+    const bool fourth = sector == 3, fifth = sector == 4;
+    return {first             ? value
+            : second          ? q
+            : third || fourth ? p
+            : fifth           ? t
+                              : value,
+            first             ? t
+            : second || third ? value
+            : fourth          ? q
+                              : p,
+            first || second   ? p
+            : third           ? t
+            : fourth || fifth ? value
+                              : q};
+  }
+};
+
+struct Invert {
+  ONEPASS_HD float operator()(float v) const { return 1 - v; }
+};
+
+struct Solarize {
+  float threshold;
+  ONEPASS_HD float operator()(float v) const { return v >= threshold ? 1 - v : v; }
+};
+
+struct Posterize {
+  float levels, last, step;
+  ONEPASS_HD static Posterize make(double levels) {
+    return {float(levels), float(levels - 1), float(1 / levels)};
+  }
+  ONEPASS_HD float operator()(float v) const { return between_bounds(floorf(v * levels), 0, last) * step; }
+};
+
+// From the smallest and the largest value of a channel.
+struct Autocontrast {
+  float least, range;
+  ONEPASS_HD static Autocontrast make(float least, float most) {
+    if (most == least) return {0, 1};
+    return {least, most - least};
+  }
+  ONEPASS_HD float operator()(float v) const { return unit_range((v - least) / range); }
+};
+
+// The bin of a value in a histogram of 256.
+ONEPASS_HD int32_t equalize_bin(float v) {
+  const float bin = v * float(256 - 1e-3);
+  return int32_t(between_bounds(bin > 0 ? bin : 0, 0, 255));
+}
+
+// The value that a bin gets, from the number of values in the bins before it; step: a 255th of the values
+// that are not in the last bin that has any, rounded down and not 0.
+ONEPASS_HD float equalized(int64_t before, int64_t step) {
+  const int64_t level = (before + step / 2) / step;
+  return of_byte(float(level < 255 ? level : 255));
+}
+
+// The sum of a pixel and its neighbours, all by 1 but the pixel itself by 5, and what becomes of the pixel.
+struct Sharpness {
+  float rest;
+  ONEPASS_HD static Sharpness make(double factor) { return {float(1 - factor)}; }
+  ONEPASS_HD float operator()(float v, float above, float side, float below) const {
+    const float blurred = (above + side + below) * float(1 / 13.) + v * float(5 / 13.);
+    return unit_range(v + rest * (blurred - v));
+  }
+  ONEPASS_HD static float at_edge(float v) { return unit_range(v); }
+};
+
+struct Normalize {
+  float mean, std;
+  ONEPASS_HD float operator()(float v) const { return (v - mean) / std; }
+};
+
+struct ClampValue {
+  float least, most;
+  ONEPASS_HD float operator()(float v) const { return between_bounds(v, least, most); }
+};
+
+// lam own + (1 - lam) other.
+struct Mixup {
+  float lam, rest;
+  ONEPASS_HD static Mixup make(double lam) { return {float(lam), float(1 - lam)}; }
+  ONEPASS_HD float operator()(float own, float other) const { return lam * own + rest * other; }
+};
+
+}  // namespace onepass::math
