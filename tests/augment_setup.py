@@ -11,20 +11,23 @@ import torch
 from onepass.augment import _call
 from reference import augment as reference
 
-__all__ = ["by_reference", "image", "sources", "torchvision"]
+__all__ = ["by_reference", "exact", "image", "sources", "torchvision"]
 
 
-def torchvision() -> ModuleType:
-    """Returns torchvision.transforms.v2; skips the test where it is not installed.
+# Operators of torchvision's compiled part, for which its import asks; no transform uses them. They go away with
+# the library object.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
-    It is installed without its own dependency on torch (``pip install --no-deps torchvision==0.28.0 pillow``), and
-    its import asks for two operators of its compiled part, which no transform uses.
+
+def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
+    """Returns a module of torchvision; skips the test where it is not installed.
+
+    It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``.
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision.transforms.v2", reason="needs torchvision")
+            _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return pytest.importorskip(module, reason="needs torchvision")
 
 
 def sources(images, layout: str) -> list[np.ndarray]:
@@ -55,6 +58,19 @@ def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the float64 executor carry out the records."""
     monkeypatch.setattr(_call, "run", _run)
     monkeypatch.setattr(_call, "run_masks", _run_masks)
+
+
+def exact(train, images, **call) -> torch.Tensor:
+    """Returns what the records of a call say, in float64, (n, C, H, W)."""
+    found = []
+
+    def keep(taken, layout, records, output) -> None:
+        found.append(reference.augment(sources(taken.data, layout), *records))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_call, "run", keep)
+        train(images, **call)
+    return torch.from_numpy(np.ascontiguousarray(found[0]))
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

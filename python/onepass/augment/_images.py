@@ -126,15 +126,32 @@ def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
         assert n is not None
         first = int(torch.randint(2**62, (), dtype=torch.int64))
         return np.arange(first, first + n).astype(np.uint64)
-    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"Compose: ids must be integers, got {array.dtype}")
+    array = _integers(ids)
     if array.ndim != 1 or (n is not None and len(array) != n):
         wanted = "one dimension" if n is None else f"{n} numbers, one a sample"
         raise ValueError(f"Compose: ids must have {wanted}, got shape {array.shape}")
     if array.dtype.kind == "i" and (array < 0).any():
         raise ValueError(f"Compose: ids must be at least 0, got {array.min()}")
     return array.astype(np.uint64)
+
+
+def _integers(ids: Any) -> NDArray[Any]:
+    if isinstance(ids, Tensor):
+        ids = ids.cpu().numpy()
+    if not isinstance(ids, np.ndarray):
+        if not isinstance(ids, Sequence) or isinstance(ids, str):
+            raise TypeError(f"Compose: ids must be a sequence of integers, got {type(ids).__name__}")
+        if not all(isinstance(one, (int, np.integer)) for one in ids):
+            raise TypeError(
+                f"Compose: ids must be integers, got {next(one for one in ids if not isinstance(one, int))!r}"
+            )
+        if ids and not 0 <= min(ids) <= max(ids) < 2**64:
+            raise ValueError(f"Compose: ids must be at least 0 and below 2**64, got {min(ids)} to {max(ids)}")
+        # By numpy's own rule, numbers of 64 bits among smaller ones would become float64.
+        ids = np.array(ids, np.uint64)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"Compose: ids must be integers, got {ids.dtype}")
+    return ids
 
 
 def check_epoch(epoch: Any) -> int:

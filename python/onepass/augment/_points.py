@@ -145,8 +145,7 @@ class Points:
         """Does nothing: values of pixels move no position."""
 
     def mix(self, kind: str, on: Bools | None, **fields: Number) -> None:
-        """Raises: there is no box of a mix."""
-        raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
+        """Does nothing: Compose refuses boxes and keypoints where samples are mixed."""
 
     def boxes(self) -> Boxes:
         """Returns the boxes, without those that have left the image."""

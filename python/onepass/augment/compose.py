@@ -144,6 +144,8 @@ class Compose:
         self._chain.check(taken.channels)
         epoch = check_epoch(epoch)
         target = None if labels is None else check_labels(labels, n, self._chain.labels_checked_by)
+        if self._chain.mixing and not (masks is None and boxes is None and keypoints is None):
+            raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
         taken_masks = None if masks is None else take_masks(masks, taken)
         points = self._points(taken, boxes, keypoints)
         numbers = take_ids(ids, n) if self.train or ids is not None else np.zeros(n, np.uint64)

@@ -41,7 +41,8 @@ class Resize(Transform):
     of bicubic on uint8 images are first limited to 0 .. 255. An image that has the size already is not changed.
 
     Differs from torch: torchvision rounds uint8 images to uint8 after the resize, on CPUs with AVX2 after each of
-    its two directions; the result is at most 1 apart. It also knows ``"lanczos"``.
+    its two directions; the result is at most 1 apart, but for bicubic where it overshoots 0 .. 255 between them.
+    It also knows ``"lanczos"``.
 
     Source: torchvision.transforms.v2.Resize; torch.nn.functional.interpolate.
 
