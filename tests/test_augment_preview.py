@@ -20,6 +20,18 @@ from tolerance import PIXELS_ATOL
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def read_once():
+    """The digits; reading them takes seconds."""
+    return digits()
+
+
+@pytest.fixture(autouse=True)
+def few_reads(monkeypatch, read_once):
+    monkeypatch.setattr("onepass.cli.augment.digits", lambda: read_once)
+    monkeypatch.setattr("onepass.demo.data.digits", lambda: read_once)
+
+
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"
@@ -122,15 +134,15 @@ def test_texts_become_transforms():
 # The demo
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def few():
     """Every tenth image: a training takes a second."""
     data = mnist()
     return Data(*(getattr(data, field.name)[::10] for field in dataclasses.fields(data)))
 
 
-def test_digits_are_what_mnist_normalises():
-    pixels, labels = digits()
+def test_digits_are_what_mnist_normalises(read_once):
+    pixels, labels = read_once
     assert (pixels.dtype, pixels.shape) == (np.uint8, (5000, 28, 28))
     assert np.bincount(labels).tolist() == [500] * 10
 

@@ -62,9 +62,9 @@ def augment(
     """
     check_picture("preview", preview)
     console = Console()
-    found = _digits(rows) if images is None else _read(images, rows)
     default = _DIGITS if images is None else (*_PHOTOS, _JITTER)
     chain = _chain(transform or list(default), seed)
+    found = _digits(rows) if images is None else _read(images, rows)
     ids = np.arange(len(found))
     try:
         shown = [chain(found, ids=ids, epoch=epoch + i) for i in range(columns)]
