@@ -1,4 +1,4 @@
-"""What the tests of onepass.augment share: the float64 executor in the place of the core, and torchvision."""
+"""What the tests of onepass.augment share: what records say in float64, images, and torchvision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from onepass.augment import _call
 from reference import augment as reference
 
-__all__ = ["by_reference", "exact", "image", "sources", "torchvision"]
+__all__ = ["exact", "image", "sources", "torchvision"]
 
 
 # Operators of torchvision's compiled part, for which its import asks; no transform uses them. They go away with
@@ -39,25 +39,6 @@ def sources(images, layout: str) -> list[np.ndarray]:
         tensor = tensor.permute(2, 0, 1) if layout == "NHWC" else tensor
         made.append(tensor.double().numpy() / unit)
     return made
-
-
-def _run(taken, layout, records, output) -> None:
-    exact = reference.augment(sources(taken.data, layout), *records)
-    exact = torch.from_numpy(np.ascontiguousarray(exact))
-    output.copy_((exact * 255).round().clamp(0, 255) if output.dtype == torch.uint8 else exact)
-
-
-def _run_masks(masks, dtype, device, plan) -> torch.Tensor:
-    records = plan.records()
-    exact = reference.augment_masks([np.asarray(one) for one in masks], *records[1:])
-    return torch.from_numpy(exact)
-
-
-@pytest.fixture
-def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the float64 executor carry out the records."""
-    monkeypatch.setattr(_call, "run", _run)
-    monkeypatch.setattr(_call, "run_masks", _run_masks)
 
 
 def exact(train, images, **call) -> torch.Tensor:

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from augment_setup import by_reference, image
+from augment_setup import image
 from onepass import augment as A
 from onepass.augment import _philox
 from reference.dropout import philox as philox_of_dropout
-
-__all__ = ["by_reference"]
 
 CHAIN = [
     A.RandomResizedCrop(20),
@@ -118,7 +116,7 @@ def test_tables_print():
     assert len(lines) == 22
 
 
-def test_a_sample_replays(by_reference):
+def test_a_sample_replays():
     """All of the result of a sample but the mix: images, split and permuted."""
     train = A.Compose(CHAIN[:-1], seed=3)
     images, ids = image(7, 24, 30, 3, dtype=torch.uint8), [5, 4, 99, 2**63, 0, 17, 1]
@@ -129,7 +127,7 @@ def test_a_sample_replays(by_reference):
     assert whole[order].equal(train(images[order], ids=[ids[k] for k in order], epoch=2))
 
 
-def test_without_ids_torchs_generator_counts(by_reference):
+def test_without_ids_torchs_generator_counts():
     train = A.Compose([A.RandomRotation(90)], seed=3)
     images = image(3, 8, 8, 1)
     torch.manual_seed(1)
@@ -139,7 +137,7 @@ def test_without_ids_torchs_generator_counts(by_reference):
     assert first.equal(train(images))
 
 
-def test_evaluation_draws_nothing(by_reference):
+def test_evaluation_draws_nothing():
     torch.manual_seed(1)
     before = torch.get_rng_state()
     A.Compose([A.Resize((4, 4))], train=False, seed=0)(image(3, 8, 8, 1))
@@ -167,7 +165,7 @@ def drawn(transform, name, sizes=SIZES):
 def is_uniform(numbers, low, high):
     """Kolmogorov and Smirnov's test."""
     placed = np.sort((numbers - low) / (high - low))
-    assert 0 <= placed[0]
+    assert placed[0] >= 0
     assert placed[-1] <= 1
     steps = np.arange(1, len(placed) + 1) / len(placed)
     return max((steps - placed).max(), (placed - steps + 1 / len(placed)).max()) < 2.23 / math.sqrt(len(placed))

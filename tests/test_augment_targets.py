@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from augment_setup import by_reference, image, torchvision
+from augment_setup import image, torchvision
 from onepass import augment as A
-
-__all__ = ["by_reference"]
-
-pytestmark = pytest.mark.usefixtures("by_reference")
 
 N, SIZE = 6, (24, 26)
 IDS = range(70, 70 + N)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,11 +40,10 @@ class Chain:
     def __init__(self, transforms: Sequence[Transform], train: bool) -> None:
         self._words: list[int] = []
         self.nodes = [self._node(one, str(k), nested=False) for k, one in enumerate(transforms)]
-        for one in transforms[:-1]:
+        for one, after in itertools.pairwise(transforms):
             if one.mixing:
-                raise ValueError(
-                    f"Compose: transforms must have {type(one).__name__} of samples at the end, got it before"
-                )
+                names = type(one).__name__, type(after).__name__
+                raise ValueError(f"Compose: {names[0]} must be the last transform, got {names[1]} after it")
         self._blocks = places_of(self._words)
         self.mixing = bool(transforms) and transforms[-1].mixing and train
         if not train:

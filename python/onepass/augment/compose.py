@@ -148,7 +148,6 @@ class Compose:
             raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
         taken_masks = None if masks is None else take_masks(masks, taken)
         points = self._points(taken, boxes, keypoints)
-        numbers = take_ids(ids, n) if self.train or ids is not None else np.zeros(n, np.uint64)
         plan = Plan(taken.heights, taken.widths, taken.channels, taken.unit)
         plans: list[Geometry] = [plan]
         mask_plan = None
@@ -157,9 +156,17 @@ class Compose:
             plans.append(mask_plan)
         if points is not None:
             plans.append(points)
-        self._chain.plan(self._chain.draw(self.seed, numbers, epoch), plans)
-        output = self._output(plan, taken, out)
-        _call.run(taken, self.layout, plan.records(), output)
+        # A call that fails has drawn nothing.
+        before = torch.get_rng_state() if ids is None and self.train else None
+        try:
+            numbers = np.zeros(n, np.uint64) if ids is None and not self.train else take_ids(ids, n)
+            self._chain.plan(self._chain.draw(self.seed, numbers, epoch), plans)
+            output = self._output(plan, taken, out)
+            _call.run(taken, self.layout, plan.records(), output)
+        except Exception:
+            if before is not None:
+                torch.set_rng_state(before)
+            raise
         parts: list[Any] = [output]
         if target is not None:
             parts.append(self._target(target, plan))
