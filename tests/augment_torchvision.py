@@ -1,4 +1,4 @@
-"""torchvision's functions with the parameters that our transforms have drawn: call(image, parameters, transform)."""
+"""torchvision's functions with the parameters that our transforms draw: call(image, parameters, transform)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chains: where passes begin, what the order means, and that one resampling is closer to the truth than several."""
+"""Chains: where passes begin, what the order means, and that one resampling is closer to the truth than two."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_chain_is_torchvisions(name):
     train = A.Compose(transforms, seed=1, layout="NCHW")
     images = image(N, 3, 24, 26)
     ours, theirs = exact(train, images, ids=IDS), chain(train, images.double(), IDS)
-    # float32 coefficients of torchvision's perspective; else float64 on both sides, and scales of resize in float32.
+    # torchvision's perspective has float32 coefficients; the rest is float64, but for scales of resize.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4 if "perspective" in name else 2e-6)
     assert passes_of(train, 24, 26) == passes
 
@@ -102,7 +102,7 @@ RESAMPLED = {
 
 @pytest.mark.parametrize("name", RESAMPLED)
 def test_one_resampling_is_closer_than_a_chain(name):
-    """The exact positions come from torchvision's own chain, on images of the coordinates: those it samples exactly.
+    """The exact positions come from torchvision's own chain: images of the coordinates it samples exactly.
 
     At the edges of intermediate images it does not, as it goes on with the last pixel; these do not count.
     """

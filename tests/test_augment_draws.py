@@ -1,4 +1,4 @@
-"""Parameters are a function of (seed, epoch, id, place) alone, and have the distributions that they should have."""
+"""Parameters are a function of (seed, epoch, id, place) only, and have the distributions that they should have."""
 
 from __future__ import annotations
 

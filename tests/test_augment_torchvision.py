@@ -1,7 +1,7 @@
 """Each transform by itself gives what torchvision's function gives with the same parameters.
 
-The float64 executor carries out the records next to torchvision on float64 images, and the core is close to it; uint8
-images, which torchvision rounds, are at most 1 apart.
+The float64 executor carries out the records next to torchvision on float64 images, and the core is close to it;
+uint8 images, which torchvision rounds, are at most 1 apart.
 """
 
 from __future__ import annotations

@@ -103,5 +103,5 @@ class RandomErasing(RandomTransform):
         rows = chosen(drawn["applied"], on) & (bottom > top) & (right > left)
         mode = ERASE_MODES["noise" if self._value is None else "value"]
         noise = (drawn["key0"], drawn["key1"], 0.0, 0.0, 0.0, 0.0)
-        value = () if self._value is None else [number / plan.unit for number in self._value]
+        value = [number / plan.unit for number in self._value or (0.0,)]
         plan.op(OPS["erase"], (left, top, right, bottom, float(mode), *noise), rows, FIXED, value)
