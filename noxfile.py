@@ -88,6 +88,18 @@ def peers(session: nox.Session, peer: str) -> None:
 
 
 @nox.session(default=False)
+def augment_bench(session: nox.Session) -> None:
+    """Augmentation next to torchvision, OpenCV, Albumentations and Kornia: tests, parity, pictures, benchmark."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.install("--no-deps", "-r", "benchmarks/augment_rivals.txt")
+    session.run("python", "-m", "pytest", "tests", "-q", "-k", "augment", "-p", "no:cacheprovider")
+    session.run("onepass", "parity", "augment")
+    session.run("python", "benchmarks/augment_pictures.py", "--output", session.create_tmp())
+    session.run("onepass", "bench", "augment", *session.posargs)
+
+
+@nox.session(default=False)
 def docs_browser(session: nox.Session) -> None:
     """Looks at the site in build/docs with Chromium, which must be installed, as wide as a desk and as a phone."""
     session.install("playwright==1.65.2")
