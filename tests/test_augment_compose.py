@@ -142,7 +142,7 @@ def test_fills_are_in_the_units_of_their_place():
         ([to_float, normalize, A.Pad(1, -2)], -2),
     ):
         made = exact(A.Compose(transforms, layout="NCHW"), images)
-        wanted = torch.full((1, 1, 6, 6), float(border)).double()
+        wanted = torch.full((1, 1, 6, 6), border, dtype=torch.float64)
         wanted[..., 1:-1, 1:-1] = (0.4 - 0.5) / 0.25
         torch.testing.assert_close(made, wanted, **FLOAT64)
 
