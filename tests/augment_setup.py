@@ -22,8 +22,8 @@ _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
     """Returns a module of torchvision; skips the test where it is not installed.
 
-    It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``. If its
-    compiled part is for another build of torch, the import asks for operators that no transform uses.
+    It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``.
+    Where its compiled part is for another build of torch, the import asks for operators that no transform uses.
     """
     try:
         return pytest.importorskip(module, reason="needs torchvision")
