@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _NUMPY = {
     np.dtype(np.uint8): torch.uint8,
     np.dtype(np.float32): torch.float32,
@@ -181,8 +182,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
     tensor = torch.as_tensor(labels)
     if tensor.dim() not in (1, 2) or len(tensor) != n:
         raise ValueError(f"Compose: labels must have shape ({n},) or ({n}, classes), got {tuple(tensor.shape)}")
-    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if tensor.dim() == 1 and not integers:
+    if tensor.dim() == 1 and tensor.dtype not in _INTEGERS:
         raise TypeError(f"Compose: labels of one dimension must be integers, got {tensor.dtype}")
     if num_classes is None:
         return tensor

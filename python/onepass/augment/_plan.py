@@ -60,9 +60,9 @@ class Plan:
         self.box[:, 2], self.box[:, 3] = widths, heights
         # Of the pass that is planned: does the map do more than move pixels; was bilinear asked for; is it a
         # filter of its own, and which; the rule beyond the box; are there fills; the greatest kind of operation.
-        self.moved, self.linear, self.filled = (np.zeros(n, bool) for _ in range(3))
-        self.separable, self.cubic, self.antialias = (np.zeros(n, bool) for _ in range(3))
-        self.border = np.zeros(n)
+        flags = np.zeros((6, n), bool)
+        self.moved, self.linear, self.filled, self.separable, self.cubic, self.antialias = flags
+        self.border, self._zeros = np.zeros((2, n))
         self.level: Ints = np.zeros(n, np.int64)
         self._highest = COMMUTES
         self._ended: list[tuple[Bools, Ints, Array]] = []
@@ -263,7 +263,7 @@ class Plan:
 
     def _resize_to(self, height: Number, width: Number, on: Bools | None) -> None:
         if on is None:
-            self.height, self.width = (np.broadcast_to(np.asarray(v, np.float64), self.n) for v in (height, width))
+            self.height, self.width = height + self._zeros, width + self._zeros
         else:
             self.height, self.width = np.where(on, height, self.height), np.where(on, width, self.width)
 
