@@ -10,6 +10,7 @@ import torch
 
 from augment_setup import image, torchvision
 from onepass import augment as A
+from tolerance import COORDINATES, SPOT_ATOL
 
 N, SIZE = 6, (24, 26)
 IDS = range(70, 70 + N)
@@ -100,7 +101,7 @@ def test_boxes_are_torchvisions(name):
         kept, flags = torchvision().functional.sanitize_bounding_boxes(wanted)
         assert made.kept[k].equal(flags)
         # float32 on their side, with coordinates up to 40.
-        torch.testing.assert_close(made.boxes[k], kept.as_subclass(torch.Tensor), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(made.boxes[k], kept.as_subclass(torch.Tensor), **COORDINATES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,7 +114,7 @@ def test_keypoints_are_torchvisions(name):
     for k in range(N):
         given = tv_tensors.KeyPoints(points[k], canvas_size=SIZE)
         wanted = theirs(name, given, names(train, k).get("0", {}), CASES[name]).as_subclass(torch.Tensor)
-        torch.testing.assert_close(made.points[k], wanted, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(made.points[k], wanted, **COORDINATES)
         assert made.inside[k].shape == (4, 4)
 
 
@@ -127,10 +128,10 @@ def test_quarter_turns_move_boxes_as_torchvision_does(quarters, size):
     given = tv_tensors.BoundingBoxes(box, format="XYXY", canvas_size=size)
     wanted = torchvision().functional.rotate(given, 90.0 * quarters, expand=True)
     assert tuple(x.shape[-2:]) == wanted.canvas_size
-    torch.testing.assert_close(made.boxes[0], wanted.as_subclass(torch.Tensor), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(made.boxes[0], wanted.as_subclass(torch.Tensor), **COORDINATES)
     given = tv_tensors.KeyPoints(box.reshape(2, 2), canvas_size=size)
     wanted = torchvision().functional.rotate(given, 90.0 * quarters, expand=True)
-    torch.testing.assert_close(points.points[0], wanted.as_subclass(torch.Tensor), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(points.points[0], wanted.as_subclass(torch.Tensor), **COORDINATES)
 
 
 def test_a_chain_moves_masks_with_the_image():
@@ -156,7 +157,7 @@ def test_boxes_of_a_chain_follow_a_spot():
     y_of, x_of = torch.meshgrid(torch.arange(40.0) + 0.5, torch.arange(40.0) + 0.5, indexing="ij")
     for one, box in zip(x[:, 0], boxes.boxes, strict=True):
         middle = torch.stack([(one * x_of).sum(), (one * y_of).sum()]) / one.sum()
-        torch.testing.assert_close((box[0, :2] + box[0, 2:]) / 2, middle, rtol=0, atol=0.3)
+        torch.testing.assert_close((box[0, :2] + box[0, 2:]) / 2, middle, rtol=0, atol=SPOT_ATOL)
 
 
 def test_lists_of_masks_of_different_sizes():

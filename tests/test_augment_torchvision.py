@@ -28,44 +28,65 @@ from augment_torchvision import (
     warped,
 )
 from onepass import augment as A
+from tolerance import (
+    IMAGE_FILTER_ATOL,
+    IMAGE_FLOAT32_ATOL,
+    IMAGE_FLOAT64_ATOL,
+    IMAGE_HUE_ATOL,
+    IMAGE_PERSPECTIVE_ATOL,
+)
 
 N, C = 6, 3
 IDS = range(100, 100 + N)
-# float64 on both sides, apart from torchvision's coefficients of perspectives, which it rounds to float32.
-FLOAT64, PERSPECTIVE = 1e-10, 2e-4
-# Weights that torch forms in float64 from float32 scales of the filter.
-FILTER = 1e-6
-# A few roundings of float32, next to values up to 1.
-CORE = 3e-6
 
 
 GEOMETRY = {
     "horizontal flip": (lambda: A.RandomHorizontalFlip(), flipped(-1), 0),
     "vertical flip": (lambda: A.RandomVerticalFlip(), flipped(-2), 0),
-    "rotation": (lambda: A.RandomRotation(40, "bilinear"), rotated, FLOAT64),
-    "rotation, nearest": (lambda: A.RandomRotation(40, fill=0.25), rotated, FLOAT64),
-    "rotation, fill": (lambda: A.RandomRotation(180, "bilinear", fill=[0.1, 0.5, 0.9]), rotated, FLOAT64),
-    "rotation, no fill": (lambda: A.RandomRotation(40, "bilinear", fill=None), rotated, FLOAT64),
-    "rotation, center": (lambda: A.RandomRotation(40, "bilinear", center=[3, 20.5]), rotated, FLOAT64),
+    "rotation": (lambda: A.RandomRotation(40, "bilinear"), rotated, IMAGE_FLOAT64_ATOL),
+    "rotation, nearest": (lambda: A.RandomRotation(40, fill=0.25), rotated, IMAGE_FLOAT64_ATOL),
+    "rotation, fill": (
+        lambda: A.RandomRotation(180, "bilinear", fill=[0.1, 0.5, 0.9]),
+        rotated,
+        IMAGE_FLOAT64_ATOL,
+    ),
+    "rotation, no fill": (lambda: A.RandomRotation(40, "bilinear", fill=None), rotated, IMAGE_FLOAT64_ATOL),
+    "rotation, center": (lambda: A.RandomRotation(40, "bilinear", center=[3, 20.5]), rotated, IMAGE_FLOAT64_ATOL),
     "quarters": (lambda: A.RandomRotation((90, 90)), rotated, 0),
     "halves": (lambda: A.RandomRotation((180, 180), "bilinear"), rotated, 0),
     "back": (lambda: A.RandomRotation((-90, -90)), rotated, 0),
-    "affine": (lambda: A.RandomAffine(30, (0.2, 0.3), (0.7, 1.4), 20, "bilinear", 0.5), affine, FLOAT64),
-    "affine, nearest": (lambda: A.RandomAffine(30, (0.2, 0.3), (0.7, 1.4), (-9, 9, -20, 5)), affine, FLOAT64),
-    "affine, center": (lambda: A.RandomAffine(30, center=(0, 5), interpolation="bilinear"), affine, FLOAT64),
-    "perspective": (lambda: A.RandomPerspective(0.6, 0.7, fill=0.5), warped, PERSPECTIVE),
-    "resized crop": (lambda: A.RandomResizedCrop((9, 11)), resized_crop, FILTER),
-    "resized crop, large": (lambda: A.RandomResizedCrop(60), resized_crop, FILTER),
-    "resized crop, bicubic": (lambda: A.RandomResizedCrop(20, interpolation="bicubic"), resized_crop, FILTER),
-    "resized crop, plain": (lambda: A.RandomResizedCrop(12, antialias=False), resized_crop, FILTER),
+    "affine": (
+        lambda: A.RandomAffine(30, (0.2, 0.3), (0.7, 1.4), 20, "bilinear", 0.5),
+        affine,
+        IMAGE_FLOAT64_ATOL,
+    ),
+    "affine, nearest": (
+        lambda: A.RandomAffine(30, (0.2, 0.3), (0.7, 1.4), (-9, 9, -20, 5)),
+        affine,
+        IMAGE_FLOAT64_ATOL,
+    ),
+    "affine, center": (
+        lambda: A.RandomAffine(30, center=(0, 5), interpolation="bilinear"),
+        affine,
+        IMAGE_FLOAT64_ATOL,
+    ),
+    "perspective": (lambda: A.RandomPerspective(0.6, 0.7, fill=0.5), warped, IMAGE_PERSPECTIVE_ATOL),
+    "resized crop": (lambda: A.RandomResizedCrop((9, 11)), resized_crop, IMAGE_FILTER_ATOL),
+    "resized crop, large": (lambda: A.RandomResizedCrop(60), resized_crop, IMAGE_FILTER_ATOL),
+    "resized crop, bicubic": (
+        lambda: A.RandomResizedCrop(20, interpolation="bicubic"),
+        resized_crop,
+        IMAGE_FILTER_ATOL,
+    ),
+    "resized crop, plain": (lambda: A.RandomResizedCrop(12, antialias=False), resized_crop, IMAGE_FILTER_ATOL),
     "resized crop, nearest": (lambda: A.RandomResizedCrop(12, interpolation="nearest"), resized_crop, 0),
-    "resize": (lambda: A.Resize((13, 40)), resized, FILTER),
-    "resize, short side": (lambda: A.Resize(11), resized, FILTER),
-    "resize, both bounds": (lambda: A.Resize(15, max_size=17), resized, FILTER),
-    "resize, long side": (lambda: A.Resize(None, max_size=10), resized, FILTER),
-    "resize, bicubic": (lambda: A.Resize((13, 40), "bicubic"), resized, FILTER),
-    "resize, bicubic, plain": (lambda: A.Resize((13, 40), "bicubic", antialias=False), resized, FILTER),
-    "resize, plain": (lambda: A.Resize((13, 40), antialias=False), resized, FILTER),
+    "resize": (lambda: A.Resize((13, 40)), resized, IMAGE_FILTER_ATOL),
+    "resize, short side": (lambda: A.Resize(11), resized, IMAGE_FILTER_ATOL),
+    "resize, both bounds": (lambda: A.Resize(15, max_size=17), resized, IMAGE_FILTER_ATOL),
+    "resize, long side": (lambda: A.Resize(None, max_size=10), resized, IMAGE_FILTER_ATOL),
+    "resize, bicubic": (lambda: A.Resize((13, 40), "bicubic"), resized, IMAGE_FILTER_ATOL),
+    "resize, bicubic, plain": (lambda: A.Resize((13, 40), "bicubic", antialias=False), resized, IMAGE_FILTER_ATOL),
+    "resize, plain": (lambda: A.Resize((13, 40), antialias=False), resized, IMAGE_FILTER_ATOL),
     "resize, nearest": (lambda: A.Resize((13, 40), "nearest"), resized, 0),
     "resize, nearest exact": (lambda: A.Resize((12, 52), "nearest-exact"), resized, 0),
     "crop": (lambda: A.RandomCrop((20, 15)), cropped, 0),
@@ -92,7 +113,7 @@ def near(train, images, ids):
     """What the records say, in float64; the core's float32 is close to it."""
     made, ours = exact(train, images, ids=ids), train(images, ids=ids)
     ours = ours[0] if isinstance(ours, tuple) else ours
-    torch.testing.assert_close(ours.double(), made, rtol=0, atol=CORE)
+    torch.testing.assert_close(ours.double(), made, rtol=0, atol=IMAGE_FLOAT32_ATOL)
     return made
 
 
@@ -147,15 +168,13 @@ COLOR = {
     "solarize": (lambda: A.RandomSolarize(0.4), applied("solarize", 0.4)),
     "posterize": (lambda: A.RandomPosterize(3), applied("posterize", 3)),
 }
-# Formulas in float64 next to torchvision's, which rounds factors such as 1 / 6 and the hue table to float32.
-HUE = 2e-6
 
 
 @pytest.mark.parametrize("name", COLOR)
 def test_color_is_torchvisions(name):
     torchvision()
     make, call = COLOR[name]
-    check(make, call, HUE if name in ("hue", "jitter") else 1e-12, (9, 8))
+    check(make, call, IMAGE_HUE_ATOL if name in ("hue", "jitter") else IMAGE_FLOAT64_ATOL, (9, 8))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -183,7 +202,7 @@ def test_policies_are_torchvisions(policy, channels):
         seen.add(name)
         value = math.trunc(m) if name == "Posterize" else m
         wanted = theirs()._apply_image_or_video_transform(one, name, float(value), "nearest", {"others": None})
-        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-9, msg=f"{name} {m}")
+        torch.testing.assert_close(ours, wanted, rtol=0, atol=IMAGE_FLOAT64_ATOL, msg=f"{name} {m}")
     assert seen == set(names)
 
 
@@ -204,7 +223,7 @@ def test_mixing_is_torchvisions(kind):
         box = tuple(int(drawn[s]) for s in ("left", "top", "right", "bottom")) if kind is A.CutMix else None
         given = {"labels": torch.arange(N), "batch_size": N, "lam": drawn["lam"]}
         wanted = theirs.transform(images.double(), {**given, "box": box, "lam_adjusted": drawn["lam"]})
-        torch.testing.assert_close(made[k], wanted[k], rtol=0, atol=1e-12)
+        torch.testing.assert_close(made[k], wanted[k], rtol=0, atol=IMAGE_FLOAT64_ATOL)
         labels = theirs.transform(given["labels"], {**given, "lam_adjusted": drawn["lam"]})
         first, second, lam = target
         ours = torch.zeros(N).index_add(0, torch.stack([first[k], second[k]]), torch.stack([lam[k], 1 - lam[k]]))

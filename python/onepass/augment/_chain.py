@@ -6,11 +6,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools
+from onepass.augment._arrays import Bools, Floats, Words
 from onepass.augment._parameters import Parameters
-from onepass.augment._philox import Floats, places_of, uniform
+from onepass.augment._philox import places_of, uniform
 from onepass.augment._transform import Drawn, Geometry, Transform
 from onepass.augment.convert import Normalize, ToDtype
 
@@ -91,7 +90,7 @@ class Chain:
         for node in self.nodes:
             visit(node.transform)
 
-    def draw(self, seed: int, ids: NDArray[np.uint64], epoch: int) -> Floats:
+    def draw(self, seed: int, ids: Words, epoch: int) -> Floats:
         """Draws all random numbers of a batch, (n, words)."""
         return uniform(seed, ids, epoch, self._blocks)
 

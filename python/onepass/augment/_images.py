@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Floats, Words
 
 __all__ = [
     "DTYPES",
@@ -26,6 +25,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _NUMPY = {
     np.dtype(np.uint8): torch.uint8,
     np.dtype(np.float32): torch.float32,
@@ -120,7 +120,7 @@ def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int,
     return of["C"], of["H"], of["W"]
 
 
-def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
+def take_ids(ids: Any, n: int | None = None) -> Words:
     """Checks numbers of samples; without any they count from a number that torch's generator gives."""
     if ids is None:
         assert n is not None
@@ -135,7 +135,7 @@ def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
     return array.astype(np.uint64)
 
 
-def _integers(ids: Any) -> NDArray[Any]:
+def _integers(ids: Any) -> Array:
     if isinstance(ids, Tensor):
         ids = ids.cpu().numpy()
     if not isinstance(ids, np.ndarray):
@@ -151,7 +151,8 @@ def _integers(ids: Any) -> NDArray[Any]:
         ids = np.array(ids, np.uint64)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"Compose: ids must be integers, got {ids.dtype}")
-    return ids
+    numbers: Array = ids
+    return numbers
 
 
 def check_epoch(epoch: Any) -> int:
@@ -181,8 +182,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
     tensor = torch.as_tensor(labels)
     if tensor.dim() not in (1, 2) or len(tensor) != n:
         raise ValueError(f"Compose: labels must have shape ({n},) or ({n}, classes), got {tuple(tensor.shape)}")
-    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if tensor.dim() == 1 and not integers:
+    if tensor.dim() == 1 and tensor.dtype not in _INTEGERS:
         raise TypeError(f"Compose: labels of one dimension must be integers, got {tensor.dtype}")
     if num_classes is None:
         return tensor

@@ -8,13 +8,12 @@ operation needs all pixels of the image at its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools, Column, Ints, Number, Values, lay_out, tiled
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
+from onepass.augment._columns import Column, Values, lay_out, tiled
 from onepass.augment._records import BORDERS, KINDS, MIXINGS, OPS, PASS, SAMPLE
 
 __all__ = ["ANY", "COMMUTES", "FIXED", "POINTWISE", "WHOLE", "Plan", "Records"]
@@ -30,9 +29,9 @@ ANY = None
 class Records(NamedTuple):
     """What the core takes."""
 
-    samples: NDArray[Any]
-    passes: NDArray[Any]
-    ops: NDArray[Any]
+    samples: Array
+    passes: Array
+    ops: Array
     values: Floats
 
 
@@ -61,12 +60,12 @@ class Plan:
         self.box[:, 2], self.box[:, 3] = widths, heights
         # Of the pass that is planned: does the map do more than move pixels; was bilinear asked for; is it a
         # filter of its own, and which; the rule beyond the box; are there fills; the greatest kind of operation.
-        self.moved, self.linear, self.filled = (np.zeros(n, bool) for _ in range(3))
-        self.separable, self.cubic, self.antialias = (np.zeros(n, bool) for _ in range(3))
-        self.border = np.zeros(n)
+        flags = np.zeros((6, n), bool)
+        self.moved, self.linear, self.filled, self.separable, self.cubic, self.antialias = flags
+        self.border, self._zeros = np.zeros((2, n))
         self.level: Ints = np.zeros(n, np.int64)
         self._highest = COMMUTES
-        self._ended: list[tuple[Bools, Ints, NDArray[Any]]] = []
+        self._ended: list[tuple[Bools, Ints, Array]] = []
         self.samples = np.zeros(n, SAMPLE)
 
     # What transforms call.
@@ -264,7 +263,7 @@ class Plan:
 
     def _resize_to(self, height: Number, width: Number, on: Bools | None) -> None:
         if on is None:
-            self.height, self.width = (np.broadcast_to(np.asarray(v, np.float64), self.n) for v in (height, width))
+            self.height, self.width = height + self._zeros, width + self._zeros
         else:
             self.height, self.width = np.where(on, height, self.height), np.where(on, width, self.width)
 
@@ -342,7 +341,7 @@ class Plan:
         self.border[rows], self.level[rows] = 0.0, COMMUTES
         self.current[rows] += 1
 
-    def _record(self) -> NDArray[Any]:
+    def _record(self) -> Array:
         """Returns the record of each sample's present pass."""
         record = np.zeros(self.n, PASS)
         flat = record.view(np.float64).reshape(self.n, -1)

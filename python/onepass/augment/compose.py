@@ -200,8 +200,8 @@ class Compose:
             >>> train = A.Compose([A.RandomCrop(32, padding=4), A.RandomHorizontalFlip()], seed=0)
             >>> train.parameters([7, 8], epoch=3, sizes=(32, 32))
             id  0.RandomCrop.top  0.RandomCrop.left  1.RandomHorizontalFlip.applied
-             7                 7                  4                               0
-             8                 0                  8                               1
+             7                 0                  0                               0
+             8                 5                  5                               1
         """
         numbers = take_ids(ids)
         epoch = check_epoch(epoch)

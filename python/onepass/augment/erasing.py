@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_alone, to_fill, to_pair
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._plan import FIXED
 from onepass.augment._records import ERASE_MODES, OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, RandomTransform, check_fill, chosen

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import (
     check_between,
     check_finite,
@@ -15,9 +16,8 @@ from onepass.augment._checks import (
     to_fill,
     to_interpolation,
 )
-from onepass.augment._columns import Bools, tiled
+from onepass.augment._columns import tiled
 from onepass.augment._maps import center_of, expanded, inverse_affine, perspective
-from onepass.augment._philox import Floats
 from onepass.augment._transform import (
     Canvas,
     Drawn,
@@ -258,7 +258,7 @@ class RandomAffine(Transform):
         >>> from onepass import augment as A
         >>> train = A.Compose([A.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))], seed=0)
         >>> train.parameters([7])["0.RandomAffine.angle"].round(2)
-        array([0.27])
+        array([3.18])
     """
 
     words = 6

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats, Number
 from onepass.augment._checks import check_count, to_fill, to_interpolation, to_mode, to_sides, to_size
-from onepass.augment._columns import Bools, Number
-from onepass.augment._philox import Floats
 from onepass.augment._records import OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
 
