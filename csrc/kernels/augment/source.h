@@ -3,6 +3,7 @@
 
 #include "kernels/augment/workspace.h"
 #include "loops/images/gather_bytes.h"
+#include "loops/images/resize_pixels.h"
 #include "loops/images/rows_ahead.h"
 #include "math/color.h"
 
@@ -35,6 +36,12 @@ class PassSource {
     rows_ = tap_table(workspace.rows, height, y.most_taps());
     fill_table(x, width, columns_);
     fill_table(y, height, rows_);
+    sides_ = image.is_interleaved() && (image.channels == 3 || image.channels == 4);
+    if (!sides_) return;
+    // Taps that a pixel does not have get the weight 0, and must be finite: bytes are. So are those behind the row.
+    taps_ = image.type == PixelType::kUint8 ? most_taps_of(columns_, width) : 0;
+    const int64_t n = int64_t(pass.right - pass.left) * image.channels;
+    for (int64_t i = 0; i < kBehindRow; ++i) workspace.row[n + i] = 0;
   }
   // A kept image: values, not elements.
   PassSource(const FloatImage& kept, const Workspace& workspace) : kept_(kept), workspace_(workspace) {}
@@ -54,12 +61,14 @@ class PassSource {
       return;
     }
     const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right);
+    if (sides_) return resize_pixels_down(image_, rows_, y, left, right, workspace_.row);
     resize_down(image_, rows_, y, left, right, row());
   }
 
   // The values of n pixels of the row that was begun, from column x on.
   void fill(int64_t x, int64_t n, const Planes& to) {
     if (kept_.data) return fill_kept(x, n, to);
+    if (sides_) return fill_sides(x, n, to);
     if (resizes_) {
       for (int64_t c = 0; c < image_.channels; ++c) {
         resize_along(row()[c], columns_, int64_t(pass_->left), x, n, to[c]);
@@ -79,6 +88,22 @@ class PassSource {
 
  private:
   Planes row() const { return {workspace_.row, FloatImage::pitch_of(int64_t(pass_->right - pass_->left))}; }
+
+  struct AsItIs {
+    ONEPASS_HD float operator()(float v) const { return v; }
+  };
+  // A resize whose channels are side by side.
+  void fill_sides(int64_t x, int64_t n, const Planes& to) const {
+    const int64_t left = int64_t(pass_->left);
+    float* pixels = workspace_.pixels;
+    const bool is_bytes = image_.type == PixelType::kUint8;
+    if (image_.channels == 3) {
+      resize_channels_along<3>(workspace_.row, taps_, columns_, left, x, n, pixels);
+      return is_bytes ? part_planes<3>(math::OfByte{}, pixels, to, n) : part_planes<3>(AsItIs{}, pixels, to, n);
+    }
+    resize_channels_along<4>(workspace_.row, taps_, columns_, left, x, n, pixels);
+    return is_bytes ? part_planes<4>(math::OfByte{}, pixels, to, n) : part_planes<4>(AsItIs{}, pixels, to, n);
+  }
 
   void fill_kept(int64_t x, int64_t n, const Planes& to) {
     const bool is_edge = y_ == 0 || y_ == kept_.height - 1;
@@ -112,9 +137,10 @@ class PassSource {
   Workspace workspace_;
   TapBox box_{};
   math::Nearest nearest_ = math::Nearest::kRound;
-  bool smooth_ = false, packed_ = false, resizes_ = false, sharpens_ = false;
+  bool smooth_ = false, packed_ = false, resizes_ = false, sides_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};
+  int64_t taps_ = 0;
   math::RowMap map_{};
   RowsAhead ahead_;
   int64_t y_ = 0;

@@ -19,6 +19,9 @@ inline math::ResizeAxis resize_axis(const ImagePass& pass, bool along_x) {
   return {pass.map[4], pass.map[5], {pass.top, pass.bottom - 1}, cubic, pass.antialias != 0};
 }
 
+// Floats behind a row that are read, with a weight of 0.
+constexpr int64_t kBehindRow = 64;
+
 // Bytes that the samples need at most.
 struct WorkspaceSizes {
   int64_t image = 0;    // floats of an image between two passes, or before a statistic
@@ -32,7 +35,7 @@ struct WorkspaceSizes {
     WorkspaceSizes sizes;
     // A strip of floats, or a row of bytes.
     const int64_t bytes = (op.width + 64) * op.channels / int64_t(sizeof(float)) + 16;
-    sizes.strip = kStripPitch * op.channels;
+    sizes.strip = kStripPitch * op.channels + 16;
     raise(sizes.strip, bytes);
     bool mixes = false;
     for (int64_t i = 0; i < op.count; ++i) {
@@ -66,7 +69,7 @@ struct WorkspaceSizes {
     if (pass.kind != double(PassKind::kResize)) return;
     raise(columns, TapTable::bytes(width, resize_axis(pass, true).most_taps()));
     raise(rows, TapTable::bytes(height, resize_axis(pass, false).most_taps()));
-    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)));
+    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)) + kBehindRow);
   }
 };
 

@@ -27,6 +27,7 @@ struct Wide {
   }
   ONEPASS_HD static Wide load(const float* from) { return Wide(_mm512_loadu_ps(from)); }
   ONEPASS_HD friend Wide operator*(Wide a, Wide b) { return Wide(_mm512_mul_ps(a.lanes, b.lanes)); }
+  ONEPASS_HD friend Wide operator+(Wide a, Wide b) { return Wide(_mm512_add_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator-(Wide a, Wide b) { return Wide(_mm512_sub_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator/(Wide a, Wide b) { return Wide(_mm512_div_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) { return Wide(_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
@@ -61,6 +62,7 @@ struct Wide {
   }
   ONEPASS_HD static Wide load(const float* from) { return Wide(_mm256_loadu_ps(from)); }
   ONEPASS_HD friend Wide operator*(Wide a, Wide b) { return Wide(_mm256_mul_ps(a.lanes, b.lanes)); }
+  ONEPASS_HD friend Wide operator+(Wide a, Wide b) { return Wide(_mm256_add_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator-(Wide a, Wide b) { return Wide(_mm256_sub_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator/(Wide a, Wide b) { return Wide(_mm256_div_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) { return Wide(_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
