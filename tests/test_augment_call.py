@@ -61,6 +61,7 @@ def test_flips_and_quarters_change_no_value(dtype):
     for transform, wanted in (
         (A.RandomHorizontalFlip(1.0), images.flip(-1)),
         (A.RandomVerticalFlip(1.0), images.flip(-2)),
+        (A.RandomAffine((90, 90), interpolation="bilinear"), images.rot90(-1, (2, 3))),
         *(
             (A.RandomRotation((90.0 * k, 90.0 * k), "bilinear"), images.rot90(k, (-2, -1)))
             for k in (-3, -1, 0, 1, 2, 4)

@@ -154,8 +154,8 @@ EXPONENTIAL = {"rtol": 1e-7, "atol": 2.0**-150}
 
 # Augmentation.
 
-# Values up to 1 by torchvision in float64 next to ours in float64; the scales of its filters are float32, as are the
-# coefficients of its perspectives, and its table of hues.
+# Values up to 1 by torchvision in float64 next to ours in float64; the scales of its filters are float32, as are
+# the coefficients of its perspectives, and its table of hues.
 IMAGE_FLOAT64_ATOL = 1e-9
 IMAGE_FILTER_ATOL = 2e-6
 IMAGE_PERSPECTIVE_ATOL = 2e-4
@@ -165,7 +165,7 @@ IMAGE_FLOAT32_ATOL = 3e-6
 IMAGE_NOISE_ATOL = 1e-5
 # Coordinates up to some dozens in float32, after a map and a division.
 COORDINATES = {"rtol": 1e-5, "atol": 1e-4}
-# The middle of a spot of five pixels, weighted by sampled values, next to the middle of the box around its corners.
+# The middle of a spot of five pixels, weighted by sampled values, next to the middle of its corners' box.
 SPOT_ATOL = 0.3
 
 # Other packages (tests/clients); whole trainings are compared by clients/programs.py.

@@ -120,7 +120,8 @@ class RandomResizedCrop(Transform):
     first part with sides round(sqrt(area * ratio)) and round(sqrt(area / ratio)), ties to even, that fits is taken
     at a uniform place. If none fits, the largest part in the middle that keeps to the ratios is taken.
 
-    Convention: no pixel outside of the part contributes. The rest is as in `Resize`.
+    Convention: no pixel outside of the part contributes, unless a map such as a rotation comes before a part that
+    grows: both are one map then, which goes on for half a pixel at the edges. The rest is as in `Resize`.
 
     Differs from torch: each sample has its own part. A part that grows is fused with the maps that follow, where
     torchvision samples once more.
