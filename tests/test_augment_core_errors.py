@@ -143,11 +143,11 @@ def test_masks():
     with pytest.raises(ValueError, match="must be a gather with interpolation 0 or 2"):
         _native.core.augment_masks(masks=masks, output=output, **given)
     case.passes["interpolation"] = 0
-    with pytest.raises(TypeError, match="output must be torch.uint8 like masks, got torch.int16"):
+    with pytest.raises(TypeError, match=r"output must be torch\.uint8 like masks, got torch\.int16"):
         _native.core.augment_masks(masks=masks, output=output.astype(np.int16), **given)
     with pytest.raises(TypeError, match="masks must have elements of 1, 2, 4 or 8 bytes"):
         _native.core.augment_masks(masks=masks.astype(np.complex128), output=output, **given)
-    with pytest.raises(TypeError, match="masks must hold integers or bools, got torch.float32"):
+    with pytest.raises(TypeError, match=r"masks must hold integers or bools, got torch\.float32"):
         _native.core.augment_masks(masks=masks.astype(np.float32), output=output, **given)
     with pytest.raises(TypeError, match="arguments must come by name"):
         _native.core.augment_masks(masks)

@@ -64,28 +64,33 @@ class Move {
   static constexpr int64_t kRowsAhead = 4;
 
   void fetch(int64_t y) const {
-    const int64_t row = int64_t(math::clamped(pass_->map[4] * double(y) + pass_->map[5], pass_->top, pass_->bottom - 1));
+    const int64_t row =
+        int64_t(math::clamped(pass_->map[4] * double(y) + pass_->map[5], pass_->top, pass_->bottom - 1));
     const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right), channels = op_.channels;
     if (right - left > 2 * op_.width) return;
-    fetch_lines(static_cast<const uint8_t*>(image_->data) + row * image_->row + left * channels, (right - left) * channels);
+    fetch_lines(static_cast<const uint8_t*>(image_->data) + row * image_->row + left * channels,
+                (right - left) * channels);
   }
 
   // Whether a map moves columns and rows by whole numbers, forwards or backwards.
   static bool moves(const double* m) {
-    const auto whole = [](double p) { return p == math::nearest_integer(p) && p < math::kFar && -p < math::kFar; };
-    return (m[0] == 1 || m[0] == -1) && (m[4] == 1 || m[4] == -1) && m[1] == 0 && m[3] == 0 && m[6] == 0 && m[7] == 0 &&
-           m[8] == 1 && whole(m[2]) && whole(m[5]);
+    const auto whole = [](double p) {
+      return p == math::nearest_integer(p) && p < math::kFar && -p < math::kFar;
+    };
+    return (m[0] == 1 || m[0] == -1) && (m[4] == 1 || m[4] == -1) && m[1] == 0 && m[3] == 0 && m[6] == 0 &&
+           m[7] == 0 && m[8] == 1 && whole(m[2]) && whole(m[5]);
   }
   static bool is_whole(const double* a, int size) {
-    return moves(a) && a[size] == math::nearest_integer(a[size]) && a[size + 1] == math::nearest_integer(a[size + 1]);
+    return moves(a) && a[size] == math::nearest_integer(a[size]) &&
+           a[size + 1] == math::nearest_integer(a[size + 1]);
   }
   bool is_move() const {
     return pass_->kind == double(PassKind::kGather) && pass_->border == 0 && moves(pass_->map) &&
            image_->type == PixelType::kUint8 && image_->is_interleaved() && image_->channels <= kMost;
   }
 
-  // The terms of the formula of each channel, and what covers the canvas' outside. Returns false if one of the
-  // 256 values is not finite.
+  // The terms of the formula of each channel, and what covers the canvas' outside. Returns false if one of
+  // the 256 values is not finite.
   bool set_terms() {
     exact_ = ONEPASS_FUSES != 0;
     const int64_t channels = op_.channels;
@@ -135,9 +140,11 @@ class Move {
     inside(a[0], a[2], 0, a[kBlendWidth] - 1, begin, end);
   }
   // Columns whose positions are within least .. most.
-  void inside(double direction, double offset, double least, double most, int64_t& begin, int64_t& end) const {
+  void inside(double direction, double offset, double least, double most, int64_t& begin,
+              int64_t& end) const {
     const double width = double(op_.width);
-    const double first = direction > 0 ? least - offset : offset - most, last = direction > 0 ? most - offset : offset - least;
+    const double first = direction > 0 ? least - offset : offset - most,
+                 last = direction > 0 ? most - offset : offset - least;
     begin = int64_t(math::clamped(first, 0, width));
     end = int64_t(math::clamped(last + 1, double(begin), width));
   }
@@ -200,8 +207,8 @@ class Move {
     return planes;
   }
   template <class O>
-  void store(const uint8_t* bytes, int64_t which, int64_t channels, int64_t begin, int64_t end, int64_t n, O* to,
-             OpenLine<O>* line) const {
+  void store(const uint8_t* bytes, int64_t which, int64_t channels, int64_t begin, int64_t end, int64_t n,
+             O* to, OpenLine<O>* line) const {
     const auto put = [&](const auto& formula) {
       using F = std::decay_t<decltype(formula)>;
       const ByteRow<F, O> row{formula, bytes, patterns_[which], fills_[which], channels, begin, end, n};

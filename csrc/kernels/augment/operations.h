@@ -77,7 +77,7 @@ class Operations {
 
   // In an affine map positions along a row are in order: the pixels between two that are covered are covered.
   void blend(const ImageOp& op, int64_t y, int64_t x, int64_t n, const Planes& v) const {
-    const double(&map)[9] = reinterpret_cast<const double(&)[9]>(op.a);
+    const double (&map)[9] = reinterpret_cast<const double (&)[9]>(op.a);
     const math::RowMap row = math::RowMap::make(map, double(y));
     const math::Canvas canvas{op.a[kBlendWidth], op.a[kBlendHeight], float(op.a[kBlendPower]),
                               op.a[kBlendSoft] != 0};

@@ -30,7 +30,9 @@ struct Wide {
   ONEPASS_HD friend Wide operator+(Wide a, Wide b) { return Wide(_mm512_add_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator-(Wide a, Wide b) { return Wide(_mm512_sub_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator/(Wide a, Wide b) { return Wide(_mm512_div_ps(a.lanes, b.lanes)); }
-  ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) { return Wide(_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
+  ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) {
+    return Wide(_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes));
+  }
 
   ONEPASS_HD void store(float* to, bool nontemporal) const {
     if (nontemporal) return _mm512_stream_ps(to, lanes);
@@ -65,7 +67,9 @@ struct Wide {
   ONEPASS_HD friend Wide operator+(Wide a, Wide b) { return Wide(_mm256_add_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator-(Wide a, Wide b) { return Wide(_mm256_sub_ps(a.lanes, b.lanes)); }
   ONEPASS_HD friend Wide operator/(Wide a, Wide b) { return Wide(_mm256_div_ps(a.lanes, b.lanes)); }
-  ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) { return Wide(_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes)); }
+  ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) {
+    return Wide(_mm256_fmadd_ps(a.lanes, b.lanes, c.lanes));
+  }
 
   ONEPASS_HD void store(float* to, bool nontemporal) const {
     if (nontemporal) return _mm256_stream_ps(to, lanes);
@@ -76,9 +80,10 @@ struct Wide {
 ONEPASS_HD void store_finite(Wide v, BFloat16* to, bool nontemporal) {
   const __m256i bits = _mm256_castps_si256(v.lanes);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(
-      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
-  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m128i packed =
+      _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
   if (nontemporal) return _mm_stream_si128((__m128i*)to, packed);
   _mm_storeu_si128((__m128i*)to, packed);
 }
