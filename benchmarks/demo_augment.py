@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
-    facts = {**machine.record(torch.get_num_threads()), "epochs": given.epochs, "batch_size": given.batch_size}
+    facts = {**machine.record(torch.get_num_threads()), "command": " ".join(["python", *sys.argv])}
+    facts |= {"epochs": given.epochs, "batch_size": given.batch_size}
     results = measure(range(given.seeds), given.epochs, given.batch_size)
     given.output.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
 

@@ -88,17 +88,25 @@ def augment_pairs() -> str:
 
 
 def demo_augment() -> str:
-    """The demo's validation accuracy with and without augmentation, by seed."""
-    found: dict[int, dict[bool, float]] = {}
+    """The demo's accuracies with and without augmentation, by seed."""
+    found: dict[int, dict[bool, tuple[float, float]]] = {}
     for run in load("demo-augment")["results"]:
-        found.setdefault(run["seed"], {})[run["augment"]] = run["validation_accuracy"][-1]
-    pairs = [(one[False], one[True]) for one in found.values()]
+        accuracies = run["validation_accuracy"][-1], run["train_accuracy"]
+        found.setdefault(run["seed"], {})[run["augment"]] = accuracies
+    pairs = [(one[False][0], one[True][0], one[False][1], one[True][1]) for one in found.values()]
     columns = list(zip(*pairs, strict=True))
     rows = [
         [str(seed), *(f"{100 * value:.1f} %" for value in pair)] for seed, pair in zip(found, pairs, strict=True)
     ]
     rows.append(["mean", *(f"{100 * sum(column) / len(column):.2f} %" for column in columns)])
-    return grid(["seed", "without", "with"], rows) + "\n\n" + source("demo-augment")
+    return (
+        grid(
+            ["seed", *(f"{part}, {how}" for part in ("validation", "training") for how in ("without", "with"))],
+            rows,
+        )
+        + "\n\n"
+        + source("demo-augment")
+    )
 
 
 def headlines() -> str:
