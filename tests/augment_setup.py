@@ -30,7 +30,9 @@ def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
     Where its compiled part is for another build of torch, the import asks for operators that no transform uses.
     """
     try:
-        return importlib.import_module(module) if REQUIRED else pytest.importorskip(module, reason="needs torchvision")
+        if not REQUIRED:
+            return pytest.importorskip(module, reason="needs torchvision")
+        return importlib.import_module(module)
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

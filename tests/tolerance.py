@@ -190,3 +190,5 @@ DEEP_FEATURES = {"rtol": 1e-3, "atol": 1e-4}
 # What must differ: attributions with and without a ReLU, of the largest; a training's movement.
 VISIBLE_SHARE = 1e-2
 LEAST_MOVEMENT = 1e-3
+# Images that are normalised by a quarter: values are four times as large, and errors of positions, too.
+IMAGE_GUARDED_ATOL = 2e-5

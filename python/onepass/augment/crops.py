@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
@@ -190,7 +191,7 @@ def positive_pair(name: str, argument: str, value: Any) -> tuple[float, float]:
     """Returns (least, greatest), both above 0."""
     least, greatest = to_pair(name, argument, value)
     if least <= 0:
-        raise ValueError(f"{name}: {argument} must be positive, got {value!r}")
+        raise ValueError(f"{name}: {argument} must be positive, got {told(value)}")
     return least, greatest
 
 
