@@ -149,7 +149,7 @@ def test_threads_change_no_bit(threads):
 
 @pytest.mark.parametrize("width", range(1, 34))
 def test_threads_have_memory_of_any_size(width):
-    """Of the scratch memory of two passes, the part of the second thread is aligned like that of the first."""
+    """The scratch memory of the second thread is aligned as that of the first is, whatever sizes it has."""
     train = A.Compose([A.RandomRotation(30, "bilinear"), A.Resize((1 + width % 5, width))], seed=0)
     images = image(3, 7 + width % 3, 2 + width, 3, dtype=torch.uint8)
     before = torch.get_num_threads()
