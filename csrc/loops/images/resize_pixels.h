@@ -82,13 +82,17 @@ ONEPASS_HD Channels each(float value) { return Channels{value, value, value, val
 template <int kTaps, int kChannels>
 ONEPASS_WALK void resize_channels(const float* row, const TapTable& table, int64_t left, int64_t x, int64_t n,
                                   float* to) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float* weight = table.weight + (x + i) * table.most;
-    const float* from = row + (table.first[x + i] - left) * kChannels;
+  // Copies: what is written could be the table's own pointers.
+  const int32_t *first = table.first + x, *counts = table.count + x;
+  const int64_t most = table.most;
+  const float* weight = table.weight + x * most;
+  for (int64_t i = 0; i < n; ++i, weight += most) {
+    const float* from = row + (first[i] - left) * kChannels;
     Channels sum = math::weighted(each(weight[0]), load_channels(from));
-    const int32_t count = kTaps > 0 ? kTaps : table.count[x + i];
-    for (int32_t k = 1; k < count; ++k)
+    const int32_t count = kTaps > 0 ? kTaps : counts[i];
+    for (int32_t k = 1; k < count; ++k) {
       sum += math::weighted(each(weight[k]), load_channels(from + k * kChannels));
+    }
     std::memcpy(to + i * kChannels, &sum, sizeof sum);
   }
 }
