@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import augment_calls
 import core_calls as core
 from conftest import simt_core
 from onepass import _native
@@ -267,10 +268,12 @@ CALLS = {
         ),
     },
 }
+CALLS |= augment_calls.CALLS
 # A GPU whose torch cannot say which stream it is on.
 UNREACHED = {("core/tensor.cpp", "the current CUDA stream: ")}
 # Who calls the checks of a folder; all call those of core.
 FUNCTIONS = {
+    "augment": r"augment|augment_masks",
     "core": r"\w+",
     "dropout": r"dropout",
     "loss": r"cross_entropy|exponential",

@@ -58,7 +58,8 @@ class ArrayReader {
     OP_CHECK(item == int64_t(sizeof(double)) || item == int64_t(sizeof(Element)), TypeError, to_string(name),
              " must be records of ", sizeof(Element) / sizeof(double), " float64 fields, got ",
              view.stored.bits ? dtype_name(view.stored) : concat("elements of ", view.item, " bytes"));
-    OP_CHECK(is_contiguous(view), ValueError, to_string(name), " must be contiguous");
+    OP_CHECK(is_contiguous(view), ValueError, to_string(name), " must be contiguous, got strides ",
+             shape_name(view.strides, view.ndim));
     OP_CHECK(view.device.device_type == dlpack::kDLCPU, ValueError, to_string(name), " must be on cpu, got ",
              device_name(view.device));
     OP_CHECK(view.numel() * item == count * int64_t(sizeof(Element)), ValueError, to_string(name),

@@ -68,10 +68,12 @@ class RecordCheck {
     if (!resizes) return;
     const double (&m)[9] = pass.map;
     OP_CHECK(m[1] == 0 && m[3] == 0 && m[6] == 0 && m[7] == 0 && m[8] == 1, ValueError, function_,
-             ": passes.map of sample ", i, " must be diagonal for a resize");
+             ": passes.map of sample ", i,
+             " must be diagonal for a resize, got other entries than 0 beside it");
     constexpr double kMost = 1 << 20;
     OP_CHECK(m[0] < kMost && -m[0] < kMost && m[4] < kMost && -m[4] < kMost, ValueError, function_,
-             ": passes.map of sample ", i, " must reduce less than ", int64_t(kMost), " times");
+             ": passes.map of sample ", i, " must reduce less than ", int64_t(kMost), " times, got ", m[0],
+             " and ", m[4]);
   }
 
   void check_op(const ImageOp& op, OpKind kind, int64_t i) const {
