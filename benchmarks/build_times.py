@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON to write")
     options = parser.parse_args()
     record = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": "python " + " ".join(["benchmarks/build_times.py", *sys.argv[1:]]),
         "commit": machine.commit(),
         "machine": machine.machine(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -314,3 +315,48 @@ def test_any_nan_of_a_parameter_is_a_nan(backend, place, payload):
     if place != "bias" and place != "running_mean":
         (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
         assert dx[:, 1].isnan().all()
+
+
+VECTORS = {
+    "module": lambda training: BatchNorm2d(3).train(training),
+    "without affine": lambda training: BatchNorm2d(3, affine=False).train(training),
+    "without statistics": lambda training: BatchNorm2d(3, track_running_stats=False).train(training),
+    "compiled": lambda training: torch.compile(BatchNorm2d(3).train(training), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("examples", [2, 0])
+@pytest.mark.parametrize("kind", VECTORS)
+def test_another_number_of_channels_is_the_inputs(kind, examples, training):
+    x, like = torch.randn(examples, 4, 5, 5), "weight" if "statistics" in kind else "running_mean"
+    norm = VECTORS[kind](training)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^batch_norm: {like} must have 4 elements, got 3: input has") as raised:
+        norm(x)
+    assert re.search(rf": input has 4 channels in shape \({examples}, 4, 5, 5\), {like}.* 3$", str(raised.value))
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("momentum", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_momentum_that_is_not_finite(momentum):
+    x = torch.randn(8, 4)
+    mean, var = torch.zeros(4), torch.ones(4)
+    for training in (True, False):
+        with pytest.raises(ValueError, match=f"^batch_norm: momentum must be finite, got {momentum}"):
+            batch_norm(x, mean, var, training=training, momentum=momentum)
+    with pytest.raises(ValueError, match=f"^BatchNorm2d: momentum must be finite or None, got {momentum}"):
+        BatchNorm2d(4, momentum=momentum)
+    norm = BatchNorm2d(4)
+    norm.momentum = momentum
+    with pytest.raises(ValueError, match=f"^batch_norm: momentum must be finite, got {momentum}"):
+        norm(x[:, :, None, None])
+    assert torch.equal(mean, torch.zeros(4))
+    assert torch.equal(var, torch.ones(4))
+    assert norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("features", [None, "4", -1, 2.0, True, []])
+def test_features_that_are_no_number(features):
+    with pytest.raises((TypeError, ValueError), match=r"^BatchNorm2d: num_features must be (an|at)"):
+        BatchNorm2d(features)

@@ -101,6 +101,14 @@ def test_an_error_in_setup_ends_the_command_with_its_line(tmp_path):
     assert "line 3, in setup: NameError: name 'missing' is not defined" in output
 
 
+def test_cases_that_were_measured_are_kept_when_a_later_one_ends_the_run(tmp_path):
+    text = GOOD + "\ndef fails():\n    raise OSError\n\nfine = cases\n"
+    text += "def cases(device):\n    return [*fine(device), Case('d', None, 3, fails)]\n"
+    path = written(tmp_path, text)
+    assert run("bench", path, "--case", "a", "--case", "d", "--quick", "--output", tmp_path / "out.json")[0] == 1
+    assert [one["case"] for one in read(tmp_path / "out.json")["results"]] == ["a"]
+
+
 def test_setup_must_make_functions(tmp_path):
     status, output = run("bench", written(tmp_path, GOOD), "--case", "c", "--quick")
     assert status == 1

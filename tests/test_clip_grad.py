@@ -315,3 +315,19 @@ def test_gradients_that_cannot_be_written_are_refused_before_any_is(clip, grads,
     with pytest.raises(ValueError, match=words):
         clip(params)
     assert all((param.grad == 1).all() for param in params)
+
+
+@pytest.mark.parametrize("order", [float("nan"), "nan", torch.tensor(float("nan"))])
+@pytest.mark.parametrize("foreach", [None, False])
+def test_an_order_that_is_no_number(order, foreach):
+    param = torch.nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=r"^clip_grad_norm_: norm_type must be a number or 'inf', got nan"):
+        clip_grad_norm_([param], 0.5, order, foreach=foreach)
+    assert torch.equal(param.grad, torch.ones(2))
+    with pytest.raises(ValueError, match=r"^clip_grad_norm_: norm_type must be a number or 'inf', got 'two'"):
+        clip_grad_norm_([param], 0.5, "two")
+    for parameters in ([param, 3], (one for one in [param, 3])):
+        with pytest.raises(TypeError, match=r"^clip_grad_norm_: parameters\[1\] must be a tensor, got 3"):
+            clip_grad_norm_(parameters, 0.5)
+    assert torch.equal(param.grad, torch.ones(2))

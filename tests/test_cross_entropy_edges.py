@@ -186,3 +186,12 @@ def test_a_label_that_hardly_counts_has_an_exact_gradient(backend, classes, smoo
     of_label = weight[:8].double() * (1 - smoothing + smoothing / classes)
     error, other = (((one - exact).abs() / (exact.abs() + of_label)).max() for one in (found, torchs))
     assert error <= 2 * other + 4e-7
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (0,), (2, 0, 3)])
+@pytest.mark.parametrize("kind", ["labels", "ignored", "probabilities"])
+def test_logits_without_classes_are_refused(shape, kind):
+    labels = torch.zeros(shape[:1] + shape[2:] if len(shape) > 1 else (), dtype=torch.long)
+    target = torch.zeros(shape) if kind == "probabilities" else labels - 100 * (kind == "ignored")
+    with pytest.raises(ValueError, match=r"^cross_entropy: input must have a class, got shape \("):
+        cross_entropy(torch.zeros(shape), target)

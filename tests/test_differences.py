@@ -141,6 +141,13 @@ def test_senseless_norms():
         raises(lambda n=norm: onepass.optim.clip_grad_value_(gradients(), n), ValueError)
 
 
+def test_senseless_orders():
+    parameters = gradients()
+    nn.utils.clip_grad_norm_(parameters, 1.0, float("nan"))
+    assert all(p.grad.isnan().all() for p in parameters)
+    raises(lambda: onepass.optim.clip_grad_norm_(gradients(), 1.0, float("nan")), ValueError)
+
+
 def test_norm_of_half_precision_gradients():
     for module, dtype in ((nn.utils, torch.bfloat16), (onepass.optim, torch.float32)):
         assert module.clip_grad_norm_(gradients(torch.bfloat16), 1.0).dtype == dtype
@@ -214,6 +221,14 @@ def test_refused_batches():
 def test_number_of_channels():
     raises(lambda: nn.BatchNorm1d(3)(torch.randn(4, 5)), RuntimeError)
     raises(lambda: onepass.nn.BatchNorm1d(3)(torch.randn(4, 5)), ValueError)
+
+
+def test_momentum_that_is_not_finite():
+    for momentum in (float("nan"), float("inf")):
+        theirs = nn.BatchNorm1d(3, momentum=momentum)
+        theirs(torch.randn(4, 3))
+        assert not theirs.running_mean.isfinite().any()
+        raises(lambda m=momentum: onepass.nn.BatchNorm1d(3, momentum=m), ValueError)
 
 
 def test_dtypes_that_do_not_go_together():
@@ -332,6 +347,14 @@ def test_labels_of_other_integers():
 def test_negative_label_smoothing():
     assert torch.equal(F.cross_entropy(LOGITS, LABELS, label_smoothing=-0.1), F.cross_entropy(LOGITS, LABELS))
     raises(lambda: ours.cross_entropy(LOGITS, LABELS, label_smoothing=-0.1), ValueError)
+
+
+def test_logits_without_classes():
+    nothing, ignored = torch.zeros(4, 0), torch.full((4,), -100)
+    assert F.cross_entropy(nothing, ignored).isnan()
+    raises(lambda: F.cross_entropy(nothing, LABELS), IndexError)
+    for labels in (ignored, LABELS):
+        raises(lambda y=labels: ours.cross_entropy(nothing, y), ValueError)
 
 
 def test_ignored_rows_that_are_nan():

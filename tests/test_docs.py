@@ -61,6 +61,22 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         for line in re.findall(r"^  `(.+)`$", page.read_text(), re.MULTILINE):
             names |= {"logits": torch.randn(4, 5), "target": torch.zeros(4, dtype=torch.long)}
             eval(line, names)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_classes_without_a_torch_class_of_their_name_are_told():
+    """Which classes are no subclass of torch's class of the same name (docs/switching.md)."""
+    from onepass import nn, optim
+    from onepass.optim import lr_scheduler
+
+    pairs = ((optim, torch.optim), (lr_scheduler, torch.optim.lr_scheduler), (nn, torch.nn))
+    ours = [(getattr(own, name), getattr(torchs, name, ())) for own, torchs in pairs for name in own.__all__]
+    kinds = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.nn.Module)
+    classes = [(kind, theirs) for kind, theirs in ours if isinstance(kind, type) and issubclass(kind, kinds)]
+    page = (DOCS / "switching.md").read_text()
+    told = re.search(r"Five have none there: (.*?)\.\n", page, re.DOTALL).group(1)
+    apart = {kind.__name__ for kind, theirs in classes if not issubclass(kind, theirs)}
+    assert apart == set(re.findall(r"`(\w+)`", told))
 
 
 def test_blocks_that_do_not_run_are_counted():

@@ -196,3 +196,12 @@ def test_within_monte_carlo_dropout():
     norm = evaluated(onepass.nn.BatchNorm1d, dropout=0.5)
     with onepass.nn.mc_dropout(norm), pytest.raises(RuntimeError, match="fold: batch_norm must not be within"):
         fold(nn.Linear(4, 6), norm)
+
+
+@pytest.mark.parametrize("which", ["layer", "batch_norm"])
+def test_tensors_on_two_devices_are_refused(which):
+    layer, norm = nn.Linear(4, 3), nn.BatchNorm1d(3).eval()
+    (layer if which == "layer" else norm).to("meta")
+    with pytest.raises(ValueError, match=r"batch_norm\.weight must be on (cpu|meta) like layer\.weight, got"):
+        fold(layer, norm)
+    assert fold(layer.to("meta"), norm.to("meta")).weight.is_meta

@@ -138,6 +138,33 @@ def test_the_same_optimizer_waits_for_a_step_that_is_under_way():
     assert [float(optimizer.state[p]["step"]) for p in params] == [2.0] * len(params)
 
 
+@pytest.mark.parametrize("name", ["state_dict", "load_state_dict", "add_param_group"])
+def test_what_changes_groups_and_states_waits_for_a_step_that_is_under_way(name):
+    params, optimizer = made("AdamW", {"lr": 0.1})
+    train(params, optimizer, 1)
+    arguments = {
+        "state_dict": [],
+        "load_state_dict": [optimizer.state_dict()],
+        "add_param_group": [{"params": [torch.ones(3)]}],
+    }
+    order = []
+    other = threading.Thread(target=lambda: (getattr(optimizer, name)(*arguments[name]), order.append("other")))
+
+    class Slow(type(optimizer)):
+        def _options(self, group, first):
+            if not order:
+                order.append("begin")
+                other.start()
+                other.join(timeout=0.2)
+            return super()._options(group, first)
+
+    optimizer.__class__ = Slow
+    optimizer.step()
+    order.append("mine")
+    other.join(timeout=60)
+    assert order == ["begin", "mine", "other"]
+
+
 def test_a_step_inside_a_step_does_not_wait_for_itself():
     params, optimizer = made("AdamW", {"lr": 0.1})
     give_gradients(params, 0)

@@ -160,3 +160,20 @@ def test_an_older_torch_names_its_comparison_otherwise(monkeypatch):
     for metric in (1.0, 0.5, 0.5):
         scheduler.step(metric)
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x",), "metrics must be a number or a tensor of one element, got 'x'"),
+        ((torch.ones(2),), r"metrics must be a number or a tensor of one element, got tensor\(\[1\., 1\.\]\)"),
+        ((torch.ones(1, device="meta"),), "metrics must be a number or a tensor of one element, got tensor"),
+        ((1.0, "x"), "epoch must be a number, got 'x'"),
+    ],
+)
+def test_a_metric_that_is_none(arguments, message):
+    scheduler = ls.ReduceLROnPlateau(optimizer_of([0.1]))
+    before = copy.deepcopy(scheduler.state_dict())
+    with pytest.raises(TypeError, match=f"^ReduceLROnPlateau: {message}"):
+        scheduler.step(*arguments)
+    assert scheduler.state_dict() == before

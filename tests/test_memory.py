@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import onepass
+from onepass._memory import LARGE, check_memory
 from onepass.nn import functional
+from onepass.optim import functional as updates
 
 
 def spoiled(kept, *shape):
@@ -83,3 +87,63 @@ def test_an_optimizer_whose_groups_are_empty_steps(rule, tail):
 def test_a_number_without_a_lower_limit_is_only_asked_to_be_finite():
     with pytest.raises(ValueError, match="SGD: dampening must be finite, got nan"):
         onepass.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1, momentum=0.9, dampening=float("nan"))
+
+
+def cut_short(*shape):
+    """Returns a dense tensor, large enough for a look at its storage, which keeps the half of its bytes."""
+    tensor = torch.randn(*shape)
+    tensor.untyped_storage().resize_(tensor.nbytes // 2)
+    return tensor
+
+
+SHAPE = (LARGE // 64, 64)
+DENSE = {
+    "dropout: input": lambda: functional.dropout(cut_short(*SHAPE), 0.5),
+    "dropout: residual": lambda: functional.dropout(torch.randn(SHAPE), 0.5, residual=cut_short(*SHAPE)),
+    "batch_norm: input": lambda: onepass.nn.BatchNorm1d(64)(cut_short(*SHAPE)),
+    "batch_norm: residual": lambda: onepass.nn.BatchNorm1d(64)(torch.randn(SHAPE), cut_short(*SHAPE)),
+    "cross_entropy: input": lambda: functional.cross_entropy(
+        cut_short(*SHAPE), torch.zeros(SHAPE[0], dtype=torch.long)
+    ),
+    "cross_entropy: target": lambda: functional.cross_entropy(torch.randn(SHAPE), cut_short(*SHAPE)),
+    "sgd: params[0]": lambda: updates.sgd([cut_short(4)], [torch.ones(4)], [], **SGD),
+    "sgd: grads[0]": lambda: updates.sgd([torch.ones(4)], [cut_short(4)], [], **SGD),
+}
+SGD = {"lr": 0.1, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_tensor_that_was_cut_short_is_refused(name):
+    """A kernel would read what is behind the storage."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(name)} must have memory, got a storage of \d+ bytes"):
+        DENSE[name]()
+
+
+@pytest.mark.parametrize("name", ["params", "exp_avg", "ema"])
+def test_an_optimizers_first_step_refuses_what_was_cut_short(name):
+    params = [nn.Parameter(torch.ones(64)) for _ in range(2)]
+    optimizers = [onepass.optim.AdamW([param], ema_decay=0.9) for param in params]
+    for param in params:
+        param.grad = torch.ones(64)
+    optimizers[0].step()
+    if name != "params":
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+    short = params[1] if name == "params" else optimizers[1].state[params[1]][name]
+    short.untyped_storage().resize_(16)
+    message = rf"^adamw: {name}\[0\] must have memory, got a storage of 16 bytes where 256 are needed"
+    with pytest.raises(ValueError, match=message):
+        optimizers[1].step()
+
+
+def test_kinds_without_a_storage_are_not_asked():
+    for tensor in (
+        torch.ones(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        torch._efficientzerotensor((3,)),
+        torch.ones(0),
+        torch.ones(()),
+        torch.ones(4, 4)[1:, 1:],
+        torch.ones(1).expand(100),
+    ):
+        check_memory("any", tensor)
+    torch.func.vmap(lambda x: check_memory("any", x) or x)(torch.ones(3, 2))

@@ -79,3 +79,23 @@ def test_no_empty_group():
 def test_unknown_names():
     with pytest.raises(ValueError, match="no_decay_names must be parameters of the model, got 'wieght'"):
         no_decay_groups(nn.Linear(2, 2), 0.1, no_decay_names=["wieght"])
+
+
+@pytest.mark.parametrize("decay", [float("nan"), float("inf"), -0.1])
+def test_a_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match=r"^no_decay_groups: weight_decay must be finite and at least 0, got"):
+        no_decay_groups(nn.Linear(2, 2), decay)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"no_decay_names": "weight"}, "no_decay_names must be an iterable of str objects, got 'weight'"),
+        ({"no_decay_names": ["weight", 3]}, r"no_decay_names\[1\] must be a str, got 3"),
+        ({"no_decay_modules": nn.Linear}, "no_decay_modules must be an iterable of type objects, got <class"),
+        ({"no_decay_modules": ["Linear"]}, r"no_decay_modules\[0\] must be a type, got 'Linear'"),
+    ],
+)
+def test_exemptions_of_a_wrong_kind(options, message):
+    with pytest.raises(TypeError, match=f"^no_decay_groups: {message}"):
+        no_decay_groups(nn.Linear(2, 2), 0.1, **options)

@@ -255,3 +255,40 @@ def test_nothing_to_step(rule, options, backend):
     optimizer.step()
     assert not any(optimizer.state.values())
     assert [bits(param) for param in params] == before[1]
+
+
+@pytest.mark.parametrize("option", ["lr", "params", "differentiable"])
+@pytest.mark.parametrize("rule", ["SGD", "AdamW", "Lion"])
+def test_a_group_that_has_lost_an_option(rule, option):
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = getattr(onepass.optim, rule)([param], lr=0.1)
+    optimizer.step()
+    before = param.detach().clone()
+    del optimizer.param_groups[0][option]
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"^{rule}: param_groups\[0\] must hold '{option}', got \["):
+            optimizer.step()
+    assert torch.equal(param, before)
+
+
+@pytest.mark.parametrize(
+    ("lr", "got"),
+    [(torch.tensor(0.1, device="meta"), "a meta tensor"), (torch.tensor(1j), "a tensor of torch.complex64")],
+)
+def test_a_rate_without_a_value(lr, got):
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = onepass.optim.AdamW([param])
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(TypeError, match=f"^adamw: lr must be a number or a one-element tensor, got {got}"):
+        optimizer.step()
+    assert torch.equal(param, torch.ones(3))
+    assert not optimizer.state
+
+
+def test_flags_that_are_neither_true_nor_false():
+    param = torch.nn.Parameter(torch.ones(3))
+    for flag in ("amsgrad", "capturable", "differentiable", "foreach", "fused", "maximize"):
+        with pytest.raises(TypeError, match=rf"^Adam: {flag} must be True or False, got tensor\(\[1\., 1\.\]\)"):
+            onepass.optim.Adam([param], **{flag: torch.ones(2)})

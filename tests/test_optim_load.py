@@ -193,3 +193,17 @@ def test_a_step_count_has_one_element(rule):
     with pytest.raises(ValueError, match=rf"{rule}: state_dict\['state'\]\[0\]\['step'\] must have one element"):
         optimizer.load_state_dict(saved)
     assert optimizer.state[param]["step"].item() == 1
+
+
+@pytest.mark.parametrize("name", ["step", "exp_avg", "ema"])
+def test_a_state_without_values_is_refused(name):
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = onepass.optim.AdamW([param], ema_decay=0.9)
+    optimizer.step()
+    before, saved = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    saved["state"][0][name] = saved["state"][0][name].to("meta")
+    message = rf"^AdamW: state_dict\['state'\]\[0\]\['{name}'\] must have values, got a meta tensor"
+    with pytest.raises(TypeError, match=message):
+        optimizer.load_state_dict(saved)
+    assert all(torch.equal(value, before["state"][0][key]) for key, value in optimizer.state[param].items())

@@ -102,6 +102,88 @@ def test_options_that_would_do_nothing():
         onepass.optim.AdamW([half], state_dtype=torch.bfloat16)
 
 
+ASKED = {
+    "stochastic": ({"rounding": "stochastic"}, "rounding='stochastic'"),
+    "kahan": ({"rounding": "kahan"}, "rounding='kahan'"),
+    "master": ({"master_weights": True}, "master_weights=True"),
+}
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("mode", ASKED)
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW", "Lion"])
+def test_options_that_would_do_nothing_when_set_by_hand(rule, mode, steps):
+    """Also in one of two groups, whose other one the option would concern; before the first step and later."""
+    options, text = ASKED[mode]
+    full, half = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = getattr(onepass.optim, rule)([{"params": [half], **options}, {"params": [full]}], lr=0.1)
+    full.grad, half.grad = torch.ones_like(full), torch.ones_like(half)
+    for _ in range(steps):
+        optimizer.step()
+    before, saved = [full.detach().clone(), half.detach().clone()], dict(optimizer.param_groups[1])
+    optimizer.param_groups[1].update(options)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{rule}: params must .* with {text}, got only torch.float32"):
+            optimizer.step()
+    assert torch.equal(full, before[0])
+    assert torch.equal(half, before[1])
+    assert "seed" not in optimizer.param_groups[1]
+    optimizer.param_groups[1].clear()
+    optimizer.param_groups[1].update(saved)
+    optimizer.step()
+    assert not torch.equal(full, before[0])
+
+
+def test_options_set_by_hand_in_all_groups():
+    """As with defaults, one of the groups that were changed together has to be concerned."""
+    params = [torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.float16)]
+    optimizer = onepass.optim.AdamW([{"params": [param]} for param in params])
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for group in optimizer.param_groups:
+        group["rounding"] = "stochastic"
+    optimizer.step()
+    optimizer.param_groups[0]["seed"] = 3
+    optimizer.step()
+    assert optimizer.state[params[1]]["step"] == 3
+
+
+def test_a_state_dtype_set_by_hand_where_there_is_no_state():
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = onepass.optim.SGD([param])
+    optimizer.step()
+    optimizer.param_groups[0]["state_dtype"] = torch.bfloat16
+    with pytest.raises(ValueError, match=r"SGD: state_dtype must be None with momentum=0 .*, got torch\.bfloat16"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ("rounding", ValueError, "rounding must be one of nearest, stochastic, kahan, got None"),
+        ("master_weights", TypeError, "master_weights must be True or False, got None"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["SGD", "AdamW", "Lion"])
+def test_none_set_by_hand(rule, option, error, message, steps):
+    param = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    param.grad = torch.ones_like(param)
+    optimizer = getattr(onepass.optim, rule)([param])
+    for _ in range(steps):
+        optimizer.step()
+    before = param.detach().clone()
+    optimizer.param_groups[0][option] = None
+    for _ in range(2):
+        with pytest.raises(error, match=f"{rule}: {message}"):
+            optimizer.step()
+    with pytest.raises(error, match=f"{rule}: {message}"):
+        torch.compile(optimizer.step, backend="eager")()
+    assert torch.equal(param, before)
+
+
 def test_a_low_state_of_the_wrong_kind(backend):
     param = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16, device=backend.device))
     optimizer = onepass.optim.AdamW([param], master_weights=True)

@@ -46,7 +46,6 @@ PUBLIC = {
     "onepass.cli.lr_range": "lr_range",
     "onepass.cli.parity": "parity",
     "onepass.cli.progress": "Bar",
-    "onepass.cli.rounds": "Rounds",
     "onepass.cli.schedule": "schedule",
     "onepass.demo": "",
     "onepass.demo.data": "Data mnist",

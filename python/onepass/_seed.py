@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from onepass._arguments import told
+
 __all__ = ["check_seed"]
 
 
@@ -20,6 +22,6 @@ def check_seed(function: str, seed: Any, wanted: str = "an int") -> None:
         ValueError: The seed is negative, or at least 2**64.
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"{function}: seed must be {wanted}, got {seed!r}")
+        raise TypeError(f"{function}: seed must be {wanted}, got {told(seed)}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"{function}: seed must be at least 0 and below 2**64, got {seed}")

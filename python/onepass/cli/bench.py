@@ -15,13 +15,14 @@ import torch
 import typer
 from rich.console import Console
 
-from onepass.bench import OPS, compare, entrants, files, machine, report
+from onepass.bench import OPS, entrants, files, machine, report
+from onepass.bench import compare as comparison
 from onepass.bench.entrants import Entrant
 from onepass.bench.faults import place_of
 from onepass.bench.harness import Case, Result, choose, measure
 from onepass.cli import check_picture, check_place, device_of, one_of, torch_threads, writing
-from onepass.cli.options import Device, JsonFile, Picture, Threads
-from onepass.cli.rounds import Rounds
+from onepass.cli.options import As, Compare, Device, JsonFile, Kwargs, Picture, Threads
+from onepass.cli.progress import Bar
 
 _QUICK_ROUNDS = 3
 # With these settings glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
@@ -51,24 +52,12 @@ _Impls = Annotated[
         metavar="IMPL",
     ),
 ]
-_Kwargs = Annotated[
-    list[str] | None,
-    typer.Option(help="Give a single --impl this argument. May be repeated.", metavar="NAME=VALUE"),
-]
-_As = Annotated[
-    str | None,
-    typer.Option("--as", help="Take --impl for this rule, where its name does not say it.", metavar="RULE"),
-]
 _Tolerance = Annotated[
     float,
     typer.Option(min=0.0, help="Time an --impl only if its results differ from torch's by at most this share."),
 ]
 _Rounds = Annotated[
     int | None, typer.Option(min=1, help="Time each case this many times, instead of its own number.")
-]
-_Old = Annotated[
-    Path | None,
-    typer.Option("--compare", dir_okay=False, help="Show what changed since this JSON file was written."),
 ]
 _Quick = Annotated[
     bool, typer.Option("--quick", help=f"Take {_QUICK_ROUNDS} rounds in this process: a look, no measurement.")
@@ -85,14 +74,14 @@ def bench(
     op: _Op,
     case: _Cases = None,
     impl: _Impls = None,
-    kwargs: _Kwargs = None,
-    as_: _As = None,
+    kwargs: Kwargs = None,
+    as_: As = None,
     tolerance: _Tolerance = entrants.TOLERANCE,
     rounds: _Rounds = None,
     threads: Threads = None,
     output: JsonFile = None,
     plot: Picture = None,
-    old: _Old = None,
+    compare: Compare = None,
     quick: _Quick = False,
     with_compile: _Compile = False,
     device: Device = "cpu",
@@ -108,7 +97,7 @@ def bench(
         cases = _cases_of(op, where)
         entered = entrants.entrants_of(impl or [], kwargs or [], as_, _rules(op, cases, impl), tolerance)
         cases = _fitting(choose(cases, case or []), entered, bool(case))
-        before = None if old is None else _old(old, op)
+        before = None if compare is None else _old(compare, op)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if plot is not None and all(one.bytes_moved is None for one in cases):
@@ -122,14 +111,20 @@ def bench(
     with torch_threads(threads):
         facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "quick": quick}
         counts = [rounds or (_QUICK_ROUNDS if quick else one.rounds) for one in cases]
-        with Rounds(console, sum(counts)) as shown:
+        results = []
+        written = {**facts, "results": []}
+        with Bar("", sum(counts), console, in_between=True) as shown:
             run = _Run(console, shown, where, with_compile, entered, is_file=op not in OPS)
-            results = [run.measure(one, count) for one, count in zip(cases, counts, strict=True)]
+            for one, count in zip(cases, counts, strict=True):
+                results.append(run.measure(one, count))
+                written["results"].append(results[-1].to_json())
+                # After each case: a run that is ended from outside leaves what it has measured.
+                _write(written, output)
     default = "foreach" if device == "cuda" else "loop"
     if op in OPS and any(default in result.times for result in results):
         console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
-    written = {**facts, "results": [result.to_json() for result in results]}
-    _write(written, results, output, plot)
+    if plot is not None:
+        _plot(written, results, plot)
     if before is not None:
         _compare(console, before, written)
     if any(result.faults for result in results):
@@ -165,7 +160,7 @@ def _fitting(cases: list[Case], entered: list[Entrant], named: bool) -> list[Cas
 
 def _old(path: Path, op: str) -> dict[str, Any]:
     try:
-        found = compare.read(path)
+        found = comparison.read(path)
         if found.get("op") != op:
             raise ValueError(f"must be a JSON file of onepass bench {op}, got {path} of {found.get('op')}")
     except ValueError as error:
@@ -178,7 +173,7 @@ class _Run:
     """Holds what all cases of a run share."""
 
     console: Console
-    shown: Rounds
+    shown: Bar
     device: torch.device
     with_compile: bool
     entered: list[Entrant]
@@ -205,26 +200,28 @@ class _Run:
 
 
 def _compare(console: Console, before: dict[str, Any], written: dict[str, Any]) -> None:
-    found = compare.changes(before, written)
+    found = comparison.changes(before, written)
     console.print("Compared with the old run; moved: the spreads (20 to 80 %) of the two runs do not touch.")
-    console.print(compare.table(found))
-    for line in compare.differences(before, written):
+    console.print(comparison.table(found))
+    for line in comparison.differences(before, written):
         console.print(f"The runs differ in {line}", markup=False, soft_wrap=True)
 
 
-def _write(written: dict[str, Any], results: list[Result], output: Path | None, plot: Path | None) -> None:
+def _write(written: dict[str, Any], output: Path | None) -> None:
     if output is not None:
         with writing("output", output):
             output.write_text(json.dumps(written, indent=1) + "\n")
-    if plot is not None:
-        described, versions = written["machine"], written["versions"]
-        chip = described["gpus"][0] if written["device"] == "cuda" else described["cpu"]
-        caption = (
-            f"{chip}, {written['threads']} threads, "
-            f"onepass {versions['onepass']}, torch {versions['torch']}, {written['date'][:10]}"
-        )
-        with writing("plot", plot):
-            report.plot(results, caption, plot)
+
+
+def _plot(written: dict[str, Any], results: list[Result], plot: Path) -> None:
+    described, versions = written["machine"], written["versions"]
+    chip = described["gpus"][0] if written["device"] == "cuda" else described["cpu"]
+    caption = (
+        f"{chip}, {written['threads']} threads, "
+        f"onepass {versions['onepass']}, torch {versions['torch']}, {written['date'][:10]}"
+    )
+    with writing("plot", plot):
+        report.plot(results, caption, plot)
 
 
 def _start_again(console: Console) -> None:

@@ -1,7 +1,8 @@
-"""The progress bar of the harnesses: on the standard error, and only where that is a terminal."""
+"""The progress bar of the harnesses, shown only where its console is a terminal."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,18 +13,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 
+# Seconds between two pictures of a bar that is drawn in between.
+_PAUSE = 0.5
+
 
 class Bar:
     """Shows how many pieces of work are done."""
 
-    def __init__(self, name: str, total: int | None) -> None:
+    def __init__(
+        self, name: str, total: int | None, console: Console | None = None, *, in_between: bool = False
+    ) -> None:
         """Makes a bar that is not shown yet.
 
         Args:
             name: What is done.
             total: How many pieces there are, if that is known.
+            console: Where it is shown: by default the standard error.
+            in_between: Whether it is drawn only when a piece is done. Otherwise rich draws it from a thread of its
+                own, in the middle of what may be a timed call.
         """
-        console = Console(stderr=True)
+        if console is None:
+            console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -31,10 +41,13 @@ class Bar:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            auto_refresh=not in_between,
             # Otherwise what is printed would go to the standard error, too.
-            redirect_stdout=False,
+            redirect_stdout=not console.stderr,
             disable=not console.is_terminal,
         )
+        self._in_between = in_between
+        self._drawn = 0.0
         self._task = self._progress.add_task(name, total=total)
 
     def __enter__(self) -> Bar:
@@ -46,6 +59,22 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
+    def begin(self, name: str) -> None:
+        """Shows the name of the work that begins.
+
+        Args:
+            name: The name.
+        """
+        self._progress.update(self._task, description=name, refresh=True)
+
+    def advance(self) -> None:
+        """Counts a piece; a bar that is drawn in between is drawn if its last picture is old enough."""
+        now = time.monotonic()
+        old = self._in_between and now - self._drawn > _PAUSE
+        self._progress.update(self._task, advance=1, refresh=old)
+        if old:
+            self._drawn = now
+
     def over(self, work: Iterable[T]) -> Iterator[T]:
         """Counts the pieces that go through.
 
@@ -54,7 +83,7 @@ class Bar:
         """
         for piece in work:
             yield piece
-            self._progress.advance(self._task)
+            self.advance()
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onepass._arguments import check_module, listed, told
 from onepass.optim._step.stateful import StatefulOptimizer
+from onepass.optim.lr_scheduler._arguments import check_optimizer
 from onepass.optim.lr_scheduler._updates import Hook
 from onepass.optim.lr_scheduler._wrapped import stepping
 
@@ -34,6 +36,9 @@ class Snapshot:
         optimizer: Its optimizer, of any class.
         scaler: A torch.amp.GradScaler, or None.
         generators: Further random number generators, for instance of a loader or a sampler.
+
+    Raises:
+        TypeError: An argument is of another kind.
 
     Example:
         >>> import torch
@@ -59,9 +64,14 @@ class Snapshot:
         scaler: Any = None,
         generators: Iterable[torch.Generator] = (),
     ) -> None:
+        check_module("Snapshot", "model", model)
+        check_optimizer("Snapshot", optimizer)
+        if scaler is not None and not hasattr(scaler, "__dict__"):
+            raise TypeError(f"Snapshot: scaler must be a torch.amp.GradScaler, got {told(scaler)}")
+        generators = generators_in("Snapshot", generators)
         self._memo: dict[int, Restore] = {}
         self._refused: list[str] = []
-        self._parts: list[Restore] = [self._random_numbers(list(generators)), *self._model(model)]
+        self._parts: list[Restore] = [self._random_numbers(generators), *self._model(model)]
         self._parts += self._optimizer(optimizer)
         if scaler is not None:
             self._parts.append(self._hold(scaler.__dict__))
@@ -205,3 +215,12 @@ def _fill(value: Tensor, contents: Tensor) -> None:
 def _attribute(owner: Any, name: str) -> Restore:
     value = getattr(owner, name)
     return lambda: setattr(owner, name, value)
+
+
+def generators_in(function: str, generators: Iterable[torch.Generator]) -> list[torch.Generator]:
+    """Returns the argument `generators` as a list; raises TypeError unless all of them are generators."""
+    found = listed(function, "generators", generators, "torch.Generators")
+    for i, generator in enumerate(found):
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"{function}: generators[{i}] must be a torch.Generator, got {told(generator)}")
+    return found

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onepass._arguments import check_module, listed, told
 from onepass.monitor._result import Curve, LRRangeResult
-from onepass.monitor._snapshot import Snapshot
+from onepass.monitor._snapshot import Snapshot, generators_in
 from onepass.optim.lr_scheduler._track import put
 from onepass.optim.lr_scheduler._updates import Updates, counted
 
@@ -87,7 +88,7 @@ class _Sweep:
             with amp:
                 loss = self.loss_fn(self.model(inputs), targets) / self.accumulate
             if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise TypeError(f"{_NAME}: loss_fn must return a tensor of one element, got {loss!r}")
+                raise TypeError(f"{_NAME}: loss_fn must return a tensor of one element, got {told(loss)}")
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -193,7 +194,7 @@ def lr_range_test(
     """
     _check_numbers(min_lr, max_lr, steps, sweep, accumulate, diverge, smoothing)
     numbers = _seeds_of(seeds)
-    _check_objects(model, loader, scaler)
+    _check_objects(model, loss_fn, loader, scaler, autocast)
     counted(_NAME, optimizer)
     rates = np.geomspace(min_lr, max_lr, steps) if sweep == "exponential" else np.linspace(min_lr, max_lr, steps)
     sweeps = _Sweep(
@@ -210,7 +211,7 @@ def lr_range_test(
         smoothing=smoothing,
         device=next(model.parameters()).device,
     )
-    own = [*generators, *_generators_of(loader)]
+    own = [*generators_in(_NAME, generators), *_generators_of(loader)]
     snapshot = Snapshot(model, optimizer, scaler, own)
     curves = []
     try:
@@ -245,17 +246,31 @@ def _ratios(groups: list[dict[str, Any]]) -> list[float]:
 
 
 def _seeds_of(given: int | Sequence[int]) -> list[int]:
-    seeds = list(range(given)) if isinstance(given, int) else list(given)
+    seeds = list(range(given)) if isinstance(given, int) else listed(_NAME, "seeds", given, "ints")
+    for i, seed in enumerate(seeds):
+        if not isinstance(seed, (int, Integral)):
+            raise TypeError(f"{_NAME}: seeds[{i}] must be an int, got {told(seed)}")
+        if not 0 <= int(seed) < 2**32:  # numpy's limit
+            raise ValueError(f"{_NAME}: seeds[{i}] must be at least 0 and below 2**32, got {told(seed)}")
     if not seeds:
-        raise ValueError(f"{_NAME}: seeds must be at least one, got {given!r}")
+        raise ValueError(f"{_NAME}: seeds must be at least one, got {told(given)}")
     return seeds
 
 
-def _check_objects(model: nn.Module, loader: Any, scaler: Any) -> None:
+def _check_objects(model: nn.Module, loss_fn: Any, loader: Any, scaler: Any, autocast: Any) -> None:
+    check_module(_NAME, "model", model)
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"{_NAME}: model must have a parameter, got none")
+    if not callable(loss_fn):
+        raise TypeError(f"{_NAME}: loss_fn must be a function, got {told(loss_fn)}")
+    if not isinstance(loader, Iterable) and not hasattr(type(loader), "__getitem__"):
+        raise TypeError(f"{_NAME}: loader must be iterable again and again, got {told(loader)}")
+    if autocast is not None and not isinstance(autocast, torch.dtype):
+        raise TypeError(f"{_NAME}: autocast must be a torch.dtype or None, got {told(autocast)}")
     if not model.training:
         raise ValueError(f"{_NAME}: model must be in training mode, got one in evaluation mode")
     if isinstance(loader, Iterator):  # not by iter(): that draws a random number in a DataLoader
-        raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {loader!r}")
+        raise TypeError(f"{_NAME}: loader must be iterable again and again, got the iterator {told(loader)}")
     if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
         raise TypeError(f"{_NAME}: scaler must be a torch.amp.GradScaler, got {type(scaler).__name__}")
 
@@ -273,11 +288,11 @@ def _check_numbers(
     }
     for name, (value, good, text) in wanted.items():
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"{_NAME}: {name} must be a number, got {value!r}")
+            raise TypeError(f"{_NAME}: {name} must be a number, got {told(value)}")
         if not good(value):
-            raise ValueError(f"{_NAME}: {name} must be {text}, got {value!r}")
+            raise ValueError(f"{_NAME}: {name} must be {text}, got {told(value)}")
     if sweep not in ("exponential", "linear"):
-        raise ValueError(f"{_NAME}: sweep must be exponential or linear, got {sweep!r}")
+        raise ValueError(f"{_NAME}: sweep must be exponential or linear, got {told(sweep)}")
 
 
 def _generators_of(loader: Any) -> list[torch.Generator]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onepass._arguments import check_module, told
 from onepass._seed import check_seed
 from onepass.nn._call.checks import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
@@ -63,7 +64,7 @@ class Draws:
             TypeError: draw is not an int.
         """
         if isinstance(draw, bool) or not isinstance(draw, int):
-            raise TypeError(f"set_draw: draw must be an int, got {draw!r}")
+            raise TypeError(f"set_draw: draw must be an int, got {told(draw)}")
         if draw < 0:
             raise ValueError(f"set_draw: draw must be at least 0, got {draw}")
         self._next = draw
@@ -226,7 +227,11 @@ def mc_predict(
         >>> bool((prediction.mutual_information <= prediction.entropy).all())
         True
     """
+    check_module("mc_predict", "model", model)
     check_integer("mc_predict", "samples", samples)
+    check_integer("mc_predict", "dim", dim)
+    if output is not None and not callable(output):
+        raise TypeError(f"mc_predict: output must be a function or None, got {told(output)}")
     if samples < 2:
         raise ValueError(f"mc_predict: samples must be at least 2, got {samples}")
     if batch_size is not None:
@@ -329,6 +334,7 @@ def _dropouts_of(model: nn.Module) -> tuple[list[nn.Module], dict[int, str]]:
 
     Raises for those that cannot be made active.
     """
+    check_module("mc_dropout", "model", model)
     ours: list[nn.Module] = []
     foreign = []
     read: dict[int, str] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.adamw import adamw as torch_adamw
 
+from onepass._arguments import told
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
     check_betas,
@@ -218,7 +219,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             "maximize": bool(group["maximize"]),
             "decoupled_weight_decay": bool(group["decoupled_weight_decay"]),
             "capturable": bool(group["capturable"]),
-            "precision": precision_of(group, first),
+            "precision": precision_of(type(self).__name__, group, first),
         }
 
     def _check_capture(self) -> None:
@@ -253,7 +254,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         if "step" in own:
             count = own["step"]
             if not isinstance(count, Tensor):
-                raise TypeError(f"{where} must have a state step that is a tensor, got {count!r}")
+                raise TypeError(f"{where} must have a state step that is a tensor, got {told(count)}")
             if not (count.numel() == 1 and count.is_floating_point()):
                 what = f"{count.numel()} of {count.dtype}"
                 raise ValueError(f"{where} must have a state step of one number, got {what}")

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from onepass._arguments import told
+from onepass.optim._lists.arguments import number
+from onepass.optim._step.grouped import check_holds, check_state_dict
+
 __all__ = ["to_apex"]
 
 
@@ -22,7 +26,8 @@ def to_apex(state_dict: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: Parameters of one group have taken different numbers of steps, or the group uses amsgrad:
-            FusedAdam supports neither. Or the state_dict is one of another rule.
+            FusedAdam supports neither. Or the state_dict is one of another rule, or a part is missing.
+        TypeError: A part is of another kind than ``state_dict()`` makes it.
 
     Example:
         >>> import torch
@@ -39,23 +44,30 @@ def to_apex(state_dict: dict[str, Any]) -> dict[str, Any]:
 
     Source: apex.optimizers.FusedAdam (its groups hold ``step`` and ``bias_correction``).
     """
+    check_state_dict("to_apex", state_dict, ())
     groups, state = [], {}
-    for number, group in enumerate(state_dict["param_groups"]):
+    for position, group in enumerate(state_dict["param_groups"]):
         if "amsgrad" not in group:
             raise ValueError(
-                f"to_apex: state_dict must be one of Adam or AdamW, got options {sorted(group)} in "
-                f"param_groups[{number}]"
+                f"to_apex: state_dict must be one of Adam or AdamW, got options {told(sorted(group))} in "
+                f"param_groups[{position}]"
             )
         own = {index: state_dict["state"][index] for index in group["params"] if index in state_dict["state"]}
-        steps = {int(values["step"]) for values in own.values()}
+        steps = {_steps_of(index, values) for index, values in own.items()}
         if len(steps) > 1:
             raise ValueError(
-                f"to_apex: parameters of param_groups[{number}] must have taken the same number of steps, got "
+                f"to_apex: parameters of param_groups[{position}] must have taken the same number of steps, got "
                 f"{sorted(steps)}"
             )
         if group["amsgrad"]:
-            raise ValueError(f"to_apex: amsgrad must be False in param_groups[{number}], got True")
+            raise ValueError(f"to_apex: amsgrad must be False in param_groups[{position}], got True")
         groups.append({**group, "bias_correction": True, **({"step": steps.pop()} if steps else {})})
         for index, values in own.items():
             state[index] = {name: value for name, value in values.items() if name != "step"}
     return {"state": state, "param_groups": groups}
+
+
+def _steps_of(index: Any, values: dict[str, Any]) -> int:
+    place = f"state_dict['state'][{told(index)}]"
+    check_holds("to_apex", place, values, "step")
+    return int(number("to_apex", f"{place}['step']", values["step"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from types import GeneratorType
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass._arguments import listed, told
 from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import Names, limit_number, number
@@ -60,7 +62,9 @@ def clip_grad_norm_(
         float64, else float32.
 
     Raises:
-        ValueError: max_norm is negative or nan, or gradients share memory (torch scales shared ones twice).
+        ValueError: max_norm is negative or nan, norm_type is nan, or gradients share memory (torch scales shared
+            ones twice).
+        TypeError: An argument is of another kind.
         RuntimeError: The norm is not finite and error_if_nonfinite is set. No gradient has been changed.
 
     Example:
@@ -81,9 +85,9 @@ def clip_grad_norm_(
     """
     name = "clip_grad_norm_"
     limit = limit_number(name, "max_norm", max_norm)
-    order = float(norm_type) if isinstance(norm_type, str) else number(name, "norm_type", norm_type)
-    tensors = _listed(parameters)
-    grads = _gradients(tensors)
+    order = _order_of(name, norm_type)
+    tensors = _listed(name, parameters)
+    grads = _gradients(name, tensors)
     if not grads:
         return torch.tensor(0.0)
     if foreach is False or not order > 0:
@@ -132,9 +136,10 @@ def clip_grad_value_(
 
     Source: torch.nn.utils.clip_grad_value_.
     """
-    limit = limit_number("clip_grad_value_", "clip_value", clip_value)
-    tensors = _listed(parameters, warn=False)
-    grads = _gradients(tensors)
+    name = "clip_grad_value_"
+    limit = limit_number(name, "clip_value", clip_value)
+    tensors = _listed(name, parameters, warn=False)
+    grads = _gradients(name, tensors)
     if not grads:
         return
     if foreach is False:
@@ -255,16 +260,35 @@ def _through_copies(function: str, grads: list[Tensor], clip: Callable[[list[Ten
     return result
 
 
-def _gradients(tensors: list[Tensor]) -> list[Tensor]:
+def _order_of(function: str, norm_type: float | str) -> float:
+    if isinstance(norm_type, str):
+        try:
+            order = float(norm_type)
+        except ValueError:
+            raise ValueError(f"{function}: norm_type must be a number or 'inf', got {told(norm_type)}") from None
+    else:
+        order = number(function, "norm_type", norm_type)
+    if math.isnan(order):  # torch would make every gradient nan
+        raise ValueError(f"{function}: norm_type must be a number or 'inf', got nan")
+    return order
+
+
+def _gradients(function: str, tensors: list[Tensor]) -> list[Tensor]:
     # Each is read once: reading makes a Python object, or finds it.
-    grads = [p.grad for p in tensors]
+    try:
+        grads = [p.grad for p in tensors]
+    except AttributeError:
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{function}: parameters[{i}] must be a tensor, got {told(tensor)}") from None
+        raise
     return [grad for grad in grads if grad is not None]
 
 
-def _listed(parameters: Tensor | Iterable[Tensor], warn: bool = True) -> list[Tensor]:
+def _listed(function: str, parameters: Tensor | Iterable[Tensor], warn: bool = True) -> list[Tensor]:
     if isinstance(parameters, Tensor):
         return [parameters]
-    tensors = list(parameters)
+    tensors = listed(function, "parameters", parameters, "tensors")
     if warn and not tensors and isinstance(parameters, GeneratorType):
         warnings.warn("`parameters` is an empty generator: no gradient is clipped.", stacklevel=4)
     return tensors

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from onepass._arguments import check_lists
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import number, number_or_tensor
 from onepass.optim._lists.records import ListGroup
@@ -26,6 +28,9 @@ __all__ = [
     "lion",
     "sgd",
 ]
+
+# What the lists are of, in errors.
+_OF = "tensors or arrays"
 
 
 def sgd(
@@ -87,13 +92,18 @@ def sgd(
         "capturable": False,  # nothing is counted
         "precision": None,
     }
-    group = ListGroup(list(params), list(grads), options)
+    try:
+        group = ListGroup(list(params), list(grads), options)
+        buffers = list(momentum_buffer_list)
+    except TypeError:
+        check_lists("sgd", _OF, params=params, grads=grads, momentum_buffer_list=momentum_buffer_list)
+        raise
     if options["momentum"] != 0:
-        group.first = [buffer is None for buffer in momentum_buffer_list]
+        group.first = [buffer is None for buffer in buffers]
         # A buffer for each parameter that needs one.
         filled = [
-            _empty_like(params[i]) if buffer is None and i < len(params) else buffer
-            for i, buffer in enumerate(momentum_buffer_list)
+            _empty_like(group.params[i]) if buffer is None and i < len(group.params) else buffer
+            for i, buffer in enumerate(buffers)
         ]
         group.states = {"momentum_buffer_list": filled}
     run_lists("sgd", "sgd", [group])
@@ -176,10 +186,15 @@ def adam(
         "capturable": bool(capturable),
         "precision": None,
     }
-    states = {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
-    if amsgrad:
-        states["max_exp_avg_sqs"] = list(max_exp_avg_sqs)
-    group = ListGroup(list(params), list(grads), options, states, state_steps=list(state_steps))
+    try:
+        states = {"exp_avgs": list(exp_avgs), "exp_avg_sqs": list(exp_avg_sqs)}
+        if amsgrad:
+            states["max_exp_avg_sqs"] = list(max_exp_avg_sqs)
+        group = ListGroup(list(params), list(grads), options, states, state_steps=list(state_steps))
+    except TypeError:
+        check_lists(function, _OF, params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+        check_lists(function, _OF, max_exp_avg_sqs=max_exp_avg_sqs, state_steps=state_steps)
+        raise
     run_lists("adam", function, [group])
 
 
@@ -257,7 +272,7 @@ def adamw(
 def _empty_like(param: Any) -> Any:
     if isinstance(param, Tensor):
         return torch.empty_like(param, requires_grad=False)
-    return param.copy()
+    return param.copy() if isinstance(param, np.ndarray) else param  # the core refuses the parameter itself
 
 
 def _run_sgd(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from onepass._arguments import check_lists
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import (
     check_betas,
@@ -168,7 +169,7 @@ class Lion(FusedOptimizer):
             "weight_decay": group_number(name, group, "weight_decay"),
             "maximize": bool(group["maximize"]),
             "capturable": bool(group["capturable"]),
-            "precision": precision_of(group, first),
+            "precision": precision_of(type(self).__name__, group, first),
         }
 
     def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:
@@ -294,7 +295,11 @@ def lion(
         "capturable": False,  # nothing is counted
         "precision": None,
     }
-    group = ListGroup(list(params), list(grads), options, {"exp_avgs": list(exp_avgs)})
+    try:
+        group = ListGroup(list(params), list(grads), options, {"exp_avgs": list(exp_avgs)})
+    except TypeError:
+        check_lists("lion", "tensors or arrays", params=params, grads=grads, exp_avgs=exp_avgs)
+        raise
     run_lists("lion", "lion", [group])
 
 

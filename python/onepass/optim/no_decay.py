@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from onepass._arguments import check_module, listed, told
+from onepass.optim._lists.arguments import check_range
+
 __all__ = ["NoDecay", "no_decay_groups"]
 
 # Chosen by type, not by name or shape: a user's own one-dimensional weight may be meant to decay.
@@ -52,7 +55,8 @@ def no_decay_groups(
         is left out); and a list of the parameters that are not decayed, for inspection.
 
     Raises:
-        ValueError: A name is not that of a parameter of the model.
+        ValueError: A name is not that of a parameter of the model, or weight_decay is negative or not finite.
+        TypeError: An argument is of another kind.
 
     Differs from torch: torch has no such function. A parameter that several modules share is not decayed if it is
     exempt in one of them.
@@ -67,8 +71,10 @@ def no_decay_groups(
 
     Source: Goodfellow et al. 2016, section 7.1 (biases); He et al. 2019, section 3.1 (normalisations).
     """
-    named = set(no_decay_names)
-    kinds = (*_NORMALISATIONS, *no_decay_modules)
+    check_module("no_decay_groups", "model", model)
+    check_range("no_decay_groups", "weight_decay", weight_decay, 0)
+    named = set(_all_of("no_decay_names", no_decay_names, str))
+    kinds = (*_NORMALISATIONS, *_all_of("no_decay_modules", no_decay_modules, type))
     reasons: dict[int, str] = {}
     for module_name, module in model.named_modules(remove_duplicate=False):
         for own_name, param in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -81,7 +87,9 @@ def no_decay_groups(
             elif isinstance(module, kinds):
                 reasons.setdefault(id(param), type(module).__name__)
     if named:
-        raise ValueError(f"no_decay_groups: no_decay_names must be parameters of the model, got {min(named)!r}")
+        raise ValueError(
+            f"no_decay_groups: no_decay_names must be parameters of the model, got {told(min(named))}"
+        )
     decayed: list[Tensor] = []
     exempt: list[Tensor] = []
     listed: list[NoDecay] = []
@@ -98,6 +106,14 @@ def no_decay_groups(
         {"params": exempt, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]], listed
+
+
+def _all_of(argument: str, values: Iterable[Any], kind: type) -> list[Any]:
+    found = listed("no_decay_groups", argument, values, f"{kind.__name__} objects")
+    for i, value in enumerate(found):
+        if not isinstance(value, kind):
+            raise TypeError(f"no_decay_groups: {argument}[{i}] must be a {kind.__name__}, got {told(value)}")
+    return found
 
 
 def _is_bias(name: str) -> bool:

@@ -164,13 +164,16 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                 f"{name}: nesterov must come with momentum > 0 and dampening 0, got momentum "
                 f"{group['momentum']} and dampening {group['dampening']}"
             )
-        if option(group, "state_dtype") is not None and group["momentum"] == 0:
-            raise ValueError(
-                f"{name}: state_dtype must be None with momentum=0 (there is no state), got "
-                f"{option(group, 'state_dtype')}"
-            )
+        self._check_states(group)
         if group.get("capturable") and group["dampening"] != 0:
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
+
+    def _check_states(self, group: dict[str, Any]) -> None:
+        if option(group, "state_dtype") is not None and group["momentum"] == 0:
+            raise ValueError(
+                f"{type(self).__name__}: state_dtype must be None with momentum=0 (there is no state), got "
+                f"{option(group, 'state_dtype')}"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Fills in the options that checkpoints of older torch versions lack."""
@@ -191,7 +194,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             "nesterov": bool(group["nesterov"]),
             "maximize": bool(group["maximize"]),
             "capturable": bool(group.get("capturable")),
-            "precision": precision_of(group, first),
+            "precision": precision_of(type(self).__name__, group, first),
         }
 
     def _make_lists(self, tail: Tail, left_out: Set[int]) -> list[ListGroup]:

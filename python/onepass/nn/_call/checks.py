@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
+
 __all__ = [
     "OPTIONAL",
     "check_dense",
@@ -34,7 +36,7 @@ def check_number(function: str, argument: str, value: Any) -> None:
             what = f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
             raise TypeError(f"{function}: {argument} must be a number, got {what}")
     elif not isinstance(value, (Real, *_SYMBOLS)):
-        raise TypeError(f"{function}: {argument} must be a number, got {value!r}")
+        raise TypeError(f"{function}: {argument} must be a number, got {told(value)}")
 
 
 def check_probability(function: str, argument: str, value: Any) -> None:
@@ -47,7 +49,7 @@ def check_probability(function: str, argument: str, value: Any) -> None:
 def check_scaling(function: str, value: Any) -> None:
     """Raises ValueError unless the value names a way in which dropout scales."""
     if value not in ("inverted", "test_time"):
-        raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {value!r}")
+        raise ValueError(f"{function}: scaling must be 'inverted' or 'test_time', got {told(value)}")
 
 
 def check_integer(function: str, argument: str, value: Any) -> None:
@@ -55,13 +57,13 @@ def check_integer(function: str, argument: str, value: Any) -> None:
     if type(value) is int or isinstance(value, (Integral, torch.SymInt)):
         return
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_floating_point() or value.is_complex():
-        raise TypeError(f"{function}: {argument} must be an integer, got {value!r}")
+        raise TypeError(f"{function}: {argument} must be an integer, got {told(value)}")
 
 
 def check_tensor(function: str, argument: str, value: Any) -> None:
     """Raises TypeError unless the value is a tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{function}: {argument} must be a tensor, got {value!r}")
+        raise TypeError(f"{function}: {argument} must be a tensor, got {told(value)}")
 
 
 # Types of optional tensors that need no further check.
@@ -72,7 +74,7 @@ def check_optional(function: str, **values: Any) -> None:
     """Raises TypeError unless each value is a tensor or None."""
     for argument, value in values.items():
         if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{function}: {argument} must be a tensor or None, got {value!r}")
+            raise TypeError(f"{function}: {argument} must be a tensor or None, got {told(value)}")
 
 
 def check_dense(function: str, **values: Tensor | None) -> None:
@@ -90,4 +92,4 @@ def check_dense(function: str, **values: Tensor | None) -> None:
 def check_generator(function: str, value: Any) -> None:
     """Raises TypeError unless the value is a generator or None."""
     if value is not None and not isinstance(value, torch.Generator):
-        raise TypeError(f"{function}: generator must be a torch.Generator, got {value!r}")
+        raise TypeError(f"{function}: generator must be a torch.Generator, got {told(value)}")

@@ -10,14 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onepass._memory import LARGE, check_large
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_dense
 from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
 from onepass.nn.batch_norm import _composed, _exported, _kernels, _ops
-from onepass.nn.batch_norm._checks import check
+from onepass.nn.batch_norm._checks import check, check_channels
 from onepass.nn.batch_norm._derivative import apply
-from onepass.nn.batch_norm._kernels import Options, Running, options_of
+from onepass.nn.batch_norm._kernels import Options, Running, checked_options, options_of
 
 __all__ = ["normalise"]
 
@@ -40,22 +41,19 @@ def normalise(
 
     Momentum may be None where `running` has a count of batches.
     """
-    check(input, running.mean, running.var, weight, bias, residual, training, eps, activation, dropout)
-    if input.numel() == 0:
+    mean, var = running.mean, running.var
+    if not (size := check(input, mean, var, weight, bias, residual, training, eps, activation, dropout)):
         return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
     # torch.compile does not know caches.
-    options = (Options if compiling else options_of)(training, momentum, eps, activation, dropout)
+    options = (checked_options if compiling else options_of)(training, momentum, eps, activation, dropout)
     if not compiling and is_transformed():
-        if dropout:
-            raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {dropout}")
-        return _composed.forward(input, weight, bias, residual, running, options)
+        return _transformed(input, weight, bias, residual, running, options)
     try:
         input = dense(input, "batch_norm: input")
         if residual is not None:
             residual = in_layout_of(residual, input, "batch_norm: residual")
-    except RuntimeError:
-        # Asked only now: a call on a small tensor would notice.
+    except RuntimeError:  # asked only now: a call on a small tensor would notice
         check_dense("batch_norm", input=input, residual=residual)
         raise
     # Without a loop, which a call on a small tensor would notice.
@@ -63,26 +61,45 @@ def normalise(
         compiling
         or not is_plain(input, weight, bias)
         or (residual is not None and residual.is_neg())
-        or (running.mean is not None and running.mean.is_neg())
-        or (running.var is not None and running.var.is_neg())
+        or (mean is not None and mean.is_neg())
+        or (var is not None and var.is_neg())
     ):
         return _by_operators(input, weight, bias, residual, running, options, generator, seed)
+    if size >= LARGE:
+        check_large("batch_norm", input=input, residual=residual)
     source = _source(input, generator, seed) if dropout else 0
-    if torch.is_grad_enabled() and (
-        input.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-        or (residual is not None and residual.requires_grad)
-    ):
-        if (
-            input.is_inference()
-            or (weight is not None and weight.is_inference())
-            or (bias is not None and bias.is_inference())
+    try:
+        if torch.is_grad_enabled() and (
+            input.requires_grad
+            or (weight is not None and weight.requires_grad)
+            or (bias is not None and bias.requires_grad)
+            or (residual is not None and residual.requires_grad)
         ):
-            _refuse_saved(input=input, weight=weight, bias=bias)
-        return apply(input, weight, bias, residual, running, source, options)
-    run = _kernels.forward if training else _kernels.inference
-    return run(input, weight, bias, residual, running, source, options)[0]
+            if (
+                input.is_inference()
+                or (weight is not None and weight.is_inference())
+                or (bias is not None and bias.is_inference())
+            ):
+                _refuse_saved(input=input, weight=weight, bias=bias)
+            return apply(input, weight, bias, residual, running, source, options)
+        run = _kernels.forward if training else _kernels.inference
+        return run(input, weight, bias, residual, running, source, options)[0]
+    except ValueError:
+        check_channels(input, mean, var, weight, bias)
+        raise
+
+
+def _transformed(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    options: Options,
+) -> Tensor:
+    if options.dropout:
+        raise RuntimeError(f"batch_norm: dropout must be 0 under torch.func, got {options.dropout}")
+    return _composed.forward(input, weight, bias, residual, running, options)
 
 
 def _by_operators(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.nn._call.checks import (
     OPTIONAL,
     check_dense,
@@ -14,7 +15,7 @@ from onepass.nn._call.checks import (
     check_tensor,
 )
 
-__all__ = ["check"]
+__all__ = ["check", "check_channels"]
 
 
 def check(
@@ -28,8 +29,8 @@ def check(
     eps: float,
     activation: str | None,
     dropout: float,
-) -> None:
-    """Raises for what the core does not check."""
+) -> int:
+    """Raises for what the core does not check; returns the input's number of elements."""
     # Types first, here and below: a call on a small tensor would notice each further function.
     if type(weight) not in OPTIONAL or type(bias) not in OPTIONAL or type(residual) not in OPTIONAL:
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
@@ -37,7 +38,8 @@ def check(
         check_tensor("batch_norm", "input", input)
     if input.is_nested:
         check_dense("batch_norm", input=input)
-    if input.dim() < 2 and input.numel():
+    size = input.numel()
+    if input.dim() < 2 and size:
         raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
     if type(eps) is not float:
         check_number("batch_norm", "eps", eps)
@@ -57,7 +59,7 @@ def check(
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")
         shape = input.shape
-        if len(shape) > 1 and input.numel() == shape[1] and shape[1]:
+        if len(shape) > 1 and size == shape[1] and shape[1]:
             raise ValueError(
                 f"batch_norm: input must have more than 1 value per channel in training, got shape {tuple(shape)}"
             )
@@ -67,6 +69,32 @@ def check(
         if running_mean is None:
             raise ValueError("batch_norm: running_mean and running_var must be given when not training, got None")
     if activation is not None and activation != "relu":
-        raise ValueError(f"batch_norm: activation must be None or 'relu', got {activation!r}")
+        raise ValueError(f"batch_norm: activation must be None or 'relu', got {told(activation)}")
     if type(dropout) is not float or not 0 <= dropout <= 1:
         check_probability("batch_norm", "dropout", dropout)
+    if size == 0:
+        check_channels(input, running_mean, running_var, weight, bias)
+    return size
+
+
+def check_channels(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """Raises ValueError if all that has an entry for each channel agrees on another number than the input's.
+
+    The core compares one after the other, and cannot say that it is the input which differs.
+    """
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    found = {name: tuple(vector.shape) for name, vector in given.items() if vector is not None}
+    if input.dim() < 2 or len(set(found.values())) != 1:
+        return
+    (shape,), channels = set(found.values()), input.shape[1]
+    if len(shape) == 1 and shape[0] != channels:
+        raise ValueError(
+            f"batch_norm: {next(iter(found))} must have {channels} elements, got {shape[0]}: input has {channels} "
+            f"channels in shape {tuple(input.shape)}, {', '.join(found)} {shape[0]}"
+        )

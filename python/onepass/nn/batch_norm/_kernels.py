@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ __all__ = [
     "Running",
     "Saved",
     "backward",
+    "checked_options",
     "forward",
     "inference",
     "invstd_of",
@@ -44,8 +47,17 @@ class Options(NamedTuple):
     """Probability of an element to become 0; 0 in evaluation."""
 
 
+def checked_options(
+    training: bool, momentum: float | None, eps: float, activation: str | None, dropout: float
+) -> Options:
+    """Makes the options of a call; raises ValueError if momentum is not finite: statistics would become nan."""
+    if isinstance(momentum, Real) and not -math.inf < momentum < math.inf:
+        raise ValueError(f"batch_norm: momentum must be finite, got {momentum}")
+    return Options(training, momentum, eps, activation, dropout)
+
+
 # The same object for the same options: a call on a small tensor would notice that one is made.
-options_of = lru_cache(maxsize=256)(Options)
+options_of = lru_cache(maxsize=256)(checked_options)
 
 
 class Running(NamedTuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onepass.nn._call.recomputation import is_recomputed
 from onepass.nn.batch_norm import _kernels
+from onepass.nn.batch_norm._checks import check_channels
 from onepass.nn.batch_norm._derivative import differentiate, remember
 from onepass.nn.batch_norm._kernels import Options, Running, Saved
 
@@ -84,7 +85,11 @@ def _forward(
         new = (nothing, torch.empty_like(nothing))
     running = Running(running_mean, running_var, batches)
     drawn = 0 if seed is None else seed
-    output, mean, spread, mask, _ = _kernels.forward(input, weight, bias, residual, running, drawn, how)
+    try:
+        output, mean, spread, mask, _ = _kernels.forward(input, weight, bias, residual, running, drawn, how)
+    except ValueError:
+        check_channels(input, running.mean, running.var, weight, bias)
+        raise
     return (output, mean, spread, _tensor(mask, input), *new)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
+from onepass._arguments import as_flag, told
 from onepass.nn._call.checks import check_number
 from onepass.nn._call.recomputation import is_recomputed, throwaway
 from onepass.nn.batch_norm._call import normalise
@@ -67,10 +68,10 @@ def batch_norm(
         y, of x's shape, dtype and layout.
 
     Raises:
-        ValueError: Training with one value per channel; eps is not positive in training, or negative; one of
-            the running statistics without the other, or none of them when not training; dropout is not
-            in [0, 1]; activation is unknown; seed and generator are both given, or one of them without dropout;
-            a shape is wrong.
+        ValueError: Training with one value per channel; momentum is not finite; eps is not positive in training,
+            or negative; one of the running statistics without the other, or none of them when not training;
+            dropout is not in [0, 1]; activation is unknown; seed and generator are both given, or one of them
+            without dropout; a shape is wrong.
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
 
     Differs from torch: statistics are as accurate with channels_last as without (torch sums them in float32
@@ -111,7 +112,8 @@ def batch_norm(
             seed=seed,
         )
     if not isinstance(momentum, Real):
-        raise TypeError(f"batch_norm: momentum must be a number, got {momentum!r}")
+        raise TypeError(f"batch_norm: momentum must be a number, got {told(momentum)}")
+    training = training if type(training) is bool else as_flag("batch_norm", "training", training)
     check_number("batch_norm", "dropout", dropout)
     if dropout == 0 and (generator is not None or seed is not None):
         given = "seed" if generator is None else "generator"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from _thread import _count as _other_threads
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from onepass._arguments import told
 from onepass._turns import new_turn
-from onepass.nn._call.checks import check_probability
+from onepass.nn._call.checks import check_integer, check_number, check_probability, check_tensor
 from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampled
 from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
 from onepass.nn._call.tracing import node_for
@@ -55,12 +58,20 @@ class FusedBatchNorm(_BatchNorm):
         activation: str | None = None,
         dropout: float = 0.0,
     ) -> None:
+        check_integer(type(self).__name__, "num_features", num_features)
+        if isinstance(num_features, bool) or num_features < 0:
+            raise ValueError(f"{type(self).__name__}: num_features must be at least 0, got {told(num_features)}")
+        for option, value in (("eps", eps), ("momentum", momentum)):
+            if value is not None or option == "eps":
+                check_number(type(self).__name__, option, value)
+        if isinstance(momentum, Real) and not math.isfinite(momentum):
+            raise ValueError(f"{type(self).__name__}: momentum must be finite or None, got {momentum}")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:
             # By hand: older versions of torch do not know the argument.
             self.register_parameter("bias", None)
         if activation is not None and activation != "relu":
-            raise ValueError(f"{type(self).__name__}: activation must be None or 'relu', got {activation!r}")
+            raise ValueError(f"{type(self).__name__}: activation must be None or 'relu', got {told(activation)}")
         check_probability(type(self).__name__, "dropout", dropout)
         self.activation = activation
         self.dropout = dropout
@@ -109,6 +120,7 @@ class FusedBatchNorm(_BatchNorm):
                 node = node_for(self, input, residual=residual, activation=activation)
                 if node is not None:
                     return cast(Tensor, node)
+                check_tensor("batch_norm", "input", input)
             if not asked._is_exporting_flag:
                 return self._run(input, residual, activation)
         return self._composed(input, residual, activation)

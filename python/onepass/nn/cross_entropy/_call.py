@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
+from onepass._memory import LARGE, check_large
 from onepass.nn._call import exporting
 from onepass.nn._call.buffers import statistics_dtype
 from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
 from onepass.nn.cross_entropy import _composed, _exported, _kernels, _ops
-from onepass.nn.cross_entropy._checks import check_inplace, check_memory, dtype_read, rows_shape
+from onepass.nn.cross_entropy._checks import check_inplace, check_shared, dtype_read, rows_shape
 from onepass.nn.cross_entropy._derivative import apply
 from onepass.nn.cross_entropy._kernels import FIRST_ALONE, Options, Second, options_of
 from onepass.nn.cross_entropy._statistics import LossStatistics, no_totals, statistics_of
@@ -45,18 +47,23 @@ def cross_entropy(
     if second.lams is not None and plain:
         plain = is_plain(second.lams)
         if second.lams.is_cpu and not ((second.lams >= 0) & (second.lams <= 1)).all():
-            raise ValueError(f"cross_entropy: lam must be 0 to 1, got {second.lams.tolist()}")
+            raise ValueError(f"cross_entropy: lam must be 0 to 1, got {told(second.lams.tolist())}")
     if inplace_backward:
         check_inplace(input, plain)
     if transformed and return_stats:
         raise RuntimeError("cross_entropy: return_stats must be False under torch.func, got True")
-    if input.numel() == 0 or transformed:
+    size = input.numel()
+    if size == 0 and rows_shape(input).numel():
+        raise ValueError(f"cross_entropy: input must have a class, got shape {tuple(input.shape)}")
+    if size == 0 or transformed:
         loss = _composed.forward(input, target, second, weight, options)
         loss = loss.view(shape) if reduction == "none" else loss
         return (loss, statistics_of(no_totals(input))) if return_stats else loss
     input = dense(input, "cross_entropy: input")
     target = in_layout_of(target, input, "cross_entropy: target") if is_dense else target
     weight = None if weight is None else weight.contiguous()
+    if plain and size >= LARGE:  # in this order: a compiler must not see the size
+        check_large("cross_entropy", input=input, target=target)
     if not plain:
         if exporting.is_asked():
             loss = _exported.exported_cross_entropy(input, target, second, weight, options, return_stats)
@@ -64,7 +71,7 @@ def cross_entropy(
         loss, totals = _ops.cross_entropy(input, target, second, weight, options, return_stats)
     elif torch.is_grad_enabled() and (input.requires_grad or target.requires_grad):
         if inplace_backward:
-            check_memory(input, target=target, target2=second.target, lam=second.lams, weight=weight)
+            check_shared(input, target=target, target2=second.target, lam=second.lams, weight=weight)
         loss, totals = apply(input, target, second, weight, options, return_stats, inplace_backward)
     else:
         loss, _, totals = _kernels.forward(input, target, second, weight, options, return_stats)

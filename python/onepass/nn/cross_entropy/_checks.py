@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.nn._call.buffers import statistics_dtype
 from onepass.nn._call.checks import check_dense, check_integer, check_number, check_optional, check_tensor
 
-__all__ = ["check", "check_inplace", "check_memory", "check_second", "dtype_read", "rows_shape"]
+__all__ = ["check", "check_inplace", "check_second", "check_shared", "dtype_read", "rows_shape"]
 
 _LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -74,7 +75,7 @@ def check(
         if weight.requires_grad:
             raise ValueError("cross_entropy: weight must not require a gradient, got one that does")
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"cross_entropy: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+        raise ValueError(f"cross_entropy: reduction must be 'none', 'mean' or 'sum', got {told(reduction)}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must be 0 to 1, got {label_smoothing}")
     if not 0 <= z_loss < math.inf:
@@ -151,7 +152,7 @@ def check_inplace(input: Tensor, plain: bool) -> None:
         raise ValueError(f"cross_entropy: inplace_backward must be False if input is {kind}, got True")
 
 
-def check_memory(input: Tensor, **others: Tensor | None) -> None:
+def check_shared(input: Tensor, **others: Tensor | None) -> None:
     """Raises if backward would read memory that it has to write."""
     memory = input.untyped_storage().data_ptr()
     for name, other in others.items():

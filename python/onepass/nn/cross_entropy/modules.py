@@ -6,6 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from onepass.nn._call.checks import check_optional
 from onepass.nn._call.exporting import is_scripting, refuse
 from onepass.nn._call.tracing import node_for
 from onepass.nn.cross_entropy import _exported, functions
@@ -63,6 +64,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         inplace_backward: bool = False,
         return_stats: bool = False,
     ) -> None:
+        check_optional(type(self).__name__, weight=weight)
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.z_loss = z_loss
         self.inplace_backward = inplace_backward

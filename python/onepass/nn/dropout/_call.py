@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass._memory import LARGE, check_large
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_optional
 from onepass.nn._call.dispatch import has_functorch, is_plain, is_transformed
@@ -48,7 +49,8 @@ def dropout(
     if exported:
         _refuse_exported(function, p, training, generator, seed, shared)
         return _exported.dropout(input, p, training, inplace, scaling, residual, planes)
-    if idle or input.numel() == 0:
+    size = input.numel()
+    if idle or size == 0:
         return _idle(input, p, training, inplace, scaling, residual)
     if shared and input.dim() == 0:
         raise ValueError(f"{function}: input must have a dimension for the examples with shared=True, got none")
@@ -69,6 +71,8 @@ def dropout(
         drawn = seeds.seed_for(function, input, generator, seed)
         output = _ops.dropout(input, residual, drawn, options)
         return input.copy_(output) if inplace else output
+    if size >= LARGE:
+        check_large(function, input=input, residual=residual)
     return _eager(function, input, residual, inplace, generator, seed, options)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from onepass._arguments import check_module
 from onepass.nn import batch_norm, dropout
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
@@ -108,6 +109,7 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
         1                 BatchNorm2d  replaced, with ReLU
         2                 ReLU         taken over
     """
+    check_module("convert", "model", model)
     named = list(model.named_modules())
     kinds = {id(module): type(module).__name__ for _, module in named}
     result = Conversion([])

@@ -126,6 +126,11 @@ def _check(layer: nn.Module, batch_norm: nn.Module) -> None:
         for part in parts:
             if isinstance(tensor := getattr(owner, part), Tensor):
                 check_memory(f"fold: {which}.{part}", tensor)
+                if tensor.device != layer.weight.device:
+                    raise ValueError(
+                        f"fold: {which}.{part} must be on {layer.weight.device} like layer.weight, got "
+                        f"{tensor.device}"
+                    )
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if batch_norm.num_features != outputs:
         raise ValueError(

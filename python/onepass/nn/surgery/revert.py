@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import nn
 
+from onepass._arguments import check_module, told
 from onepass.nn import batch_norm, dropout, sequential
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.cross_entropy import CrossEntropyLoss
@@ -78,6 +79,7 @@ def revert(model: _Model) -> _Model:
         >>> type(revert(BatchNorm2d(3))) is torch.nn.BatchNorm2d
         True
     """
+    check_module("revert", "model", model)
     revert_modules(model.named_modules())
     return model
 
@@ -117,7 +119,7 @@ def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
         if option.instead and value != option.neutral:
             raise ValueError(
                 f"revert: {option.name} of {which} must be {option.neutral!r}, which torch's class does, "
-                f"got {value!r}; {option.instead}"
+                f"got {told(value)}; {option.instead}"
             )
     if getattr(module, "_thinned", None) is not None:
         raise RuntimeError(f"revert: {which} must not be within an mc_dropout block, got one that is")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.optim._lists.kinds import is_fake
 
 # Well within the range of floats.
@@ -51,9 +52,12 @@ def number(function: str, option: str, value: Any) -> float:
             raise ValueError(f"{function}: {option} must have one element, got shape {tuple(value.shape)}")
         if is_fake(value):
             return math.nan  # it has no value; a kernel would refuse this one
+        if value.is_meta or value.is_complex():
+            got = "a meta tensor, which has no value" if value.is_meta else f"a tensor of {value.dtype}"
+            raise TypeError(f"{function}: {option} must be a number or a one-element tensor, got {got}")
         value = value.detach() if value.requires_grad else value
     elif not _is_number(value):
-        raise TypeError(f"{function}: {option} must be a number or a one-element tensor, got {value!r}")
+        raise TypeError(f"{function}: {option} must be a number or a one-element tensor, got {told(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -141,9 +145,11 @@ def number_or_tensor(function: str, option: str, value: Any, on_device: bool = F
 def check_pair(function: str, option: str, value: Any) -> None:
     """Raises TypeError unless the value is a sequence, ValueError unless it has two entries."""
     if not isinstance(value, (Sequence, Tensor, np.ndarray)) or getattr(value, "ndim", 1) != 1:
-        raise TypeError(f"{function}: {option} must be two numbers, got {value!r}")
+        raise TypeError(f"{function}: {option} must be two numbers, got {told(value)}")
+    if isinstance(value, Tensor) and value.is_meta:
+        raise TypeError(f"{function}: {option} must be two numbers, got a meta tensor, which has no values")
     if len(value) != 2:
-        raise ValueError(f"{function}: {option} must be two numbers, got {value!r}")
+        raise ValueError(f"{function}: {option} must be two numbers, got {told(value)}")
 
 
 def check_betas(function: str, betas: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from onepass._memory import check_memory, overlaps_itself
+from onepass._memory import check_memory, lacks_memory, overlaps_itself
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.overlap import Extent, extent_of
 
@@ -83,6 +83,9 @@ def regular(
         for k, entries in enumerate(replaced):
             entry = entries[i]
             irregular = _is_irregular(entry, param, layout)
+            # Of what is not copied the core sees a freed storage, not one that was cut short.
+            if _plain(entry) and (found := lacks_memory(entry)) is not None and (irregular or found[0]):
+                check_memory(names.full(k, i), entry)
             extents += extent_of(entry, names, k, i, writable[k], irregular)
             if not irregular:
                 continue
@@ -95,7 +98,6 @@ def regular(
                     f"{names.full(k, i)} must have one place in memory for each element, got strides "
                     f"{tuple(entry.stride())} for shape {tuple(entry.shape)}"
                 )
-            check_memory(names.full(k, i), entry)
             entries[i] = laid_out_like(entry.detach(), layout)
             if written:
                 back.append(Stand(entry, entries[i]))

@@ -10,17 +10,20 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from onepass import _native
+from onepass._arguments import told
+from onepass._memory import check_memory, lacks_memory
 from onepass._versions import bump_versions
 from onepass.optim._lists.records import StateGroup, StepOptions
 from onepass.optim._lists.run import rule_of
 from onepass.optim._lists.tail import Tail
-from onepass.optim._step.grouped import ParamsT
+from onepass.optim._step.grouped import ParamsT, check_holds
 from onepass.optim._step.kept import KeptGroup, kept_group
 from onepass.optim._step.partly_fused import PartlyFused
 from onepass.optim._step.placeholders import Placeholders, are_asked_for
 from onepass.optim._step.precision import DEFAULTS as PRECISION
 from onepass.optim._step.precision import (
     LOW_STATES,
+    check_changed,
     check_dtypes,
     check_precision,
     drawn_seed,
@@ -108,6 +111,8 @@ class FusedOptimizer(PartlyFused):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"{type(self).__name__}: closure must be a function or None, got {told(closure)}")
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
@@ -183,9 +188,12 @@ class FusedOptimizer(PartlyFused):
         for number, (first, group) in enumerate(self._numbered_groups()):
             found = before[number] if number < len(before) else None
             if found is None or not found.is_of(group, first):
-                found = kept_group(
-                    group, first, {"params": group["params"], "options": self._options(group, first)}
-                )
+                try:
+                    made: StateGroup = {"params": group["params"], "options": self._options(group, first)}
+                except KeyError as error:
+                    place = f"{type(self).__name__}: param_groups[{number}]"
+                    raise ValueError(f"{place} must hold {error}, got {told(list(group))}") from None
+                found = kept_group(group, first, made)
             kept.append(found)
         self._kept = kept
         return [one.made for one in kept]
@@ -198,7 +206,7 @@ class FusedOptimizer(PartlyFused):
 
     def _is_asked_for_states(self) -> bool:
         # SGD without momentum never has states: after its first step it looks at the callers only at a rate of 0.
-        lr = self.param_groups[0]["lr"] if self.param_groups else 1.0
+        lr = self.param_groups[0].get("lr") if self.param_groups else 1.0
         return not (self._plan is not None and type(lr) is float and lr) and are_asked_for()
 
     def _make_placeholders(self) -> None:
@@ -230,9 +238,18 @@ class FusedOptimizer(PartlyFused):
     def _settle_precision(self) -> None:
         """Checks the options of low precision, which a user may have changed, and fits the states to them."""
         name = type(self).__name__
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
+            check_holds(name, f"param_groups[{number}]", group, "params", "differentiable")
             check_precision(name, group)
             check_dtypes(name, group, group["params"])
+            self._check_states(group)
+            if self._precision is None:
+                self._check_storage(group)
+        # Groups that were put into the list by hand differ from the defaults or not.
+        known = [*(self._precision or ()), *self._made[len(self._precision or ()) :]]
+        unknown = tuple(map(self.defaults.get, _SETTLED))
+        before = [known[i] if i < len(known) else unknown for i in range(len(self.param_groups))]
+        check_changed(name, self.param_groups, before)
         for group in self.param_groups:
             if mode_of(group) == "stochastic" and option(group, "seed") is None:
                 group["seed"] = drawn_seed()
@@ -241,6 +258,21 @@ class FusedOptimizer(PartlyFused):
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
+
+    def _check_storage(self, group: dict[str, Any]) -> None:
+        """Raises ValueError for a parameter or state whose storage was cut short before the first step.
+
+        A kernel would read and write what is behind it. A later step does not see a storage's size.
+        """
+        for param in group["params"]:
+            own = self.state.get(param, {})
+            for listed, value in (("params", param), *own.items()):
+                found = lacks_memory(value) if isinstance(value, Tensor) else None
+                if found is not None and found[0]:  # the core sees a freed one
+                    check_memory(self._where(group, listed, param), value)
+
+    def _check_states(self, group: dict[str, Any]) -> None:
+        """Raises ValueError if the group has an option for states that the rule does not make."""
 
     def _fit_states(self, group: dict[str, Any], param: Tensor, own: dict[str, Any]) -> None:
         for name in self._state_names:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass._arguments import as_flag, listed, told
 from onepass.optim._lists.arguments import number, plain_number, plain_pair
 from onepass.optim._step.placeholders import all_exact, is_unbegun
 from onepass.optim._step.precision import DEFAULTS as PRECISION
@@ -30,12 +31,15 @@ from onepass.optim._step.precision import (
 )
 from onepass.optim._step.stateful import StatefulOptimizer
 from onepass.optim._step.tailed import average_dtype
+from onepass.optim._step.turns import in_turn
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 # Flags that choose one of torch's implementations. Groups keep them as torch's do, for checkpoints and for
 # programs that read them; only differentiable changes what a step does here.
 IMPLEMENTATION_FLAGS = {"foreach": None, "fused": None, "differentiable": False}
+# Further options that are true or false.
+_FLAGS = IMPLEMENTATION_FLAGS.keys() | {"amsgrad", "capturable", "decoupled_weight_decay", "maximize", "nesterov"}
 
 
 class GroupedOptimizer(StatefulOptimizer):
@@ -52,8 +56,16 @@ class GroupedOptimizer(StatefulOptimizer):
     # Options of which a checkpoint that lacks them may have meant the other value.
     _told_options: ClassVar[tuple[str, ...]] = ()
 
+    # The options of low precision with which each group was made, or copied.
+    _made: list[tuple[Any, ...]]
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._make_plain(defaults)
+        self._made = []
+        if isinstance(params, (str, bytes)) or not isinstance(params, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: params must be an iterable of tensors or dicts, got {told(params)}"
+            )
         # Skips torch's class of the same name, which comes next: it would check and set its own options.
         Optimizer.__init__(self, params, defaults)
         check_concerns(type(self).__name__, self.param_groups)
@@ -87,9 +99,12 @@ class GroupedOptimizer(StatefulOptimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises ValueError or RuntimeError if an option of the group makes no sense or is not supported."""
+        for flag in group.keys() & _FLAGS:
+            as_flag(type(self).__name__, flag, group[flag])
         check_implementation(type(self).__name__, group)
         check_precision(type(self).__name__, group)
 
+    @in_turn
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, for instance layers that are unfrozen later.
 
@@ -107,7 +122,7 @@ class GroupedOptimizer(StatefulOptimizer):
         self._check_group(whole)
         params = param_group["params"]
         if not isinstance(params, (Tensor, set)):  # torch takes the one, and refuses the other
-            params = param_group["params"] = list(params)
+            params = param_group["params"] = listed(type(self).__name__, "params", params, "tensors")
         named = [params] if isinstance(params, Tensor) else params
         own = [p[1] if isinstance(p, tuple) else p for p in named]
         check_dtypes(type(self).__name__, whole, own)
@@ -119,6 +134,7 @@ class GroupedOptimizer(StatefulOptimizer):
         added = self.param_groups[-1]
         if mode_of(added) == "stochastic" and option(added, "seed") is None:
             added["seed"] = drawn_seed()
+        self._made.append(tuple(map(added.get, PRECISION)))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -128,7 +144,9 @@ class GroupedOptimizer(StatefulOptimizer):
             self._make_plain(group)
         if "defaults" in state:  # a copy or a pickle; a checkpoint does not decide this
             self._tell_grad_scaler()
+            self._made = [tuple(map(group.get, PRECISION)) for group in self.param_groups]
 
+    @in_turn
     def state_dict(self) -> dict[str, Any]:
         """Returns the optimizer's state, as torch's class of the same name gives and takes it.
 
@@ -153,6 +171,7 @@ class GroupedOptimizer(StatefulOptimizer):
                 group["state_dtype"] = str(group["state_dtype"]).removeprefix("torch.")
         return saved
 
+    @in_turn
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state_dict of this class or of torch's class of the same name.
 
@@ -188,6 +207,7 @@ class GroupedOptimizer(StatefulOptimizer):
         # Registered last, so that it sees what the user's own hooks made of the checkpoint.
         def check(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
             check_state_dict(name, incoming, self._saved_options)
+            self._check_memory_of(incoming)
             incoming = {**incoming, **self._completed(incoming, lacking)}
             for group, options in zip(incoming["param_groups"], own, strict=False):
                 given = {key: value for key, value in group.items() if key not in PRECISION}
@@ -219,6 +239,15 @@ class GroupedOptimizer(StatefulOptimizer):
             self._placeholders = None
         if lacking:
             warnings.warn(f"{name}: state_dict lacks {'; '.join(sorted(lacking))}", stacklevel=2)
+
+    def _check_memory_of(self, saved: dict[str, Any]) -> None:
+        """Raises TypeError for a state that has no values to load."""
+        for group, own in zip(saved["param_groups"], self.param_groups, strict=False):
+            for index, param in zip(group["params"], own["params"], strict=False):
+                for key, value in saved["state"].get(index, {}).items():
+                    if isinstance(value, Tensor) and value.is_meta and not param.is_meta:
+                        place = f"state_dict['state'][{told(index)}][{told(key)}]"
+                        raise TypeError(f"{type(self).__name__}: {place} must have values, got a meta tensor")
 
     def _completed(self, saved: dict[str, Any], lacking: set[str]) -> dict[str, Any]:
         """Adds missing options to groups, drops empty states; adds to `lacking` what the user should know."""
@@ -299,7 +328,7 @@ def check_holds(name: str, place: str, value: Any, *keys: str) -> None:
         raise TypeError(f"{name}: {place} must be a dict, got {type(value).__name__}")
     for key in keys:
         if key not in value:
-            raise ValueError(f"{name}: {place} must hold {key!r}, got {list(value)}")
+            raise ValueError(f"{name}: {place} must hold {key!r}, got {told(list(value))}")
 
 
 def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
@@ -314,13 +343,15 @@ def check_state_dict(name: str, saved: Any, options: tuple[str, ...]) -> None:
         _check_list(name, f"{place}['params']", group["params"])
         for index in group["params"]:
             if not isinstance(index, Hashable):
-                raise TypeError(f"{name}: {place}['params'] must hold numbers, got {index!r}")
+                raise TypeError(f"{name}: {place}['params'] must hold numbers, got {told(index)}")
             if index in seen:
-                raise ValueError(f"{name}: {place}['params'] must hold each parameter once, got {index!r} again")
+                raise ValueError(
+                    f"{name}: {place}['params'] must hold each parameter once, got {told(index)} again"
+                )
             seen.add(index)
             if index not in saved["state"]:
                 continue
-            own = f"state_dict['state'][{index!r}]"
+            own = f"state_dict['state'][{told(index)}]"
             check_holds(name, own, saved["state"][index])
             # Older versions of torch keep a number. A tensor may be on a GPU, so its value is not looked at.
             count = saved["state"][index].get("step", 0)

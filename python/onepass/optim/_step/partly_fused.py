@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass._memory import overlaps_itself
 from onepass._versions import bump_versions
 from onepass.optim._lists.kinds import hides_memory, is_fake, is_plain, is_sharded
@@ -134,7 +135,7 @@ class PartlyFused(GroupedOptimizer):
             asked = {name: value for name, value in self._fused_only(tail, group).items() if value}
             if asked:
                 name, value = next(iter(asked.items()))
-                raise ValueError(f"{where} must not come with {name} ({what}), got {name}={value!r}")
+                raise ValueError(f"{where} must not come with {name} ({what}), got {name}={told(value)}")
             self._check_loop_tensors(group, param, where)
             self._check_loop(group, found, where)
 

@@ -13,12 +13,14 @@ master_weights      master_param   float16: a float32, of which the parameter is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from onepass._arguments import told
 from onepass._seed import check_seed
 from onepass.optim._lists.layout import is_dense
 from onepass.optim._lists.records import Precision
@@ -27,6 +29,8 @@ ROUNDINGS = ("nearest", "stochastic", "kahan")
 # Options of a param group. Groups, and so checkpoints, hold only those that are not at their defaults, because
 # torch does not know them.
 DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
+# The first of them, which say what is done; the seed only says how.
+_CONCERNING = ("state_dtype", "rounding", "master_weights")
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
 
 
@@ -55,14 +59,16 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
     rounding, master, seed = (option(group, one) for one in ("rounding", "master_weights", "seed"))
     state_dtype = option(group, "state_dtype")
     if state_dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {state_dtype}")
+        raise ValueError(
+            f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {told(state_dtype)}"
+        )
     if rounding not in ROUNDINGS:
-        raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
+        raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {told(rounding)}")
     if not isinstance(master, bool):
-        raise TypeError(f"{name}: master_weights must be True or False, got {master!r}")
+        raise TypeError(f"{name}: master_weights must be True or False, got {told(master)}")
     if master and rounding != "nearest":
         raise ValueError(
-            f'{name}: rounding must be "nearest" with master_weights=True (nothing is lost), got {rounding!r}'
+            f'{name}: rounding must be "nearest" with master_weights=True (nothing is lost), got {told(rounding)}'
         )
     if seed is None:
         return
@@ -100,6 +106,27 @@ def check_concerns(name: str, groups: list[dict[str, Any]]) -> None:
         )
 
 
+def check_changed(name: str, groups: list[dict[str, Any]], before: Sequence[tuple[Any, ...]]) -> None:
+    """Raises ValueError if an option that a user has changed by hand concerns no parameter.
+
+    It must concern one parameter of the groups that were changed, as what a new group asks for itself must
+    concern that group.
+
+    Args:
+        name: The optimizer's class.
+        groups: Its groups, whose options make sense.
+        before: What each group had for the options of `DEFAULTS`, in their order; None where it had nothing.
+    """
+    changed = [
+        group
+        for group, had in zip(groups, before, strict=True)
+        if any(group.get(one) != was for one, was in zip(_CONCERNING, had, strict=False))
+    ]
+    if changed:
+        check_concerns(name, changed)
+        check_concerns(name, groups)
+
+
 def drawn_seed() -> int:
     """Draws a seed from torch's generator, so that torch.manual_seed makes an optimizer's draws reproducible."""
     with unset_fake_temporarily():
@@ -108,15 +135,23 @@ def drawn_seed() -> int:
 
 def mode_of(group: dict[str, Any]) -> str | None:
     """The group's rounding by the core's name, or None for rounding to nearest."""
-    if option(group, "master_weights"):
+    # None is no value of the two; a step that is compiled must not take it for the default.
+    if group.get("master_weights", False) is not False:
         return "master"
-    rounding = str(option(group, "rounding"))
+    rounding = str(group.get("rounding", "nearest"))
     return None if rounding == "nearest" else rounding
 
 
-def precision_of(group: dict[str, Any], first: int) -> Precision | None:
-    """The options as the core takes them; first: number of the group's first parameter."""
+def precision_of(name: str, group: dict[str, Any], first: int) -> Precision | None:
+    """The options as the core takes them; first: number of the group's first parameter.
+
+    Raises:
+        ValueError, TypeError: An option was set to None by hand, which a step does not tell from its absence until
+            it reads the options.
+    """
     mode = mode_of(group)
+    if mode == "None" or (mode == "master" and group["master_weights"] is None):
+        check_precision(name, group)
     return None if mode is None else {"mode": mode, "seed": option(group, "seed") or 0, "first": first}
 
 

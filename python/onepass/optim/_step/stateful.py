@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
 from onepass.optim._lists.records import ListGroup, StepOptions
@@ -146,7 +147,7 @@ class StatefulOptimizer(TailedOptimizer):
         """A state as it is; `listed` is what its list is called in errors."""
         if name not in self.state[param]:
             where = self._where(group, listed, param)
-            raise ValueError(f"{where} must be in its parameter's state, got {list(self.state[param])}")
+            raise ValueError(f"{where} must be in its parameter's state, got {told(list(self.state[param]))}")
         return self.state[param][name]
 
     def _where(self, group: dict[str, Any], listed: str, param: Tensor) -> str:

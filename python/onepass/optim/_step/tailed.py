@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from onepass._arguments import listed, told
 from onepass.optim._lists.arguments import check_range, limit_number, number, number_or_tensor
 from onepass.optim._lists.kinds import is_fake
 from onepass.optim._lists.layout import is_dense
@@ -61,7 +62,7 @@ class TailedOptimizer(Optimizer):
             check_range(name, "ema_decay", self.ema_decay, 0, 1)
         for option in ("skip_nonfinite", "telemetry"):
             if not isinstance(getattr(self, option), bool):
-                raise TypeError(f"{name}: {option} must be True or False, got {getattr(self, option)!r}")
+                raise TypeError(f"{name}: {option} must be True or False, got {told(getattr(self, option))}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Adds the options of the tail, which torch's method leaves out, so that pickle and copy keep them.
@@ -247,13 +248,16 @@ class TailedOptimizer(Optimizer):
         self._check_no_averages_in("import_ema cannot be called", "other averages are in the parameters")
         if isinstance(averages, AveragedModel):
             averages = averages.module.parameters()
-        theirs, ours = list(averages), list(params)
+        theirs = listed(name, "averages", averages, "tensors")
+        ours = listed(name, "params", params, "tensors")
         if len(theirs) != len(ours):
             raise ValueError(f"{name}: averages must be as many as params, got {len(theirs)} for {len(ours)}")
         known = {id(p) for group in self.param_groups for p in group["params"]}
         for i, (average, param) in enumerate(zip(theirs, ours, strict=True)):
             if id(param) not in known:
                 raise ValueError(f"{name}: params[{i}] must be a parameter of this optimizer, got another tensor")
+            if not isinstance(average, Tensor):
+                raise TypeError(f"{name}: averages[{i}] must be a tensor, got {told(average)}")
             if average.shape != param.shape:
                 raise ValueError(
                     f"{name}: averages[{i}] must have shape {tuple(param.shape)} like its parameter, got "

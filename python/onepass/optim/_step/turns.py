@@ -1,12 +1,18 @@
-"""One step at a time: the lock for which threads wait that share an optimizer."""
+"""One call at a time: the lock for which threads wait that share an optimizer."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from onepass._turns import Turn, new_turn
 
-__all__ = ["Turn", "turn_of"]
+__all__ = ["Turn", "in_turn", "turn_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Self = TypeVar("Self")
 
 
 def turn_of(optimizer: Any) -> Turn:
@@ -17,3 +23,18 @@ def turn_of(optimizer: Any) -> Turn:
     # Two threads that come here at once get the same one.
     turn: Turn = optimizer.__dict__.setdefault("_turn", new_turn())
     return turn
+
+
+def in_turn(method: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[Self, P], R]:
+    """Makes a method of an optimizer wait until no other thread steps it.
+
+    Args:
+        method: One that replaces or reads groups or states: a step in another thread holds pointers to them.
+    """
+
+    @functools.wraps(method)
+    def waiting(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with turn_of(self):
+            return method(self, *args, **kwargs)
+
+    return waiting

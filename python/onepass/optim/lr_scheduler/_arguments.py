@@ -12,6 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass._arguments import told
+
 
 class Setting:
     """An argument that is kept as an attribute and in the state_dict, under torch's name, and may be changed.
@@ -61,9 +63,25 @@ def check_optimizer(scheduler: str, optimizer: Any) -> None:
         raise TypeError(f"{scheduler}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
 
 
+def check_rates(scheduler: str, optimizer: Optimizer) -> None:
+    """Raises ValueError for a group without a learning rate, TypeError for one whose rate has no value."""
+    for i, group in enumerate(optimizer.param_groups):
+        if "lr" not in group:
+            raise ValueError(f"{scheduler}: param_groups[{i}] must hold 'lr', got {told(list(group))}")
+        if isinstance(group["lr"], Tensor) and group["lr"].is_meta:
+            raise TypeError(f"{scheduler}: lr of param_groups[{i}] must have a value, got a meta tensor")
+
+
+def is_number(value: Any) -> bool:
+    """Whether an argument is a number, or a tensor that holds one."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not (value.is_meta or value.is_complex())
+    return isinstance(value, Real)
+
+
 def is_list(value: Any) -> bool:
     """Whether an argument has an entry for each group: any sequence but text, also a configuration's list."""
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def as_list(scheduler: str, argument: str, value: Any, groups: int) -> list[float]:
@@ -92,11 +110,11 @@ def amount(scheduler: str, argument: str, value: Any) -> float:
         ValueError: It is negative or not finite.
     """
     value = plain(value)
-    if not isinstance(value, (Real, Tensor)) or isinstance(value, bool):
-        raise TypeError(f"{scheduler}: {argument} must be a number, got {value!r}")
+    if not is_number(value) or isinstance(value, bool):
+        raise TypeError(f"{scheduler}: {argument} must be a number, got {told(value)}")
     size = float(value)
     if not 0 <= size < math.inf:
-        raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {value!r}")
+        raise ValueError(f"{scheduler}: {argument} must be finite and at least 0, got {told(value)}")
     return size
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from onepass.optim.lr_scheduler._arguments import check_optimizer, check_state, plain
+from onepass._arguments import told
+from onepass.optim.lr_scheduler._arguments import check_optimizer, check_rates, check_state, plain
 from onepass.optim.lr_scheduler._memory import Memory
 from onepass.optim.lr_scheduler._neighbours import join, resumed
 from onepass.optim.lr_scheduler._restore import adopt, is_untouched, restore, written
@@ -92,10 +93,11 @@ class FunctionLR(LRScheduler):
         """Checks the arguments of all schedulers and notes the initial rates; undoes that if the body fails."""
         name = type(self).__name__
         check_optimizer(name, optimizer)
+        check_rates(name, optimizer)
         if follow not in FOLLOWS:
-            raise ValueError(f"{name}: follow must be one of {', '.join(FOLLOWS)}, got {follow!r}")
+            raise ValueError(f"{name}: follow must be one of {', '.join(FOLLOWS)}, got {told(follow)}")
         if not isinstance(last_epoch, Integral) or last_epoch < -1:
-            raise ValueError(f"{name}: last_epoch must be an integer and at least -1, got {last_epoch!r}")
+            raise ValueError(f"{name}: last_epoch must be an integer and at least -1, got {told(last_epoch)}")
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch != -1 and "initial_lr" not in group:
                 raise KeyError(
@@ -281,7 +283,7 @@ class FunctionLR(LRScheduler):
             floor = math.floor(epoch)  # before anything is written
         except (TypeError, ValueError, OverflowError) as error:
             name = type(self).__name__
-            raise type(error)(f"{name}: epoch must be a finite number, got {epoch!r} ({error})") from None
+            raise type(error)(f"{name}: epoch must be a finite number, got {told(epoch)} ({error})") from None
         self._restart(epoch)
         self.last_epoch = floor
 
@@ -347,7 +349,7 @@ class FunctionLR(LRScheduler):
         name = type(self).__name__
         if not isinstance(state_dict.get("last_epoch"), int):
             raise ValueError(
-                f"{name}: state_dict must have an integer last_epoch, got {state_dict.get('last_epoch')!r}"
+                f"{name}: state_dict must have an integer last_epoch, got {told(state_dict.get('last_epoch'))}"
             )
         groups, base_lrs = len(self.optimizer.param_groups), state_dict.get("base_lrs", self.base_lrs)
         if len(base_lrs) != groups:

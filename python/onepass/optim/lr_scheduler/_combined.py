@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
+from onepass._arguments import told
 from onepass.optim.lr_scheduler._arguments import check_state, is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._neighbours import leave
@@ -44,7 +45,8 @@ class Combined(FunctionLR):
                 raise ValueError(f"{name}: schedulers[{i}] must belong to the same optimizer, got another's")
             if isinstance(part, FunctionLR) and part.follow != "calls":
                 raise ValueError(
-                    f"{name}: schedulers[{i}] must have follow='calls', because {name} counts, got {part.follow!r}"
+                    f"{name}: schedulers[{i}] must have follow='calls', because {name} counts, got "
+                    f"{told(part.follow)}"
                 )
         open_ones = (i for i, part in enumerate(schedulers) if not _has_closed_form(part))
         self._without_formula = next(open_ones, None)

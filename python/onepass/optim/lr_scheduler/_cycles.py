@@ -6,16 +6,21 @@ import math
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
+from onepass._arguments import renamed, told
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import Setting, as_list, check_optimizer
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._decays import RangeLR
 from onepass.optim.lr_scheduler._track import Shape, Track
+
+# The arguments of two schedulers by those of the shapes that are made of them.
+_CYCLIC = {"cyclic: up": "step_size_up", "cyclic: down": "step_size_down"}
+_ONE_CYCLE = {"one_cycle: steps": "total_steps", "one_cycle: anneal": "anneal_strategy"}
 
 
 class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
@@ -53,6 +58,7 @@ class CosineAnnealingWarmRestarts(RangeLR, theirs.CosineAnnealingWarmRestarts):
     """
 
     _chains = False
+    _names: ClassVar[dict[str, str]] = {"warm_restarts: steps": "T_0", "warm_restarts: mult": "T_mult"}
     _settings = ("T_0", "T_mult", "eta_min")
     T_0, T_mult = Setting(), Setting()
 
@@ -208,10 +214,13 @@ class CyclicLR(Cycle, theirs.CyclicLR):
         check_optimizer("CyclicLR", optimizer)
         groups = len(optimizer.param_groups)
         if scale_mode not in ("cycle", "iterations"):
-            raise ValueError(f"CyclicLR: scale_mode must be cycle or iterations, got {scale_mode!r}")
+            raise ValueError(f"CyclicLR: scale_mode must be cycle or iterations, got {told(scale_mode)}")
         if scale_fn is None:
             scale_mode = "iterations" if mode == "exp_range" else "cycle"
-        schedules.cyclic(step_size_up, step_size_down, 0.0, "triangular" if scale_fn else mode, gamma)
+        if scale_fn is not None and not callable(scale_fn):
+            raise TypeError(f"CyclicLR: scale_fn must be a function or None, got {told(scale_fn)}")
+        with renamed("CyclicLR", _CYCLIC):
+            schedules.cyclic(step_size_up, step_size_down, 0.0, "triangular" if scale_fn else mode, gamma)
         up = float(step_size_up)
         self.total_size = up + (up if step_size_down is None else float(step_size_down))
         self.step_ratio = up / self.total_size
@@ -334,7 +343,8 @@ class OneCycleLR(Cycle, theirs.OneCycleLR):
             total_steps = epochs * steps_per_epoch
         self.total_steps, self.pct_start, self._anneal_func_type = total_steps, pct_start, anneal_strategy
         self.div_factor, self.final_div_factor, self.three_phase = div_factor, final_div_factor, three_phase
-        self._shape(self.div_factor)
+        with renamed("OneCycleLR", _ONE_CYCLE):
+            self._shape(self.div_factor)
         self.max_lrs = as_list("OneCycleLR", "max_lr", max_lr, len(optimizer.param_groups))
         self._prepare_momentum(optimizer, cycle_momentum, base_momentum, max_momentum)
         with self._attached(optimizer, last_epoch, follow):

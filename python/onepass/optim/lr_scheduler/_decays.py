@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
+from onepass._arguments import listed, renamed
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import Setting, amount
 from onepass.optim.lr_scheduler._base import FunctionLR
@@ -17,6 +19,9 @@ from onepass.optim.lr_scheduler._track import Shape, Track
 class FactorLR(FunctionLR):
     """Sets lr = base_lr f(step)."""
 
+    # The arguments by those of the shape that is made of them.
+    _names: ClassVar[dict[str, str]] = {}
+
     def _shape(self) -> Shape:
         raise NotImplementedError
 
@@ -24,7 +29,8 @@ class FactorLR(FunctionLR):
         return [Track("lr", self._shape(), self.base_lrs)]
 
     def _start(self, optimizer: Optimizer, last_epoch: int, follow: str) -> None:
-        self._shape()  # refuses a wrong argument before the optimizer is touched
+        with renamed(type(self).__name__, self._names):
+            self._shape()  # refuses a wrong argument before the optimizer is touched
         super().__init__(optimizer, last_epoch, follow=follow)
 
 
@@ -54,6 +60,7 @@ class StepLR(FactorLR, theirs.StepLR):
     Source: torch.optim.lr_scheduler.StepLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {"step: size": "step_size", "step: gamma": "gamma"}
     _settings = ("step_size", "gamma")
     step_size, gamma = Setting(), Setting()
 
@@ -99,6 +106,7 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
     Source: torch.optim.lr_scheduler.MultiStepLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {"multistep: gamma": "gamma"}
     _settings = ("milestones", "gamma")
     milestones, gamma = Setting(), Setting()
 
@@ -111,6 +119,8 @@ class MultiStepLR(FactorLR, theirs.MultiStepLR):
         *,
         follow: str = "calls",
     ) -> None:
+        if not isinstance(milestones, Mapping):  # a Counter, for instance of a saved scheduler, is taken as it is
+            milestones = listed("MultiStepLR", "milestones", milestones, "numbers")
         self.milestones, self.gamma = Counter(milestones), gamma
         self._start(optimizer, last_epoch, follow)
 
@@ -146,6 +156,7 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
     Source: torch.optim.lr_scheduler.ConstantLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {"constant: factor": "factor", "constant: steps": "total_iters"}
     _settings = ("factor", "total_iters")
     factor, total_iters = Setting(), Setting()
 
@@ -162,6 +173,8 @@ class ConstantLR(FactorLR, theirs.ConstantLR):
         self._start(optimizer, last_epoch, follow)
 
     def _shape(self) -> Shape:
+        if self.total_iters is None:  # a constant without an end, which nothing can follow
+            raise TypeError("constant: steps must be a number, got None")
         return schedules.constant(self.factor, self.total_iters) >> schedules.constant()
 
 
@@ -196,6 +209,12 @@ class LinearLR(FactorLR, theirs.LinearLR):
     Source: torch.optim.lr_scheduler.LinearLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {
+        "linear: steps": "total_iters",
+        "linear: start": "start_factor",
+        "linear: end": "end_factor",
+        "constant: factor": "end_factor",
+    }
     _settings = ("start_factor", "end_factor", "total_iters")
     start_factor, end_factor, total_iters = Setting(), Setting(), Setting()
 
@@ -243,6 +262,7 @@ class ExponentialLR(FactorLR, theirs.ExponentialLR):
     Source: torch.optim.lr_scheduler.ExponentialLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {"exponential: gamma": "gamma"}
     _settings = ("gamma",)
     gamma = Setting()
 
@@ -280,6 +300,7 @@ class PolynomialLR(FactorLR, theirs.PolynomialLR):
     Source: torch.optim.lr_scheduler.PolynomialLR.
     """
 
+    _names: ClassVar[dict[str, str]] = {"polynomial: steps": "total_iters", "polynomial: power": "power"}
     _settings = ("total_iters", "power")
     total_iters, power = Setting(), Setting()
 
@@ -347,6 +368,7 @@ class CosineAnnealingLR(RangeLR, theirs.CosineAnnealingLR):
     """
 
     _begins_again = True
+    _names: ClassVar[dict[str, str]] = {"cosine: steps": "T_max"}
     _settings = ("T_max", "eta_min")
     T_max = Setting()
 

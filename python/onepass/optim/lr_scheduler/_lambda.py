@@ -9,6 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 
+from onepass._arguments import told
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import Setting, check_optimizer, is_list
 from onepass.optim.lr_scheduler._base import FunctionLR
@@ -65,7 +66,7 @@ class LambdaLR(FunctionLR, theirs.LambdaLR):
             raise ValueError(f"LambdaLR: lr_lambda must be one for each of {groups} groups, got {len(lambdas)}")
         for i, function in enumerate(lambdas):
             if not callable(function) or isinstance(function, type):
-                raise TypeError(f"LambdaLR: lr_lambda[{i}] must be a function, got {function!r}")
+                raise TypeError(f"LambdaLR: lr_lambda[{i}] must be a function, got {told(function)}")
         self.lr_lambdas = lambdas
         super().__init__(optimizer, last_epoch, follow=follow)
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import weakref
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, SupportsFloat
 
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau as TorchPlateau
 
+from onepass._arguments import told
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import (
     amount,
     as_list,
     check_optimizer,
+    check_rates,
     check_state,
     is_list,
+    is_number,
     plain,
 )
 from onepass.optim.lr_scheduler._base import FOLLOWS
@@ -109,10 +112,11 @@ class ReduceLROnPlateau(TorchPlateau):
     ) -> None:
         name = type(self).__name__
         check_optimizer(name, optimizer)
+        check_rates(name, optimizer)
         numbers = {"patience": patience, "threshold": threshold, "cooldown": cooldown, "eps": eps}
         for argument, number in {"factor": factor, **numbers}.items():
-            if not isinstance(number, (Real, Tensor)):
-                raise TypeError(f"{name}: {argument} must be a number, got {number!r}")
+            if not is_number(number):
+                raise TypeError(f"{name}: {argument} must be a number, got {told(number)}")
         limits: dict[str, tuple[Any, bool, str]] = {
             "mode": (mode, mode in ("min", "max"), "min or max"),
             "threshold_mode": (threshold_mode, threshold_mode in ("rel", "abs"), "rel or abs"),
@@ -123,7 +127,7 @@ class ReduceLROnPlateau(TorchPlateau):
         }
         for argument, (value, good, wanted) in limits.items():
             if not good:
-                raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}")
+                raise ValueError(f"{name}: {argument} must be {wanted}, got {told(value)}")
         if follow == "optimizer" and warmup is None:
             raise ValueError(f"{name}: follow must be calls without a warm-up, got 'optimizer'")
         if follow == "optimizer":
@@ -209,7 +213,8 @@ class ReduceLROnPlateau(TorchPlateau):
             epoch: The number of the metric, if it is not the next one.
 
         Raises:
-            TypeError: There is neither a metric nor a warm-up.
+            TypeError: There is neither a metric nor a warm-up, or an argument is not a number; nothing has been
+                changed.
         """
         if metrics is None:
             if self._warmup is None:
@@ -219,9 +224,11 @@ class ReduceLROnPlateau(TorchPlateau):
             self.last_step += 1
             self._warm_up()
             return
-        current = float(metrics)
+        current = _float_of(type(self).__name__, "metrics", metrics)
+        if epoch is not None and not is_number(epoch := plain(epoch)):
+            raise TypeError(f"{type(self).__name__}: epoch must be a number, got {told(epoch)}")
         was_warming_up = self.warming_up
-        self.last_epoch = self.last_epoch + 1 if epoch is None else plain(epoch)
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._metrics = [*self._metrics, current][-self.smoothing :]
         self._warm_up()  # its end, if this is it, comes before a reduction
         self._judge(sum(self._metrics) / len(self._metrics), was_warming_up)
@@ -324,6 +331,14 @@ class ReduceLROnPlateau(TorchPlateau):
             self._updates = Updates(type(self).__name__, self.optimizer, self.last_step)
 
 
+def _float_of(name: str, argument: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        wanted = "a number or a tensor of one element"
+        raise TypeError(f"{name}: {argument} must be {wanted}, got {told(value)}") from None
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and int(value) >= 1
 
@@ -334,5 +349,7 @@ def _warmup_of(name: str, given: Schedule | int | None) -> Schedule | None:
     if isinstance(given, int) and not isinstance(given, bool):
         given = schedules.warmup(given)
     if not isinstance(given, Schedule) or given.length is None or given(int(given.length) + 1) != 1.0:
-        raise ValueError(f"{name}: warmup must be a number of steps or a schedule that ends at 1, got {given!r}")
+        raise ValueError(
+            f"{name}: warmup must be a number of steps or a schedule that ends at 1, got {told(given)}"
+        )
     return given

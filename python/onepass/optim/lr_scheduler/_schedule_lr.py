@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onepass._arguments import renamed, told
 from onepass.optim import schedules
 from onepass.optim.lr_scheduler._arguments import check_optimizer, is_list, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
@@ -68,6 +69,8 @@ class ScheduleLR(FunctionLR):
         self._shapes = {"lr": _shapes("schedule", schedule, len(groups))}
         if not callable(self._shapes["lr"]) and None in self._shapes["lr"]:
             raise ValueError("ScheduleLR: schedule must have a schedule for each group, got None")
+        if fields is not None and not isinstance(fields, Mapping):
+            raise TypeError(f"{type(self).__name__}: fields must be a dict or None, got {told(fields)}")
         for field, given in (fields or {}).items():
             if field == "lr":
                 raise ValueError("ScheduleLR: fields must not have lr, which is schedule's")
@@ -112,7 +115,7 @@ class ScheduleLR(FunctionLR):
         """
         names = list(self._shapes)
         if field not in names:
-            raise ValueError(f"ScheduleLR: field must be one of {', '.join(names)}, got {field!r}")
+            raise ValueError(f"ScheduleLR: field must be one of {', '.join(names)}, got {told(field)}")
         return self._all_tracks()[names.index(field)].values(step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -179,11 +182,17 @@ class WarmupCosineLR(ScheduleLR):
         *,
         follow: str = "calls",
     ) -> None:
+        for argument, value in (("warmup_steps", warmup_steps), ("total_steps", total_steps)):
+            if not isinstance(value, Real):
+                raise TypeError(f"WarmupCosineLR: {argument} must be a number, got {told(value)}")
         if total_steps <= warmup_steps:
             raise ValueError(
                 f"WarmupCosineLR: total_steps must be above warmup_steps {warmup_steps}, got {total_steps}"
             )
-        shape = schedules.warmup(warmup_steps, warmup_start) >> schedules.cosine(total_steps - warmup_steps, floor)
+        names = {"warmup: steps": "warmup_steps", "warmup: start": "warmup_start", "cosine: steps": "total_steps"}
+        with renamed("WarmupCosineLR", {**names, "cosine: floor": "floor"}):
+            cosine = schedules.cosine(total_steps - warmup_steps, floor)
+            shape = schedules.warmup(warmup_steps, warmup_start) >> cosine
         super().__init__(optimizer, shape, last_epoch, follow=follow)
 
 
@@ -230,7 +239,8 @@ class WarmupStableDecayLR(ScheduleLR):
         *,
         follow: str = "calls",
     ) -> None:
-        wsd = schedules.wsd(warmup_steps, stable_steps, decay_steps, floor, shape)
+        with renamed("WarmupStableDecayLR", {}):
+            wsd = schedules.wsd(warmup_steps, stable_steps, decay_steps, floor, shape)
         super().__init__(optimizer, wsd, last_epoch, follow=follow)
 
 
@@ -248,7 +258,7 @@ def _shape(argument: str, given: Any) -> Shape:
     if isinstance(given, str):
         return schedules.parse(given)
     if not callable(given) or isinstance(given, type):
-        raise TypeError(f"ScheduleLR: {argument} must be a schedule, its text or a function, got {given!r}")
+        raise TypeError(f"ScheduleLR: {argument} must be a schedule, its text or a function, got {told(given)}")
     return given  # type: ignore[no-any-return]
 
 
@@ -256,10 +266,12 @@ def _check_field(field: str, i: int, group: dict[str, Any]) -> None:
     key, index = place(field)
     if key not in group or (index is not None and index >= len(group[key])):
         known = ", ".join(name for name in group if name != "params")
-        raise ValueError(f"ScheduleLR: fields must be of param_groups[{i}], which has {known}, got {field!r}")
+        raise ValueError(f"ScheduleLR: fields must be of param_groups[{i}], which has {known}, got {told(field)}")
     value = get(group, field)
     if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
-        raise TypeError(f"ScheduleLR: fields must be numbers such as betas[0], got {field!r}, which is {value!r}")
+        raise TypeError(
+            f"ScheduleLR: fields must be numbers such as betas[0], got {told(field)}, which is {told(value)}"
+        )
 
 
 def _initial(field: str) -> str:

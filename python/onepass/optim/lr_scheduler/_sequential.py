@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as theirs
 from torch.optim.lr_scheduler import LRScheduler
 
-from onepass.optim.lr_scheduler._arguments import check_optimizer, plain
+from onepass._arguments import listed, told
+from onepass.optim.lr_scheduler._arguments import check_optimizer, is_number, plain
 from onepass.optim.lr_scheduler._base import FunctionLR
 from onepass.optim.lr_scheduler._combined import Combined
 from onepass.optim.lr_scheduler._track import Track, put_all
@@ -68,9 +69,13 @@ class SequentialLR(Combined, theirs.SequentialLR):
     ) -> None:
         check_optimizer("SequentialLR", optimizer)
         self._check_parts(schedulers, optimizer)
+        milestones = listed("SequentialLR", "milestones", milestones, "numbers")
         _check_number(milestones, schedulers)
+        for i, milestone in enumerate(milestones):
+            if not is_number(milestone):
+                raise TypeError(f"SequentialLR: milestones[{i}] must be a number, got {told(milestone)}")
         if sorted(milestones) != list(milestones) or any(milestone < 0 for milestone in milestones):
-            raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {milestones}")
+            raise ValueError(f"SequentialLR: milestones must be ascending and at least 0, got {told(milestones)}")
         with self._attached(optimizer, last_epoch, follow):
             self._milestones = plain(list(milestones))
             self._take_parts(schedulers)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from onepass import _native
+from onepass._arguments import told
 from onepass.optim.lr_scheduler._arguments import plain
 from onepass.optim.lr_scheduler._memory import Factors, Memory
 from onepass.optim.lr_scheduler._neighbours import scale_zeros
@@ -253,7 +254,7 @@ def number(value: Any, step: float) -> float:
     if type(value) is float:
         return value
     if not isinstance(value, Real):
-        raise TypeError(f"lr_scheduler: a factor must be a number, got {value!r} at step {step}")
+        raise TypeError(f"lr_scheduler: a factor must be a number, got {told(value)} at step {step}")
     return float(value)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from onepass._arguments import told
 from onepass.optim.schedules._schedule import Numbers, check_real
 from onepass.optim.schedules._shapes import Endless, Finite
 
@@ -53,11 +54,11 @@ class one_cycle(Finite):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_real(self, "pct_start", self.pct_start, 0, high=1)
-        if self.div_factor != math.inf:
+        if not (isinstance(self.div_factor, float) and self.div_factor == math.inf):
             check_real(self, "div_factor", self.div_factor, 0, above=True)
         check_real(self, "final_div_factor", self.final_div_factor, 0, above=True)
         if self.anneal not in ("cos", "linear"):
-            raise ValueError(f"one_cycle: anneal must be cos or linear, got {self.anneal!r}")
+            raise ValueError(f"one_cycle: anneal must be cos or linear, got {told(self.anneal)}")
 
     @cached_property
     def phases(self) -> list[tuple[float, float, float, float]]:
@@ -130,7 +131,7 @@ class cyclic(Endless):
         check_real(self, "low", self.low, 0)
         check_real(self, "gamma", self.gamma, 0)
         if self.mode not in ("triangular", "triangular2", "exp_range"):
-            raise ValueError(f"cyclic: mode must be triangular, triangular2 or exp_range, got {self.mode!r}")
+            raise ValueError(f"cyclic: mode must be triangular, triangular2 or exp_range, got {told(self.mode)}")
 
     def _at(self, t: Any, m: Any) -> Any:
         down = self.up if self.down is None else self.down
@@ -175,7 +176,7 @@ class warm_restarts(Endless):
         for name, value in (("steps", self.steps), ("mult", self.mult)):
             check_real(self, name, value, 1)
             if value != int(value):
-                raise ValueError(f"warm_restarts: {name} must be an integer, got {value!r}")
+                raise ValueError(f"warm_restarts: {name} must be an integer, got {told(value)}")
         check_real(self, "floor", self.floor, 0)
 
     @cached_property

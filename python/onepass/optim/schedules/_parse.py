@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from onepass._arguments import told
 from onepass.optim.schedules._combine import clamp, take
 from onepass.optim.schedules._cycles import cyclic, one_cycle, warm_restarts
 from onepass.optim.schedules._schedule import Schedule, constant, product, sequence
@@ -117,6 +118,7 @@ def parse(text: str) -> Schedule:
 
     Raises:
         ValueError: The text is not a schedule. The message points at the part that is wrong.
+        TypeError: It is no text.
 
     Example:
         >>> from onepass.optim.schedules import parse
@@ -129,6 +131,8 @@ def parse(text: str) -> Schedule:
           warmup(2) >> linaer(4)
                        ^^^^^^
     """
+    if not isinstance(text, str):
+        raise TypeError(f"schedule: text must be a str, got {told(text)}")
     text = text.strip()
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"schedule: text must have at most {_MAX_CHARACTERS} characters, got {len(text)}")
@@ -141,7 +145,7 @@ def parse(text: str) -> Schedule:
         column = max((error.offset or 1) - 1, 0)
         raise ValueError(f"schedule: {error.msg}\n  {text}\n  {' ' * column}^") from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"schedule: text must be a schedule, got {text[:40]!r} ({error})") from None
+        raise ValueError(f"schedule: text must be a schedule, got {told(text[:40])} ({error})") from None
     reader = _Reader(text.replace("\n", " "))
     try:
         return reader.schedule(tree.body)

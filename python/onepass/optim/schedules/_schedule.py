@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from onepass._arguments import told
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -136,7 +138,7 @@ class Schedule:
         if steps is None:
             if self.length is None:
                 raise ValueError(
-                    f"preview: steps must be given for a schedule without an end, got None for {self!r}"
+                    f"preview: steps must be given for a schedule without an end, got None for {told(self)}"
                 )
             steps = math.ceil(self.length) + 1
         if steps < 0:
@@ -190,7 +192,7 @@ def check_real(
     """
     function = type(schedule).__name__
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{function}: {name} must be a number, got {value!r}")
+        raise TypeError(f"{function}: {name} must be a number, got {told(value)}")
     size = float(value)
     if not ((size > low if above else size >= low) and size <= high and math.isfinite(size)):
         wanted = "finite"
@@ -198,7 +200,7 @@ def check_real(
             wanted += f" and {'above' if above else 'at least'} {low:g}"
         if high != math.inf:
             wanted += f" and at most {high:g}"
-        raise ValueError(f"{function}: {name} must be {wanted}, got {value!r}")
+        raise ValueError(f"{function}: {name} must be {wanted}, got {told(value)}")
     kind: type[Any] = type(value)
     if kind not in (int, float) and getattr(schedule, name, None) is value:
         # A float32 of numpy would compute the factors in float32.
@@ -212,7 +214,7 @@ def check_parts(schedule: object, parts: tuple[Any, ...]) -> None:
         raise ValueError(f"{name}: parts must be at least one schedule, got none")
     for i, part in enumerate(parts):
         if not isinstance(part, Schedule):
-            raise TypeError(f"{name}: parts[{i}] must be a schedule, got {part!r}")
+            raise TypeError(f"{name}: parts[{i}] must be a schedule, got {told(part)}")
 
 
 # Lower case like the functions that they stand for: who uses one calls it.
@@ -281,8 +283,8 @@ class sequence(Schedule):
         for i, part in enumerate(flat[:-1]):
             if part.length is None:
                 raise ValueError(
-                    f"sequence: parts[{i}] must have an end to be followed by another, got {part!r}; "
-                    f"take({part!r}, steps) gives it one"
+                    f"sequence: parts[{i}] must have an end to be followed by another, got {told(part)}; "
+                    f"take({told(part)}, steps) gives it one"
                 )
         object.__setattr__(self, "parts", tuple(flat))
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from onepass._arguments import listed, renamed, told
 from onepass.optim.schedules._schedule import Schedule, check_real, constant, sequence
 
 
@@ -281,6 +282,8 @@ class multistep(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        milestones = tuple(listed("multistep", "milestones", self.milestones, "numbers"))
+        object.__setattr__(self, "milestones", milestones)
         for i, milestone in enumerate(self.milestones):
             check_real(self, f"milestones[{i}]", milestone, 0)
         check_real(self, "gamma", self.gamma, 0)
@@ -324,6 +327,15 @@ class inverse_sqrt(Endless):
         return m.sqrt(self.timescale / (self.timescale + t))
 
 
+# The arguments of wsd by those of its parts.
+_WSD = {
+    "warmup: steps": "warmup_steps",
+    "constant: steps": "stable_steps",
+    "linear: steps": "decay_steps",
+    "linear: end": "floor",
+}
+
+
 def wsd(
     warmup_steps: float, stable_steps: float, decay_steps: float, floor: float = 0.0, shape: str = "linear"
 ) -> Schedule:
@@ -353,8 +365,11 @@ def wsd(
     Source: Hu et al. 2024 (MiniCPM), section 4.
     """
     if shape not in ("linear", "cosine", "sqrt"):
-        raise ValueError(f"wsd: shape must be one of linear, cosine, sqrt, got {shape!r}")
-    decay: Schedule = linear(decay_steps, 1.0, floor)
-    if shape != "linear":
-        decay = cosine(decay_steps, floor) if shape == "cosine" else sqrt_decay(decay_steps, floor)
-    return sequence(warmup(warmup_steps), constant(1.0, stable_steps), decay)
+        raise ValueError(f"wsd: shape must be one of linear, cosine, sqrt, got {told(shape)}")
+    if stable_steps is None:
+        raise TypeError("wsd: stable_steps must be a number, got None")
+    with renamed("wsd", _WSD):
+        decay: Schedule = linear(decay_steps, 1.0, floor)
+        if shape != "linear":
+            decay = cosine(decay_steps, floor) if shape == "cosine" else sqrt_decay(decay_steps, floor)
+        return sequence(warmup(warmup_steps), constant(1.0, stable_steps), decay)
