@@ -13,8 +13,11 @@
 namespace onepass {
 
 #if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+// Whether it is one instruction. A formula that has another way to the same bits takes it where it is not.
+#define ONEPASS_FUSES 1
 ONEPASS_HD float fused(float a, float b, float c) { return fmaf(a, b, c); }
 #else
+#define ONEPASS_FUSES 0
 ONEPASS_HD float fused(float a, float b, float c) {
   const double product = double(a) * double(b), sum = product + double(c), back = sum - product;
   const double lost = (product - (sum - back)) + (double(c) - back);

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/compiler.h"
+#include "core/fused.h"
 
 namespace onepass::math {
 
@@ -29,7 +29,15 @@ ONEPASS_HD float unit_range(float v) { return between_bounds(v, 0, 1); }
 ONEPASS_HD float grey_of(Rgb v) { return 0.2989f * v.r + 0.587f * v.g + 0.114f * v.b; }
 
 // A uint8 as a value, and back: half to even, a nan becomes 0.
-ONEPASS_HD float of_byte(float raw) { return raw / 255.0f; }
+//
+// raw / 255 as a product with 1 / 255 in two parts is the quotient's rounding for every float whose low part
+// is not subnormal: shown for all floats of one binade, and powers of two change nothing. It takes a fifth of
+// the time of a division.
+template <class T>
+ONEPASS_HD T of_byte(T raw) {
+  constexpr float kHigh = 0x1.010102p-8f, kLow = -0x1.fdfdfep-33f;
+  return ONEPASS_FUSES ? fused(raw, T(kHigh), raw * T(kLow)) : raw / T(255.0f);
+}
 ONEPASS_HD uint8_t to_byte(float v) {
   constexpr float kShift = 0x1.8p23f;
   float scaled = v * 255.0f;
@@ -164,6 +172,33 @@ struct Sharpness {
 struct Normalize {
   float mean, std;
   ONEPASS_HD float operator()(float v) const { return (v - mean) / std; }
+};
+
+// The same of a whole number from 0 to 255. product: by 1 / std in two parts, where that is the quotient for
+// each of the 256 numbers.
+struct ByteOnly {
+  static constexpr bool kNormalises = false;
+  template <class T>
+  ONEPASS_HD T operator()(T raw, T, T, T) const {
+    return of_byte(raw);
+  }
+};
+struct ByteDivided {
+  static constexpr bool kNormalises = true;
+  template <class T>
+  ONEPASS_HD T operator()(T raw, T mean, T std, T) const {
+    return (of_byte(raw) - mean) / std;
+  }
+};
+struct ByteProduct {
+  static constexpr bool kNormalises = true;
+  ONEPASS_HD static float high(float std) { return float(1 / double(std)); }
+  ONEPASS_HD static float low(float std) { return float(1 / double(std) - double(high(std))); }
+  template <class T>
+  ONEPASS_HD T operator()(T raw, T mean, T high, T low) const {
+    const T from_mean = of_byte(raw) - mean;
+    return fused(from_mean, high, from_mean * low);
+  }
 };
 
 struct ClampValue {

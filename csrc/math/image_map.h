@@ -96,7 +96,7 @@ ONEPASS_HD Taps folded_taps(double p, Axis axis, Border border) {
 }
 
 // The same without a second index: the neighbour of the first is first + 1, unless the box has one pixel. The
-// weight is 1 at the last pixel.
+// weight is 1 at the last pixel: a + 1 (b - a) is b for bytes, as the same pixel twice would give.
 ONEPASS_HD Taps neighbour_taps(double p, Axis axis) {
   const double inside = clamped(p, axis.least, axis.most);
   const int32_t last = int32_t(axis.most) - (axis.most > axis.least ? 1 : 0);
@@ -124,6 +124,10 @@ ONEPASS_HD float bilinear(float a, float b, float c, float d, float wx, float wy
   return between(between(a, b, wx), between(c, d, wx), wy);
 }
 
+struct Columns {
+  int64_t first, last;
+};
+
 // A canvas that pixels lie on, and how what is not on it is filled (kernels/augment/augment.h, BLEND).
 struct Canvas {
   double width, height;
@@ -142,6 +146,27 @@ struct Canvas {
   ONEPASS_HD float coverage(Position p) const {
     return soft ? soft_share(p.x, width) * soft_share(p.y, height)
                 : hard_share(p.x, width) * hard_share(p.y, height);
+  }
+  // Columns of a row that are covered wholly, by an affine map: those between the two, where both are. Near the
+  // ends some more may be; {1, 0} for none.
+  ONEPASS_HD Columns covered(const RowMap& row, int64_t columns) const {
+    double least = 0, most = double(columns - 1);
+    narrow(row.dx, row.x, width - 1, least, most);
+    narrow(row.dy, row.y, height - 1, least, most);
+    const Columns found{int64_t(clamped(ceil(least) + 1, 0, kFar)), int64_t(clamped(floor(most) - 1, -1, kFar))};
+    const bool holds = found.first <= found.last && coverage(row.affine_at(double(found.first))) == 1 &&
+                       coverage(row.affine_at(double(found.last))) == 1;
+    return holds ? found : Columns{1, 0};
+  }
+  // Narrows the columns to those where 0 <= slope column + offset <= last.
+  ONEPASS_HD static void narrow(double slope, double offset, double last, double& least, double& most) {
+    if (slope == 0) {
+      if (!(offset >= 0 && offset <= last)) most = -1;
+      return;
+    }
+    const double a = -offset / slope, b = (last - offset) / slope, low = a < b ? a : b, high = a < b ? b : a;
+    least = least > low ? least : low;
+    most = most < high ? most : high;
   }
   // A pixel that is covered wholly is left as it is.
   ONEPASS_HD float blend(float v, float m, float fill) const {

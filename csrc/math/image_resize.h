@@ -61,6 +61,9 @@ ONEPASS_HD float normalised_weight(double weight, double sum) {
 }
 
 // The next term of a sum over taps.
-ONEPASS_HD float weighted(float weight, float v) { return weight * v; }
+template <class T>
+ONEPASS_HD T weighted(T weight, T v) {
+  return weight * v;
+}
 
 }  // namespace onepass::math

@@ -7,6 +7,7 @@
 #include "core/kept_memory.h"
 #include "kernels/augment/finish.h"
 #include "kernels/augment/masks.h"
+#include "kernels/augment/move.h"
 #include "kernels/augment/operations.h"
 #include "kernels/augment/source.h"
 #include "kernels/kernels.h"
@@ -19,7 +20,7 @@ namespace {
 class Sampler {
  public:
   Sampler(const Augment& op, const Workspace& workspace)
-      : op_(op), workspace_(workspace), finish_(op, workspace_) {}
+      : op_(op), workspace_(workspace), finish_(op, workspace_), move_(op, workspace_) {}
 
   // Samples that are mixed with the one before find it finished.
   void run(int64_t begin, int64_t end) {
@@ -46,6 +47,11 @@ class Sampler {
     while (passes[last].kind == 0) --last;
     ImageView input = op_.images[i];
     image_ = 0;
+    const bool is_one = stores && !keep && !partner && op_.pass_count > 0;
+    int64_t first = 0;
+    while (passes[first].kind == 0) ++first;
+    moves_ = is_one && first == last &&
+             move_.begin(i, input, passes[last], op_.ops + (i * op_.pass_count + last) * op_.op_count);
     for (int64_t p = 0; p <= last; ++p) {
       if (passes[p].kind == 0) continue;
       input = run_pass(input, passes[p], op_.ops + (i * op_.pass_count + p) * op_.op_count, p == last);
@@ -82,10 +88,11 @@ class Sampler {
   void walk(PassSource& source, const Operations& operations, int64_t begin, int64_t end,
             bool after_statistic, bool finds, const FloatImage* kept, int64_t height, int64_t width) {
     for (int64_t y = 0; y < height; ++y) {
+      if (moves_ && move_.row(y)) continue;
       source.begin_row(y);
       for (int64_t x = 0; x < width; x += kStripPixels) {
         const int64_t left = width - x, n = left < kStripPixels ? left : kStripPixels;
-        const Planes v = kept ? kept->at(y, x) : Planes{workspace_.strip, kStripPixels};
+        const Planes v = kept ? kept->at(y, x) : Planes{workspace_.strip, kStripPitch};
         source.fill(x, n, v);
         if (after_statistic) statistic_.apply(v, n);
         operations.apply(begin, end, y, x, n, v);
@@ -94,11 +101,14 @@ class Sampler {
       }
       if (finds) next_.end_row();
     }
+    if (moves_) move_.end();
   }
 
   const Augment& op_;
   const Workspace workspace_;
   Finish finish_;
+  Move move_;
+  bool moves_ = false;
   int image_ = 0;  // of the two kept images the one that is free
   Statistic statistic_, next_;
 };

@@ -75,32 +75,30 @@ class Operations {
     }
   }
 
-  // In an affine map, positions along a row are in order: all pixels between two that are covered are
-  // covered.
+  // In an affine map positions along a row are in order: the pixels between two that are covered are covered.
   void blend(const ImageOp& op, int64_t y, int64_t x, int64_t n, const Planes& v) const {
-    constexpr int64_t kPart = 64;
-    const double (&map)[9] = reinterpret_cast<const double (&)[9]>(op.a);
+    const double(&map)[9] = reinterpret_cast<const double(&)[9]>(op.a);
     const math::RowMap row = math::RowMap::make(map, double(y));
     const math::Canvas canvas{op.a[kBlendWidth], op.a[kBlendHeight], float(op.a[kBlendPower]),
                               op.a[kBlendSoft] != 0};
-    const auto covered = [&](int64_t i) {
-      return row.affine && canvas.coverage(row.affine_at(double(i))) == 1;
-    };
-    bool before = covered(x);
-    for (int64_t begin = 0; begin < n; begin += kPart) {
-      const int64_t count = n - begin < kPart ? n - begin : kPart, at = x + begin;
-      const bool skips = before && covered(at + count - 1);
-      before = covered(at + count);
-      if (skips) continue;
-      float* share = workspace_.grey;
-      if (row.affine) {
-        find_coverage<true>(canvas, row, int32_t(at), int32_t(count), share);
-      } else {
-        find_coverage<false>(canvas, row, int32_t(at), int32_t(count), share);
-      }
-      for (int64_t c = 0; c < channels(); ++c) {
-        map_planes(BlendWith{canvas, float(values(op)[c])}, v[c] + begin, share, count);
-      }
+    const math::Columns covered = row.affine ? canvas.covered(row, x + n) : math::Columns{1, 0};
+    const int64_t end = x + n;
+    if (covered.first > covered.last) return blend_columns(op, canvas, row, x, x, end, v);
+    blend_columns(op, canvas, row, x, x, covered.first < end ? covered.first : end, v);
+    blend_columns(op, canvas, row, x, covered.last + 1 > x ? covered.last + 1 : x, end, v);
+  }
+  // Columns [begin, end) of a strip that begins at column x.
+  void blend_columns(const ImageOp& op, const math::Canvas& canvas, const math::RowMap& row, int64_t x,
+                     int64_t begin, int64_t end, const Planes& v) const {
+    if (begin >= end) return;
+    float* share = workspace_.grey;
+    if (row.affine) {
+      find_coverage<true>(canvas, row, int32_t(begin), int32_t(end - begin), share);
+    } else {
+      find_coverage<false>(canvas, row, int32_t(begin), int32_t(end - begin), share);
+    }
+    for (int64_t c = 0; c < channels(); ++c) {
+      map_planes(BlendWith{canvas, float(values(op)[c])}, v[c] + (begin - x), share, end - begin);
     }
   }
 

@@ -2,9 +2,18 @@
 #pragma once
 
 #include "kernels/augment/workspace.h"
+#include "loops/images/gather_bytes.h"
+#include "loops/images/resize_pixels.h"
+#include "loops/images/rows_ahead.h"
 #include "math/color.h"
 
 namespace onepass::ONEPASS_ISA {
+
+struct BilinearBytes {
+  ONEPASS_HD float operator()(float a, float b, float c, float d, float x, float y) const {
+    return math::of_byte(math::bilinear(a, b, c, d, x, y));
+  }
+};
 
 class PassSource {
  public:
@@ -15,7 +24,11 @@ class PassSource {
     smooth_ = kind == Interpolation::kBilinear || kind == Interpolation::kBicubic;
     nearest_ = kind == Interpolation::kFloor ? math::Nearest::kFloor : math::Nearest::kRound;
     box_ = {{pass.left, pass.right - 1}, {pass.top, pass.bottom - 1}, math::Border(int(pass.border))};
-    if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) return;
+    packed_ = smooth_ && is_of_packed_bytes(image, box_);
+    if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) {
+      ahead_ = RowsAhead(image, pass.map, box_, int64_t(pass.height), int64_t(pass.width));
+      return;
+    }
     resizes_ = true;
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     const math::ResizeAxis x = resize_axis(pass, true), y = resize_axis(pass, false);
@@ -23,6 +36,12 @@ class PassSource {
     rows_ = tap_table(workspace.rows, height, y.most_taps());
     fill_table(x, width, columns_);
     fill_table(y, height, rows_);
+    sides_ = image.is_interleaved() && (image.channels == 3 || image.channels == 4);
+    if (!sides_) return;
+    // Taps that a pixel does not have get the weight 0, and must be finite: bytes are. So are those behind the row.
+    taps_ = image.type == PixelType::kUint8 ? most_taps_of(columns_, width) : 0;
+    const int64_t n = int64_t(pass.right - pass.left) * image.channels;
+    for (int64_t i = 0; i < kBehindRow; ++i) workspace.row[n + i] = 0;
   }
   // A kept image: values, not elements.
   PassSource(const FloatImage& kept, const Workspace& workspace) : kept_(kept), workspace_(workspace) {}
@@ -38,19 +57,24 @@ class PassSource {
     if (kept_.data) return;
     if (!resizes_) {
       map_ = math::RowMap::make(pass_->map, double(y));
+      ahead_.fetch(y);
       return;
     }
     const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right);
+    if (sides_) return resize_pixels_down(image_, rows_, y, left, right, workspace_.row);
     resize_down(image_, rows_, y, left, right, row());
   }
 
   // The values of n pixels of the row that was begun, from column x on.
   void fill(int64_t x, int64_t n, const Planes& to) {
     if (kept_.data) return fill_kept(x, n, to);
+    if (sides_) return fill_sides(x, n, to);
     if (resizes_) {
       for (int64_t c = 0; c < image_.channels; ++c) {
         resize_along(row()[c], columns_, int64_t(pass_->left), x, n, to[c]);
       }
+    } else if (packed_) {
+      return gather_bytes(BilinearBytes{}, image_, map_, box_, x, n, *workspace_.bytes, to);
     } else if (smooth_) {
       find_taps(map_, box_, x, n, *workspace_.taps);
       gather(image_, true, *workspace_.taps, n, to);
@@ -64,6 +88,22 @@ class PassSource {
 
  private:
   Planes row() const { return {workspace_.row, FloatImage::pitch_of(int64_t(pass_->right - pass_->left))}; }
+
+  struct AsItIs {
+    ONEPASS_HD float operator()(float v) const { return v; }
+  };
+  // A resize whose channels are side by side.
+  void fill_sides(int64_t x, int64_t n, const Planes& to) const {
+    const int64_t left = int64_t(pass_->left);
+    float* pixels = workspace_.pixels;
+    const bool is_bytes = image_.type == PixelType::kUint8;
+    if (image_.channels == 3) {
+      resize_channels_along<3>(workspace_.row, taps_, columns_, left, x, n, pixels);
+      return is_bytes ? part_planes<3>(math::OfByte{}, pixels, to, n) : part_planes<3>(AsItIs{}, pixels, to, n);
+    }
+    resize_channels_along<4>(workspace_.row, taps_, columns_, left, x, n, pixels);
+    return is_bytes ? part_planes<4>(math::OfByte{}, pixels, to, n) : part_planes<4>(AsItIs{}, pixels, to, n);
+  }
 
   void fill_kept(int64_t x, int64_t n, const Planes& to) {
     const bool is_edge = y_ == 0 || y_ == kept_.height - 1;
@@ -97,10 +137,12 @@ class PassSource {
   Workspace workspace_;
   TapBox box_{};
   math::Nearest nearest_ = math::Nearest::kRound;
-  bool smooth_ = false, resizes_ = false, sharpens_ = false;
+  bool smooth_ = false, packed_ = false, resizes_ = false, sides_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};
+  int64_t taps_ = 0;
   math::RowMap map_{};
+  RowsAhead ahead_;
   int64_t y_ = 0;
 };
 

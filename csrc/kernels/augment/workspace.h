@@ -3,7 +3,7 @@
 
 #include "kernels/augment/augment.h"
 #include "loops/common/fetch.h"
-#include "loops/images/gather.h"
+#include "loops/images/gather_bytes.h"
 #include "loops/images/resize.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -19,6 +19,9 @@ inline math::ResizeAxis resize_axis(const ImagePass& pass, bool along_x) {
   return {pass.map[4], pass.map[5], {pass.top, pass.bottom - 1}, cubic, pass.antialias != 0};
 }
 
+// Floats behind a row that are read, with a weight of 0.
+constexpr int64_t kBehindRow = 64;
+
 // Bytes that the samples need at most.
 struct WorkspaceSizes {
   int64_t image = 0;    // floats of an image between two passes, or before a statistic
@@ -30,7 +33,10 @@ struct WorkspaceSizes {
 
   static WorkspaceSizes make(const Augment& op) {
     WorkspaceSizes sizes;
-    sizes.strip = kStripPixels * op.channels;
+    // A strip of floats, or a row of bytes.
+    const int64_t bytes = (op.width + 64) * op.channels / int64_t(sizeof(float)) + 16;
+    sizes.strip = kStripPitch * op.channels + 16;
+    raise(sizes.strip, bytes);
     bool mixes = false;
     for (int64_t i = 0; i < op.count; ++i) {
       mixes = mixes || op.samples[i].mixing != 0;
@@ -42,7 +48,8 @@ struct WorkspaceSizes {
   }
   int64_t bytes() const {
     const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip;
-    return floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip)) + 16 * kLine;
+    return floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps)) +
+           16 * kLine;
   }
 
  private:
@@ -62,7 +69,7 @@ struct WorkspaceSizes {
     if (pass.kind != double(PassKind::kResize)) return;
     raise(columns, TapTable::bytes(width, resize_axis(pass, true).most_taps()));
     raise(rows, TapTable::bytes(height, resize_axis(pass, false).most_taps()));
-    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)));
+    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)) + kBehindRow);
   }
 };
 
@@ -77,6 +84,7 @@ struct Workspace {
   float* pixels;  // a strip as it is stored, before it is narrowed
   float* narrow;
   TapStrip* taps;
+  ByteTaps* bytes;
 
   static Workspace make(char* memory, const WorkspaceSizes& sizes) {
     const auto take = [&memory](int64_t bytes) {
@@ -87,6 +95,7 @@ struct Workspace {
     const auto floats = [&](int64_t n) { return reinterpret_cast<float*>(take(n * int64_t(sizeof(float)))); };
     Workspace made;
     made.taps = reinterpret_cast<TapStrip*>(take(int64_t(sizeof(TapStrip))));
+    made.bytes = reinterpret_cast<ByteTaps*>(take(int64_t(sizeof(ByteTaps))));
     made.strip = floats(sizes.strip);
     made.grey = floats(sizes.strip);
     made.pixels = floats(sizes.strip);

@@ -11,10 +11,10 @@ namespace onepass::ONEPASS_ISA {
 
 // Where the taps of a strip's pixels are, their weights, and the elements there.
 struct TapStrip {
-  alignas(64) int32_t x[2][kStripPixels];
-  alignas(64) int32_t y[2][kStripPixels];
-  alignas(64) float weight_x[kStripPixels], weight_y[kStripPixels];
-  alignas(64) float tap[4][kStripPixels];
+  alignas(64) int32_t x[2][kStripPitch];
+  alignas(64) int32_t y[2][kStripPitch];
+  alignas(64) float weight_x[kStripPitch], weight_y[kStripPitch];
+  alignas(64) float tap[4][kStripPitch];
 };
 
 // The box that taps come from, and what stands for pixels outside it.

@@ -51,7 +51,15 @@ inline void fill_table(const math::ResizeAxis& axis, int64_t n, const TapTable& 
     }
     table.first[i] = low;
     table.count[i] = high - low;
+    for (int64_t k = high - low; k < table.most; ++k) weight[k] = 0;
   }
+}
+
+// Taps of the pixel that has most.
+inline int64_t most_taps_of(const TapTable& table, int64_t n) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < n; ++i) most = table.count[i] > most ? table.count[i] : most;
+  return most;
 }
 
 // to[i] = weight * from[i * stride], or to[i] plus that.

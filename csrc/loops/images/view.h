@@ -36,6 +36,10 @@ struct Planes {
 // of sums over a row.
 constexpr int64_t kStripPixels = 512;
 
+// Where arrays of a strip's pixels that are used together begin: a line apart from a multiple of 2 KB. The
+// processor takes a load for the reader of a store before it whose address has the same last 12 bits.
+constexpr int64_t kStripPitch = kStripPixels + 16;
+
 // An image of floats row by row, and in a row plane by plane.
 struct FloatImage {
   float* data = nullptr;
