@@ -1,7 +1,8 @@
-"""What the tests of onepass.augment share: the float64 executor in the place of the core, and torchvision."""
+"""What the tests of onepass.augment share: what records say in float64, images, and torchvision."""
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import numpy as np
@@ -11,20 +12,27 @@ import torch
 from onepass.augment import _call
 from reference import augment as reference
 
-__all__ = ["by_reference", "image", "sources", "torchvision"]
+__all__ = ["exact", "image", "sources", "torchvision"]
 
 
-def torchvision() -> ModuleType:
-    """Returns torchvision.transforms.v2; skips the test where it is not installed.
+# It keeps the operators that it defines.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
-    It is installed without its own dependency on torch (``pip install --no-deps torchvision==0.28.0 pillow``), and
-    its import asks for two operators of its compiled part, which no transform uses.
+
+def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
+    """Returns a module of torchvision; skips the test where it is not installed.
+
+    It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``.
+    Where its compiled part is for another build of torch, the import asks for operators that no transform uses.
     """
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    try:
+        return pytest.importorskip(module, reason="needs torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
     for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision.transforms.v2", reason="needs torchvision")
+        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module(module)
 
 
 def sources(images, layout: str) -> list[np.ndarray]:
@@ -38,23 +46,17 @@ def sources(images, layout: str) -> list[np.ndarray]:
     return made
 
 
-def _run(taken, layout, records, output) -> None:
-    exact = reference.augment(sources(taken.data, layout), *records)
-    exact = torch.from_numpy(np.ascontiguousarray(exact))
-    output.copy_((exact * 255).round().clamp(0, 255) if output.dtype == torch.uint8 else exact)
+def exact(train, images, **call) -> torch.Tensor:
+    """Returns what the records of a call say, in float64, (n, C, H, W)."""
+    found = []
 
+    def keep(taken, layout, records, output) -> None:
+        found.append(reference.augment(sources(taken.data, layout), *records))
 
-def _run_masks(masks, dtype, device, plan) -> torch.Tensor:
-    records = plan.records()
-    exact = reference.augment_masks([np.asarray(one) for one in masks], *records[1:])
-    return torch.from_numpy(exact)
-
-
-@pytest.fixture
-def by_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the float64 executor carry out the records."""
-    monkeypatch.setattr(_call, "run", _run)
-    monkeypatch.setattr(_call, "run_masks", _run_masks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_call, "run", keep)
+        train(images, **call)
+    return torch.from_numpy(np.ascontiguousarray(found[0]))
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

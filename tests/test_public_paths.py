@@ -15,7 +15,13 @@ import onepass
 
 # Public modules and their names, separated by spaces. A name that goes away breaks somebody's program.
 PUBLIC = {
-    "onepass": "__version__ monitor nn optim",
+    "onepass": "__version__ augment monitor nn optim",
+    "onepass.augment": (
+        "Boxes CenterCrop ColorJitter Compose CutMix Keypoints MixUp Normalize Pad Parameters RandAugment "
+        "RandomAffine RandomApply RandomChoice RandomCrop RandomErasing RandomGrayscale RandomHorizontalFlip "
+        "RandomInvert RandomPerspective RandomPosterize RandomResizedCrop RandomRotation RandomSolarize "
+        "RandomVerticalFlip Resize ToDtype TrivialAugmentWide"
+    ),
     "onepass.bench": ("Case Entrant Entry OPS OURS Prepared Result STREAM Times difference measure"),
     "onepass.bench.batch_norm": "WORKS Work cases",
     "onepass.bench.case": "Case OURS Prepared STREAM choose",

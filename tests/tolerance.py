@@ -150,6 +150,22 @@ SHOWN_RTOL = 0.01
 # e to the power of x by the loss's formula, with the spacing of subnormal numbers.
 EXPONENTIAL = {"rtol": 1e-7, "atol": 2.0**-150}
 
+# Augmentation.
+
+# Values up to 1 by torchvision in float64 next to ours in float64; the scales of its filters are float32, as are
+# the coefficients of its perspectives, and its table of hues.
+IMAGE_FLOAT64_ATOL = 1e-9
+IMAGE_FILTER_ATOL = 2e-6
+IMAGE_PERSPECTIVE_ATOL = 2e-4
+IMAGE_HUE_ATOL = 2e-6
+# A few roundings of float32, next to values up to 1; to noise, which goes up to 5.
+IMAGE_FLOAT32_ATOL = 3e-6
+IMAGE_NOISE_ATOL = 1e-5
+# Coordinates up to some dozens in float32, after a map and a division.
+COORDINATES = {"rtol": 1e-5, "atol": 1e-4}
+# The middle of a spot of five pixels, weighted by sampled values, next to the middle of its corners' box.
+SPOT_ATOL = 0.3
+
 # Other packages (tests/clients); whole trainings are compared by clients/programs.py.
 
 # Gradients of each sample, and weights after five steps along them.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools
+from onepass.augment._arrays import Bools, Floats, Words
 from onepass.augment._parameters import Parameters
-from onepass.augment._philox import Floats, places_of, uniform
+from onepass.augment._philox import places_of, uniform
 from onepass.augment._transform import Drawn, Geometry, Transform
 from onepass.augment.convert import Normalize, ToDtype
 
@@ -39,11 +39,10 @@ class Chain:
     def __init__(self, transforms: Sequence[Transform], train: bool) -> None:
         self._words: list[int] = []
         self.nodes = [self._node(one, str(k), nested=False) for k, one in enumerate(transforms)]
-        for one in transforms[:-1]:
+        for one, after in itertools.pairwise(transforms):
             if one.mixing:
-                raise ValueError(
-                    f"Compose: transforms must have {type(one).__name__} of samples at the end, got it before"
-                )
+                names = type(one).__name__, type(after).__name__
+                raise ValueError(f"Compose: {names[0]} must be the last transform, got {names[1]} after it")
         self._blocks = places_of(self._words)
         self.mixing = bool(transforms) and transforms[-1].mixing and train
         if not train:
@@ -91,7 +90,7 @@ class Chain:
         for node in self.nodes:
             visit(node.transform)
 
-    def draw(self, seed: int, ids: NDArray[np.uint64], epoch: int) -> Floats:
+    def draw(self, seed: int, ids: Words, epoch: int) -> Floats:
         """Draws all random numbers of a batch, (n, words)."""
         return uniform(seed, ids, epoch, self._blocks)
 

@@ -14,6 +14,7 @@ __all__ = [
     "check_count",
     "check_finite",
     "check_probability",
+    "check_sequence",
     "to_angles",
     "to_fill",
     "to_interpolation",
@@ -23,6 +24,8 @@ __all__ = [
     "to_size",
 ]
 
+# Arguments for which one number stands for nothing.
+_NEVER_ONE = ("translate", "scale", "ratio", "center")
 _MODES = ("constant", "edge", "reflect", "symmetric")
 
 
@@ -72,10 +75,12 @@ def check_channels(name: str, channels: int, wanted: tuple[int, ...] = (1, 3)) -
         raise ValueError(f"{name}: images must have {text} channels, got {channels}")
 
 
-def _sequence(name: str, argument: str, value: Any, lengths: tuple[int, ...]) -> Sequence[Any]:
+def check_sequence(name: str, argument: str, value: Any, lengths: tuple[int, ...]) -> Sequence[Any]:
+    """Returns a sequence of one of the lengths."""
     text = " or ".join(map(str, lengths))
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name}: {argument} must be a number or a sequence of {text} numbers, got {value!r}")
+        one = "" if lengths == (2,) and argument in _NEVER_ONE else "a number or "
+        raise TypeError(f"{name}: {argument} must be {one}a sequence of {text} numbers, got {value!r}")
     if len(value) not in lengths:
         raise ValueError(f"{name}: {argument} must have {text} numbers, got {value!r}")
     return value
@@ -85,7 +90,7 @@ def to_size(name: str, value: Any, argument: str = "size") -> tuple[int, int]:
     """Returns (height, width) of one integer, or of a sequence of one or two."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         value = (value,)
-    numbers = [check_count(name, argument, one, 1) for one in _sequence(name, argument, value, (1, 2))]
+    numbers = [check_count(name, argument, one, 1) for one in check_sequence(name, argument, value, (1, 2))]
     return numbers[0], numbers[-1]
 
 
@@ -93,7 +98,7 @@ def to_pair(
     name: str, argument: str, value: Any, low: float = -math.inf, high: float = math.inf
 ) -> tuple[float, float]:
     """Returns (least, greatest) of a sequence of two numbers in order."""
-    least, greatest = (check_finite(name, argument, one) for one in _sequence(name, argument, value, (2,)))
+    least, greatest = (check_finite(name, argument, one) for one in check_sequence(name, argument, value, (2,)))
     if not low <= least <= greatest <= high:
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
         raise ValueError(f"{name}: {argument} must be (least, greatest){bounds}, got {value!r}")
@@ -107,7 +112,7 @@ def to_angles(name: str, argument: str, value: Any, lengths: tuple[int, ...] = (
         if number < 0:
             raise ValueError(f"{name}: {argument} must be at least 0 if it is one number, got {value}")
         return (-number, number)
-    numbers = [check_finite(name, argument, one) for one in _sequence(name, argument, value, lengths)]
+    numbers = [check_finite(name, argument, one) for one in check_sequence(name, argument, value, lengths)]
     if any(numbers[k] > numbers[k + 1] for k in range(0, len(numbers), 2)):
         raise ValueError(f"{name}: {argument} must be (least, greatest), got {value!r}")
     return tuple(numbers)
@@ -117,7 +122,7 @@ def to_sides(name: str, value: Any) -> tuple[int, int, int, int]:
     """Returns (left, top, right, bottom) of one integer, two (across, down) or four."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         value = (value,)
-    numbers = [check_count(name, "padding", one, 0) for one in _sequence(name, "padding", value, (1, 2, 4))]
+    numbers = [check_count(name, "padding", one, 0) for one in check_sequence(name, "padding", value, (1, 2, 4))]
     left, top, right, bottom = numbers * (4 // len(numbers))
     return left, top, right, bottom
 

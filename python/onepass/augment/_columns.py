@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._philox import Floats
-from onepass.augment._records import OP, OPS
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
+from onepass.augment._records import OP
 
 __all__ = ["Column", "Values", "lay_out", "tiled"]
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Number = float | Floats
 
 _FIELDS = OP.itemsize // 8
 
@@ -81,7 +76,7 @@ def tiled(n: int) -> Floats:
     return maps
 
 
-def lay_out(columns: list[Column], passes: NDArray[Any], current: Ints) -> NDArray[Any]:
+def lay_out(columns: list[Column], passes: Array, current: Ints) -> Array:
     """Makes the records of operations, (n, P, K): each sample's list without gaps, in the order of the columns.
 
     A blend whose canvas holds all pixels of the pass is left out.
@@ -89,50 +84,70 @@ def lay_out(columns: list[Column], passes: NDArray[Any], current: Ints) -> NDArr
     n, p = passes.shape
     flat = np.zeros((n, p, max(1, len(columns)), _FIELDS))
     counts = np.zeros((n, p), np.int64)
+    # How many operations all samples have, as long as they have the same.
+    common = 0 if p == 1 else -1
     index = np.arange(n)
     for column in columns:
-        block = np.zeros((n, _FIELDS))
-        block[:, 0], block[:, 1] = column.kind, column.first
         rows = index if column.on is None else np.flatnonzero(column.on)
         if column.map is not None:
             maps = column.final_map(current)
-            own = passes[index, column.at]
+            own = passes[:, 0] if p == 1 else passes[index, column.at]
             soft = own["interpolation"] == 1
-            outside = ~_covered(maps, own["height"], own["width"], column.a[0], column.a[1], soft)
-            rows = rows[outside[rows]]
+            covered = _covered(maps, own["height"], own["width"], column.a[0], column.a[1], soft)
+            rows = rows[~covered[rows]]
+        if not len(rows):
+            continue
+        everywhere = common >= 0 and len(rows) == n
+        block = flat[:, 0, common] if everywhere else np.zeros((n, _FIELDS))
+        block[:, 0], block[:, 1] = column.kind, column.first
+        if column.map is not None:
             block[:, 2:11] = maps.reshape(n, 9)
             block[:, 11], block[:, 12], block[:, 13], block[:, 14] = column.a[0], column.a[1], column.a[2], soft
         else:
             for k, number in enumerate(column.a):
                 block[:, 2 + k] = number
-        if len(rows):
-            at = column.at[rows]
-            slot = counts[rows, at]
-            flat[rows, at, slot] = block[rows]
-            counts[rows, at] = slot + 1
-    ops = np.ascontiguousarray(flat[:, :, : max(1, int(counts.max(initial=0)))])
-    return ops.view(OP)[..., 0]
+        if everywhere:
+            common += 1
+            counts += 1
+            continue
+        common = -1
+        at = column.at[rows]
+        slot = counts[rows, at]
+        flat[rows, at, slot] = block[rows]
+        counts[rows, at] = slot + 1
+    most = max(1, int(counts.max(initial=0)))
+    ops = flat if most == flat.shape[2] else np.ascontiguousarray(flat[:, :, :most])
+    records: Array = ops.view(OP)[..., 0]
+    return records
 
 
 def _covered(maps: Floats, height: Floats, width: Floats, across: Number, down: Number, soft: Bools) -> Bools:
-    """Says of which samples all pixels lie in a canvas: it is convex, so that the corners decide."""
+    """Says of which samples all pixels lie in a canvas: it is convex, so that the corners decide.
+
+    Half a pixel more counts where the nearest pixel is taken; what lies on that line is left to the core.
+    """
+    edge = np.where(soft, 0.0, 0.5 - 1e-9)
+    inside = np.ones(len(maps), bool)
+    if maps[:, 2, :2].any():
+        return _corners_covered(maps, height, width, across, down, edge)
+    last_x, last_y = width - 1, height - 1
+    for axis, size in ((0, across), (1, down)):
+        row = maps[:, axis]
+        dx, dy = row[:, 0] * last_x, row[:, 1] * last_y
+        low, high = row[:, 2] + np.minimum(dx, 0), row[:, 2] + np.maximum(dx, 0)
+        inside &= (low + np.minimum(dy, 0) >= -edge) & (high + np.maximum(dy, 0) <= size - 1 + edge)
+    return inside
+
+
+def _corners_covered(
+    maps: Floats, height: Floats, width: Floats, across: Number, down: Number, edge: Floats
+) -> Bools:
+    """`_covered` for maps with a perspective."""
     origin, dx, dy = maps[:, :, 2], maps[:, :, 0] * (width - 1)[:, None], maps[:, :, 1] * (height - 1)[:, None]
-    x, y, w = np.stack([origin, origin + dx, origin + dy, origin + dx + dy], axis=1).transpose(2, 0, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y = x / w, y / w
-    # Half a pixel more where the nearest one counts.
-    edge = np.where(soft, 0.0, 0.5)
-    inside = (w > 0) & (x >= -edge[:, None]) & (y >= -edge[:, None])
-    inside &= _below(x, across, edge) & _below(y, down, edge)
-    covered: Bools = inside.all(1)
-    return covered
-
-
-def _below(x: Floats, size: Number, edge: Floats) -> Bools:
-    """Compares with the last pixel; half a pixel after it does not belong to it."""
-    last = np.broadcast_to(size - 1.0, edge.shape)[:, None]
-    below: Bools = np.where(edge[:, None] > 0, x < last + 0.5, x <= last)
-    return below
-
-
-BLEND = OPS["blend"]
+    inside = np.ones(len(maps), bool)
+    for corner in (origin, origin + dx, origin + dy, origin + dx + dy):
+        weight = corner[:, 2]
+        x, y = corner[:, 0], corner[:, 1]
+        inside &= (weight > 0) & (x >= -edge * weight) & (y >= -edge * weight)
+        inside &= (x <= (across - 1 + edge) * weight) & (y <= (down - 1 + edge) * weight)
+    return inside

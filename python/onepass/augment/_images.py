@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Floats, Words
 
 __all__ = [
     "DTYPES",
@@ -26,6 +25,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _NUMPY = {
     np.dtype(np.uint8): torch.uint8,
     np.dtype(np.float32): torch.float32,
@@ -120,21 +120,39 @@ def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int,
     return of["C"], of["H"], of["W"]
 
 
-def take_ids(ids: Any, n: int | None = None) -> NDArray[np.uint64]:
+def take_ids(ids: Any, n: int | None = None) -> Words:
     """Checks numbers of samples; without any they count from a number that torch's generator gives."""
     if ids is None:
         assert n is not None
         first = int(torch.randint(2**62, (), dtype=torch.int64))
         return np.arange(first, first + n).astype(np.uint64)
-    array = ids.cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"Compose: ids must be integers, got {array.dtype}")
+    array = _integers(ids)
     if array.ndim != 1 or (n is not None and len(array) != n):
         wanted = "one dimension" if n is None else f"{n} numbers, one a sample"
         raise ValueError(f"Compose: ids must have {wanted}, got shape {array.shape}")
     if array.dtype.kind == "i" and (array < 0).any():
         raise ValueError(f"Compose: ids must be at least 0, got {array.min()}")
     return array.astype(np.uint64)
+
+
+def _integers(ids: Any) -> Array:
+    if isinstance(ids, Tensor):
+        ids = ids.cpu().numpy()
+    if not isinstance(ids, np.ndarray):
+        if not isinstance(ids, Sequence) or isinstance(ids, str):
+            raise TypeError(f"Compose: ids must be a sequence of integers, got {type(ids).__name__}")
+        if not all(isinstance(one, (int, np.integer)) for one in ids):
+            raise TypeError(
+                f"Compose: ids must be integers, got {next(one for one in ids if not isinstance(one, int))!r}"
+            )
+        if ids and not 0 <= min(ids) <= max(ids) < 2**64:
+            raise ValueError(f"Compose: ids must be at least 0 and below 2**64, got {min(ids)} to {max(ids)}")
+        # By numpy's own rule, numbers of 64 bits among smaller ones would become float64.
+        ids = np.array(ids, np.uint64)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"Compose: ids must be integers, got {ids.dtype}")
+    numbers: Array = ids
+    return numbers
 
 
 def check_epoch(epoch: Any) -> int:
@@ -164,8 +182,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
     tensor = torch.as_tensor(labels)
     if tensor.dim() not in (1, 2) or len(tensor) != n:
         raise ValueError(f"Compose: labels must have shape ({n},) or ({n}, classes), got {tuple(tensor.shape)}")
-    integers = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    if tensor.dim() == 1 and not integers:
+    if tensor.dim() == 1 and tensor.dtype not in _INTEGERS:
         raise TypeError(f"Compose: labels of one dimension must be integers, got {tensor.dtype}")
     if num_classes is None:
         return tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onepass.augment._arrays import Floats
 from onepass.augment._columns import tiled
-from onepass.augment._philox import Floats
 from onepass.augment._transform import Canvas
 
 __all__ = ["center_of", "expanded", "inverse_affine", "perspective"]

@@ -7,11 +7,11 @@ place * 2**16 + block): nothing else in the batch has an influence on it.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "Floats", "philox", "places_of", "uniform"]
+from onepass.augment._arrays import Floats, Words
 
-Floats = NDArray[np.float64]
+__all__ = ["BLOCKS", "philox", "places_of", "uniform"]
+
 
 BLOCKS = 2**16
 """Blocks of four words that each place may draw."""
@@ -23,7 +23,7 @@ _HALF = np.uint64(32)
 _ROUNDS = 10
 
 
-def philox(counters: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+def philox(counters: Words, seed: int) -> Words:
     """Computes Philox4x32-10 (Salmon et al. 2011).
 
     Args:
@@ -49,13 +49,13 @@ def philox(counters: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     return words
 
 
-def places_of(words: list[int]) -> NDArray[np.uint64]:
+def places_of(words: list[int]) -> Words:
     """Returns the last counter word of each block, for places that draw so many words each."""
     blocks = [place * BLOCKS + block for place, n in enumerate(words) for block in range(-(-n // 4))]
     return np.array(blocks, np.uint64)
 
 
-def uniform(seed: int, ids: NDArray[np.uint64], epoch: int, blocks: NDArray[np.uint64]) -> Floats:
+def uniform(seed: int, ids: Words, epoch: int, blocks: Words) -> Floats:
     """Draws numbers u = word / 2**32 in [0, 1).
 
     Args:

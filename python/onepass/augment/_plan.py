@@ -8,13 +8,12 @@ operation needs all pixels of the image at its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools, Column, Ints, Number, Values, lay_out, tiled
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
+from onepass.augment._columns import Column, Values, lay_out, tiled
 from onepass.augment._records import BORDERS, KINDS, MIXINGS, OPS, PASS, SAMPLE
 
 __all__ = ["ANY", "COMMUTES", "FIXED", "POINTWISE", "WHOLE", "Plan", "Records"]
@@ -30,9 +29,9 @@ ANY = None
 class Records(NamedTuple):
     """What the core takes."""
 
-    samples: NDArray[Any]
-    passes: NDArray[Any]
-    ops: NDArray[Any]
+    samples: Array
+    passes: Array
+    ops: Array
     values: Floats
 
 
@@ -61,12 +60,12 @@ class Plan:
         self.box[:, 2], self.box[:, 3] = widths, heights
         # Of the pass that is planned: does the map do more than move pixels; was bilinear asked for; is it a
         # filter of its own, and which; the rule beyond the box; are there fills; the greatest kind of operation.
-        self.moved, self.linear, self.filled = (np.zeros(n, bool) for _ in range(3))
-        self.separable, self.cubic, self.antialias = (np.zeros(n, bool) for _ in range(3))
-        self.border = np.zeros(n)
+        flags = np.zeros((6, n), bool)
+        self.moved, self.linear, self.filled, self.separable, self.cubic, self.antialias = flags
+        self.border, self._zeros = np.zeros((2, n))
         self.level: Ints = np.zeros(n, np.int64)
         self._highest = COMMUTES
-        self._ended: list[tuple[Bools, Ints, NDArray[Any]]] = []
+        self._ended: list[tuple[Bools, Ints, Array]] = []
         self.samples = np.zeros(n, SAMPLE)
 
     # What transforms call.
@@ -134,6 +133,7 @@ class Plan:
         self._end_if(POINTWISE if linear else WHOLE, rows)
         if linear:
             self._tighten(rows)
+            self._open(rows)
         if on is not None:
             matrix = np.where(on[:, None, None], matrix, tiled(1))
         self._move(matrix)
@@ -185,11 +185,14 @@ class Plan:
             swapped = (self.map[:, 0, 0] == 0) | (self.map[:, 1, 1] == 0)
             self._end(alone & (self.moved | self.filled | swapped))
         self._tighten(rows)
+        if not nearest:
+            self._open(rows)
         scale_x = np.where(rows, self.width / width, 1.0)
         scale_y = np.where(rows, self.height / height, 1.0)
-        if nearest:
-            self._round_down(scale_x, scale_y, interpolation == "nearest-exact", rows)
+        shift = 0.5 if interpolation == "nearest-exact" else 0.0
+        down = self._rounding_down(scale_x, scale_y, shift, rows) if nearest else None
         self._move(_scaling(scale_x, scale_y, 0.5))
+        self.floor_map = self.floor_map if down is None else down
         self.moved |= rows
         self.separable |= alone
         if not nearest:
@@ -230,10 +233,6 @@ class Plan:
         for name, value in fields.items():
             self.samples[name][rows] = np.broadcast_to(value, self.n)[rows]
 
-    def fill_of(self, fill: Sequence[float]) -> list[float]:
-        """Converts a fill from the units of the image at this place."""
-        return [number / self.unit for number in fill]
-
     def records(self) -> Records:
         """Returns what the core takes."""
         last = int(self.current.max(initial=0))
@@ -264,13 +263,15 @@ class Plan:
 
     def _resize_to(self, height: Number, width: Number, on: Bools | None) -> None:
         if on is None:
-            self.height, self.width = (np.broadcast_to(np.asarray(v, np.float64), self.n) for v in (height, width))
+            self.height, self.width = height + self._zeros, width + self._zeros
         else:
             self.height, self.width = np.where(on, height, self.height), np.where(on, width, self.width)
 
     def _fill(self, matrix: Floats, power: float, fill: Sequence[float], on: Bools | None) -> None:
         """Blends with a fill outside of the image as it is now; the matrix leads there."""
-        first = self.values.add(self.fill_of(fill))
+        if self.masks and len(fill) > 1:
+            raise ValueError(f"Compose: fill must be one number with masks, got {len(fill)} numbers")
+        first = self.values.add([number / self.unit for number in fill])
         column = Column(OPS["blend"], on, self.current.copy(), (self.width, self.height, power), first)
         column.map = matrix
         self.columns.append(column)
@@ -286,14 +287,34 @@ class Plan:
         high = np.maximum(np.minimum(high, self.box[:, 2:]), low + 1)
         self.box = np.where(rows[:, None], np.concatenate([low, high], axis=1), self.box)
 
-    def _round_down(self, scale_x: Floats, scale_y: Floats, exact: bool, rows: Bools) -> None:
-        """Begins the map of pixels that are found by rounding down, where nothing but crops stands before it."""
+    def _open(self, rows: Bools) -> None:
+        """Moves a canvas away from the edges of an image that does not reach beyond it.
+
+        Interpolation at the edge of the image must not blend with a fill that crops have left out.
+        """
+        for column in self.columns:
+            if column.map is None:
+                continue
+            these = rows & ~self.moved & (column.at == self.current)
+            one = column.map[:, :2, 2]
+            other = (
+                one
+                + column.map[:, :2, 0] * (self.width - 1)[:, None]
+                + column.map[:, :2, 1] * (self.height - 1)[:, None]
+            )
+            size = np.stack(np.broadcast_arrays(*column.a[:2], one[:, 0])[:2], axis=1)
+            before = these[:, None] & (np.minimum(one, other) >= 0)
+            after = these[:, None] & (np.maximum(one, other) <= size - 1)
+            column.map[:, :2, 2] += before
+            column.a = (*(size + before + after).T, *column.a[2:])
+
+    def _rounding_down(self, scale_x: Floats, scale_y: Floats, shift: float, rows: Bools) -> Floats:
+        """Returns the maps to pixels that are found by rounding down; nan where more than crops stands before."""
         pure = ~self.moved & ~self.filled & (self.map[:, 0, 0] == 1) & (self.map[:, 1, 1] == 1)
-        maps = self.map @ _scaling(scale_x, scale_y, 0.5, 0.5 if exact else 0.0, down=True)
-        if self.floor_map is None:
-            self.floor_map = np.full((self.n, 3, 3), np.nan)
-        self.floor_map = np.where((rows & pure)[:, None, None], maps, self.floor_map)
-        self.floor_map[rows & ~pure] = np.nan
+        maps = np.where(pure[:, None, None], self.map @ _scaling(scale_x, scale_y, 0.5, shift, down=True), np.nan)
+        before = np.nan if self.floor_map is None else self.floor_map
+        down: Floats = np.where(rows[:, None, None], maps, before)
+        return down
 
     def _end_if(self, level: int, rows: Bools) -> None:
         if self._highest >= level:
@@ -320,7 +341,7 @@ class Plan:
         self.border[rows], self.level[rows] = 0.0, COMMUTES
         self.current[rows] += 1
 
-    def _record(self) -> NDArray[Any]:
+    def _record(self) -> Array:
         """Returns the record of each sample's present pass."""
         record = np.zeros(self.n, PASS)
         flat = record.view(np.float64).reshape(self.n, -1)
@@ -333,6 +354,8 @@ class Plan:
             down = ~np.isnan(self.floor_map[:, 0, 0]) & ~self.linear
             way = np.where(down, 2.0, way)
             maps = np.where(down[:, None, None], self.floor_map, maps)
+            # Products of maps round; a position that is whole must not fall below itself. Others are further away.
+            maps[:, :2, 2] += np.where(down, 2.0**-20, 0.0)[:, None]
         flat[:, 3:12] = maps.reshape(self.n, 9)
         flat[:, 12], flat[:, 13] = way, self.antialias
         flat[:, 14:18], flat[:, 18] = self.box, self.border

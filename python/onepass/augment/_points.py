@@ -8,14 +8,13 @@ not cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from onepass.augment._columns import Bools, Ints, Number, tiled
-from onepass.augment._philox import Floats
+from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
+from onepass.augment._columns import tiled
 
 __all__ = ["Boxes", "Keypoints", "Points"]
 
@@ -23,10 +22,18 @@ Tensors = list[torch.Tensor]
 
 
 class Boxes(NamedTuple):
-    """Boxes of a batch, a tensor (k, 4) for each sample, without those that have left the image.
+    """Holds boxes of a batch, a tensor (k, 4) for each sample, without those that have left the image.
 
     `kept` says which of the boxes given are among them: at least 1 high and 1 wide, as torchvision's
     SanitizeBoundingBoxes has it.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> images, boxes = torch.zeros(1, 8, 8, 3), [torch.tensor([[0.0, 0.0, 2.0, 2.0], [3.0, 3.0, 6.0, 7.0]])]
+        >>> _, found = A.Compose([A.CenterCrop(4)], train=False)(images, boxes=boxes)
+        >>> found.boxes[0], found.kept[0]
+        (tensor([[1., 1., 4., 4.]]), tensor([False,  True]))
     """
 
     boxes: Tensors
@@ -34,7 +41,17 @@ class Boxes(NamedTuple):
 
 
 class Keypoints(NamedTuple):
-    """Keypoints of a batch, a tensor of the shape given for each sample, and which of them are in the image."""
+    """Holds keypoints of a batch, a tensor of the shape given for each sample, and which of them are in the image.
+
+    Example:
+        >>> import torch
+        >>> from onepass import augment as A
+        >>> images, points = torch.zeros(1, 8, 8, 3), [torch.tensor([[1.0, 1.0], [3.0, 4.0]])]
+        >>> _, found = A.Compose([A.CenterCrop(4)], train=False)(images, keypoints=points)
+        >>> found.points[0], found.inside[0]
+        (tensor([[-1., -1.],
+                [ 1.,  2.]]), tensor([False,  True]))
+    """
 
     points: Tensors
     inside: Tensors
@@ -145,8 +162,7 @@ class Points:
         """Does nothing: values of pixels move no position."""
 
     def mix(self, kind: str, on: Bools | None, **fields: Number) -> None:
-        """Raises: there is no box of a mix."""
-        raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
+        """Does nothing: Compose refuses boxes and keypoints where samples are mixed."""
 
     def boxes(self) -> Boxes:
         """Returns the boxes, without those that have left the image."""
@@ -200,7 +216,7 @@ def _through(matrix: Floats, points: Floats) -> Floats:
     return through
 
 
-def _flat(tensors: Tensors, width: int) -> tuple[Floats, NDArray[np.int64]]:
+def _flat(tensors: Tensors, width: int) -> tuple[Floats, Ints]:
     """Returns all rows one after another, and the sample of each."""
     arrays = [tensor.detach().cpu().double().reshape(-1, width).numpy() for tensor in tensors]
     counts = [len(array) for array in arrays]
@@ -208,7 +224,7 @@ def _flat(tensors: Tensors, width: int) -> tuple[Floats, NDArray[np.int64]]:
     return flat.copy(), np.repeat(np.arange(len(arrays)), counts)
 
 
-def _split(flat: NDArray[Any], like: Tensors, tail: tuple[int, ...]) -> Tensors:
+def _split(flat: Array, like: Tensors, tail: tuple[int, ...]) -> Tensors:
     """Undoes `_flat`: the shapes of `like`, and its dtypes and devices unless these are flags."""
     split, start = [], 0
     for tensor in like:

@@ -6,9 +6,8 @@ import inspect
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+from onepass.augment._arrays import Bools, Floats, Ints, Number
 from onepass.augment._checks import check_probability
-from onepass.augment._columns import Bools, Ints, Number
-from onepass.augment._philox import Floats
 
 __all__ = ["Canvas", "Drawn", "Geometry", "RandomTransform", "Transform", "check_fill", "chosen"]
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_finite
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._transform import Canvas, Drawn, RandomTransform, Transform, chosen
 
 __all__ = ["RandomApply", "RandomChoice"]

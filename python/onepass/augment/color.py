@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_channels, check_count, check_finite, to_pair
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._plan import COMMUTES, POINTWISE, WHOLE
 from onepass.augment._records import OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, RandomTransform, Transform, chosen

@@ -144,9 +144,10 @@ class Compose:
         self._chain.check(taken.channels)
         epoch = check_epoch(epoch)
         target = None if labels is None else check_labels(labels, n, self._chain.labels_checked_by)
+        if self._chain.mixing and not (masks is None and boxes is None and keypoints is None):
+            raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
         taken_masks = None if masks is None else take_masks(masks, taken)
         points = self._points(taken, boxes, keypoints)
-        numbers = take_ids(ids, n) if self.train or ids is not None else np.zeros(n, np.uint64)
         plan = Plan(taken.heights, taken.widths, taken.channels, taken.unit)
         plans: list[Geometry] = [plan]
         mask_plan = None
@@ -155,9 +156,17 @@ class Compose:
             plans.append(mask_plan)
         if points is not None:
             plans.append(points)
-        self._chain.plan(self._chain.draw(self.seed, numbers, epoch), plans)
-        output = self._output(plan, taken, out)
-        _call.run(taken, self.layout, plan.records(), output)
+        # A call that fails has drawn nothing.
+        before = torch.get_rng_state() if ids is None and self.train else None
+        try:
+            numbers = np.zeros(n, np.uint64) if ids is None and not self.train else take_ids(ids, n)
+            self._chain.plan(self._chain.draw(self.seed, numbers, epoch), plans)
+            output = self._output(plan, taken, out)
+            _call.run(taken, self.layout, plan.records(), output)
+        except Exception:
+            if before is not None:
+                torch.set_rng_state(before)
+            raise
         parts: list[Any] = [output]
         if target is not None:
             parts.append(self._target(target, plan))
@@ -191,8 +200,8 @@ class Compose:
             >>> train = A.Compose([A.RandomCrop(32, padding=4), A.RandomHorizontalFlip()], seed=0)
             >>> train.parameters([7, 8], epoch=3, sizes=(32, 32))
             id  0.RandomCrop.top  0.RandomCrop.left  1.RandomHorizontalFlip.applied
-             7                 7                  4                               0
-             8                 0                  8                               1
+             7                 0                  0                               0
+             8                 5                  5                               1
         """
         numbers = take_ids(ids)
         epoch = check_epoch(epoch)

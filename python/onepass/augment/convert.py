@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from onepass.augment._arrays import Bools
 from onepass.augment._checks import check_alone, to_fill
-from onepass.augment._columns import Bools
 from onepass.augment._plan import COMMUTES
 from onepass.augment._records import OPS
 from onepass.augment._transform import Drawn, Geometry, Transform, check_fill

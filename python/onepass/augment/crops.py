@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
 from onepass.augment.sizes import FILTERS, SIDES, check_mode_fill, check_padding, scale
 

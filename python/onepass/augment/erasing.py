@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_alone, to_fill, to_pair
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._plan import FIXED
 from onepass.augment._records import ERASE_MODES, OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, RandomTransform, check_fill, chosen
@@ -103,5 +102,5 @@ class RandomErasing(RandomTransform):
         rows = chosen(drawn["applied"], on) & (bottom > top) & (right > left)
         mode = ERASE_MODES["noise" if self._value is None else "value"]
         noise = (drawn["key0"], drawn["key1"], 0.0, 0.0, 0.0, 0.0)
-        value = () if self._value is None else [number / plan.unit for number in self._value]
+        value = [number / plan.unit for number in self._value or (0.0,)]
         plan.op(OPS["erase"], (left, top, right, bottom, float(mode), *noise), rows, FIXED, value)

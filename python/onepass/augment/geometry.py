@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from onepass.augment._checks import check_between, to_angles, to_fill, to_interpolation, to_pair
-from onepass.augment._columns import Bools, tiled
+from onepass.augment._arrays import Bools, Floats
+from onepass.augment._checks import (
+    check_between,
+    check_finite,
+    check_sequence,
+    to_angles,
+    to_fill,
+    to_interpolation,
+)
+from onepass.augment._columns import tiled
 from onepass.augment._maps import center_of, expanded, inverse_affine, perspective
-from onepass.augment._philox import Floats
 from onepass.augment._transform import (
     Canvas,
     Drawn,
@@ -162,7 +169,7 @@ def to_center(name: str, value: Any) -> tuple[float, float] | None:
     """Returns (x, y), or None."""
     if value is None:
         return None
-    x, y = (to_pair(name, "center", (one, one))[0] for one in value)
+    x, y = (check_finite(name, "center", one) for one in check_sequence(name, "center", value, (2,)))
     return x, y
 
 
@@ -251,7 +258,7 @@ class RandomAffine(Transform):
         >>> from onepass import augment as A
         >>> train = A.Compose([A.RandomAffine(10, translate=(0.1, 0.1), scale=(0.9, 1.1))], seed=0)
         >>> train.parameters([7])["0.RandomAffine.angle"].round(2)
-        array([0.27])
+        array([3.18])
     """
 
     words = 6
@@ -304,11 +311,8 @@ class RandomAffine(Transform):
 
 def to_shares(name: str, argument: str, value: Any) -> tuple[float, float]:
     """Returns two numbers, each 0 to 1."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name}: {argument} must be a sequence of 2 numbers, got {value!r}")
-    if len(value) != 2:
-        raise ValueError(f"{name}: {argument} must have 2 numbers, got {value!r}")
-    return check_between(name, argument, value[0], 0, 1), check_between(name, argument, value[1], 0, 1)
+    x, y = (check_between(name, argument, one, 0, 1) for one in check_sequence(name, argument, value, (2,)))
+    return x, y
 
 
 class RandomPerspective(RandomTransform):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_count, check_finite
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform
 
 __all__ = ["CutMix", "MixUp"]

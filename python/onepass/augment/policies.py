@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_channels, check_count, to_fill, to_interpolation
-from onepass.augment._columns import Bools
-from onepass.augment._philox import Floats
 from onepass.augment._plan import POINTWISE, WHOLE
 from onepass.augment._records import OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onepass.augment._arrays import Bools, Floats, Number
 from onepass.augment._checks import check_count, to_fill, to_interpolation, to_mode, to_sides, to_size
-from onepass.augment._columns import Bools, Number
-from onepass.augment._philox import Floats
 from onepass.augment._records import OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
 
@@ -41,7 +40,8 @@ class Resize(Transform):
     of bicubic on uint8 images are first limited to 0 .. 255. An image that has the size already is not changed.
 
     Differs from torch: torchvision rounds uint8 images to uint8 after the resize, on CPUs with AVX2 after each of
-    its two directions; the result is at most 1 apart. It also knows ``"lanczos"``.
+    its two directions; the result is at most 1 apart, but for bicubic where it overshoots 0 .. 255 between them.
+    It also knows ``"lanczos"``.
 
     Source: torchvision.transforms.v2.Resize; torch.nn.functional.interpolate.
 
