@@ -32,13 +32,14 @@ class PassSource {
     resizes_ = true;
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     const math::ResizeAxis x = resize_axis(pass, true), y = resize_axis(pass, false);
-    columns_ = tap_table(workspace.columns, width, x.most_taps());
-    rows_ = tap_table(workspace.rows, height, y.most_taps());
+    columns_ = TapTable::at(workspace.columns, width, x.most_taps());
+    rows_ = TapTable::at(workspace.rows, height, y.most_taps());
     fill_table(x, width, columns_);
     fill_table(y, height, rows_);
     sides_ = image.is_interleaved() && (image.channels == 3 || image.channels == 4);
     if (!sides_) return;
-    // Taps that a pixel does not have get the weight 0, and must be finite: bytes are. So are those behind the row.
+    // Taps that a pixel does not have get the weight 0, and must be finite: bytes are. So are those behind
+    // the row.
     taps_ = image.type == PixelType::kUint8 ? most_taps_of(columns_, width) : 0;
     const int64_t n = int64_t(pass.right - pass.left) * image.channels;
     for (int64_t i = 0; i < kBehindRow; ++i) workspace.row[n + i] = 0;
@@ -99,7 +100,8 @@ class PassSource {
     const bool is_bytes = image_.type == PixelType::kUint8;
     if (image_.channels == 3) {
       resize_channels_along<3>(workspace_.row, taps_, columns_, left, x, n, pixels);
-      return is_bytes ? part_planes<3>(math::OfByte{}, pixels, to, n) : part_planes<3>(AsItIs{}, pixels, to, n);
+      return is_bytes ? part_planes<3>(math::OfByte{}, pixels, to, n)
+                      : part_planes<3>(AsItIs{}, pixels, to, n);
     }
     resize_channels_along<4>(workspace_.row, taps_, columns_, left, x, n, pixels);
     return is_bytes ? part_planes<4>(math::OfByte{}, pixels, to, n) : part_planes<4>(AsItIs{}, pixels, to, n);
