@@ -147,13 +147,14 @@ struct Canvas {
     return soft ? soft_share(p.x, width) * soft_share(p.y, height)
                 : hard_share(p.x, width) * hard_share(p.y, height);
   }
-  // Columns of a row that are covered wholly, by an affine map: those between the two, where both are. Near the
-  // ends some more may be; {1, 0} for none.
+  // Columns of a row that are covered wholly, by an affine map: those between the two, where both are. Near
+  // the ends some more may be; {1, 0} for none.
   ONEPASS_HD Columns covered(const RowMap& row, int64_t columns) const {
     double least = 0, most = double(columns - 1);
     narrow(row.dx, row.x, width - 1, least, most);
     narrow(row.dy, row.y, height - 1, least, most);
-    const Columns found{int64_t(clamped(ceil(least) + 1, 0, kFar)), int64_t(clamped(floor(most) - 1, -1, kFar))};
+    const Columns found{int64_t(clamped(ceil(least) + 1, 0, kFar)),
+                        int64_t(clamped(floor(most) - 1, -1, kFar))};
     const bool holds = found.first <= found.last && coverage(row.affine_at(double(found.first))) == 1 &&
                        coverage(row.affine_at(double(found.last))) == 1;
     return holds ? found : Columns{1, 0};

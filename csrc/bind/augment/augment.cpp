@@ -296,6 +296,8 @@ py::object augment_masks(NamedArguments& arguments) {
   const int64_t item = call.item();
   OP_CHECK(call.stored().bits && (item == 1 || item == 2 || item == 4 || item == 8), TypeError,
            "augment_masks: masks must have elements of 1, 2, 4 or 8 bytes, got ", item);
+  OP_CHECK(call.stored().code != dlpack::kDLFloat && call.stored().code != dlpack::kDLBfloat, TypeError,
+           "augment_masks: masks must hold integers or bools, got ", dtype_name(call.stored()));
   OP_CHECK(output.item == item && output.stored.code == call.stored().code, TypeError,
            "augment_masks: output must be ", dtype_name(call.stored()), " like masks, got ",
            dtype_name(output.stored));

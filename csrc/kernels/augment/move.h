@@ -2,8 +2,8 @@
 // image to the output at once. Other rows of the same sample, those with erased pixels, take the usual way.
 #pragma once
 
+#include "kernels/augment/moved_row.h"
 #include "kernels/augment/workspace.h"
-#include "loops/images/move_bytes.h"
 #include "math/color.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -17,13 +17,14 @@ class Move {
   }
 
   bool begin(int64_t i, const ImageView& image, const ImagePass& pass, const ImageOp* ops) {
-    image_ = &image;
-    pass_ = &pass;
+    rows_ = MovedRows(image, pass);
     sample_ = i;
     blend_ = nullptr;
     normalize_ = nullptr;
     ops_ = ops;
-    if (!is_move() || (op_.stored != PixelType::kFloat32 && op_.stored != PixelType::kBFloat16)) return false;
+    if (!MovedRows::fits(image, pass) ||
+        (op_.stored != PixelType::kFloat32 && op_.stored != PixelType::kBFloat16))
+      return false;
     int64_t k = 0;
     const auto kind = [&] { return k < op_.op_count ? OpKind(int(ops[k].kind)) : OpKind::kEnd; };
     if (kind() == OpKind::kBlend) blend_ = &ops[k++];
@@ -42,7 +43,7 @@ class Move {
         return false;
       }
     }
-    fetch(y + kRowsAhead);
+    rows_.fetch(y + kRowsAhead);
     int64_t begin = 0, end = op_.width;
     if (blend_) cover(y, begin, end);
     if (op_.stored == PixelType::kFloat32) {
@@ -60,32 +61,16 @@ class Move {
   }
 
  private:
-  static constexpr int64_t kMost = 4;
+  static constexpr int64_t kMost = MovedRows::kMostChannels;
   static constexpr int64_t kRowsAhead = 4;
 
-  void fetch(int64_t y) const {
-    const int64_t row = int64_t(math::clamped(pass_->map[4] * double(y) + pass_->map[5], pass_->top, pass_->bottom - 1));
-    const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right), channels = op_.channels;
-    if (right - left > 2 * op_.width) return;
-    fetch_lines(static_cast<const uint8_t*>(image_->data) + row * image_->row + left * channels, (right - left) * channels);
-  }
-
-  // Whether a map moves columns and rows by whole numbers, forwards or backwards.
-  static bool moves(const double* m) {
-    const auto whole = [](double p) { return p == math::nearest_integer(p) && p < math::kFar && -p < math::kFar; };
-    return (m[0] == 1 || m[0] == -1) && (m[4] == 1 || m[4] == -1) && m[1] == 0 && m[3] == 0 && m[6] == 0 && m[7] == 0 &&
-           m[8] == 1 && whole(m[2]) && whole(m[5]);
-  }
   static bool is_whole(const double* a, int size) {
-    return moves(a) && a[size] == math::nearest_integer(a[size]) && a[size + 1] == math::nearest_integer(a[size + 1]);
-  }
-  bool is_move() const {
-    return pass_->kind == double(PassKind::kGather) && pass_->border == 0 && moves(pass_->map) &&
-           image_->type == PixelType::kUint8 && image_->is_interleaved() && image_->channels <= kMost;
+    return moves_whole(a) && a[size] == math::nearest_integer(a[size]) &&
+           a[size + 1] == math::nearest_integer(a[size + 1]);
   }
 
-  // The terms of the formula of each channel, and what covers the canvas' outside. Returns false if one of the
-  // 256 values is not finite.
+  // The terms of the formula of each channel, and what covers the canvas' outside. Returns false if one of
+  // the 256 values is not finite.
   bool set_terms() {
     exact_ = ONEPASS_FUSES != 0;
     const int64_t channels = op_.channels;
@@ -132,56 +117,15 @@ class Move {
       end = 0;
       return;
     }
-    inside(a[0], a[2], 0, a[kBlendWidth] - 1, begin, end);
+    find_columns(a[0], a[2], 0, a[kBlendWidth] - 1, op_.width, begin, end);
   }
-  // Columns whose positions are within least .. most.
-  void inside(double direction, double offset, double least, double most, int64_t& begin, int64_t& end) const {
-    const double width = double(op_.width);
-    const double first = direction > 0 ? least - offset : offset - most, last = direction > 0 ? most - offset : offset - least;
-    begin = int64_t(math::clamped(first, 0, width));
-    end = int64_t(math::clamped(last + 1, double(begin), width));
-  }
-
-  // Bytes of columns [begin, end) of the row, in order.
-  const uint8_t* bytes_of(int64_t y, int64_t begin, int64_t end) const {
-    const int64_t channels = op_.channels;
-    const double* m = pass_->map;
-    const int64_t row = int64_t(math::clamped(m[4] * double(y) + m[5], pass_->top, pass_->bottom - 1));
-    const uint8_t* from = static_cast<const uint8_t*>(image_->data) + row * image_->row;
-    int64_t first, last;  // columns that are not clamped
-    inside(m[0], m[2], pass_->left, pass_->right - 1, first, last);
-    first = first > begin ? (first < end ? first : end) : begin;
-    last = last < end ? (last > first ? last : first) : end;
-    const auto source = [&](int64_t x) {
-      return int64_t(math::clamped(m[0] * double(x) + m[2], pass_->left, pass_->right - 1));
-    };
-    if (m[0] > 0 && first == begin && last == end) return from + source(begin) * channels;
-    uint8_t* bytes = reinterpret_cast<uint8_t*>(workspace_.pixels);
-    for (int64_t x = begin; x < first; ++x) {
-      std::memcpy(bytes + (x - begin) * channels, from + source(x) * channels, size_t(channels));
-    }
-    if (first < last) {
-      uint8_t* to = bytes + (first - begin) * channels;
-      if (m[0] > 0) {
-        std::memcpy(to, from + source(first) * channels, size_t((last - first) * channels));
-      } else {
-        with_channels(channels, [&](auto known) {
-          turn_pixels<decltype(known)::value>(from + source(last - 1) * channels, to, last - first);
-        });
-      }
-    }
-    for (int64_t x = last; x < end; ++x) {
-      std::memcpy(bytes + (x - begin) * channels, from + source(x) * channels, size_t(channels));
-    }
-    return bytes;
-  }
-
   template <class O>
   void store_row(int64_t y, int64_t begin, int64_t end, OpenLine<O>* lines) const {
     O* output = static_cast<O*>(op_.output);
     const int64_t channels = op_.channels, width = op_.width;
     if (end < begin) end = begin;
-    const uint8_t* bytes = begin < end ? bytes_of(y, begin, end) : nullptr;
+    uint8_t* buffer = reinterpret_cast<uint8_t*>(workspace_.pixels);
+    const uint8_t* bytes = begin < end ? rows_.bytes(y, begin, end, buffer) : nullptr;
     if (op_.channels_last) {
       O* to = output + (sample_ * op_.height + y) * width * channels;
       return store(bytes, 0, channels, begin * channels, end * channels, width * channels, to, lines);
@@ -200,8 +144,8 @@ class Move {
     return planes;
   }
   template <class O>
-  void store(const uint8_t* bytes, int64_t which, int64_t channels, int64_t begin, int64_t end, int64_t n, O* to,
-             OpenLine<O>* line) const {
+  void store(const uint8_t* bytes, int64_t which, int64_t channels, int64_t begin, int64_t end, int64_t n,
+             O* to, OpenLine<O>* line) const {
     const auto put = [&](const auto& formula) {
       using F = std::decay_t<decltype(formula)>;
       const ByteRow<F, O> row{formula, bytes, patterns_[which], fills_[which], channels, begin, end, n};
@@ -215,8 +159,7 @@ class Move {
 
   const Augment& op_;
   const Workspace& workspace_;
-  const ImageView* image_ = nullptr;
-  const ImagePass* pass_ = nullptr;
+  MovedRows rows_;
   const ImageOp *ops_ = nullptr, *blend_ = nullptr, *normalize_ = nullptr;
   int64_t sample_ = 0, erases_ = 0;
   bool exact_ = false, nontemporal_ = false;

@@ -1,6 +1,7 @@
 // source.h - where the pixels of a pass come from: a gather, a resize, or an image of floats that was kept.
 #pragma once
 
+#include "kernels/augment/moved_row.h"
 #include "kernels/augment/workspace.h"
 #include "loops/images/gather_bytes.h"
 #include "loops/images/resize_pixels.h"
@@ -24,6 +25,8 @@ class PassSource {
     smooth_ = kind == Interpolation::kBilinear || kind == Interpolation::kBicubic;
     nearest_ = kind == Interpolation::kFloor ? math::Nearest::kFloor : math::Nearest::kRound;
     box_ = {{pass.left, pass.right - 1}, {pass.top, pass.bottom - 1}, math::Border(int(pass.border))};
+    moves_ = MovedRows::fits(image, pass);
+    if (moves_) moved_ = MovedRows(image, pass);
     packed_ = smooth_ && is_of_packed_bytes(image, box_);
     if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) {
       ahead_ = RowsAhead(image, pass.map, box_, int64_t(pass.height), int64_t(pass.width));
@@ -56,6 +59,7 @@ class PassSource {
   void begin_row(int64_t y) {
     y_ = y;
     if (kept_.data) return;
+    if (moves_) return moved_.fetch(y + kRowsAhead);
     if (!resizes_) {
       map_ = math::RowMap::make(pass_->map, double(y));
       ahead_.fetch(y);
@@ -69,6 +73,7 @@ class PassSource {
   // The values of n pixels of the row that was begun, from column x on.
   void fill(int64_t x, int64_t n, const Planes& to) {
     if (kept_.data) return fill_kept(x, n, to);
+    if (moves_) return fill_moved(x, n, to);
     if (sides_) return fill_sides(x, n, to);
     if (resizes_) {
       for (int64_t c = 0; c < image_.channels; ++c) {
@@ -89,6 +94,17 @@ class PassSource {
 
  private:
   Planes row() const { return {workspace_.row, FloatImage::pitch_of(int64_t(pass_->right - pass_->left))}; }
+
+  static constexpr int64_t kRowsAhead = 4;
+
+  void fill_moved(int64_t x, int64_t n, const Planes& to) const {
+    const uint8_t* bytes = moved_.bytes(y_, x, x + n, reinterpret_cast<uint8_t*>(workspace_.pixels));
+    uint8_t* planes = reinterpret_cast<uint8_t*>(workspace_.narrow);
+    with_channels(image_.channels,
+                  [&](auto known) { take_apart<decltype(known)::value>(bytes, planes, kStripPitch, n); });
+    for (int64_t c = 0; c < image_.channels; ++c)
+      widen_bytes(math::OfByte{}, planes + c * kStripPitch, to[c], n);
+  }
 
   struct AsItIs {
     ONEPASS_HD float operator()(float v) const { return v; }
@@ -139,6 +155,8 @@ class PassSource {
   Workspace workspace_;
   TapBox box_{};
   math::Nearest nearest_ = math::Nearest::kRound;
+  MovedRows moved_;
+  bool moves_ = false;
   bool smooth_ = false, packed_ = false, resizes_ = false, sides_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};

@@ -1,5 +1,5 @@
-// gather_bytes.h - bilinear gathers from bytes whose channels follow each other, on the CPU: one load of eight
-// bytes has both taps of a row, all channels.
+// gather_bytes.h - bilinear gathers from bytes whose channels follow each other, on the CPU: one load of
+// eight bytes has both taps of a row, all channels.
 //
 // Eight bytes may reach beyond the last pixel. Strips that come so near to the end are read byte by byte.
 #pragma once
@@ -11,8 +11,8 @@
 
 namespace onepass::ONEPASS_ISA {
 
-// The pixels of a strip: where their upper left taps are, their weights, and the eight bytes there in the upper
-// and the lower row, as two words each.
+// The pixels of a strip: where their upper left taps are, their weights, and the eight bytes there in the
+// upper and the lower row, as two words each.
 struct ByteTaps {
   alignas(64) int32_t offset[2][kStripPitch];
   alignas(64) float weight_x[kStripPitch], weight_y[kStripPitch];

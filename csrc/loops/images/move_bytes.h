@@ -1,5 +1,5 @@
-// move_bytes.h - rows of bytes that become values without interpolation, on the CPU: turned around, taken apart
-// into planes, and through a formula, straight to where they are stored.
+// move_bytes.h - rows of bytes that become values without interpolation, on the CPU: turned around, taken
+// apart into planes, and through a formula, straight to where they are stored.
 #pragma once
 
 #include <cstdint>
@@ -23,22 +23,25 @@ struct Pattern {
 };
 
 ONEPASS_HD void narrow_finite(float v, float& stored) { stored = v; }
-ONEPASS_HD void narrow_finite(float v, BFloat16& stored) { stored.bits = uint16_t(round_to_high_half(v) >> 16); }
+ONEPASS_HD void narrow_finite(float v, BFloat16& stored) {
+  stored.bits = uint16_t(round_to_high_half(v) >> 16);
+}
 
 // to[k] = formula(from[k], terms), k < n. The pattern has the terms of from[0] at `phase`.
 template <class F, class O>
-ONEPASS_HD void convert_bytes(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase, O* to,
-                              int64_t n) {
+ONEPASS_HD void convert_bytes(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
+                              O* to, int64_t n) {
   for (int64_t k = 0; k < n; ++k) {
     const int64_t at = phase + k;
-    narrow_finite(formula(float(from[k]), pattern.term[0][at], pattern.term[1][at], pattern.term[2][at]), to[k]);
+    narrow_finite(formula(float(from[k]), pattern.term[0][at], pattern.term[1][at], pattern.term[2][at]),
+                  to[k]);
   }
 }
 
 // kPatternPeriod elements, or fewer where n is a number of registers.
 template <bool kNontemporal, class F, class O>
-ONEPASS_HD void convert_wide(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase, O* to,
-                             int64_t n) {
+ONEPASS_HD void convert_wide(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
+                             O* to, int64_t n) {
 #if ONEPASS_FUSES && defined(__AVX2__)
   ONEPASS_UNROLLED
   for (int64_t k = 0; k < n; k += kWide) {
@@ -55,8 +58,8 @@ ONEPASS_HD void convert_wide(const F& formula, const uint8_t* from, const Patter
 
 // Elements [begin, end) of a row, a number of registers, to `to`.
 template <bool kNontemporal, class F, class O>
-ONEPASS_WALK void convert_whole(const F formula, const uint8_t* from, const Pattern& pattern, int64_t phase, O* to,
-                                int64_t n) {
+ONEPASS_WALK void convert_whole(const F formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
+                                O* to, int64_t n) {
   int64_t i = 0;
   for (; i + kPatternPeriod <= n; i += kPatternPeriod) {
     convert_wide<kNontemporal>(formula, from + i, pattern, phase, to + i, kPatternPeriod);
@@ -92,10 +95,13 @@ struct ByteRow {
     split_at_lines(
         line, to, n, [&](int64_t first, int64_t last, O* at) ONEPASS_INLINED { put(first, last, at); },
         [&](int64_t first, int64_t last) ONEPASS_INLINED {
-          const int64_t before = up(begin - first), left = first + (before < last - first ? before : last - first);
-          const int64_t right = left + (end > left ? (end < last ? end : last) - left : 0) / kElements * kElements;
+          const int64_t before = up(begin - first),
+                        left = first + (before < last - first ? before : last - first);
+          const int64_t right =
+              left + (end > left ? (end < last ? end : last) - left : 0) / kElements * kElements;
           put_lines(first, left, to);
-          convert_whole<true>(formula, bytes + (left - begin), pattern, left % channels, to + left, right - left);
+          convert_whole<true>(formula, bytes + (left - begin), pattern, left % channels, to + left,
+                              right - left);
           put_lines(right, last, to);
         });
   }
@@ -140,7 +146,8 @@ ONEPASS_WALK void turn_pixels(const uint8_t* from, uint8_t* to, int64_t n) {
 
 // Channel c of pixel i to plane[c * pitch + i].
 template <int kChannels>
-ONEPASS_WALK void take_apart(const uint8_t* __restrict from, uint8_t* __restrict plane, int64_t pitch, int64_t n) {
+ONEPASS_WALK void take_apart(const uint8_t* __restrict from, uint8_t* __restrict plane, int64_t pitch,
+                             int64_t n) {
   int64_t i = 0;
 #if defined(__SSSE3__)
   if constexpr (kChannels == 3) {

@@ -70,6 +70,13 @@ ONEPASS_HD void fill_plane(float* v, float value, int64_t n) {
   for (int64_t i = 0; i < n; ++i) v[i] = value;
 }
 
+// to[i] = formula(bytes[i]).
+template <class F>
+ONEPASS_WALK void widen_bytes(const F formula, const uint8_t* __restrict bytes, float* __restrict to,
+                              int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = formula(float(int32_t(bytes[i])));
+}
+
 // Planes to pixels with their channels one after the other.
 template <int kChannels>
 ONEPASS_WALK void interleave_known(const Planes planes, float* to, int64_t n) {

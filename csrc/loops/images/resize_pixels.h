@@ -1,5 +1,5 @@
-// resize_pixels.h - separable resize of images whose channels follow each other, on the CPU: the channels of a
-// pixel go through it side by side. The same sums in the same order as resize.h, so the same bits.
+// resize_pixels.h - separable resize of images whose channels follow each other, on the CPU: the channels of
+// a pixel go through it side by side. The same sums in the same order as resize.h, so the same bits.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ ONEPASS_WALK void add_rows_of(const float* weight, const E* const* from, float* 
     for (; i + kWide <= n; i += kWide) {
       Wide sum = math::weighted(Wide(weight[0]), Wide::of_bytes(from[0] + i));
       if (kAdds) sum = Wide::load(to + i) + sum;
-      for (int k = 1; k < kRows; ++k) sum = sum + math::weighted(Wide(weight[k]), Wide::of_bytes(from[k] + i));
+      for (int k = 1; k < kRows; ++k)
+        sum = sum + math::weighted(Wide(weight[k]), Wide::of_bytes(from[k] + i));
       sum.store(to + i, false);
     }
   }
@@ -76,24 +77,31 @@ ONEPASS_HD Channels load_channels(const float* from) {
 
 ONEPASS_HD Channels each(float value) { return Channels{value, value, value, value}; }
 
-// Weights of the same number of taps for each pixel: those behind its own are 0. kTaps 0: as many as a pixel has.
+// Weights of the same number of taps for each pixel: those behind its own are 0. kTaps 0: as many as a pixel
+// has.
 template <int kTaps, int kChannels>
 ONEPASS_WALK void resize_channels(const float* row, const TapTable& table, int64_t left, int64_t x, int64_t n,
                                   float* to) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float* weight = table.weight + (x + i) * table.most;
-    const float* from = row + (table.first[x + i] - left) * kChannels;
+  // Copies: what is written could be the table's own pointers.
+  const int32_t *first = table.first + x, *counts = table.count + x;
+  const int64_t most = table.most;
+  const float* weight = table.weight + x * most;
+  for (int64_t i = 0; i < n; ++i, weight += most) {
+    const float* from = row + (first[i] - left) * kChannels;
     Channels sum = math::weighted(each(weight[0]), load_channels(from));
-    const int32_t count = kTaps > 0 ? kTaps : table.count[x + i];
-    for (int32_t k = 1; k < count; ++k) sum += math::weighted(each(weight[k]), load_channels(from + k * kChannels));
+    const int32_t count = kTaps > 0 ? kTaps : counts[i];
+    for (int32_t k = 1; k < count; ++k) {
+      sum += math::weighted(each(weight[k]), load_channels(from + k * kChannels));
+    }
     std::memcpy(to + i * kChannels, &sum, sizeof sum);
   }
 }
 
-// taps: of a pixel at most, all with finite elements, or 0. Reads and writes up to 16 bytes behind the pixels.
+// taps: of a pixel at most, all with finite elements, or 0. Reads and writes up to 16 bytes behind the
+// pixels.
 template <int kChannels>
-inline void resize_channels_along(const float* row, int64_t taps, const TapTable& table, int64_t left, int64_t x,
-                                  int64_t n, float* to) {
+inline void resize_channels_along(const float* row, int64_t taps, const TapTable& table, int64_t left,
+                                  int64_t x, int64_t n, float* to) {
   switch (taps) {
     case 2:
       return resize_channels<2, kChannels>(row, table, left, x, n, to);

@@ -50,7 +50,9 @@ class RowsAhead {
   struct Range {
     double least = math::kFar, most = -math::kFar;
   };
-  static int64_t within(double p, const math::Axis& axis) { return int64_t(math::clamped(p, axis.least, axis.most)); }
+  static int64_t within(double p, const math::Axis& axis) {
+    return int64_t(math::clamped(p, axis.least, axis.most));
+  }
   void add_ends(int64_t y, bool along_x, Range& range) const {
     const math::RowMap map = math::RowMap::make(*map_, double(y));
     const math::Position a = map.affine_at(0), b = map.affine_at(double(last_));
@@ -62,7 +64,8 @@ class RowsAhead {
     range.most = at > range.most ? at : range.most;
   }
   void fetch_row(int64_t row) const {
-    fetch_lines(static_cast<const char*>(image_.data) + row * image_.row * size_of(image_.type) + begin_, bytes_);
+    fetch_lines(static_cast<const char*>(image_.data) + row * image_.row * size_of(image_.type) + begin_,
+                bytes_);
   }
 
   ImageView image_{};
