@@ -78,13 +78,25 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("peer", list(PEERS), ids=list(PEERS))
 def peers(session: nox.Session, peer: str) -> None:
-    """Traps, accuracy and speed of another package's optimizers, into benchmarks/results/peers."""
+    """Traps, accuracy and speed of another package's optimizers; docs/peers.md shows them."""
     # Without their dependencies: they name a torch whose wheel may be another than the pinned one.
     session.install(f"torch=={PEERS[peer]['torch']}", *PEERS[peer]["requirements"])
     session.install(".", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
     if PEERS[peer]["no_deps"]:
         session.install("--no-deps", "--no-build-isolation", *PEERS[peer]["no_deps"])
     session.run("python", "benchmarks/peers.py", peer, *session.posargs)
+
+
+@nox.session(default=False)
+def augment_bench(session: nox.Session) -> None:
+    """Augmentation next to torchvision, OpenCV, Albumentations and Kornia: tests, parity, pictures, benchmark."""
+    session.install(TORCH)
+    session.install(".[test]", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.install("--no-deps", "-r", "benchmarks/augment_rivals.txt")
+    session.run("python", "-m", "pytest", "tests", "-q", "-k", "augment", "-p", "no:cacheprovider")
+    session.run("onepass", "parity", "augment")
+    session.run("python", "benchmarks/augment_pictures.py", "--output", session.create_tmp())
+    session.run("onepass", "bench", "augment", *session.posargs)
 
 
 @nox.session(default=False)

@@ -213,7 +213,11 @@ def test_all_that_is_told_is_cut():
     assert shown == []
 
 
-@pytest.mark.parametrize("values", [(1, 2), iter([1, 2]), {1: 0, 2: 0}, range(1, 3), [1, 2]], ids=repr)
+@pytest.mark.parametrize(
+    "values",
+    [(1, 2), iter([1, 2]), {1: 0, 2: 0}, range(1, 3), [1, 2]],
+    ids=["tuple", "iterator", "dict", "range", "list"],
+)
 def test_what_is_listed(values):
     from onepass._arguments import listed
 

@@ -147,6 +147,20 @@ def test_threads_change_no_bit(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("width", range(1, 34))
+def test_threads_have_memory_of_any_size(width):
+    """The scratch memory of the second thread is aligned as that of the first is, whatever sizes it has."""
+    train = A.Compose([A.RandomRotation(30, "bilinear"), A.Resize((1 + width % 5, width))], seed=0)
+    images = image(3, 7 + width % 3, 2 + width, 3, dtype=torch.uint8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        made = train(images, ids=[1, 2, 3])
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(made.double(), exact(train, images, ids=[1, 2, 3]), rtol=0, atol=IMAGE_FLOAT32_ATOL)
+
+
 def test_an_empty_chain_converts():
     images = image(2, 5, 6, 3, dtype=torch.uint8)
     assert A.Compose([])(images).equal(images.permute(0, 3, 1, 2).float() / 255)

@@ -73,6 +73,11 @@ CALLS = [
         "Pad: padding must be at most 9 with padding_mode='symmetric' and images of width 9, got 10",
     ),
     (
+        call([A.RandomPerspective(0.5, 1.0)], image(1, 1, 9, 1)),
+        ValueError,
+        "RandomPerspective: images must be so large that no drawn corners fall together, got height 1 and width 9",
+    ),
+    (
         call([A.Resize(None, max_size=1)], image(1, 4, 9, 1)),
         ValueError,
         "Resize: the shorter side must become at least 1, got 0",

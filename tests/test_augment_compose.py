@@ -24,6 +24,9 @@ EQUAL = {
     "reflection, rotation": ([A.Pad(5, 0, "reflect"), A.RandomRotation(30)], 1),
     "reflection, bilinear": ([A.RandomCrop(24, 3, padding_mode="reflect"), A.RandomRotation(30, "bilinear")], 2),
     "reflection twice": ([A.Pad(3, 0, "reflect"), A.Pad(4, 0, "symmetric")], 2),
+    "edge, resize": ([A.Pad(3, padding_mode="edge"), A.Resize((13, 12))], 2),
+    "edge, rotation": ([A.RandomCrop(24, 3, padding_mode="edge"), A.RandomRotation(30, "bilinear")], 2),
+    "edge, enlarging": ([A.Pad(3, padding_mode="edge"), A.Resize((40, 43))], 2),
     "padding, edge": ([A.Pad(3, 0.5), A.Pad(2, padding_mode="edge")], 2),
     "flip, rotation, flip": (
         [A.RandomVerticalFlip(), A.RandomRotation(30, "bilinear", fill=0.5), A.RandomHorizontalFlip()],

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from augment_records import Case, pictures, rotation
+from tolerance import IMAGE_FILTER_ATOL, IMAGE_GUARDED_ATOL
 
 PAGE = mmap.PAGESIZE
 POSIX = os.name == "posix"
@@ -64,7 +65,9 @@ def test_nothing_outside_is_touched(channels, at_end):
         for case in (*cases, resized):
             made = guarded.array((1, *case.size, channels), np.float32, at_end)
             case.run_into(made.transpose(0, 3, 1, 2), source)
-            np.testing.assert_allclose(made.transpose(0, 3, 1, 2), case.expected(source), rtol=0, atol=2e-5)
+            np.testing.assert_allclose(
+                made.transpose(0, 3, 1, 2), case.expected(source), rtol=0, atol=IMAGE_GUARDED_ATOL
+            )
             planes = guarded.array((1, channels, *case.size), np.float32, at_end)
             case.run_into(planes, source)
             np.testing.assert_array_equal(planes, made.transpose(0, 3, 1, 2))
@@ -172,4 +175,4 @@ def test_images_of_many_sizes():
     for i, size in enumerate(sizes):
         case.resize(i, size)
     made = case.run(images)
-    np.testing.assert_allclose(made.numpy(), case.expected(images), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(made.numpy(), case.expected(images), rtol=0, atol=IMAGE_FILTER_ATOL)

@@ -120,9 +120,12 @@ def test_info_shows_every_fact():
     [
         (
             ("bench", "nope"),
-            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, got nope",
+            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, got nope",
         ),
-        (("parity", "nope"), "op must be one of optim, tail, batch_norm, dropout, cross_entropy, got nope"),
+        (
+            ("parity", "nope"),
+            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, augment, got nope",
+        ),
         (("bench", "optim", "--case", "nope"), "case must be part of one of sgd-4x16M, "),
         (("bench", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),
         (("parity", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),

@@ -61,7 +61,8 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         for line in re.findall(r"^  `(.+)`$", page.read_text(), re.MULTILINE):
             names |= {"logits": torch.randn(4, 5), "target": torch.zeros(4, dtype=torch.long)}
             eval(line, names)
-    assert [path.name for path in tmp_path.iterdir()] == []
+    # The plot is what that page is about.
+    assert {path.name for path in tmp_path.iterdir()} <= ({"range.png"} if page.stem == "lr_range_test" else set())
 
 
 def test_classes_without_a_torch_class_of_their_name_are_told():

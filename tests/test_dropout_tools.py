@@ -39,6 +39,14 @@ def test_copy_probe_copies(numel, offset):
     assert torch.equal(target, torch.cat([torch.zeros(offset), source, torch.zeros(3)]))
 
 
+@pytest.mark.parametrize("offset", [0, 1, 15])
+@pytest.mark.parametrize("numel", [0, 1, 15, 16, 63, 1000])
+def test_widen_probe_converts(numel, offset):
+    source, target = torch.randint(0, 256, (numel,), dtype=torch.uint8), torch.full((numel + offset + 3,), -1.0)
+    _native.core.probe_widen(source, target[offset : offset + numel], 2)
+    assert torch.equal(target, torch.cat([torch.full((offset,), -1.0), source.float(), torch.full((3,), -1.0)]))
+
+
 def test_copy_probe_is_beside_what_leaves_its_input():
     """It moves the bytes that the operation has to; in place there is no copy to compare with."""
     moved = []

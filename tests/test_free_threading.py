@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import os
 import sys
 import threading
+import weakref
 
 import pytest
 import torch
@@ -262,6 +264,26 @@ def test_averages_are_not_put_in_while_another_thread_steps():
     for _ in range(1 + len(taken)):
         twin.step()
     assert same(bits(params, optimizer), bits(twins, twin))
+
+
+def test_the_garbage_collector_meanwhile():
+    """It looks into what an optimizer remembers while threads step, and frees optimizers that they have left."""
+    kept = []
+
+    def run():
+        for _ in range(20):
+            params, optimizer = made("AdamW", {"lr": 0.1}, MANY[:20])
+            params[0].owner = optimizer  # a ring that only the collector frees
+            kept.append(weakref.ref(params[0]))
+            train(params, optimizer, 3)
+
+    def collect():
+        for _ in range(40):
+            gc.collect()
+
+    at_once(run, run, collect)
+    gc.collect()
+    assert [one for one in kept if one() is not None] == []
 
 
 def test_schedulers_and_clipping_of_two_optimizers():

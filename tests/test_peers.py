@@ -1,4 +1,4 @@
-"""benchmarks/peers.py, which measures other packages' optimizers, and the tables of its results."""
+"""benchmarks/peers.py, which measures other packages' optimizers, and the tables of docs/peers.md."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks" / "pe
 peers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(peers)
 
+from _site import markdown, results  # noqa: E402
 from _site import peers as tables  # noqa: E402
 
 TORCH = torch.__version__.partition("+")[0]
@@ -161,3 +162,18 @@ def test_a_wrong_one_has_no_time(monkeypatch):
     assert lines[2] == "| A 1.0 | 2.00 | 1e-07 |"
     assert lines[3] == "| B 1.0, x | wrong: param differs \\| much |  |"
     assert tables.bandwidth().splitlines()[2:] == ["| A 1.0 | 25 % / 50 % |", "| B 1.0, x |  |"]
+
+
+def test_the_page_shows_every_table():
+    text = (ROOT / "docs" / "peers.md").read_text()
+    assert all(f"<!-- results: {name} -->" in text for name in results.TABLES if name.startswith("peers_"))
+
+
+def test_every_peer_has_a_file_of_its_pinned_versions_from_a_clean_commit():
+    for name, peer in LISTED.items():
+        found = json.loads((markdown.FOLDER / "peers" / f"{name}.json").read_text())
+        assert found["peer"] == name
+        assert {package: one.partition("+")[0] for package, one in found["installed"].items()} == peers.pins(peer)
+        assert set(found["implementations"]) == set(peer["implementations"])
+        parts = [found, found["bench"], *(entry["parity"] for entry in found["implementations"].values())]
+        assert not any(part.get("commit", "").endswith("-dirty") for part in parts)

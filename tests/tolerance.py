@@ -143,6 +143,8 @@ DEMO_HALF_RTOL = 0.05
 DEMO_MASKS_RTOL = 0.1
 DEMO_LATER_MASKS_RTOL = 0.3
 DEMO_AVERAGE_RTOL = 0.1
+# One level of uint8 after normalising by ImageNet's deviations: some rivals round between their steps.
+RIVALS_ATOL = 0.02
 # An error of 1 ulp, in units of the spacing at the root mean square of two numbers.
 ULPS_ATOL = 0.02
 # A ratio that README gives with two decimals.
@@ -188,3 +190,5 @@ DEEP_FEATURES = {"rtol": 1e-3, "atol": 1e-4}
 # What must differ: attributions with and without a ReLU, of the largest; a training's movement.
 VISIBLE_SHARE = 1e-2
 LEAST_MOVEMENT = 1e-3
+# Images that are normalised by a quarter: values are four times as large, and errors of positions, too.
+IMAGE_GUARDED_ATOL = 2e-5

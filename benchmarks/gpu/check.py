@@ -28,13 +28,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-OPS = ("optim", "tail", "batch_norm", "dropout", "cross_entropy")
+OPS = ("optim", "tail", "batch_norm", "dropout", "cross_entropy", "augment")
 REHEARSED_CASES = {
     "optim": "overhead",
     "tail": "clip-small-1000x1024",
     "batch_norm": "overhead",
     "dropout": "overhead",
     "cross_entropy": "256x1000",
+    "augment": "crop-nchw",
 }
 """Small cases, by the operation that they are of."""
 LEAST_SECONDS = 5.0

@@ -44,7 +44,8 @@ py::dict build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(ONEPASS_MODULE, module) {
+// A free-threaded interpreter leaves its GIL off: what threads share is guarded (bind/core/shared.h).
+PYBIND11_MODULE(ONEPASS_MODULE, module, py::mod_gil_not_used()) {
   module.doc() = "The native core of onepass.";
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {

@@ -124,6 +124,8 @@ using ProbeKernel = void(const float* const* reads, int read_count, float* const
 // to[0 .. n) = from[0 .. n), a part for each thread: the bandwidth of loops that write elsewhere than they
 // read.
 using ProbeCopyKernel = void(const float* from, float* to, int64_t n, const Launch& launch);
+// to[0 .. n) = from[0 .. n), bytes that become floats: the bandwidth of loops that normalise images.
+using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const Launch& launch);
 
 // The one list of kernels, X(name, type): declarations, the tables below and the choice of an instruction set
 // follow from it.
@@ -149,7 +151,8 @@ using ProbeCopyKernel = void(const float* from, float* to, int64_t n, const Laun
 // no kernel.
 #define ONEPASS_CPU_ONLY_KERNELS(X) \
   X(probe, ProbeKernel)             \
-  X(probe_copy, ProbeCopyKernel)
+  X(probe_copy, ProbeCopyKernel)    \
+  X(probe_widen, ProbeWidenKernel)
 #define ONEPASS_CUDA_ONLY_KERNELS(X) X(increment, IncrementKernel)
 
 #define ONEPASS_DECLARE(name, Type) Type name;

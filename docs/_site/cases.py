@@ -62,6 +62,21 @@ CASES = {
     "smoothed-8x19x512x512": "smoothed, (8, 19, 512, 512), classes strided",
     "forward-bfloat16-beside-float32-p0.1": "onepass in bfloat16 compared with onepass in float32, p = 0.1",
     "forward-bfloat16-beside-float32-p0.5": "onepass in bfloat16 compared with onepass in float32, p = 0.5",
+    "crop-channels_last": "(64, 224, 224, 3): random crop with padding 4, flip, normalise; to channels_last",
+    "crop-nchw": "the same to NCHW",
+    "rotate-channels_last": "with a rotation by up to 15 degrees, bilinear; to channels_last",
+    "rotate-nchw": "the same to NCHW",
+    "resized-crop-jitter": "64 of 375 x 500: `RandomResizedCrop(224)`, flip, rotation, `ColorJitter(.2, .2, .2)`, "
+    "normalise",
+    "resize-uint8": "64 of 375 x 500 to 224 x 224, antialiased, uint8 to uint8",
+    "crop-mixup": "the first row with mixup",
+    "mixup-beside-without": "the first row with mixup compared with none",
+    "bfloat16-beside-float32-crop": "the first row in bfloat16 compared with float32",
+    "bfloat16-beside-float32-rotate": "with rotation, bfloat16 compared with float32",
+    "bfloat16-beside-float32-jitter": "the photos, bfloat16 compared with float32",
+    "threads-crop": "the first row with all threads compared with 1 thread",
+    "threads-rotate": "with rotation, all threads compared with 1 thread",
+    "threads-jitter": "the photos, all threads compared with 1 thread",
     "two-labels-4096x1000": "two labels (mixup), (4096, 1000), compared with dense targets",
 }
 

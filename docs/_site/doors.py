@@ -10,6 +10,7 @@ MODULES = (
     "onepass.optim.schedules",
     "onepass.nn",
     "onepass.nn.functional",
+    "onepass.augment",
     "onepass.monitor",
     "onepass.parity",
     "onepass.bench",

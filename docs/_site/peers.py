@@ -1,4 +1,4 @@
-"""Tables of other packages' optimizers, from benchmarks/results/peers/*.json, which `nox -s peers` writes."""
+"""Tables of docs/peers.md, drawn from benchmarks/results/peers/*.json, which `nox -s peers` writes."""
 
 from __future__ import annotations
 

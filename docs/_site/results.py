@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from _site import peers
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -51,6 +52,61 @@ def bench(op: str, *beginnings: str) -> str:
         heads.append("kept for backward")
         rows = [[*row, note] for row, note in zip(rows, notes, strict=True)]
     return grid(heads, rows) + "\n\n" + source(f"{op}-cpu")
+
+
+RIVALS = ("torch", "torchvision", "opencv", "albumentations", "kornia")
+
+
+def augment() -> str:
+    """The cases of `onepass bench augment` with rivals, and the rivals' versions."""
+    rows, versions = [], ""
+    for case in load("augment-cpu")["results"]:
+        times = case["competitors"]
+        if not times.keys() & set(RIVALS):
+            continue
+        ours = times["ours"]
+        others = [ratio(times.get(name, {}).get("theirs_over_ours")) for name in RIVALS]
+        share = ours["share_of_stream"]
+        cells = [f"{ours['seconds_50'] * 1e3:.3g}", "" if share is None else percent(share)]
+        rows.append([CASES[case["case"]], *others, *cells])
+        versions = case["notes"][0]
+    heads = ["work", *(f"{name} / onepass" for name in RIVALS), "onepass, ms", "of the bandwidth"]
+    return grid(heads, rows) + f"\n\n{versions[:1].upper()}{versions[1:]}. " + source("augment-cpu")
+
+
+def augment_pairs() -> str:
+    """Ours compared with ours, of the same file."""
+    rows = []
+    for case in load("augment-cpu")["results"]:
+        pair = [name for name in case["competitors"] if name not in ("ours", *RIVALS, "stream")]
+        if len(pair) == 1:
+            ours, other = case["competitors"]["ours"], case["competitors"][pair[0]]
+            milliseconds = (f"{one['seconds_50'] * 1e3:.3g}" for one in (ours, other))
+            rows.append([CASES[case["case"]], *milliseconds, ratio(other["theirs_over_ours"])])
+    heads = ["work", "ms", "compared with, ms", "the other / this"]
+    return grid(heads, rows) + "\n\n" + source("augment-cpu")
+
+
+def demo_augment() -> str:
+    """The demo's accuracies with and without augmentation, by seed."""
+    found: dict[int, dict[bool, tuple[float, float]]] = {}
+    for run in load("demo-augment")["results"]:
+        accuracies = run["validation_accuracy"][-1], run["train_accuracy"]
+        found.setdefault(run["seed"], {})[run["augment"]] = accuracies
+    pairs = [(one[False][0], one[True][0], one[False][1], one[True][1]) for one in found.values()]
+    columns = list(zip(*pairs, strict=True))
+    rows = [
+        [str(seed), *(f"{100 * value:.1f} %" for value in pair)] for seed, pair in zip(found, pairs, strict=True)
+    ]
+    rows.append(["mean", *(f"{100 * sum(column) / len(column):.2f} %" for column in columns)])
+    return (
+        grid(
+            ["seed", *(f"{part}, {how}" for part in ("validation", "training") for how in ("without", "with"))],
+            rows,
+        )
+        + "\n\n"
+        + source("demo-augment")
+    )
 
 
 def headlines() -> str:
@@ -198,7 +254,7 @@ def dropout_statistics() -> str:
 def parity() -> str:
     """The accuracy of each operation, by the rule of docs/numerics.md."""
     rows = []
-    for op in ("optim", "tail", "batch_norm", "dropout", "cross_entropy"):
+    for op in ("optim", "tail", "batch_norm", "dropout", "cross_entropy", "augment"):
         found = load(f"parity-{op}-cpu")["rows"]
         worst = max(found, key=lambda row: row["share_of_limit"])
         where = f"{worst['rule']}, {worst['dtype']}, {worst['options']}, {worst['tensor']}".replace("|", "\\|")
@@ -252,10 +308,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch_norm": lambda: bench("batch_norm"),
     "dropout": lambda: bench("dropout"),
     "cross_entropy": lambda: bench("cross_entropy"),
+    "augment": augment,
+    "augment_pairs": augment_pairs,
+    "demo_augment": demo_augment,
     "schedule": schedule,
     "lr_range": lr_range,
     "dropout_statistics": dropout_statistics,
     "parity": parity,
+    "peers_run": peers.what_ran,
+    "peers_traps": peers.traps,
+    "peers_trap_sums": peers.trap_sums,
+    "peers_accuracy": peers.accuracy,
+    "peers_refused": peers.refused,
+    "peers_speed": peers.speed,
+    "peers_bandwidth": peers.bandwidth,
 }
 DRAWN = {"headlines": headlines, "build": build}
 

@@ -293,3 +293,6 @@ def probe(reads: Sequence[Any], writes: Sequence[Any], threads: int) -> None:
 
 def probe_copy(source: Any, target: Any, threads: int) -> None:
     """A plain loop that copies one float32 array to another, past the caches: the bandwidth of a copy."""
+
+def probe_widen(source: Any, target: Any, threads: int) -> None:
+    """A plain loop that reads uint8 and writes float32, past the caches: the bandwidth of normalising images."""

@@ -115,7 +115,8 @@ def autocontrast(image: np.ndarray, _: float) -> np.ndarray:
 
 def equalize(image: np.ndarray, _: float) -> np.ndarray:
     """By the histogram of 256 levels, Pillow's tables."""
-    levels = (image * (255 + 1 - 1e-3)).astype(np.uint8)
+    # Values outside of 0 .. 1 are limited, where torchvision's conversion to uint8 is undefined.
+    levels = np.clip(image * (255 + 1 - 1e-3), 0, 255).astype(np.uint8)
     made = np.empty_like(image)
     for c, plane in enumerate(levels):
         counts = np.bincount(plane.ravel(), minlength=256)

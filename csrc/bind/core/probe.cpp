@@ -12,20 +12,26 @@ namespace py = pybind11;
 namespace onepass {
 namespace {
 
-// Appends the arrays of `list` to `pointers`; all must be float32 on the CPU and have numel elements.
+// The memory of an array on the CPU, which must have this dtype and numel elements; numel < 0: takes its
+// number.
+char* memory_of(const TensorView& view, const char* dtype, const ArgumentName& where, int64_t& numel) {
+  OP_CHECK(dtype_name(view.stored) == dtype, TypeError, to_string(where), " must be ", dtype, ", got ",
+           dtype_name(view.stored));
+  OP_CHECK(view.device.device_type == dlpack::kDLCPU && is_dense(view), ValueError, to_string(where),
+           " must be contiguous on the CPU, got one that is not");
+  if (numel < 0) numel = view.numel;
+  OP_CHECK(view.numel == numel, ValueError, to_string(where), " must have ", numel, " elements, got ",
+           view.numel);
+  return view.data;
+}
+
+// Appends the arrays of `list` to `pointers`; all must be float32.
 void read_arrays(const py::list& list, const char* function, const char* name, TensorReader& reader,
                  int64_t& numel, std::vector<float*>& pointers) {
   for (size_t i = 0; i < list.size(); ++i) {
     const ArgumentName where{function, name, int64_t(i)};
     const TensorView view = reader.read(py::object(list[i]).ptr(), where);
-    OP_CHECK(float_dtype(view, where) == DType::kFloat32, TypeError, to_string(where),
-             " must be torch.float32, got ", dtype_name(view.stored));
-    OP_CHECK(view.device.device_type == dlpack::kDLCPU && is_dense(view), ValueError, to_string(where),
-             " must be contiguous on the CPU, got one that is not");
-    if (numel < 0) numel = view.numel;
-    OP_CHECK(view.numel == numel, ValueError, to_string(where), " must have ", numel, " elements, got ",
-             view.numel);
-    pointers.push_back(reinterpret_cast<float*>(view.data));
+    pointers.push_back(reinterpret_cast<float*>(memory_of(view, "torch.float32", where, numel)));
   }
 }
 
@@ -58,11 +64,25 @@ void probe_copy(const py::object& from, const py::object& to, int threads) {
   cpu_kernels().probe_copy(pointers[0], pointers[1], numel, launch);
 }
 
+void probe_widen(const py::object& source, const py::object& target, int threads) {
+  TensorReader reader;
+  int64_t numel = -1;
+  const ArgumentName from{"probe_widen", "source"}, to{"probe_widen", "target"};
+  const char* bytes = memory_of(reader.read(source.ptr(), from), "torch.uint8", from, numel);
+  char* floats = memory_of(reader.read(target.ptr(), to), "torch.float32", to, numel);
+  Launch launch;
+  launch.threads = threads;
+  py::gil_scoped_release release;
+  cpu_kernels().probe_widen(reinterpret_cast<const uint8_t*>(bytes), reinterpret_cast<float*>(floats), numel,
+                            launch);
+}
+
 }  // namespace
 
 void register_probe(py::module_& module) {
   module.def("probe", &probe, py::arg("reads"), py::arg("writes"), py::arg("threads"));
   module.def("probe_copy", &probe_copy, py::arg("source"), py::arg("target"), py::arg("threads"));
+  module.def("probe_widen", &probe_widen, py::arg("source"), py::arg("target"), py::arg("threads"));
 }
 
 }  // namespace onepass

@@ -37,8 +37,10 @@ struct WorkspaceSizes {
   }
   int64_t bytes() const {
     const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip;
-    return floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps)) +
-           16 * kLine;
+    const int64_t all =
+        floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps));
+    // Whole lines: the memory of the next thread begins behind them, and has to be aligned, too.
+    return (all + 16 * kLine + kLine - 1) / kLine * kLine;
   }
 
  private:

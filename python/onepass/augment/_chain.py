@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats, Words
 from onepass.augment._parameters import Parameters
 from onepass.augment._philox import places_of, uniform
@@ -65,7 +66,7 @@ class Chain:
         if transform.sizing or any(child.sizing for child in transform.children):
             raise ValueError(
                 "Compose: transforms must give images a size without random numbers with train=False, as Resize "
-                f"and CenterCrop do, got {transform!r}"
+                f"and CenterCrop do, got {told(transform)}"
             )
         return False
 

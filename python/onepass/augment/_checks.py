@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from onepass._arguments import told
+
 __all__ = [
     "check_alone",
     "check_between",
@@ -32,7 +34,7 @@ _MODES = ("constant", "edge", "reflect", "symmetric")
 def check_finite(name: str, argument: str, value: Any) -> float:
     """Returns a number as float; nan and infinity raise ValueError, other types TypeError."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: {argument} must be a number, got {value!r}")
+        raise TypeError(f"{name}: {argument} must be a number, got {told(value)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: {argument} must be finite, got {value}")
     return float(value)
@@ -54,7 +56,7 @@ def check_probability(name: str, value: Any) -> float:
 def check_count(name: str, argument: str, value: Any, low: int, high: int | None = None) -> int:
     """Returns an integer; one outside of low to high raises ValueError, other types TypeError."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: {argument} must be an integer, got {value!r}")
+        raise TypeError(f"{name}: {argument} must be an integer, got {told(value)}")
     number = int(value)
     if number < low or (high is not None and number > high):
         wanted = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -65,7 +67,7 @@ def check_count(name: str, argument: str, value: Any, low: int, high: int | None
 def check_alone(name: str, argument: str, value: Any, wanted: Any) -> None:
     """Raises ValueError unless an argument has the only value that makes sense here."""
     if value is not wanted:
-        raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}")
+        raise ValueError(f"{name}: {argument} must be {wanted}, got {told(value)}")
 
 
 def check_channels(name: str, channels: int, wanted: tuple[int, ...] = (1, 3)) -> None:
@@ -80,9 +82,9 @@ def check_sequence(name: str, argument: str, value: Any, lengths: tuple[int, ...
     text = " or ".join(map(str, lengths))
     if isinstance(value, str) or not isinstance(value, Sequence):
         one = "" if lengths == (2,) and argument in _NEVER_ONE else "a number or "
-        raise TypeError(f"{name}: {argument} must be {one}a sequence of {text} numbers, got {value!r}")
+        raise TypeError(f"{name}: {argument} must be {one}a sequence of {text} numbers, got {told(value)}")
     if len(value) not in lengths:
-        raise ValueError(f"{name}: {argument} must have {text} numbers, got {value!r}")
+        raise ValueError(f"{name}: {argument} must have {text} numbers, got {told(value)}")
     return value
 
 
@@ -101,7 +103,7 @@ def to_pair(
     least, greatest = (check_finite(name, argument, one) for one in check_sequence(name, argument, value, (2,)))
     if not low <= least <= greatest <= high:
         bounds = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
-        raise ValueError(f"{name}: {argument} must be (least, greatest){bounds}, got {value!r}")
+        raise ValueError(f"{name}: {argument} must be (least, greatest){bounds}, got {told(value)}")
     return least, greatest
 
 
@@ -114,7 +116,7 @@ def to_angles(name: str, argument: str, value: Any, lengths: tuple[int, ...] = (
         return (-number, number)
     numbers = [check_finite(name, argument, one) for one in check_sequence(name, argument, value, lengths)]
     if any(numbers[k] > numbers[k + 1] for k in range(0, len(numbers), 2)):
-        raise ValueError(f"{name}: {argument} must be (least, greatest), got {value!r}")
+        raise ValueError(f"{name}: {argument} must be (least, greatest), got {told(value)}")
     return tuple(numbers)
 
 
@@ -130,7 +132,7 @@ def to_sides(name: str, value: Any) -> tuple[int, int, int, int]:
 def to_mode(name: str, value: Any) -> str:
     """Returns a padding mode."""
     if value not in _MODES:
-        raise ValueError(f"{name}: padding_mode must be one of {', '.join(_MODES)}, got {value!r}")
+        raise ValueError(f"{name}: padding_mode must be one of {', '.join(_MODES)}, got {told(value)}")
     return str(value)
 
 
@@ -138,7 +140,7 @@ def to_interpolation(name: str, value: Any, allowed: tuple[str, ...] = ("nearest
     """Returns the name of an interpolation; torchvision's InterpolationMode has it as its value."""
     text = getattr(value, "value", value)
     if text not in allowed:
-        raise ValueError(f"{name}: interpolation must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name}: interpolation must be one of {', '.join(allowed)}, got {told(value)}")
     return str(text)
 
 
@@ -149,5 +151,5 @@ def to_fill(name: str, value: Any, optional: bool = True, argument: str = "fill"
     if isinstance(value, (tuple, list)) and value:
         return tuple(check_finite(name, argument, one) for one in value)
     if isinstance(value, (tuple, list)):
-        raise ValueError(f"{name}: {argument} must have a number for each channel, got {value!r}")
+        raise ValueError(f"{name}: {argument} must have a number for each channel, got {told(value)}")
     return (check_finite(name, argument, value),)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.augment._arrays import Array, Floats, Words
 
 __all__ = [
@@ -144,7 +145,7 @@ def _integers(ids: Any) -> Array:
             raise TypeError(f"Compose: ids must be a sequence of integers, got {type(ids).__name__}")
         if not all(isinstance(one, (int, np.integer)) for one in ids):
             raise TypeError(
-                f"Compose: ids must be integers, got {next(one for one in ids if not isinstance(one, int))!r}"
+                f"Compose: ids must be integers, got {told(next(one for one in ids if not isinstance(one, int)))}"
             )
         if ids and not 0 <= min(ids) <= max(ids) < 2**64:
             raise ValueError(f"Compose: ids must be at least 0 and below 2**64, got {min(ids)} to {max(ids)}")
@@ -159,7 +160,7 @@ def _integers(ids: Any) -> Array:
 def check_epoch(epoch: Any) -> int:
     """Returns an epoch, of 32 bits."""
     if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)):
-        raise TypeError(f"Compose: epoch must be an integer, got {epoch!r}")
+        raise TypeError(f"Compose: epoch must be an integer, got {told(epoch)}")
     if not 0 <= epoch < 2**32:
         raise ValueError(f"Compose: epoch must be at least 0 and below 2**32, got {epoch}")
     return int(epoch)

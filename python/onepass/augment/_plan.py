@@ -59,9 +59,10 @@ class Plan:
         self.box = np.zeros((n, 4))
         self.box[:, 2], self.box[:, 3] = widths, heights
         # Of the pass that is planned: does the map do more than move pixels; was bilinear asked for; is it a
-        # filter of its own, and which; the rule beyond the box; are there fills; the greatest kind of operation.
-        flags = np.zeros((6, n), bool)
-        self.moved, self.linear, self.filled, self.separable, self.cubic, self.antialias = flags
+        # filter of its own, and which; are there fills, or pixels by the rule beyond the box; the greatest kind of
+        # operation.
+        flags = np.zeros((7, n), bool)
+        self.moved, self.linear, self.filled, self.padded, self.separable, self.cubic, self.antialias = flags
         self.border, self._zeros = np.zeros((2, n))
         self.level: Ints = np.zeros(n, np.int64)
         self._highest = COMMUTES
@@ -128,7 +129,7 @@ class Plan:
         rows = self._rows(on)
         linear = linear and not self.masks
         moves = rows & ~_permutes(matrix)
-        ends = self.separable | (linear & (self.border != 0))
+        ends = self.separable | (linear & self.padded)
         self._end(rows & ends)
         self._end_if(POINTWISE if linear else WHOLE, rows)
         if linear:
@@ -156,9 +157,9 @@ class Plan:
         self._end(rows & self.separable)
         self._end_if(WHOLE, rows)
         if mode != "constant":
-            self._end(rows & (self.moved | self.filled | (self.border != 0)))
+            self._end(rows & (self.moved | self.filled | self.padded))
             self._tighten(rows)
-            self.border[rows] = BORDERS[mode]
+            self.border[rows], self.padded[rows] = BORDERS[mode], True
         self._translate(-left, -top)
         if mode == "constant":
             matrix = tiled(self.n)
@@ -181,7 +182,7 @@ class Plan:
         self._end_if(WHOLE if nearest else POINTWISE, rows)
         self._end(rows & self.separable)
         if not nearest:
-            self._end(rows & (self.border != 0))
+            self._end(rows & self.padded)
             swapped = (self.map[:, 0, 0] == 0) | (self.map[:, 1, 1] == 0)
             self._end(alone & (self.moved | self.filled | swapped))
         self._tighten(rows)
@@ -279,7 +280,7 @@ class Plan:
 
     def _tighten(self, rows: Bools) -> None:
         """Keeps taps of a later interpolation within what crops have left; fills replace what is outside."""
-        rows = rows & ~self.moved & (self.border == 0)
+        rows = rows & ~self.moved & ~self.padded
         ends = self.map[:, :2, 0] * (self.width - 1)[:, None] + self.map[:, :2, 1] * (self.height - 1)[:, None]
         one, other = self.map[:, :2, 2], self.map[:, :2, 2] + ends
         low, high = np.minimum(one, other), np.maximum(one, other) + 1
@@ -336,7 +337,15 @@ class Plan:
         if self.floor_map is not None:
             self.floor_map[rows] = np.nan
         self.box[rows] = np.stack([0 * self.width, 0 * self.height, self.width, self.height], axis=1)[rows]
-        for flags in (self.moved, self.linear, self.filled, self.separable, self.cubic, self.antialias):
+        for flags in (
+            self.moved,
+            self.linear,
+            self.filled,
+            self.padded,
+            self.separable,
+            self.cubic,
+            self.antialias,
+        ):
             flags[rows] = False
         self.border[rows], self.level[rows] = 0.0, COMMUTES
         self.current[rows] += 1

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from onepass._arguments import told
 from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
 from onepass.augment._columns import tiled
 
@@ -87,7 +88,7 @@ class Points:
     def pad(self, sides: Sequence[Number], mode: str, fill: Sequence[float], on: Bools | None = None) -> None:
         """Moves the origin."""
         if mode != "constant" and any(np.any(side) for side in sides):
-            raise ValueError(f"Compose: padding_mode must be 'constant' with boxes or keypoints, got {mode!r}")
+            raise ValueError(f"Compose: padding_mode must be 'constant' with boxes or keypoints, got {told(mode)}")
         left, top, right, bottom = (self._each(side, on) for side in sides)
         self._translate(left, top)
         self._size(self.height + top + bottom, self.width + left + right, None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_finite
 from onepass.augment._transform import Canvas, Drawn, RandomTransform, Transform, chosen
@@ -91,7 +92,7 @@ class RandomChoice(Transform):
             raise ValueError(f"RandomChoice: p must have {len(transforms)} numbers, one a transform, got {len(p)}")
         weights = [check_finite("RandomChoice", "p", one) for one in p]
         if min(weights) < 0 or sum(weights) == 0:
-            raise ValueError(f"RandomChoice: p must have numbers of at least 0, not all 0, got {p!r}")
+            raise ValueError(f"RandomChoice: p must have numbers of at least 0, not all 0, got {told(p)}")
         self.p = [one / sum(weights) for one in weights]
         self._limits = np.cumsum(self.p)[:-1]
 
@@ -105,10 +106,10 @@ class RandomChoice(Transform):
 def check_transforms(name: str, transforms: Any) -> list[Transform]:
     """Returns a list of transforms."""
     if isinstance(transforms, str) or not isinstance(transforms, Sequence):
-        raise TypeError(f"{name}: transforms must be a sequence, got {transforms!r}")
+        raise TypeError(f"{name}: transforms must be a sequence, got {told(transforms)}")
     for one in transforms:
         if not isinstance(one, Transform):
-            raise TypeError(f"{name}: transforms must be transforms of onepass.augment, got {one!r}")
+            raise TypeError(f"{name}: transforms must be transforms of onepass.augment, got {told(one)}")
     return list(transforms)
 
 
@@ -119,6 +120,6 @@ def check_mixing(name: str, transforms: Sequence[Transform]) -> bool:
     mixing = [one.mixing for one in transforms]
     if any(mixing) and not all(mixing):
         raise ValueError(
-            f"{name}: transforms must all be MixUp or CutMix, or none of them, got {list(transforms)!r}"
+            f"{name}: transforms must all be MixUp or CutMix, or none of them, got {told(list(transforms))}"
         )
     return any(mixing)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass._seed import check_seed
 from onepass.augment import _call
 from onepass.augment._chain import Chain
@@ -115,13 +116,16 @@ class Compose:
             raise ValueError(f"Compose: dtype must be that of ToDtype, {wanted[-1]}, or None, got {dtype}")
         self.dtype = dtype or (wanted[-1] if wanted else torch.float32)
         if self.dtype not in DTYPES:
-            raise ValueError(f"Compose: dtype must be torch.float32, bfloat16, float16 or uint8, got {dtype!r}")
+            raise ValueError(
+                f"Compose: dtype must be torch.float32, bfloat16, float16 or uint8, got {told(dtype)}"
+            )
         if memory_format not in _FORMATS:
             raise ValueError(
-                f"Compose: memory_format must be torch.contiguous_format or channels_last, got {memory_format!r}"
+                "Compose: memory_format must be torch.contiguous_format or channels_last, "
+                f"got {told(memory_format)}"
             )
         if layout not in ("NHWC", "NCHW"):
-            raise ValueError(f"Compose: layout must be 'NHWC' or 'NCHW', got {layout!r}")
+            raise ValueError(f"Compose: layout must be 'NHWC' or 'NCHW', got {told(layout)}")
         self.seed, self.memory_format, self.layout, self.train = seed, memory_format, layout, bool(train)
         self.epoch = 0
         self._chain = Chain(self.transforms, self.train)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools
 from onepass.augment._checks import check_alone, to_fill
 from onepass.augment._plan import COMMUTES
@@ -52,7 +53,7 @@ class Normalize(Transform):
         self._mean = to_fill("Normalize", mean, optional=False, argument="mean") or ()
         self._std = to_fill("Normalize", std, optional=False, argument="std") or ()
         if 0 in self._std:
-            raise ValueError(f"Normalize: std must not be 0, got {std!r}")
+            raise ValueError(f"Normalize: std must not be 0, got {told(std)}")
         check_alone("Normalize", "inplace", inplace, False)
 
     def _check(self, channels: int) -> None:
@@ -94,7 +95,7 @@ class ToDtype(Transform):
 
     def __init__(self, dtype: torch.dtype, scale: bool = False) -> None:
         if dtype not in FLOATS:
-            raise ValueError(f"ToDtype: dtype must be torch.float32, bfloat16 or float16, got {dtype!r}")
+            raise ValueError(f"ToDtype: dtype must be torch.float32, bfloat16 or float16, got {told(dtype)}")
         self.dtype, self.scale = dtype, bool(scale)
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:

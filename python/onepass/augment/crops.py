@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
@@ -120,7 +121,8 @@ class RandomResizedCrop(Transform):
     first part with sides round(sqrt(area * ratio)) and round(sqrt(area / ratio)), ties to even, that fits is taken
     at a uniform place. If none fits, the largest part in the middle that keeps to the ratios is taken.
 
-    Convention: no pixel outside of the part contributes. The rest is as in `Resize`.
+    Convention: no pixel outside of the part contributes, unless a map such as a rotation comes before a part that
+    grows: both are one map then, which goes on for half a pixel at the edges. The rest is as in `Resize`.
 
     Differs from torch: each sample has its own part. A part that grows is fused with the maps that follow, where
     torchvision samples once more.
@@ -189,7 +191,7 @@ def positive_pair(name: str, argument: str, value: Any) -> tuple[float, float]:
     """Returns (least, greatest), both above 0."""
     least, greatest = to_pair(name, argument, value)
     if least <= 0:
-        raise ValueError(f"{name}: {argument} must be positive, got {value!r}")
+        raise ValueError(f"{name}: {argument} must be positive, got {told(value)}")
     return least, greatest
 
 

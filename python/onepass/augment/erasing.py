@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_alone, to_fill, to_pair
 from onepass.augment._plan import FIXED
@@ -67,7 +68,7 @@ class RandomErasing(RandomTransform):
         self.scale = to_pair("RandomErasing", "scale", scale, 0, 1)
         self.ratio = positive_pair("RandomErasing", "ratio", ratio)
         if isinstance(value, str) and value != "random":
-            raise ValueError(f"RandomErasing: value must be numbers or 'random', got {value!r}")
+            raise ValueError(f"RandomErasing: value must be numbers or 'random', got {told(value)}")
         self.value = value
         self._value = None if value == "random" else to_fill("RandomErasing", value, False, "value")
         self.inplace = inplace

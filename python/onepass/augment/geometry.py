@@ -326,7 +326,8 @@ class RandomPerspective(RandomTransform):
 
     Raises:
         TypeError: An argument has another type.
-        ValueError: distortion_scale or p is not in [0, 1]; the interpolation is another one.
+        ValueError: distortion_scale or p is not in [0, 1]; the interpolation is another one. At a call: the image
+            is so small that corners fall together.
 
     Parameters: applied, and x and y of the corners of the output in pixels, from the top left one with the clock;
     uniform over the int(distortion_scale * (size // 2)) + 1 pixels at each corner.
@@ -376,5 +377,12 @@ class RandomPerspective(RandomTransform):
             return
         matrix = tiled(plan.n)
         corners = np.stack([drawn[f"{axis}{k}"] for k in range(4) for axis in "xy"], axis=1).reshape(-1, 4, 2)
-        matrix[rows] = perspective(corners[rows], plan.width[rows], plan.height[rows])
+        try:
+            matrix[rows] = perspective(corners[rows], plan.width[rows], plan.height[rows])
+        except np.linalg.LinAlgError:
+            smallest = plan.height[rows].min(), plan.width[rows].min()
+            raise ValueError(
+                "RandomPerspective: images must be so large that no drawn corners fall together, got height "
+                f"{smallest[0]:.0f} and width {smallest[1]:.0f} with distortion_scale={self.distortion_scale:g}"
+            ) from None
         plan.warp(matrix, self.interpolation == "bilinear", self._fill, rows)

@@ -128,7 +128,8 @@ class CenterCrop(Transform):
     Convention: the first row is round((height - size) / 2), ties to even; columns likewise. Padding puts
     (size - height) // 2 rows above, the rest below. No value changes.
 
-    Differs from torch: nothing, besides the whole chain being one pass.
+    Differs from torch: boxes and keypoints follow the pixels of small images. torchvision moves them one pixel too
+    far where an odd number of rows or columns is added.
 
     Source: torchvision.transforms.v2.CenterCrop.
 

@@ -30,4 +30,5 @@ OPS = {
     "dropout": "onepass.bench.dropout",
     "cross_entropy": "onepass.bench.cross_entropy",
     "schedule": "onepass.bench.schedule",
+    "augment": "onepass.bench.augment",
 }

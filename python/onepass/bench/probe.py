@@ -8,7 +8,7 @@ import torch
 
 from onepass import _native
 
-__all__ = ["Step", "copy_probe", "probe"]
+__all__ = ["Step", "copy_probe", "probe", "widen_probe"]
 
 # A call that is timed.
 Step = Callable[[], object]
@@ -52,3 +52,13 @@ def copy_probe(total: int, device: torch.device) -> Step:
     numel = total // 2 // 4
     source, target = torch.randn(numel), torch.zeros(numel)
     return lambda: _native.core.probe_copy(source, target, torch.get_num_threads())
+
+
+def widen_probe(numel: int) -> Step:
+    """Makes the probe of a loop that reads uint8 and writes float32 on the CPU: 5 bytes an element.
+
+    Args:
+        numel: Elements of both arrays.
+    """
+    source, target = torch.zeros(numel, dtype=torch.uint8), torch.zeros(numel)
+    return lambda: _native.core.probe_widen(source, target, torch.get_num_threads())

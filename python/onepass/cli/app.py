@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import onepass
+from onepass.cli.augment import augment
 from onepass.cli.bench import bench
 from onepass.cli.demo import demo
 from onepass.cli.info import info
@@ -27,6 +28,7 @@ app.command()(bench)
 app.command()(parity)
 app.command()(schedule)
 app.command()(lr_range)
+app.command()(augment)
 
 
 def _print_version(wanted: bool) -> None:

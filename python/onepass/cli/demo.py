@@ -78,6 +78,13 @@ _LabelSmoothing = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Spread this share of each label over all digits.")
 ]
 
+_Augment = Annotated[
+    bool,
+    typer.Option(
+        "--augment", help="Train on images that are moved, turned and scaled at random, others in each epoch."
+    ),
+]
+
 
 def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Go over the images this many times.")] = 20,
@@ -94,6 +101,7 @@ def demo(
     layers: _Layers = "torch",
     schedule: _Schedule = None,
     label_smoothing: _LabelSmoothing = 0.1,
+    augment: _Augment = False,
     output: Folder = Path("onepass-demo"),
     threads: Threads = None,
 ) -> None:
@@ -109,7 +117,8 @@ def demo(
     finite("lr", lr)
     where = device_of("device", _found(device))
     data = images()
-    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers, _parsed(schedule), label_smoothing)
+    parsed = _parsed(schedule)
+    plan = Plan(epochs, batch_size, seed, where, clip, ema, precision, layers, parsed, label_smoothing, augment)
     if not steps_per_epoch(data, plan):
         raise typer.BadParameter(
             f"batch-size must be at most the {len(data.train_labels)} images to train on, got {batch_size}"

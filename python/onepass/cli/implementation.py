@@ -51,8 +51,8 @@ def judged(
             if value:
                 raise typer.BadParameter(f"{name} must come with --impl, got no --impl")
         return None
-    if op == "tail":
-        raise typer.BadParameter("impl must come with optim, batch_norm, dropout or cross_entropy, got tail")
+    if op in ("tail", "augment"):
+        raise typer.BadParameter(f"impl must come with optim, batch_norm, dropout or cross_entropy, got {op}")
     if as_ is not None and op in LAYER_TRAPS:
         raise typer.BadParameter(f"as must come with optim, got {op}")
     try:

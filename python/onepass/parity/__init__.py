@@ -28,4 +28,5 @@ OPS = {
     "batch_norm": "onepass.parity.batch_norm",
     "dropout": "onepass.parity.dropout",
     "cross_entropy": "onepass.parity.cross_entropy",
+    "augment": "onepass.parity.augment",
 }
