@@ -293,3 +293,38 @@ def test_memory_is_asked_for_once_and_checked(backend: Backend):
     _native.core.augment(**given, allocate=lend)
     assert len(asked) == 1
     assert output.any()
+
+
+@on_gpu
+def test_launches_are_captured_in_a_graph(backend: Backend):
+    """A replay carries out the same records on what the images hold then; nothing waits, nothing is allocated."""
+    case = many_stages(5)
+    case.samples["mixing"], case.samples["partner"], case.samples["lam"] = 1, np.roll(np.arange(5), 1), 0.3
+    first, second = (pictures(5, (30, 33), 3, torch.uint8, seed) for seed in (0, 1))
+    expected = call(importlib.import_module("onepass._core"), torch.device("cpu"), case, second)
+    images, output = first.to(backend.device), torch.zeros(5, 3, *case.size, device=backend.device)
+    memory = []
+
+    def lend(table, workspace):
+        memory.extend([] if memory else _call.device_memory(backend.device, table, workspace))
+        return tuple(memory)
+
+    records = {"samples": case.samples, "passes": case.passes, "ops": case.ops, "values": case.values}
+
+    def step():
+        _native.core.augment(images=images, layout="NHWC", output=output, **records, threads=1, allocate=lend)
+
+    step()
+    if backend.name == "cuda":
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+    else:
+        graph = _native.core.Graph()
+        graph.begin()
+        step()
+        graph.end()
+    output.zero_()
+    images.copy_(second)
+    graph.replay()
+    assert output.cpu().equal(expected)

@@ -1,6 +1,7 @@
 // test_augment.cu - augmentation (kernels/augment/augment.cu): the bits of the CPU's kernels for every kind
 // of stage, statistics, mixing of samples with other stages, channels beyond a thread's, all dtypes, and
 // masks.
+#include <algorithm>
 #include <cstring>
 
 #include "core/parallel.h"
@@ -44,7 +45,7 @@ struct Records {
     while (op->kind != 0) ++op;
     op->kind = double(int(kind));
     op->first = double(values.size());
-    std::memcpy(op->a, a.data(), a.size() * sizeof(double));
+    std::copy(a.begin(), a.end(), op->a);
     for (int64_t k = 0; k < count; ++k) values.push_back(0.2 + 0.05 * double(k));
   }
 };
