@@ -1,6 +1,7 @@
 # The one list of sources. A kernel is named by family and stem: its CPU code is csrc/kernels/<kernel>.cpp, its CUDA
 # code csrc/kernels/<kernel>.cu, its binding csrc/bind/<kernel>.cpp.
 set(onepass_kernels
+  augment/augment
   dropout/dropout
   loss/cross_entropy
   norm/batch_norm
@@ -16,11 +17,10 @@ list(TRANSFORM kernel_paths APPEND .cu OUTPUT_VARIABLE cuda_sources)
 list(TRANSFORM bind_paths APPEND .cpp OUTPUT_VARIABLE bind_sources)
 
 # What has no counterpart in the other lists.
-list(APPEND cpu_sources csrc/kernels/augment/augment.cpp csrc/kernels/probe/probe.cpp)
+list(APPEND cpu_sources csrc/kernels/probe/probe.cpp)
 list(APPEND cuda_sources csrc/kernels/optim/step_count.cu)
 list(APPEND bind_sources
   csrc/bind/module.cpp
-  csrc/bind/augment/augment.cpp
   csrc/bind/core/layer.cpp
   csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp

@@ -19,6 +19,7 @@ from on_host import use_host_kernels
 from torch import Tensor
 
 import onepass
+from onepass import augment as A
 from onepass.nn import functional
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -139,6 +140,37 @@ def _loss_of_images(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     return [loss.detach(), leaf.grad]
 
 
+def batches(dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Callable[[], list[Tensor]]]]:
+    """Yields batches of images that are augmented, by name: every kind of pass, statistic and mixing."""
+    if dtype == torch.float64:
+        return
+    size = (37, 53)
+    warp = [
+        A.RandomPerspective(p=1),
+        A.RandomAffine(20, interpolation="bilinear"),
+        A.RandomErasing(1, value="random"),
+    ]
+    chains: dict[str, list[Any]] = {
+        "crop": [A.RandomCrop(size, padding=4), A.Normalize(0.5, 0.5), A.CutMix()],
+        "photos": [A.RandomResizedCrop(size), A.ColorJitter(0.2, 0.2, 0.2, 0.1), A.MixUp(0.2)],
+        "warp": [A.Resize(size), *warp],
+        "policy": [A.Resize(size), A.RandAugment(4), A.TrivialAugmentWide()],
+    }
+    for name, chain in chains.items():
+        for source in (torch.uint8, dtype):
+            yield f"augment {name} of {source}", partial(_augment, chain, source, dtype, device)
+
+
+def _augment(chain: list[Any], source: torch.dtype, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    images = torch.rand(9, 61, 70, 3)
+    images = (images * 255).to(source) if source == torch.uint8 else images.to(source)
+    train = A.Compose(chain, seed=0, dtype=dtype)
+    masked = not isinstance(chain[-1], (A.CutMix, A.MixUp))
+    masks = torch.randint(9, (9, 61, 70), device=device) if masked else None
+    made = train(images.to(device), masks=masks, ids=range(9))
+    return list(made) if masked else [made]
+
+
 def main() -> int:
     """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -149,7 +181,7 @@ def main() -> int:
     torch.manual_seed(0)
     runs = broken = 0
     for dtype in DTYPES:
-        for name, call in [*steps(dtype, device), *layers(dtype, device)]:
+        for name, call in [*steps(dtype, device), *layers(dtype, device), *batches(dtype, device)]:
             finite = all(bool(result.isfinite().all()) for result in call())
             runs, broken = runs + 1, broken + (not finite)
             if not finite:

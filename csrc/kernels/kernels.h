@@ -113,7 +113,7 @@ using CrossEntropyWorkspace = int64_t(const ClassShape& shape, bool statistics, 
 // y[i] = e^x[i]: the exponential that the loss is made of, for tests. float, or double.
 using ExponentialKernel = void(DType dtype, const void* x, void* y, int64_t n, const Launch& launch);
 
-// output from images, and masks from masks, by the records.
+// output from images, and masks from masks, by the records. CUDA: with what op.device holds.
 using AugmentKernel = void(const Augment& op, const Launch& launch);
 using AugmentMasksKernel = void(const AugmentMasks& op, const Launch& launch);
 
@@ -144,14 +144,14 @@ using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const L
   X(cross_entropy_forward, CrossEntropyKernel)      \
   X(cross_entropy_backward, CrossEntropyKernel)     \
   X(cross_entropy_workspace, CrossEntropyWorkspace) \
-  X(exponential, ExponentialKernel)
+  X(exponential, ExponentialKernel)                 \
+  X(augment, AugmentKernel)                         \
+  X(augment_masks, AugmentMasksKernel)
 // Kernels that one of the two devices has: benchmarks probe the CPU only, and a step count on the host needs
 // no kernel.
-#define ONEPASS_CPU_ONLY_KERNELS(X)    \
-  X(augment, AugmentKernel)            \
-  X(augment_masks, AugmentMasksKernel) \
-  X(probe, ProbeKernel)                \
-  X(probe_copy, ProbeCopyKernel)       \
+#define ONEPASS_CPU_ONLY_KERNELS(X) \
+  X(probe, ProbeKernel)             \
+  X(probe_copy, ProbeCopyKernel)    \
   X(probe_widen, ProbeWidenKernel)
 #define ONEPASS_CUDA_ONLY_KERNELS(X) X(increment, IncrementKernel)
 

@@ -140,7 +140,8 @@ struct Autocontrast {
   float least, range;
   ONEPASS_HD static Autocontrast make(float least, float most) {
     if (most == least) return {0, 1};
-    return {least, most - least};
+    // Whether a zero that is found first has a sign depends on the order.
+    return {least + 0.0f, most - least};
   }
   ONEPASS_HD float operator()(float v) const { return unit_range((v - least) / range); }
 };
@@ -151,9 +152,13 @@ ONEPASS_HD int32_t equalize_bin(float v) {
   return int32_t(between_bounds(bin > 0 ? bin : 0, 0, 255));
 }
 
-// The value that a bin gets, from the number of values in the bins before it; step: a 255th of the values
-// that are not in the last bin that has any, rounded down and not 0.
-ONEPASS_HD float equalized(int64_t before, int64_t step) {
+// A 255th of the values that are not in the last bin that has any, rounded down.
+ONEPASS_HD int64_t equalize_step(int64_t values, int64_t in_last_bin) { return (values - in_last_bin) / 255; }
+
+// The value that a bin gets, from the number of values in the bins before it. Where too few values differ
+// from the last bin's, each stays in its own.
+ONEPASS_HD float equalized(int32_t bin, int64_t before, int64_t step) {
+  if (step == 0) return of_byte(float(bin));
   const int64_t level = (before + step / 2) / step;
   return of_byte(float(level < 255 ? level : 255));
 }
@@ -204,13 +209,6 @@ struct ByteProduct {
 struct ClampValue {
   float least, most;
   ONEPASS_HD float operator()(float v) const { return between_bounds(v, least, most); }
-};
-
-// lam own + (1 - lam) other.
-struct Mixup {
-  float lam, rest;
-  ONEPASS_HD static Mixup make(double lam) { return {float(lam), float(1 - lam)}; }
-  ONEPASS_HD float operator()(float own, float other) const { return lam * own + rest * other; }
 };
 
 }  // namespace onepass::math

@@ -249,16 +249,30 @@ def augment(
     ops: Any,
     values: Any,
     threads: int,
+    allocate: Callable[[bytearray, int], tuple[Any, Any]] = ...,
 ) -> None:
     """Carries out the records of augment/_records.py on a batch, or a list of images (h, w, c) or (c, h, w).
 
     output: (n, c, h, w), contiguous or channels_last; it must not share memory with the images. values: float64.
+    Records and values are on the host. On a GPU allocate(table, n) is called once: it copies the table to the
+    images' device, on the current stream, and returns it and n bytes of memory there, which hold images that are
+    not finished.
     """
 
-def augment_masks(*, masks: Any, output: Any, passes: Any, ops: Any, values: Any, threads: int) -> None:
+def augment_masks(
+    *,
+    masks: Any,
+    output: Any,
+    passes: Any,
+    ops: Any,
+    values: Any,
+    threads: int,
+    allocate: Callable[[bytearray, int], tuple[Any, Any]] = ...,
+) -> None:
     """Moves the elements of masks, (n, h, w) or a list of (h, w), to output (n, h, w).
 
-    There is one pass each: a gather with interpolation nearest or floor, and blends that are not soft.
+    There is one pass each: a gather with interpolation nearest or floor, and blends that are not soft. allocate is
+    that of augment; n is 0.
     """
 
 def write_scaled(

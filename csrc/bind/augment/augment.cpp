@@ -8,6 +8,7 @@
 #include "bind/core/named.h"
 #include "bind/core/scratch.h"
 #include "bind/register.h"
+#include "kernels/augment/stages.h"
 
 namespace py = pybind11;
 
@@ -63,14 +64,28 @@ class Call {
   }
 
   // Throws unless there are kernels for the images' device.
-  template <class Kernel>
-  Target target(Kernel KernelTable::* kernel) {
-    const ArgumentName name{function_, list_};
-    check_has_kernels(device_, name);
-    const Target target = target_of(device_, int(arguments_.integer("threads")), reader_.tensors());
-    OP_CHECK(target.kernels->*kernel, RuntimeError, function_, ": there is no CUDA kernel yet, and ", list_,
-             " is on ", device_name(device_));
-    return target;
+  Target target() {
+    check_has_kernels(device_, {function_, list_});
+    allocate_ = arguments_.find("allocate");
+    return target_of(device_, int(arguments_.integer("threads")), reader_.tensors());
+  }
+  // What a GPU needs: allocate(table, bytes) copies the table to the images' device, after what runs there
+  // now, and gives it and that many bytes of memory there. fill(memory) writes the table.
+  template <class Fill>
+  DeviceMemory device_memory(int64_t table, int64_t workspace, const Fill& fill) {
+    OP_CHECK(allocate_ && !allocate_.is_none(), TypeError, function_, ": allocate must be given for ", list_,
+             " on ", device_name(device_), ", got none");
+    const py::object filled =
+        py::reinterpret_steal<py::object>(PyByteArray_FromStringAndSize(nullptr, Py_ssize_t(table)));
+    if (!filled) throw py::error_already_set();
+    fill(PyByteArray_AS_STRING(filled.ptr()));
+    lent_ = allocate_(filled, workspace);
+    OP_CHECK(PyTuple_Check(lent_.ptr()) && PyTuple_GET_SIZE(lent_.ptr()) == 2, TypeError, function_,
+             ": allocate must return a table and a workspace, got ", std::string(py::repr(lent_)));
+    DeviceMemory memory;
+    memory.table = bytes_on_device(PyTuple_GET_ITEM(lent_.ptr(), 0), "table", table);
+    memory.workspace = bytes_on_device(PyTuple_GET_ITEM(lent_.ptr(), 1), "workspace", workspace);
+    return memory;
   }
   void check_end() {
     arguments_.check_end();
@@ -113,6 +128,17 @@ class Call {
   }
 
  private:
+  char* bytes_on_device(py::handle object, const char* list, int64_t bytes) {
+    const ArgumentName name{function_, list};
+    const ArrayView view = reader_.read(object, name);
+    OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
+             device_name(device_), " like ", list_, ", got ", device_name(view.device));
+    OP_CHECK(ArrayReader::is_contiguous(view) && view.numel() * view.item >= bytes, ValueError,
+             to_string(name), " must hold ", bytes, " bytes one after the other, got shape ",
+             shape_name(view.shape, view.ndim), " of ", view.item, " bytes each");
+    return view.data;
+  }
+
   void add_overlap(const ArrayView& view, const ArgumentName& name, bool written) {
     int64_t bytes;
     const TensorView extent = extent_of(view, bytes);
@@ -185,6 +211,8 @@ class Call {
 
   const char* function_;
   NamedArguments& arguments_;
+  py::handle allocate_;
+  py::object lent_;
   ArrayReader reader_;
   OverlapCheck overlap_;
   Scratch<ImageView, Call> images_;
@@ -219,17 +247,22 @@ py::object augment(NamedArguments& arguments) {
   op.passes = call.records<ImagePass>("passes", op.count * op.pass_count);
   op.op_count = call.records_each<ImageOp>("ops", op.count * op.pass_count);
   op.ops = call.records<ImageOp>("ops", op.count * op.pass_count * op.op_count);
-  int64_t values;
-  op.values = call.set_values(values);
-  const Target target = call.target(&KernelTable::augment);
+  op.values = call.set_values(op.value_count);
+  const Target target = call.target();
   call.check_end();
-  const RecordCheck check("augment", op.height, op.width, op.channels, values);
+  const RecordCheck check("augment", op.height, op.width, op.channels, op.value_count);
   for (int64_t i = 0; i < op.count; ++i) {
     check.sample(op.samples[i], i, op.count);
     check.passes(op.passes + i * op.pass_count, op.pass_count, i, op.images[i].height, op.images[i].width);
     for (int64_t p = 0; p < op.pass_count; ++p) {
       check.ops(op.ops + (i * op.pass_count + p) * op.op_count, op.op_count, i);
     }
+  }
+  StagePlan plan;
+  if (target.on_gpu) {
+    plan = StagePlan::make(op);
+    op.device = call.device_memory(plan.table.bytes, plan.workspace, [&](char* to) { plan.fill(op, to); });
+    op.device.plan = &plan;
   }
   py::gil_scoped_release release;
   target.kernels->augment(op, target.launch);
@@ -277,16 +310,18 @@ py::object augment_masks(NamedArguments& arguments) {
   op.passes = call.records<ImagePass>("passes", op.count);
   op.op_count = call.records_each<ImageOp>("ops", op.count);
   op.ops = call.records<ImageOp>("ops", op.count * op.op_count);
-  int64_t values;
-  op.values = call.set_values(values);
-  const Target target = call.target(&KernelTable::augment_masks);
+  op.values = call.set_values(op.value_count);
+  const Target target = call.target();
   call.check_end();
-  const RecordCheck check("augment_masks", op.height, op.width, 1, values);
+  const RecordCheck check("augment_masks", op.height, op.width, 1, op.value_count);
   for (int64_t i = 0; i < op.count; ++i) {
     check.passes(op.passes + i, 1, i, op.masks[i].height, op.masks[i].width);
     check.ops(op.ops + i * op.op_count, op.op_count, i);
   }
   check_mask_records(op);
+  if (target.on_gpu) {
+    op.device = call.device_memory(masks_table(op).bytes, 0, [&](char* to) { fill_masks_table(op, to); });
+  }
   py::gil_scoped_release release;
   target.kernels->augment_masks(op, target.launch);
   return py::none();

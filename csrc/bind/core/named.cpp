@@ -9,6 +9,12 @@ namespace py = pybind11;
 namespace onepass {
 
 py::handle NamedArguments::operator[](const char* name) {
+  const py::handle value = find(name);
+  if (value) return value;
+  throw TypeError(concat(function_, ": ", name, " must be given, got no argument of that name"));
+}
+
+py::handle NamedArguments::find(const char* name) {
   for (Py_ssize_t tried = 0; tried < count_; ++tried, ++next_) {
     if (next_ == count_) next_ = 0;
     const char* given = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names_, next_));
@@ -18,7 +24,7 @@ py::handle NamedArguments::operator[](const char* name) {
       return values_[next_++];
     }
   }
-  throw TypeError(concat(function_, ": ", name, " must be given, got no argument of that name"));
+  return {};
 }
 
 double NamedArguments::number(const char* name) { return as_number(name, (*this)[name]); }

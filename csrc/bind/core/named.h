@@ -19,6 +19,8 @@ class NamedArguments {
 
   // The value, borrowed from the call. Throws TypeError if it is missing.
   pybind11::handle operator[](const char* name);
+  // The same, or an empty handle if it is missing.
+  pybind11::handle find(const char* name);
   // The same as a number, an integer, a truth value. Throws TypeError if it is none.
   double number(const char* name);
   std::optional<double> optional_number(const char* name);  // None gives no value

@@ -8,7 +8,9 @@
 
 #include <cstdint>
 
+#include "core/philox.h"
 #include "loops/images/view.h"
+#include "math/image_resize.h"
 
 namespace onepass {
 
@@ -56,6 +58,44 @@ struct ImageOp {
 constexpr int kBlendWidth = 9, kBlendHeight = 10, kBlendPower = 11, kBlendSoft = 12;
 constexpr int kEraseMode = 4, kEraseKey = 5, kEraseCounter = 7;
 
+// Operations that need all pixels of the image, or neighbours.
+ONEPASS_HD bool is_statistic(OpKind kind) {
+  return kind == OpKind::kContrast || kind == OpKind::kAutocontrast || kind == OpKind::kEqualize ||
+         kind == OpKind::kSharpness;
+}
+
+// Whether a pass is made in two directions, one after the other.
+ONEPASS_HD bool is_separable(const ImagePass& pass) {
+  const auto kind = Interpolation(int(pass.interpolation));
+  return PassKind(int(pass.kind)) == PassKind::kResize &&
+         (kind == Interpolation::kBilinear || kind == Interpolation::kBicubic);
+}
+
+ONEPASS_HD math::ResizeAxis resize_axis(const ImagePass& pass, bool along_x) {
+  const bool cubic = Interpolation(int(pass.interpolation)) == Interpolation::kBicubic;
+  if (along_x) return {pass.map[0], pass.map[2], {pass.left, pass.right - 1}, cubic, pass.antialias != 0};
+  return {pass.map[4], pass.map[5], {pass.top, pass.bottom - 1}, cubic, pass.antialias != 0};
+}
+
+// The words that elements 4 block .. 4 block + 3 of an operation's noise are made of.
+ONEPASS_HD PhiloxWords noise_words(const ImageOp& op, int64_t block) {
+  const double* a = op.a;
+  const uint64_t low = uint32_t(int64_t(a[kEraseKey])), high = uint32_t(int64_t(a[kEraseKey + 1]));
+  return philox(
+      {{uint32_t(int64_t(a[kEraseCounter])), uint32_t(int64_t(a[kEraseCounter + 1])),
+        uint32_t(int64_t(a[kEraseCounter + 2])), uint32_t(int64_t(a[kEraseCounter + 3])) + uint32_t(block)}},
+      low | high << 32);
+}
+
+struct StagePlan;  // stages.h
+
+// What a GPU needs besides: the plan's tables on the device, and memory for images that are not finished.
+struct DeviceMemory {
+  const StagePlan* plan = nullptr;
+  const char* table = nullptr;
+  char* workspace = nullptr;
+};
+
 struct Augment {
   const ImageView* images;  // one a sample
   int64_t count, channels;
@@ -69,6 +109,8 @@ struct Augment {
   const ImageOp* ops;  // op_count each pass
   int64_t op_count;
   const double* values;
+  int64_t value_count;
+  DeviceMemory device;
 };
 
 // Elements that are moved as they are: one gather of the nearest element, blends with whole coverage, fills
@@ -82,6 +124,8 @@ struct AugmentMasks {
   const ImageOp* ops;       // op_count each
   int64_t op_count;
   const double* values;
+  int64_t value_count;
+  DeviceMemory device;
 };
 
 }  // namespace onepass

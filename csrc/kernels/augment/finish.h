@@ -4,6 +4,7 @@
 
 #include "kernels/augment/workspace.h"
 #include "loops/common/nontemporal.h"
+#include "math/augment.h"
 #include "math/color.h"
 
 namespace onepass::ONEPASS_ISA {

@@ -1,7 +1,6 @@
 // operations.h - carries the operations of a pass out on a strip of planes.
 #pragma once
 
-#include "core/philox.h"
 #include "kernels/augment/statistic.h"
 #include "math/normal.h"
 
@@ -120,13 +119,8 @@ class Operations {
 
   // Numbers `first` .. first + n of an operation's noise.
   ONEPASS_WALK static void fill_noise(const ImageOp& op, int64_t first, int64_t n, float* to) {
-    const auto word = [&](int k) { return uint32_t(int64_t(op.a[k])); };
-    const uint64_t key = uint64_t(word(kEraseKey)) | uint64_t(word(kEraseKey + 1)) << 32;
     for (int64_t i = 0; i < n;) {
-      const int64_t block = (first + i) / 4;
-      const PhiloxWords words = philox({{word(kEraseCounter), word(kEraseCounter + 1),
-                                         word(kEraseCounter + 2), word(kEraseCounter + 3) + uint32_t(block)}},
-                                       key);
+      const PhiloxWords words = noise_words(op, (first + i) / 4);
       const math::NormalPair a = math::normal_pair(words.word[0], words.word[1]);
       const math::NormalPair b = math::normal_pair(words.word[2], words.word[3]);
       const float numbers[4] = {a.first, a.second, b.first, b.second};

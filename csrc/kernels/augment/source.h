@@ -35,8 +35,8 @@ class PassSource {
     resizes_ = true;
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     const math::ResizeAxis x = resize_axis(pass, true), y = resize_axis(pass, false);
-    columns_ = tap_table(workspace.columns, width, x.most_taps());
-    rows_ = tap_table(workspace.rows, height, y.most_taps());
+    columns_ = TapTable::at(workspace.columns, width, x.most_taps());
+    rows_ = TapTable::at(workspace.rows, height, y.most_taps());
     fill_table(x, width, columns_);
     fill_table(y, height, rows_);
     sides_ = image.is_interleaved() && (image.channels == 3 || image.channels == 4);

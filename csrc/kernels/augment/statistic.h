@@ -69,14 +69,13 @@ class Statistic {
   }
 
  private:
-  // Where too few values differ from the last bin's, each stays in its own.
   void make_table(const int32_t* counts, float* table) const {
     int64_t last = 0;
     for (int64_t bin = 0; bin < kBins; ++bin) last = counts[bin] ? bin : last;
-    const int64_t step = (pixels_ - counts[last]) / (kBins - 1);
+    const int64_t step = math::equalize_step(pixels_, counts[last]);
     int64_t before = 0;
     for (int64_t bin = 0; bin < kBins; ++bin) {
-      table[bin] = step > 0 ? math::equalized(before, step) : math::of_byte(float(bin));
+      table[bin] = math::equalized(int32_t(bin), before, step);
       before += counts[bin];
     }
   }

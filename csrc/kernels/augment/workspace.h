@@ -8,17 +8,6 @@
 
 namespace onepass::ONEPASS_ISA {
 
-inline bool is_statistic(OpKind kind) {
-  return kind == OpKind::kContrast || kind == OpKind::kAutocontrast || kind == OpKind::kEqualize ||
-         kind == OpKind::kSharpness;
-}
-
-inline math::ResizeAxis resize_axis(const ImagePass& pass, bool along_x) {
-  const bool cubic = Interpolation(int(pass.interpolation)) == Interpolation::kBicubic;
-  if (along_x) return {pass.map[0], pass.map[2], {pass.left, pass.right - 1}, cubic, pass.antialias != 0};
-  return {pass.map[4], pass.map[5], {pass.top, pass.bottom - 1}, cubic, pass.antialias != 0};
-}
-
 // Floats behind a row that are read, with a weight of 0.
 constexpr int64_t kBehindRow = 64;
 
@@ -110,10 +99,5 @@ struct Workspace {
     return made;
   }
 };
-
-inline TapTable tap_table(char* memory, int64_t n, int64_t most) {
-  int32_t* numbers = reinterpret_cast<int32_t*>(memory);
-  return {numbers, numbers + n, reinterpret_cast<float*>(numbers + 2 * n), most};
-}
 
 }  // namespace onepass::ONEPASS_ISA

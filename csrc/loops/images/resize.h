@@ -6,52 +6,14 @@
 #include <type_traits>
 
 #include "loops/images/pixels.h"
-#include "math/image_resize.h"
+#include "loops/images/taps.h"
 
 namespace onepass::ONEPASS_ISA {
 
-// The taps of each output pixel along one axis: count[i] from first[i] on, weights from weight + i * most on.
-struct TapTable {
-  int32_t* first;
-  int32_t* count;
-  float* weight;
-  int64_t most;
-
-  static int64_t bytes(int64_t n, int64_t most) { return n * (8 + most * int64_t(sizeof(float))); }
-};
-
-inline void fill_antialiased(const math::ResizeAxis& axis, double centre, int32_t first, int32_t end,
-                             float* weight) {
-  double sum = 0;
-  for (int32_t tap = first; tap < end; ++tap) sum += axis.weight(centre, tap);
-  for (int32_t tap = first; tap < end; ++tap) {
-    weight[tap - first] = math::normalised_weight(axis.weight(centre, tap), sum);
-  }
-}
-
-// Taps outside the box are those of its edge.
-inline void fill_clamped(const math::ResizeAxis& axis, double centre, int32_t first, int32_t end,
-                         float* weight) {
-  double sums[4] = {};
-  const int32_t base = axis.within(first);
-  for (int32_t tap = first; tap < end; ++tap) sums[axis.within(tap) - base] += axis.weight(centre, tap);
-  for (int32_t k = 0; k <= axis.within(end - 1) - base; ++k) weight[k] = float(sums[k]);
-}
-
 inline void fill_table(const math::ResizeAxis& axis, int64_t n, const TapTable& table) {
   for (int64_t i = 0; i < n; ++i) {
-    const double centre = axis.centre(double(i));
-    const int32_t first = axis.first(centre), end = axis.end(centre);
-    const int32_t low = axis.within(first), high = axis.within(end - 1) + 1;
-    float* weight = table.weight + i * table.most;
-    if (axis.antialias) {
-      fill_antialiased(axis, centre, low, high, weight);
-    } else {
-      fill_clamped(axis, centre, first, end, weight);
-    }
-    table.first[i] = low;
-    table.count[i] = high - low;
-    for (int64_t k = high - low; k < table.most; ++k) weight[k] = 0;
+    fill_taps(axis, i, table);
+    for (int64_t k = table.count[i]; k < table.most; ++k) table.weight[i * table.most + k] = 0;
   }
 }
 

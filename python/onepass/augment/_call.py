@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,19 @@ from onepass import _native
 from onepass.augment._images import Images
 from onepass.augment._plan import Plan, Records
 
-__all__ = ["run", "run_masks"]
+__all__ = ["device_memory", "run", "run_masks", "to_device"]
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Copies a tensor of the host to a device behind what runs there; a GPU is not waited for."""
+    # From memory that is not pinned, the copy waits until the GPU has come so far.
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+def device_memory(device: torch.device, table: bytearray, workspace: int) -> tuple[Tensor, Tensor]:
+    """Gives the core what it needs on a GPU: its table there, and so many bytes of memory."""
+    copied = to_device(torch.frombuffer(table, dtype=torch.uint8), device)
+    return copied, torch.empty(workspace, dtype=torch.uint8, device=device)
 
 
 def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
@@ -25,6 +38,7 @@ def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
         ops=records.ops,
         values=records.values,
         threads=torch.get_num_threads(),
+        allocate=partial(device_memory, images.device),
     )
 
 
@@ -40,5 +54,6 @@ def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Plan) 
         ops=records.ops,
         values=records.values,
         threads=torch.get_num_threads(),
+        allocate=partial(device_memory, device),
     )
     return output

@@ -60,9 +60,10 @@ def take_images(images: Any, layout: str) -> Images:
         kinds = {(_dtype(image, f"images[{k}]"), _device(image)) for k, image in enumerate(data)}
         channels = {shape[0] for shape in shapes}
         if len(channels) > 1 or len(kinds) > 1:
+            devices = len({device for _, device in kinds}) > 1
             got = sorted(
                 {
-                    f"{shape[0]} channels of {_dtype(one, 'images')}"
+                    f"{shape[0]} channels of {_dtype(one, 'images')}{f' on {_device(one)}' if devices else ''}"
                     for shape, one in zip(shapes, data, strict=True)
                 }
             )
@@ -229,7 +230,7 @@ def take_list(values: Any, n: int, argument: str, width: int) -> list[Tensor]:
     return tensors
 
 
-def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype]:
+def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype, torch.device]:
     """Checks masks (n, H, W), or a list of (H, W), of the sizes of the images."""
     n = len(images.heights)
     single = not isinstance(masks, (list, tuple))
@@ -247,7 +248,10 @@ def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype]:
     dtypes = {one.dtype for one in data}
     if len(dtypes) > 1:
         raise ValueError(f"Compose: masks must have one dtype, got {', '.join(sorted(map(str, dtypes)))}")
-    return data, torch.as_tensor(data if single else data[0]).dtype
+    devices = {_device(one) for one in data} if not single else {_device(data)}
+    if len(devices) > 1:
+        raise ValueError(f"Compose: masks must be on one device, got {', '.join(sorted(map(str, devices)))}")
+    return data, torch.as_tensor(data if single else data[0]).dtype, devices.pop()
 
 
 def _mask(value: Any, argument: str, rank: int) -> Any:

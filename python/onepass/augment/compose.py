@@ -175,7 +175,7 @@ class Compose:
         if target is not None:
             parts.append(self._target(target, plan))
         if mask_plan is not None and taken_masks is not None:
-            parts.append(_call.run_masks(*taken_masks, taken.device, mask_plan))
+            parts.append(_call.run_masks(*taken_masks, mask_plan))
         if points is not None:
             parts.extend(
                 ([points.boxes()] if boxes is not None else [])
@@ -274,7 +274,8 @@ class Compose:
         if not self._chain.mixing:
             return labels
         mixed = plan.samples["mixing"] != 0
-        lam = torch.from_numpy(np.where(mixed, plan.samples["lam"], 1.0).astype(np.float32)).to(labels.device)
+        shares = torch.from_numpy(np.where(mixed, plan.samples["lam"], 1.0).astype(np.float32))
+        lam = _call.to_device(shares, labels.device)
         other = labels.roll(1, 0)
         if labels.dim() == 1:
             return labels, other, lam
