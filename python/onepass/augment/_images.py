@@ -16,6 +16,7 @@ __all__ = [
     "Images",
     "check_epoch",
     "check_labels",
+    "check_mask_fills",
     "check_out",
     "take_ids",
     "take_images",
@@ -263,7 +264,21 @@ def take_list(values: Any, n: int, argument: str, width: int) -> list[Tensor]:
             raise ValueError(f"Compose: {argument}[{k}] must have shape ({rest}, {width}), got {tuple(one.shape)}")
         if one.is_complex() or one.dtype == torch.bool:
             raise TypeError(f"Compose: {argument}[{k}] must be real numbers, got {one.dtype}")
+        _check_places(one.detach().double(), f"{argument}[{k}]", width == 4)
     return tensors
+
+
+def _check_places(places: Tensor, argument: str, boxes: bool) -> None:
+    """Raises for infinite numbers, and for boxes with nan or with corners in another order."""
+    bad = places.isinf() | (places.isnan() & boxes)
+    if bool(bad.any()):
+        wanted = "finite" if boxes else "finite or nan"
+        raise ValueError(f"Compose: {argument} must be {wanted}, got {places[bad][0].item()}")
+    if boxes:
+        turned = (places[:, 2:] < places[:, :2]).any(1)
+        if bool(turned.any()):
+            row = places[turned][0].tolist()
+            raise ValueError(f"Compose: {argument} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got {row}")
 
 
 def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype]:
@@ -285,6 +300,16 @@ def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype]:
     if len(dtypes) > 1:
         raise ValueError(f"Compose: masks must have one dtype, got {', '.join(sorted(map(str, dtypes)))}")
     return data, dtypes.pop()
+
+
+def check_mask_fills(fills: Sequence[float], dtype: torch.dtype) -> None:
+    """Raises where a fill is no value of the masks' dtype."""
+    if dtype == torch.bool:
+        return  # What is not 0 is True.
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    for fill in fills:
+        if not low <= fill <= high:
+            raise ValueError(f"Compose: fill must be from {low} to {high} with masks of {dtype}, got {fill:g}")
 
 
 def _torch_dtype(mask: Any) -> torch.dtype:

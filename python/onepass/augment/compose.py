@@ -17,11 +17,13 @@ from onepass._seed import check_seed
 from onepass.augment import _call
 from onepass.augment._chain import Chain
 from onepass.augment._checks import check_flag
+from onepass.augment._epoch import Epoch
 from onepass.augment._images import (
     DTYPES,
     Images,
     check_epoch,
     check_labels,
+    check_mask_fills,
     check_out,
     take_ids,
     take_images,
@@ -70,7 +72,8 @@ class Compose:
       a number that each call draws from torch's default generator, which differs from worker to worker.
     - epoch: 0 to 2**32 - 1.
     - masks: integers (n, H, W) or a list of (H, W), sampled by the nearest pixel.
-    - boxes: for each sample (k, 4), x1, y1, x2, y2. keypoints: for each sample (..., 2), x, y.
+    - boxes: for each sample (k, 4), x1, y1, x2, y2, finite and in this order. keypoints: for each sample (..., 2),
+      x, y; nan stays nan. Results have the given dtype; integers are truncated, as torchvision's are.
     - out: a tensor for the output, of its shape, dtype and format.
 
     and returns the images (n, C, H, W), alone or in a tuple with what else was given, in that order: the target,
@@ -129,7 +132,7 @@ class Compose:
             raise ValueError(f"Compose: layout must be 'NHWC' or 'NCHW', got {layout!r}")
         self.seed, self.memory_format, self.layout = seed, memory_format, layout
         self.train = check_flag("Compose", "train", train)
-        self.epoch = 0
+        self._epoch = Epoch()
         self._chain = Chain(self.transforms, self.train)
 
     @_disable_dynamo
@@ -173,6 +176,7 @@ class Compose:
             if target is not None:
                 parts.append(self._target(target, plan))
             if mask_plan is not None and taken_masks is not None:
+                check_mask_fills(mask_plan.values.numbers, taken_masks[1])
                 parts.append(_call.run_masks(*taken_masks, taken.device, mask_plan))
             if points is not None:
                 parts.extend(
@@ -222,8 +226,28 @@ class Compose:
         return table
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch `collate` draws for; workers of a DataLoader get it when they are started."""
-        self.epoch = check_epoch(epoch)
+        """Says which epoch `collate` draws for, also in workers that are running (persistent_workers=True).
+
+        Args:
+            epoch: 0 to 2**32 - 1. Call it before the loop over the DataLoader begins.
+
+        Raises:
+            TypeError: epoch is no integer.
+            ValueError: epoch is out of range.
+
+        Example:
+            >>> from onepass import augment as A
+            >>> train = A.Compose([A.RandomHorizontalFlip()], seed=0)
+            >>> train.set_epoch(3)
+            >>> train.epoch
+            3
+        """
+        self._epoch.value = check_epoch(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `collate` draws for."""
+        return self._epoch.value
 
     def collate(self, samples: Sequence[Any]) -> Any:
         """Makes a batch of samples (image,), (image, label) or (image, label, id): a collate_fn for a DataLoader.
