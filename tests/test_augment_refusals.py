@@ -163,6 +163,17 @@ def test_negated_views_are_read_as_they_are():
         train(FLAT, out=torch._neg_view(torch.zeros(2, 3, 8, 9)))
 
 
+def test_a_buffer_that_overlaps_the_images_is_refused():
+    memory = torch.rand(3, 3, 8, 9)
+    before = memory.clone()
+    for images in (memory[:2], list(memory[:2]), memory[:2].numpy()):
+        with pytest.raises(ValueError, match="Compose: out must not share memory with images, got overlapping"):
+            A.Compose([], layout="NCHW")(images, out=memory[1:])
+    assert memory.equal(before)
+    A.Compose([], layout="NCHW")(memory[:1], out=memory[1:2])
+    assert memory[1].equal(memory[0])
+
+
 def test_numpy_masks_of_any_strides_and_read_only_ones():
     masks = np.arange(144, dtype=np.int32).reshape(2, 8, 9)
     flipped = masks[:, ::-1]

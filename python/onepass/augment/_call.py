@@ -16,16 +16,22 @@ __all__ = ["run", "run_masks"]
 
 def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
     """Carries out the records of images."""
-    _native.core.augment(
-        images=images.data,
-        layout=layout,
-        output=output,
-        samples=records.samples,
-        passes=records.passes,
-        ops=records.ops,
-        values=records.values,
-        threads=torch.get_num_threads(),
-    )
+    try:
+        _native.core.augment(
+            images=images.data,
+            layout=layout,
+            output=output,
+            samples=records.samples,
+            passes=records.passes,
+            ops=records.ops,
+            values=records.values,
+            threads=torch.get_num_threads(),
+        )
+    except ValueError as error:
+        if "must not share memory" not in str(error):
+            raise
+        # Only a buffer that the caller gives can overlap the images.
+        raise ValueError("Compose: out must not share memory with images, got overlapping storage") from None
 
 
 def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Plan) -> Tensor:
