@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import core_calls as core
 from augment_records import Case
+from conftest import simt_core
 from onepass import _native
 
 __all__ = ["CALLS"]
@@ -64,6 +66,13 @@ def masks(kind: str = "nearest", op: int = 0, **changes: Any) -> None:
     _native.core.augment_masks(**{**given, **changes})
 
 
+def on_gpu(allocate: Any = ...) -> None:
+    """The same with the kernels for GPUs, on the host."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "core", simt_core())
+        augment(**({} if allocate is ... else {"allocate": allocate}))
+
+
 # An array with elements of 8 bytes at every 12th byte.
 APART = np.lib.stride_tricks.as_strided(np.zeros(10), (2,), (12,))
 
@@ -100,6 +109,14 @@ CALLS = {
         ":  must hold an image, got none": lambda: augment(images=[]),
         " must be writable, got a read-only array": lambda: augment(output=read_only()),
         " must be on  like , got ": lambda: augment(output=core.on_device(ROCM, torch.zeros(2, 3, *SIZE))),
+        ": allocate must be given for  on , got none": on_gpu,
+        ": allocate must return a table and a workspace, got ": lambda: on_gpu(lambda table, workspace: None),
+        " must hold  bytes one after the other, got shape  of  bytes each": (
+            lambda: on_gpu(lambda table, workspace: (torch.zeros(1), torch.zeros(1)))
+        ),
+        " must be on  for  there, got ": (
+            lambda: on_gpu(lambda table, workspace: (core.on_device(ROCM, ones(1)), torch.zeros(1)))
+        ),
         " must have the shape , got ": lambda: augment(output=torch.zeros(2, 3, 6)),
         " must hold  images like , got ": lambda: augment(output=torch.zeros(3, 3, *SIZE)),
         " must have  channels like , got ": lambda: augment(output=torch.zeros(2, 4, *SIZE)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from augment_setup import image
 from conftest import Backend
 from onepass import _native
 from onepass import augment as A
+from onepass.augment import _images
 
 on_gpu = pytest.mark.parametrize("backend", ["simt", "cuda"], indirect=True)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -79,18 +81,17 @@ def test_masks_and_out_have_the_bits_of_the_cpu(backend: Backend, monkeypatch):
         assert one.equal(other)
 
 
-def test_devices_must_be_the_same():
+def test_devices_must_be_the_same(monkeypatch):
     """The images, and the masks, are on one device, and out is where the images are."""
     train = A.Compose([A.RandomHorizontalFlip()], seed=0)
-    other = torch.empty(4, 4, 3, device="meta")
-    with pytest.raises(
-        ValueError, match=r"got 3 channels of torch\.float32 on cpu, 3 channels of torch\.float32 on meta"
-    ):
-        train([torch.zeros(4, 4, 3), other])
-    with pytest.raises(ValueError, match="Compose: masks must be on one device, got cpu, meta"):
-        train(
-            torch.zeros(2, 4, 4, 3),
-            masks=[torch.zeros(4, 4, dtype=torch.int64, device=d) for d in ("cpu", "meta")],
-        )
+    images = torch.zeros(2, 4, 4, 3)
     with pytest.raises(ValueError, match="Compose: out must be on cpu, got meta"):
-        train(torch.zeros(2, 4, 4, 3), out=torch.empty(2, 3, 4, 4, device="meta"))
+        train(images, out=torch.empty(2, 3, 4, 4, device="meta"))
+    places = itertools.cycle((torch.device("cpu"), torch.device("cuda", 0)))
+    monkeypatch.setattr(_images, "_device", lambda _: next(places))
+    both = r"got 3 channels of torch\.float32 on \w+(:0)?, 3 channels of torch\.float32 on \w+(:0)?"
+    with pytest.raises(ValueError, match=both):
+        train(list(images))
+    next(places)
+    with pytest.raises(ValueError, match="Compose: masks must be on one device, got cpu, cuda:0"):
+        train(images, masks=[torch.zeros(4, 4, dtype=torch.int64)] * 2)

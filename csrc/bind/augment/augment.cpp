@@ -132,7 +132,7 @@ class Call {
     const ArgumentName name{function_, list};
     const ArrayView view = reader_.read(object, name);
     OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
-             device_name(device_), " like ", list_, ", got ", device_name(view.device));
+             device_name(device_), " for ", list_, " there, got ", device_name(view.device));
     OP_CHECK(ArrayReader::is_contiguous(view) && view.numel() * view.item >= bytes, ValueError,
              to_string(name), " must hold ", bytes, " bytes one after the other, got shape ",
              shape_name(view.shape, view.ndim), " of ", view.item, " bytes each");

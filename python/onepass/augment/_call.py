@@ -29,17 +29,23 @@ def device_memory(device: torch.device, table: bytearray, workspace: int) -> tup
 
 def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
     """Carries out the records of images."""
-    _native.core.augment(
-        images=images.data,
-        layout=layout,
-        output=output,
-        samples=records.samples,
-        passes=records.passes,
-        ops=records.ops,
-        values=records.values,
-        threads=torch.get_num_threads(),
-        allocate=partial(device_memory, images.device),
-    )
+    try:
+        _native.core.augment(
+            images=images.data,
+            layout=layout,
+            output=output,
+            samples=records.samples,
+            passes=records.passes,
+            ops=records.ops,
+            values=records.values,
+            threads=torch.get_num_threads(),
+            allocate=partial(device_memory, images.device),
+        )
+    except ValueError as error:
+        if "must not share memory" not in str(error):
+            raise
+        # Only a buffer that the caller gives can overlap the images.
+        raise ValueError("Compose: out must not share memory with images, got overlapping storage") from None
 
 
 def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Plan) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from onepass.augment._parameters import Parameters
 from onepass.augment._philox import places_of, uniform
 from onepass.augment._transform import Drawn, Geometry, Transform
 from onepass.augment.convert import Normalize, ToDtype
+from onepass.augment.mixing import Mixing
 
 __all__ = ["Chain"]
 
@@ -45,6 +46,7 @@ class Chain:
                 names = type(one).__name__, type(after).__name__
                 raise ValueError(f"Compose: {names[0]} must be the last transform, got {names[1]} after it")
         self._blocks = places_of(self._words)
+        self._classes = _num_classes(transforms) if train else None
         self.mixing = bool(transforms) and transforms[-1].mixing and train
         if not train:
             self.nodes = [node for node in self.nodes if self._stays(node.transform)]
@@ -63,7 +65,7 @@ class Chain:
     def _stays(self, transform: Transform) -> bool:
         if not transform.random:
             return True
-        if transform.sizing or any(child.sizing for child in transform.children):
+        if any(one.sizing for one in _with_children(transform)):
             raise ValueError(
                 "Compose: transforms must give images a size without random numbers with train=False, as Resize "
                 f"and CenterCrop do, got {told(transform)}"
@@ -73,12 +75,7 @@ class Chain:
     @property
     def labels_checked_by(self) -> int | None:
         """The number of classes that a mixing transform names."""
-        last = self.nodes[-1].transform if self.nodes else None
-        for one in (last, *(last.children if last is not None else ())):
-            classes: int | None = getattr(one, "num_classes", None)
-            if classes is not None:
-                return classes
-        return None
+        return self._classes
 
     def check(self, channels: int) -> None:
         """Raises where a transform cannot take images of so many channels."""
@@ -99,6 +96,23 @@ class Chain:
         """Lets each transform plan; the first plan's sizes are those of the images at each place."""
         for node in self.nodes:
             _plan(node, u, plans, None, table)
+
+
+def _with_children(transform: Transform) -> Iterator[Transform]:
+    """Gives a transform and all that it holds."""
+    yield transform
+    for child in transform.children:
+        yield from _with_children(child)
+
+
+def _num_classes(transforms: Sequence[Transform]) -> int | None:
+    """Returns the number of classes of a chain's mixing transforms, which must agree."""
+    all_of_them = [inner for one in transforms for inner in _with_children(one)]
+    mixing = [one for one in all_of_them if isinstance(one, Mixing)]
+    named = {one.num_classes for one in mixing if one.num_classes is not None}
+    if len(named) > 1:
+        raise ValueError(f"Compose: num_classes must be the same in MixUp and CutMix, got {sorted(named)}")
+    return named.pop() if named else None
 
 
 def _plan(node: Node, u: Floats, plans: Sequence[Geometry], on: Bools | None, table: Parameters | None) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "check_channels",
     "check_count",
     "check_finite",
+    "check_flag",
     "check_probability",
     "check_sequence",
     "to_angles",
@@ -29,15 +30,32 @@ __all__ = [
 # Arguments for which one number stands for nothing.
 _NEVER_ONE = ("translate", "scale", "ratio", "center")
 _MODES = ("constant", "edge", "reflect", "symmetric")
+# The core computes in float32, where greater numbers are infinite.
+_GREATEST = 3.4028234663852886e38
+# The most rows or columns that the core takes.
+_MOST_PIXELS = 2**24
 
 
 def check_finite(name: str, argument: str, value: Any) -> float:
     """Returns a number as float; nan and infinity raise ValueError, other types TypeError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: {argument} must be a number, got {told(value)}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: {argument} must be finite in float32, got {value}") from None
+    if not math.isfinite(number):
         raise ValueError(f"{name}: {argument} must be finite, got {value}")
-    return float(value)
+    if abs(number) > _GREATEST:
+        raise ValueError(f"{name}: {argument} must be finite in float32, got {value}")
+    return number
+
+
+def check_flag(name: str, argument: str, value: Any) -> bool:
+    """Returns True or False; other types raise TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: {argument} must be True or False, got {told(value)}")
+    return value
 
 
 def check_between(name: str, argument: str, value: Any, low: float, high: float) -> float:
@@ -92,8 +110,15 @@ def to_size(name: str, value: Any, argument: str = "size") -> tuple[int, int]:
     """Returns (height, width) of one integer, or of a sequence of one or two."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         value = (value,)
-    numbers = [check_count(name, argument, one, 1) for one in check_sequence(name, argument, value, (1, 2))]
+    numbers = [_check_pixels(name, argument, one, 1) for one in check_sequence(name, argument, value, (1, 2))]
     return numbers[0], numbers[-1]
+
+
+def _check_pixels(name: str, argument: str, value: Any, low: int) -> int:
+    number = check_count(name, argument, value, low)
+    if number > _MOST_PIXELS:
+        raise ValueError(f"{name}: {argument} must be at most 2**24, got {value}")
+    return number
 
 
 def to_pair(
@@ -124,14 +149,14 @@ def to_sides(name: str, value: Any) -> tuple[int, int, int, int]:
     """Returns (left, top, right, bottom) of one integer, two (across, down) or four."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         value = (value,)
-    numbers = [check_count(name, "padding", one, 0) for one in check_sequence(name, "padding", value, (1, 2, 4))]
+    numbers = [_check_pixels(name, "padding", one, 0) for one in check_sequence(name, "padding", value, (1, 2, 4))]
     left, top, right, bottom = numbers * (4 // len(numbers))
     return left, top, right, bottom
 
 
 def to_mode(name: str, value: Any) -> str:
     """Returns a padding mode."""
-    if value not in _MODES:
+    if not isinstance(value, str) or value not in _MODES:
         raise ValueError(f"{name}: padding_mode must be one of {', '.join(_MODES)}, got {told(value)}")
     return str(value)
 
@@ -139,7 +164,7 @@ def to_mode(name: str, value: Any) -> str:
 def to_interpolation(name: str, value: Any, allowed: tuple[str, ...] = ("nearest", "bilinear")) -> str:
     """Returns the name of an interpolation; torchvision's InterpolationMode has it as its value."""
     text = getattr(value, "value", value)
-    if text not in allowed:
+    if not isinstance(text, str) or text not in allowed:
         raise ValueError(f"{name}: interpolation must be one of {', '.join(allowed)}, got {told(value)}")
     return str(text)
 

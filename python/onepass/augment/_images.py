@@ -17,6 +17,7 @@ __all__ = [
     "Images",
     "check_epoch",
     "check_labels",
+    "check_mask_fills",
     "check_out",
     "take_ids",
     "take_images",
@@ -88,7 +89,12 @@ def _array(value: Any, argument: str) -> Any:
             )
         if value.layout != torch.strided:
             raise TypeError(f"Compose: {argument} must be dense, got layout {value.layout}")
-        return value
+        if value.is_meta:
+            raise TypeError(f"Compose: {argument} must have memory, got a tensor on meta")
+        # DLPack does not carry the bit that says that values are negated when they are read.
+        return value.resolve_neg()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"Compose: {argument} must be an array without a mask of its own, got MaskedArray")
     if isinstance(value, np.ndarray):
         return value
     # Images of Pillow.
@@ -124,9 +130,8 @@ def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int,
 
 def take_ids(ids: Any, n: int | None = None) -> Words:
     """Checks numbers of samples; without any they count from a number that torch's generator gives."""
-    if ids is None:
-        assert n is not None
-        first = int(torch.randint(2**62, (), dtype=torch.int64))
+    if ids is None and n is not None:
+        first = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
         return np.arange(first, first + n).astype(np.uint64)
     array = _integers(ids)
     if array.ndim != 1 or (n is not None and len(array) != n):
@@ -139,14 +144,13 @@ def take_ids(ids: Any, n: int | None = None) -> Words:
 
 def _integers(ids: Any) -> Array:
     if isinstance(ids, Tensor):
-        ids = ids.cpu().numpy()
+        ids = _array(ids, "ids").cpu().numpy()
     if not isinstance(ids, np.ndarray):
         if not isinstance(ids, Sequence) or isinstance(ids, str):
             raise TypeError(f"Compose: ids must be a sequence of integers, got {type(ids).__name__}")
-        if not all(isinstance(one, (int, np.integer)) for one in ids):
-            raise TypeError(
-                f"Compose: ids must be integers, got {told(next(one for one in ids if not isinstance(one, int)))}"
-            )
+        for one in ids:
+            if isinstance(one, bool) or not isinstance(one, (int, np.integer)):
+                raise TypeError(f"Compose: ids must be integers, got {told(one)}")
         if ids and not 0 <= min(ids) <= max(ids) < 2**64:
             raise ValueError(f"Compose: ids must be at least 0 and below 2**64, got {min(ids)} to {max(ids)}")
         # By numpy's own rule, numbers of 64 bits among smaller ones would become float64.
@@ -170,22 +174,29 @@ def take_sizes(sizes: Any, n: int) -> tuple[Floats, Floats]:
     """Returns heights and widths of (height, width) or of (n, 2); nan for None."""
     if sizes is None:
         return np.full(n, np.nan), np.full(n, np.nan)
-    array = np.asarray(sizes, np.float64)
+    try:
+        array = np.asarray(sizes, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"Compose: sizes must be numbers, got {told(sizes)}") from None
     if array.shape not in ((2,), (n, 2)):
         raise ValueError(f"Compose: sizes must be (height, width), or {n} of them, got shape {array.shape}")
     if not (array >= 1).all():
         raise ValueError(f"Compose: sizes must be at least 1, got {array.min()}")
+    if not (array == np.rint(array)).all() or array.max() > 2**24:
+        raise ValueError(f"Compose: sizes must be integers of at most 2**24, got {told(sizes)}")
     pairs = np.broadcast_to(array, (n, 2))
     return pairs[:, 0].copy(), pairs[:, 1].copy()
 
 
 def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
     """Checks labels (n,) of integers, or probabilities (n, classes)."""
-    tensor = torch.as_tensor(labels)
-    if tensor.dim() not in (1, 2) or len(tensor) != n:
+    tensor = to_tensor(labels, "labels")
+    if tensor.dim() not in (1, 2) or len(tensor) != n or 0 in tensor.shape:
         raise ValueError(f"Compose: labels must have shape ({n},) or ({n}, classes), got {tuple(tensor.shape)}")
     if tensor.dim() == 1 and tensor.dtype not in _INTEGERS:
         raise TypeError(f"Compose: labels of one dimension must be integers, got {tensor.dtype}")
+    if tensor.is_complex():
+        raise TypeError(f"Compose: labels must be integers or probabilities, got {tensor.dtype}")
     if num_classes is None:
         return tensor
     if tensor.dim() == 2 and tensor.shape[1] != num_classes:
@@ -198,6 +209,32 @@ def check_labels(labels: Any, n: int, num_classes: int | None) -> Tensor:
     return tensor
 
 
+def to_tensor(given: Any, argument: str) -> Tensor:
+    """Returns a dense tensor with memory, of what torch.as_tensor takes or of a list of tensors."""
+    value: Any = given
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Tensor, np.ndarray)):
+        try:
+            value = torch.stack([torch.as_tensor(one) for one in value])
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(
+                f"Compose: {argument} must be tensors or arrays of one shape, got {_kinds(value)}"
+            ) from None
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+        except (RuntimeError, TypeError, ValueError):
+            raise TypeError(f"Compose: {argument} must be numbers, got {told(value)}") from None
+    if value.layout != torch.strided or value.is_meta:
+        got = "a tensor on meta" if value.is_meta else f"layout {value.layout}"
+        raise TypeError(f"Compose: {argument} must be dense and have memory, got {got}")
+    tensor: Tensor = value
+    return tensor
+
+
+def _kinds(values: Sequence[Any]) -> str:
+    return ", ".join(sorted({str(tuple(getattr(one, "shape", ()))) for one in values}))
+
+
 def check_out(out: Any, shape: tuple[int, int, int, int], dtype: torch.dtype, format: Any, device: Any) -> Tensor:
     """Checks a buffer for the output."""
     if not isinstance(out, Tensor):
@@ -208,6 +245,8 @@ def check_out(out: Any, shape: tuple[int, int, int, int], dtype: torch.dtype, fo
         raise TypeError(f"Compose: out must be {dtype}, got {out.dtype}")
     if out.device != device:
         raise ValueError(f"Compose: out must be on {device}, got {out.device}")
+    if out.is_neg():
+        raise ValueError("Compose: out must hold its values as they are, got a negated view")
     if out.requires_grad:
         raise ValueError("Compose: out must not require a gradient, got one that does")
     if not out.is_contiguous(memory_format=format):
@@ -220,14 +259,28 @@ def take_list(values: Any, n: int, argument: str, width: int) -> list[Tensor]:
     if not isinstance(values, (Sequence, Tensor, np.ndarray)) or len(values) != n:
         got = f"{len(values)}" if hasattr(values, "__len__") else type(values).__name__
         raise ValueError(f"Compose: {argument} must have {n} tensors, one a sample, got {got}")
-    tensors = [torch.as_tensor(one) for one in values]
+    tensors = [to_tensor(one, f"{argument}[{k}]") for k, one in enumerate(values)]
     for k, one in enumerate(tensors):
         if one.dim() < 2 or one.shape[-1] != width or (width == 4 and one.dim() != 2):
             rest = "k" if width == 4 else "..., k"
             raise ValueError(f"Compose: {argument}[{k}] must have shape ({rest}, {width}), got {tuple(one.shape)}")
         if one.is_complex() or one.dtype == torch.bool:
             raise TypeError(f"Compose: {argument}[{k}] must be real numbers, got {one.dtype}")
+        _check_places(one.detach().double(), f"{argument}[{k}]", width == 4)
     return tensors
+
+
+def _check_places(places: Tensor, argument: str, boxes: bool) -> None:
+    """Raises for infinite numbers, and for boxes with nan or with corners in another order."""
+    bad = places.isinf() | (places.isnan() & boxes)
+    if bool(bad.any()):
+        wanted = "finite" if boxes else "finite or nan"
+        raise ValueError(f"Compose: {argument} must be {wanted}, got {places[bad][0].item()}")
+    if boxes:
+        turned = (places[:, 2:] < places[:, :2]).any(1)
+        if bool(turned.any()):
+            row = places[turned][0].tolist()
+            raise ValueError(f"Compose: {argument} must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got {row}")
 
 
 def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype, torch.device]:
@@ -245,13 +298,28 @@ def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype, torch.devi
         raise ValueError(
             f"Compose: masks[{k}] must have the size of its image, {wanted}, got {tuple(shapes[k].tolist())}"
         )
-    dtypes = {one.dtype for one in data}
+    dtypes = {_torch_dtype(one) for one in data}
     if len(dtypes) > 1:
         raise ValueError(f"Compose: masks must have one dtype, got {', '.join(sorted(map(str, dtypes)))}")
     devices = {_device(one) for one in data} if not single else {_device(data)}
     if len(devices) > 1:
         raise ValueError(f"Compose: masks must be on one device, got {', '.join(sorted(map(str, devices)))}")
-    return data, torch.as_tensor(data if single else data[0]).dtype, devices.pop()
+    return data, dtypes.pop(), devices.pop()
+
+
+def check_mask_fills(fills: Sequence[float], dtype: torch.dtype) -> None:
+    """Raises where a fill is no value of the masks' dtype."""
+    if dtype == torch.bool:
+        return  # What is not 0 is True.
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    for fill in fills:
+        if not low <= fill <= high:
+            raise ValueError(f"Compose: fill must be from {low} to {high} with masks of {dtype}, got {fill:g}")
+
+
+def _torch_dtype(mask: Any) -> torch.dtype:
+    # An empty array of the same dtype: torch takes no negative strides, and warns of read-only memory.
+    return mask.dtype if isinstance(mask, Tensor) else torch.from_numpy(np.empty(0, mask.dtype)).dtype
 
 
 def _mask(value: Any, argument: str, rank: int) -> Any:
@@ -263,6 +331,6 @@ def _mask(value: Any, argument: str, rank: int) -> Any:
         if isinstance(array, np.ndarray)
         else not (array.is_floating_point() or array.is_complex())
     )
-    if not integers:
+    if not integers or (isinstance(array, np.ndarray) and not array.dtype.isnative):
         raise TypeError(f"Compose: {argument} must be integers, got {array.dtype}")
     return array

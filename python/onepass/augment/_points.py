@@ -1,8 +1,8 @@
 """Moves boxes and keypoints along with the images, step by step, by torchvision's conventions.
 
 Boxes are (x1, y1, x2, y2) with the origin at the corner of the image. After each step that can move them out, they
-are cut at the edges of the image, as torchvision does: a rotated box is the box around its corners. Keypoints are
-not cut.
+are cut at the edges of the image, as torchvision does: a rotated box is the box around its corners. They are cut
+at the end, too. Keypoints are not cut.
 """
 
 from __future__ import annotations
@@ -167,6 +167,7 @@ class Points:
 
     def boxes(self) -> Boxes:
         """Returns the boxes, without those that have left the image."""
+        self._cut()
         low, high = self.corners[:, :2], self.corners[:, 2:]
         sides = high - low
         sizes = np.stack([self.width, self.height], axis=1)[self._box_of]
@@ -225,6 +226,19 @@ def _flat(tensors: Tensors, width: int) -> tuple[Floats, Ints]:
     return flat.copy(), np.repeat(np.arange(len(arrays)), counts)
 
 
+def _check_range(places: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raises where an integer dtype does not hold a result."""
+    if places.dtype == torch.bool or dtype.is_floating_point or not places.numel():
+        return
+    bounds = torch.iinfo(dtype)
+    whole = places.trunc()[places.isfinite()]
+    wrong = whole[(whole < bounds.min) | (whole > bounds.max)]
+    if wrong.numel():
+        raise ValueError(
+            f"Compose: boxes and keypoints must have a dtype that holds the result {wrong[0]:g}, got {dtype}"
+        )
+
+
 def _split(flat: Array, like: Tensors, tail: tuple[int, ...]) -> Tensors:
     """Undoes `_flat`: the shapes of `like`, and its dtypes and devices unless these are flags."""
     split, start = [], 0
@@ -232,6 +246,7 @@ def _split(flat: Array, like: Tensors, tail: tuple[int, ...]) -> Tensors:
         shape = (*tensor.shape[:-1], *tail)
         count = int(np.prod(tensor.shape[:-1]))
         part = torch.from_numpy(flat[start : start + count].reshape(shape).copy())
+        _check_range(part, tensor.dtype)
         split.append(part.to(tensor.device, part.dtype if part.dtype == torch.bool else tensor.dtype))
         start += count
     return split

@@ -88,6 +88,12 @@ class RandomChoice(Transform):
         self.mixing = check_mixing("RandomChoice", self.children)
         if p is None:
             p = [1.0] * len(transforms)
+        if isinstance(p, np.ndarray):
+            p = p.tolist()
+        if isinstance(p, str) or not isinstance(p, Sequence):
+            raise TypeError(
+                f"RandomChoice: p must be a sequence of {len(transforms)} numbers or None, got {told(p)}"
+            )
         if len(p) != len(transforms):
             raise ValueError(f"RandomChoice: p must have {len(transforms)} numbers, one a transform, got {len(p)}")
         weights = [check_finite("RandomChoice", "p", one) for one in p]

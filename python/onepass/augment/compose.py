@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# torch.compiler.disable, which the public module loads with the whole compiler.
+from torch._compile import _disable_dynamo
+
 from onepass._arguments import told
 from onepass._seed import check_seed
 from onepass.augment import _call
 from onepass.augment._chain import Chain
+from onepass.augment._checks import check_flag
+from onepass.augment._epoch import Epoch
 from onepass.augment._images import (
     DTYPES,
     Images,
     check_epoch,
     check_labels,
+    check_mask_fills,
     check_out,
     take_ids,
     take_images,
@@ -66,7 +73,8 @@ class Compose:
       a number that each call draws from torch's default generator, which differs from worker to worker.
     - epoch: 0 to 2**32 - 1.
     - masks: integers (n, H, W) or a list of (H, W), sampled by the nearest pixel.
-    - boxes: for each sample (k, 4), x1, y1, x2, y2. keypoints: for each sample (..., 2), x, y.
+    - boxes: for each sample (k, 4), x1, y1, x2, y2, finite and in this order. keypoints: for each sample (..., 2),
+      x, y; nan stays nan. Results have the given dtype; integers are truncated, as torchvision's are.
     - out: a tensor for the output, of its shape, dtype and format.
 
     and returns the images (n, C, H, W), alone or in a tuple with what else was given, in that order: the target,
@@ -109,27 +117,28 @@ class Compose:
     ) -> None:
         self.transforms = check_transforms("Compose", transforms)
         if seed is None:
-            seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64))
+            seed = int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
         check_seed("Compose", seed)
         wanted = [one.dtype for one in self.transforms if isinstance(one, ToDtype)]
+        if dtype is not None and dtype not in DTYPES:
+            known = "torch.float32, bfloat16, float16 or uint8"
+            raise ValueError(f"Compose: dtype must be {known}, got {told(dtype)}")
         if dtype is not None and wanted and dtype != wanted[-1]:
             raise ValueError(f"Compose: dtype must be that of ToDtype, {wanted[-1]}, or None, got {dtype}")
-        self.dtype = dtype or (wanted[-1] if wanted else torch.float32)
-        if self.dtype not in DTYPES:
-            raise ValueError(
-                f"Compose: dtype must be torch.float32, bfloat16, float16 or uint8, got {told(dtype)}"
-            )
+        self.dtype = dtype if dtype is not None else wanted[-1] if wanted else torch.float32
         if memory_format not in _FORMATS:
             raise ValueError(
                 "Compose: memory_format must be torch.contiguous_format or channels_last, "
                 f"got {told(memory_format)}"
             )
-        if layout not in ("NHWC", "NCHW"):
+        if not isinstance(layout, str) or layout not in ("NHWC", "NCHW"):
             raise ValueError(f"Compose: layout must be 'NHWC' or 'NCHW', got {told(layout)}")
-        self.seed, self.memory_format, self.layout, self.train = seed, memory_format, layout, bool(train)
-        self.epoch = 0
+        self.seed, self.memory_format, self.layout = seed, memory_format, layout
+        self.train = check_flag("Compose", "train", train)
+        self._epoch = Epoch()
         self._chain = Chain(self.transforms, self.train)
 
+    @_disable_dynamo
     def __call__(
         self,
         images: Any,
@@ -166,21 +175,23 @@ class Compose:
             numbers = np.zeros(n, np.uint64) if ids is None and not self.train else take_ids(ids, n)
             self._chain.plan(self._chain.draw(self.seed, numbers, epoch), plans)
             output = self._output(plan, taken, out)
+            parts: list[Any] = [output]
+            if target is not None:
+                parts.append(self._target(target, plan))
+            if mask_plan is not None and taken_masks is not None:
+                check_mask_fills(mask_plan.values.numbers, taken_masks[1])
+                parts.append(_call.run_masks(*taken_masks, mask_plan))
+            if points is not None:
+                parts.extend(
+                    ([points.boxes()] if boxes is not None else [])
+                    + ([points.keypoints()] if keypoints is not None else [])
+                )
+            # Last, so that a call that fails has not written to out.
             _call.run(taken, self.layout, plan.records(), output)
         except Exception:
             if before is not None:
                 torch.set_rng_state(before)
             raise
-        parts: list[Any] = [output]
-        if target is not None:
-            parts.append(self._target(target, plan))
-        if mask_plan is not None and taken_masks is not None:
-            parts.append(_call.run_masks(*taken_masks, mask_plan))
-        if points is not None:
-            parts.extend(
-                ([points.boxes()] if boxes is not None else [])
-                + ([points.keypoints()] if keypoints is not None else [])
-            )
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     def parameters(self, ids: Any, epoch: int = 0, sizes: Any = None) -> Parameters:
@@ -212,13 +223,34 @@ class Compose:
         heights, widths = take_sizes(sizes, len(numbers))
         table = Parameters(id=numbers)
         with np.errstate(invalid="ignore"):
-            plan = Plan(heights, widths, 3)
+            # Nobody says whether the images are uint8; nan is no unit, and exceeds no threshold.
+            plan = Plan(heights, widths, 3, math.nan)
             self._chain.plan(self._chain.draw(self.seed, numbers, epoch), [plan], table)
         return table
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch `collate` draws for; workers of a DataLoader get it when they are started."""
-        self.epoch = check_epoch(epoch)
+        """Says which epoch `collate` draws for, also in workers that are running (persistent_workers=True).
+
+        Args:
+            epoch: 0 to 2**32 - 1. Call it before the loop over the DataLoader begins.
+
+        Raises:
+            TypeError: epoch is no integer.
+            ValueError: epoch is out of range.
+
+        Example:
+            >>> from onepass import augment as A
+            >>> train = A.Compose([A.RandomHorizontalFlip()], seed=0)
+            >>> train.set_epoch(3)
+            >>> train.epoch
+            3
+        """
+        self._epoch.value = check_epoch(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that `collate` draws for."""
+        return self._epoch.value
 
     def collate(self, samples: Sequence[Any]) -> Any:
         """Makes a batch of samples (image,), (image, label) or (image, label, id): a collate_fn for a DataLoader.
@@ -230,8 +262,11 @@ class Compose:
             What a call returns.
 
         Raises:
+            TypeError: samples is no sequence.
             ValueError: Samples are of another form, or differ in it.
         """
+        if not isinstance(samples, Sequence) or isinstance(samples, str):
+            raise TypeError(f"Compose: samples must be a sequence, got {type(samples).__name__}")
         rows = [one if isinstance(one, (tuple, list)) else (one,) for one in samples]
         lengths = sorted({len(row) for row in rows})
         if len(lengths) != 1 or not 1 <= lengths[0] <= 3:
@@ -239,8 +274,7 @@ class Compose:
                 f"Compose: samples must be (image,), (image, label) or (image, label, id), got lengths {lengths}"
             )
         images, *rest = (list(column) for column in zip(*rows, strict=True))
-        labels = torch.as_tensor(rest[0]) if rest else None
-        return self(images, labels, ids=rest[1] if len(rest) > 1 else None, epoch=self.epoch)
+        return self(images, rest[0] if rest else None, ids=rest[1] if len(rest) > 1 else None, epoch=self.epoch)
 
     def __repr__(self) -> str:
         lines = "".join(f"\n    {one!r}," for one in self.transforms)

@@ -8,7 +8,7 @@ import torch
 
 from onepass._arguments import told
 from onepass.augment._arrays import Bools
-from onepass.augment._checks import check_alone, to_fill
+from onepass.augment._checks import check_alone, check_flag, to_fill
 from onepass.augment._plan import COMMUTES
 from onepass.augment._records import OPS
 from onepass.augment._transform import Drawn, Geometry, Transform, check_fill
@@ -16,6 +16,8 @@ from onepass.augment._transform import Drawn, Geometry, Transform, check_fill
 __all__ = ["FLOATS", "Normalize", "ToDtype"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+SMALLEST = 2.0**-126
+"""The least normal number of float32; 1 divided by a smaller one may be infinite."""
 
 
 class Normalize(Transform):
@@ -52,8 +54,9 @@ class Normalize(Transform):
         self.mean, self.std, self.inplace = mean, std, inplace
         self._mean = to_fill("Normalize", mean, optional=False, argument="mean") or ()
         self._std = to_fill("Normalize", std, optional=False, argument="std") or ()
-        if 0 in self._std:
-            raise ValueError(f"Normalize: std must not be 0, got {told(std)}")
+        if any(abs(one) < SMALLEST for one in self._std):
+            small = "" if 0 in self._std else " in float32"
+            raise ValueError(f"Normalize: std must not be 0{small}, got {told(std)}")
         check_alone("Normalize", "inplace", inplace, False)
 
     def _check(self, channels: int) -> None:
@@ -74,6 +77,7 @@ class ToDtype(Transform):
         scale: Whether 255 of uint8 images becomes 1. It must be True for uint8 images.
 
     Raises:
+        TypeError: scale is not True or False.
         ValueError: The dtype is another one. At a call: images are uint8, and scale is False.
 
     Convention: x / 255, rounded to nearest. Fills, thresholds and values of transforms that follow are in units of
@@ -96,9 +100,9 @@ class ToDtype(Transform):
     def __init__(self, dtype: torch.dtype, scale: bool = False) -> None:
         if dtype not in FLOATS:
             raise ValueError(f"ToDtype: dtype must be torch.float32, bfloat16 or float16, got {told(dtype)}")
-        self.dtype, self.scale = dtype, bool(scale)
+        self.dtype, self.scale = dtype, check_flag("ToDtype", "scale", scale)
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
-        if plan.unit != 1.0 and not self.scale:
+        if plan.unit == 255.0 and not self.scale:
             raise ValueError("ToDtype: scale must be True for uint8 images, got False")
         plan.unit = 1.0

@@ -9,7 +9,7 @@ import numpy as np
 
 from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
-from onepass.augment._checks import to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
+from onepass.augment._checks import check_flag, to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
 from onepass.augment.sizes import FILTERS, SIDES, check_mode_fill, check_padding, scale
 
@@ -65,7 +65,7 @@ class RandomCrop(Transform):
         self.size = to_size("RandomCrop", size)
         self.padding = padding
         self._sides = (0, 0, 0, 0) if padding is None else to_sides("RandomCrop", padding)
-        self.pad_if_needed = bool(pad_if_needed)
+        self.pad_if_needed = check_flag("RandomCrop", "pad_if_needed", pad_if_needed)
         self.fill = fill
         self._fill = to_fill("RandomCrop", fill) or (0.0,)
         self.padding_mode = to_mode("RandomCrop", padding_mode)
@@ -152,7 +152,7 @@ class RandomResizedCrop(Transform):
         self.scale = to_pair("RandomResizedCrop", "scale", scale, 0)
         self.ratio = positive_pair("RandomResizedCrop", "ratio", ratio)
         self.interpolation = to_interpolation("RandomResizedCrop", interpolation, FILTERS)
-        self.antialias = antialias
+        self.antialias = None if antialias is None else check_flag("RandomResizedCrop", "antialias", antialias)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
         full_height, full_width = canvas.height, canvas.width

@@ -70,7 +70,7 @@ class RandomErasing(RandomTransform):
         if isinstance(value, str) and value != "random":
             raise ValueError(f"RandomErasing: value must be numbers or 'random', got {told(value)}")
         self.value = value
-        self._value = None if value == "random" else to_fill("RandomErasing", value, False, "value")
+        self._value = None if isinstance(value, str) else to_fill("RandomErasing", value, False, "value")
         self.inplace = inplace
         check_alone("RandomErasing", "inplace", inplace, False)
 

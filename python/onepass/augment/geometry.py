@@ -11,6 +11,7 @@ from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import (
     check_between,
     check_finite,
+    check_flag,
     check_sequence,
     to_angles,
     to_fill,
@@ -149,7 +150,7 @@ class RandomRotation(Transform):
     ) -> None:
         self.degrees = to_angles("RandomRotation", "degrees", degrees)
         self.interpolation = to_interpolation("RandomRotation", interpolation)
-        self.expand = bool(expand)
+        self.expand = check_flag("RandomRotation", "expand", expand)
         self.center = to_center("RandomRotation", center)
         self.fill = fill
         self._fill = to_fill("RandomRotation", fill)

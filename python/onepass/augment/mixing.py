@@ -8,13 +8,13 @@ from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_count, check_finite
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform
 
-__all__ = ["CutMix", "MixUp"]
+__all__ = ["CutMix", "MixUp", "Mixing"]
 
 # The tries of a rejection of which at least 95 % pass: all fail in one of 10^10 samples.
 _TRIES = 8
 
 
-class _Mixing(Transform):
+class Mixing(Transform):
     """What mixes two samples of the batch."""
 
     mixing = True
@@ -27,7 +27,7 @@ class _Mixing(Transform):
         self.num_classes = None if num_classes is None else check_count(name, "num_classes", num_classes, 1)
 
 
-class MixUp(_Mixing):
+class MixUp(Mixing):
     """Mixes each sample with the one before it in the batch: lam * own + (1 - lam) * other.
 
     Args:
@@ -66,7 +66,7 @@ class MixUp(_Mixing):
         plan.mix("mixup", on, lam=drawn["lam"])
 
 
-class CutMix(_Mixing):
+class CutMix(Mixing):
     """Pastes a box of the sample before it in the batch into each sample.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onepass.augment._arrays import Bools, Floats, Number
-from onepass.augment._checks import check_count, to_fill, to_interpolation, to_mode, to_sides, to_size
+from onepass.augment._checks import check_count, check_flag, to_fill, to_interpolation, to_mode, to_sides, to_size
 from onepass.augment._records import OPS
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
 
@@ -26,7 +26,8 @@ class Resize(Transform):
             becomes int(size * long / short); or None, where max_size gives the longer side.
         interpolation: ``"nearest"``, ``"nearest-exact"``, ``"bilinear"`` or ``"bicubic"``.
         max_size: The most that the longer side may become; only with one integer or None as size.
-        antialias: Whether a bilinear or bicubic filter that reduces covers all pixels that it passes over.
+        antialias: Whether a bilinear or bicubic filter that reduces covers all pixels that it passes over; None
+            counts as False.
 
     Raises:
         TypeError: An argument has another type.
@@ -66,7 +67,7 @@ class Resize(Transform):
             raise ValueError("Resize: max_size must be an integer if size is None, got None")
         self.size = size
         self._size = None if size is None else to_size("Resize", size)
-        self._short = size is not None and (isinstance(size, int) or len(size) == 1)
+        self._short = size is not None and (not isinstance(size, Sequence) or len(size) == 1)
         self.interpolation = to_interpolation("Resize", interpolation, FILTERS)
         self.max_size = None if max_size is None else check_count("Resize", "max_size", max_size, 1)
         if max_size is not None and self._size is not None:
@@ -74,7 +75,7 @@ class Resize(Transform):
                 raise ValueError(f"Resize: max_size must be None if size is (height, width), got {max_size}")
             if max_size <= self._size[0]:
                 raise ValueError(f"Resize: max_size must exceed size, {self._size[0]}, got {max_size}")
-        self.antialias = antialias
+        self.antialias = None if antialias is None else check_flag("Resize", "antialias", antialias)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
         height, width = canvas.height, canvas.width
