@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import core_calls as core
 from augment_records import Case
+from conftest import simt_core
 from onepass import _native
 
 __all__ = ["CALLS"]
@@ -64,6 +66,13 @@ def masks(kind: str = "nearest", op: int = 0, **changes: Any) -> None:
     _native.core.augment_masks(**{**given, **changes})
 
 
+def on_gpu(allocate: Any) -> None:
+    """A call of the core whose kernels for GPUs run on the host."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "core", simt_core())
+        augment(allocate=allocate)
+
+
 # An array with elements of 8 bytes at every 12th byte.
 APART = np.lib.stride_tricks.as_strided(np.zeros(10), (2,), (12,))
 
@@ -100,6 +109,11 @@ CALLS = {
         ":  must hold an image, got none": lambda: augment(images=[]),
         " must be writable, got a read-only array": lambda: augment(output=read_only()),
         " must be on  like , got ": lambda: augment(output=core.on_device(ROCM, torch.zeros(2, 3, *SIZE))),
+        ": allocate must be given for  on , got none": lambda: on_gpu(None),
+        ": allocate must return a table and a workspace, got ": lambda: on_gpu(lambda table, workspace: table),
+        " must hold  bytes one after the other, got shape  of  bytes each": (
+            lambda: on_gpu(lambda table, workspace: (ones(8), ones(workspace)))
+        ),
         " must have the shape , got ": lambda: augment(output=torch.zeros(2, 3, 6)),
         " must hold  images like , got ": lambda: augment(output=torch.zeros(3, 3, *SIZE)),
         " must have  channels like , got ": lambda: augment(output=torch.zeros(2, 4, *SIZE)),
