@@ -66,11 +66,11 @@ def masks(kind: str = "nearest", op: int = 0, **changes: Any) -> None:
     _native.core.augment_masks(**{**given, **changes})
 
 
-def on_gpu(allocate: Any = ...) -> None:
-    """The same with the kernels for GPUs, on the host."""
+def on_gpu(allocate: Any) -> None:
+    """A call of the core whose kernels for GPUs run on the host."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_native, "core", simt_core())
-        augment(**({} if allocate is ... else {"allocate": allocate}))
+        augment(allocate=allocate)
 
 
 # An array with elements of 8 bytes at every 12th byte.
@@ -109,13 +109,10 @@ CALLS = {
         ":  must hold an image, got none": lambda: augment(images=[]),
         " must be writable, got a read-only array": lambda: augment(output=read_only()),
         " must be on  like , got ": lambda: augment(output=core.on_device(ROCM, torch.zeros(2, 3, *SIZE))),
-        ": allocate must be given for  on , got none": on_gpu,
-        ": allocate must return a table and a workspace, got ": lambda: on_gpu(lambda table, workspace: None),
+        ": allocate must be given for  on , got none": lambda: on_gpu(None),
+        ": allocate must return a table and a workspace, got ": lambda: on_gpu(lambda table, workspace: table),
         " must hold  bytes one after the other, got shape  of  bytes each": (
-            lambda: on_gpu(lambda table, workspace: (torch.zeros(1), torch.zeros(1)))
-        ),
-        " must be on  for  there, got ": (
-            lambda: on_gpu(lambda table, workspace: (core.on_device(ROCM, ones(1)), torch.zeros(1)))
+            lambda: on_gpu(lambda table, workspace: (ones(8), ones(workspace)))
         ),
         " must have the shape , got ": lambda: augment(output=torch.zeros(2, 3, 6)),
         " must hold  images like , got ": lambda: augment(output=torch.zeros(3, 3, *SIZE)),

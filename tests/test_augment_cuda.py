@@ -283,7 +283,7 @@ def test_memory_is_asked_for_once_and_checked(backend: Backend):
         _native.core.augment(**given, allocate=partial(lend, short=(1, 0)))
     with pytest.raises(ValueError, match=r"augment: workspace must hold \d+ bytes one after the other, got shape"):
         _native.core.augment(**given, allocate=partial(lend, short=(0, 1)))
-    with pytest.raises(TypeError, match="augment: allocate must return a table and a workspace, got None"):
+    with pytest.raises(TypeError, match="augment: allocate must return a table and a workspace, got NoneType"):
         _native.core.augment(**given, allocate=lambda *_: None)
     if backend.device.type == "cuda":
         with pytest.raises(ValueError, match="augment: table must be on cuda:0 like images, got cpu"):

@@ -44,8 +44,7 @@ class Call {
     const ArgumentName name{function_, "output"};
     const ArrayView view = reader_.read(arguments_["output"], name);
     OP_CHECK(!view.read_only, ValueError, to_string(name), " must be writable, got a read-only array");
-    OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
-             device_name(device_), " like ", list_, ", got ", device_name(view.device));
+    check_device(view, name);
     const int32_t ndim = is_mask ? 3 : 4;
     OP_CHECK(view.ndim == ndim && view.numel() > 0, ValueError, to_string(name), " must have the shape ",
              is_mask ? "(n, h, w)" : "(n, c, h, w)", ", got ", shape_name(view.shape, view.ndim));
@@ -81,7 +80,7 @@ class Call {
     fill(PyByteArray_AS_STRING(filled.ptr()));
     lent_ = allocate_(filled, workspace);
     OP_CHECK(PyTuple_Check(lent_.ptr()) && PyTuple_GET_SIZE(lent_.ptr()) == 2, TypeError, function_,
-             ": allocate must return a table and a workspace, got ", std::string(py::repr(lent_)));
+             ": allocate must return a table and a workspace, got ", Py_TYPE(lent_.ptr())->tp_name);
     DeviceMemory memory;
     memory.table = bytes_on_device(PyTuple_GET_ITEM(lent_.ptr(), 0), "table", table);
     memory.workspace = bytes_on_device(PyTuple_GET_ITEM(lent_.ptr(), 1), "workspace", workspace);
@@ -128,11 +127,14 @@ class Call {
   }
 
  private:
+  void check_device(const ArrayView& view, const ArgumentName& name) const {
+    OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
+             device_name(device_), " like ", list_, ", got ", device_name(view.device));
+  }
   char* bytes_on_device(py::handle object, const char* list, int64_t bytes) {
     const ArgumentName name{function_, list};
     const ArrayView view = reader_.read(object, name);
-    OP_CHECK(same_device(view.device, device_), ValueError, to_string(name), " must be on ",
-             device_name(device_), " for ", list_, " there, got ", device_name(view.device));
+    check_device(view, name);
     OP_CHECK(ArrayReader::is_contiguous(view) && view.numel() * view.item >= bytes, ValueError,
              to_string(name), " must hold ", bytes, " bytes one after the other, got shape ",
              shape_name(view.shape, view.ndim), " of ", view.item, " bytes each");
