@@ -247,3 +247,12 @@ def test_copies_have_an_epoch_of_their_own():
     other = copy.deepcopy(train)
     other.set_epoch(5)
     assert (train.epoch, other.epoch) == (0, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_tangent_is_refused():
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(FLAT, torch.ones_like(FLAT))
+        with pytest.raises(ValueError, match=r"^Compose: images must not require a gradient"):
+            A.Compose([])(dual)
+        A.Compose([])(FLAT)

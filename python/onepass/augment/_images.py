@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from onepass._arguments import told
 from onepass.augment._arrays import Array, Floats, Words
@@ -81,9 +82,17 @@ def take_images(images: Any, layout: str) -> Images:
     return Images(batch, np.full(n, float(h)), np.full(n, float(w)), c, dtype, _device(batch))
 
 
+def _is_dual(value: Tensor) -> bool:
+    """Whether the tensor has a tangent of forward-mode differentiation."""
+    if forward_ad._current_level < 0:
+        return False
+    return forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+
+
 def _array(value: Any, argument: str) -> Any:
     if isinstance(value, Tensor):
-        if value.requires_grad:
+        # Of a dual tensor, the tangent would be lost without a word.
+        if value.requires_grad or _is_dual(value):
             raise ValueError(
                 f"Compose: {argument} must not require a gradient: augmentation has none, got one that does"
             )
