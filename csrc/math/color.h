@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/bits.h"
 #include "core/fused.h"
 
 namespace onepass::math {
@@ -26,6 +27,26 @@ ONEPASS_HD float between_bounds(float v, float least, float most) {
 }
 ONEPASS_HD float unit_range(float v) { return between_bounds(v, 0, 1); }
 
+// a or b, both of which are computed: compilers make branches of nested choices, and a loop with branches is
+// no vector loop.
+ONEPASS_HD float chosen(bool first, float a, float b) {
+  const uint32_t mask = 0u - uint32_t(first);
+  return float_of((bits_of(a) & mask) | (bits_of(b) & ~mask));
+}
+
+// floorf(v), as wide code also where the instruction set has no such instruction.
+ONEPASS_HD float floored(float v) {
+#if defined(__SSE2__) && !defined(__SSE4_1__) && !defined(__CUDACC__)
+  // Floats from 2^23 on are whole.
+  const uint32_t sign = bits_of(v) & 0x80000000u;
+  const float size = float_of(bits_of(v) & 0x7fffffffu);
+  const float nearest = float_of(bits_of((size + 0x1p23f) - 0x1p23f) | sign);
+  return chosen(size < 0x1p23f, chosen(nearest > v, nearest - 1, nearest), v);
+#else
+  return floorf(v);
+#endif
+}
+
 ONEPASS_HD float grey_of(Rgb v) { return 0.2989f * v.r + 0.587f * v.g + 0.114f * v.b; }
 
 // A uint8 as a value, and back: half to even, a nan becomes 0.
@@ -38,12 +59,16 @@ ONEPASS_HD T of_byte(T raw) {
   constexpr float kHigh = 0x1.010102p-8f, kLow = -0x1.fdfdfep-33f;
   return ONEPASS_FUSES ? fused(raw, T(kHigh), raw * T(kLow)) : raw / T(255.0f);
 }
+// Floats that are not negative are in the order of their bits, and those below 0 have negative ones: what is
+// clamped as integers stays a vector loop. The sum with kShift has the integer in its last bits.
 ONEPASS_HD uint8_t to_byte(float v) {
   constexpr float kShift = 0x1.8p23f;
-  float scaled = v * 255.0f;
-  scaled = scaled > 0 ? scaled : 0;
-  scaled = scaled < 255 ? scaled : 255;
-  return uint8_t(int32_t((scaled + kShift) - kShift));
+  constexpr int32_t kMost = 0x437f0000;  // 255
+  const float scaled = v * 255.0f;
+  int32_t bits = int32_t(bits_of(scaled) & (0u - uint32_t(scaled == scaled)));
+  bits = bits > 0 ? bits : 0;
+  bits = bits < kMost ? bits : kMost;
+  return uint8_t(bits_of(float_of(uint32_t(bits)) + kShift));
 }
 
 struct OfByte {
@@ -84,37 +109,31 @@ struct Grayscale {
 struct Hue {
   float shift;
 
-  ONEPASS_HD static float fraction(float h) { return h - floorf(h); }
+  ONEPASS_HD static float fraction(float h) { return h - floored(h); }
   ONEPASS_HD Rgb operator()(Rgb v) const {
     const float most = larger(larger(v.r, v.g), v.b), least = smaller(smaller(v.r, v.g), v.b);
     const bool equal = most == least;
     const float range = most - least, saturation = range / (equal ? 1.0f : most);
     const float divisor = equal ? 1.0f : range;
-    const float r = (most - v.r) / divisor, g = (most - v.g) / divisor, b = (most - v.b) / divisor;
-    const float sixths = most == v.r ? b - g : most == v.g ? r + 2 - b : g + 4 - r;
+    // Two of the three distances from the largest, in units of the range.
+    const bool is_r = most == v.r, is_g = most == v.g;
+    const float ahead = chosen(is_r, v.b, chosen(is_g, v.r, v.g));
+    const float behind = chosen(is_r, v.g, chosen(is_g, v.b, v.r));
+    const float turn = chosen(is_r, 0, chosen(is_g, 2, 4));
+    const float sixths = (most - ahead) / divisor + turn - (most - behind) / divisor;
     return with_hue(fraction(fraction(sixths * float(1 / 6.) + 1) + shift), saturation, most);
   }
   ONEPASS_HD static Rgb with_hue(float hue, float saturation, float value) {
-    const float six = hue * 6, sector = floorf(six), f = six - sector;
+    const float six = hue * 6, sector = floored(six), f = six - sector;
     const float product = saturation * f, one_less = 1 - saturation;
     const float q = unit_range((1 - product) * value), t = unit_range((product + one_less) * value);
     const float p = unit_range(one_less * value);
-    // Sector 6 is sector 0: a fraction rounded up to 1.
-    const bool first = sector < 1 || sector > 5, second = sector == 1, third = sector == 2;
-    const bool fourth = sector == 3, fifth = sector == 4;
-    return {first             ? value
-            : second          ? q
-            : third || fourth ? p
-            : fifth           ? t
-                              : value,
-            first             ? t
-            : second || third ? value
-            : fourth          ? q
-                              : p,
-            first || second   ? p
-            : third           ? t
-            : fourth || fifth ? value
-                              : q};
+    // Sectors 0 and 6 are what none of these is: a fraction rounded up to 1 has sector 6.
+    const bool second = sector == 1, third = sector == 2, fourth = sector == 3, fifth = sector == 4,
+               sixth = sector == 5;
+    return {chosen(second, q, chosen(third | fourth, p, chosen(fifth, t, value))),
+            chosen(second | third, value, chosen(fourth, q, chosen(fifth | sixth, p, t))),
+            chosen(third, t, chosen(fourth | fifth, value, chosen(sixth, q, p)))};
   }
 };
 
@@ -132,7 +151,7 @@ struct Posterize {
   ONEPASS_HD static Posterize make(double levels) {
     return {float(levels), float(levels - 1), float(1 / levels)};
   }
-  ONEPASS_HD float operator()(float v) const { return between_bounds(floorf(v * levels), 0, last) * step; }
+  ONEPASS_HD float operator()(float v) const { return between_bounds(floored(v * levels), 0, last) * step; }
 };
 
 // From the smallest and the largest value of a channel.

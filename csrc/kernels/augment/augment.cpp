@@ -9,6 +9,7 @@
 #include "kernels/augment/masks.h"
 #include "kernels/augment/move.h"
 #include "kernels/augment/operations.h"
+#include "kernels/augment/resized_rows.h"
 #include "kernels/augment/source.h"
 #include "kernels/kernels.h"
 #include "loops/common/units.h"
@@ -50,6 +51,8 @@ class Sampler {
     const bool is_one = stores && !keep && !partner && op_.pass_count > 0;
     int64_t first = 0;
     while (passes[first].kind == 0) ++first;
+    at_once_ = is_one;
+    sample_ = i;
     moves_ = is_one && first == last &&
              move_.begin(i, input, passes[last], op_.ops + (i * op_.pass_count + last) * op_.op_count);
     for (int64_t p = 0; p <= last; ++p) {
@@ -64,6 +67,8 @@ class Sampler {
     const Operations operations(ops, op_, workspace_);
     PassSource source(input, pass, workspace_);
     bool after_statistic = false;
+    resizes_ = ResizedRows::fits(input, pass);
+    if (resizes_) resized_ = ResizedRows(input, pass, workspace_);
     for (int64_t begin = 0;;) {
       int64_t end = begin;
       while (end < op_.op_count && ops[end].kind != 0 && !is_statistic(OpKind(int(ops[end].kind)))) ++end;
@@ -78,6 +83,7 @@ class Sampler {
       statistic_ = next_;
       after_statistic = true;
       source = PassSource(kept, workspace_);
+      resizes_ = false;
       if (OpKind(int(ops[end].kind)) == OpKind::kSharpness)
         source.sharpen(math::Sharpness::make(ops[end].a[0]));
       begin = end + 1;
@@ -87,13 +93,26 @@ class Sampler {
   // All rows: from the source through ops [begin, end), to `kept` or to where the sample is finished.
   void walk(PassSource& source, const Operations& operations, int64_t begin, int64_t end,
             bool after_statistic, bool finds, const FloatImage* kept, int64_t height, int64_t width) {
+    const bool at_once = at_once_ && resizes_ && !kept && begin == end && ResizedRows::stores(op_);
     for (int64_t y = 0; y < height; ++y) {
       if (moves_ && move_.row(y)) continue;
-      source.begin_row(y);
+      if (resizes_) {
+        resized_.begin_row(y);
+      } else {
+        source.begin_row(y);
+      }
+      if (at_once) {
+        resized_.store(op_, sample_, y);
+        continue;
+      }
       for (int64_t x = 0; x < width; x += kStripPixels) {
         const int64_t left = width - x, n = left < kStripPixels ? left : kStripPixels;
         const Planes v = kept ? kept->at(y, x) : Planes{workspace_.strip, kStripPitch};
-        source.fill(x, n, v);
+        if (resizes_) {
+          resized_.fill(x, n, v);
+        } else {
+          source.fill(x, n, v);
+        }
         if (after_statistic) statistic_.apply(v, n);
         operations.apply(begin, end, y, x, n, v);
         if (finds) next_.add(v, n, workspace_.grey);
@@ -108,7 +127,10 @@ class Sampler {
   const Workspace workspace_;
   Finish finish_;
   Move move_;
-  bool moves_ = false;
+  ResizedRows resized_;
+  // Whether rows are moved; whether they are resized; whether nothing but a store comes behind the last pass.
+  bool moves_ = false, resizes_ = false, at_once_ = false;
+  int64_t sample_ = 0;
   int image_ = 0;  // of the two kept images the one that is free
   Statistic statistic_, next_;
 };

@@ -4,12 +4,18 @@
 #include "kernels/augment/augment.h"
 #include "loops/common/fetch.h"
 #include "loops/images/gather_bytes.h"
-#include "loops/images/resize.h"
+#include "loops/images/resize_rows.h"
 
 namespace onepass::ONEPASS_ISA {
 
 // Floats behind a row that are read, with a weight of 0.
 constexpr int64_t kBehindRow = 64;
+
+// Floats of a row as it is resized, and what a register stores behind it.
+inline int64_t resized_floats(int64_t width, int64_t channels) { return width * channels + 16; }
+
+// Floats of a row of bytes that was widened.
+inline int64_t wide_pitch(int64_t n) { return (n + 15) / 16 * 16; }
 
 // Bytes that the samples need at most.
 struct WorkspaceSizes {
@@ -17,7 +23,9 @@ struct WorkspaceSizes {
   int64_t mixed = 0;    // floats of a finished image that another one is mixed with
   int64_t columns = 0;  // bytes of the tables of taps
   int64_t rows = 0;
-  int64_t row = 0;  // floats of a row between the two directions of a resize
+  int64_t row = 0;      // floats of the rows between the two directions of a resize
+  int64_t resized = 0;  // floats of the rows behind both
+  int64_t wide = 0;     // floats of rows of bytes that were widened
   int64_t strip = 0;
 
   static WorkspaceSizes make(const Augment& op) {
@@ -36,7 +44,7 @@ struct WorkspaceSizes {
     return sizes;
   }
   int64_t bytes() const {
-    const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip;
+    const int64_t floats = 2 * image + 2 * mixed + row + resized + wide + 4 * strip;
     const int64_t all =
         floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps));
     // Whole lines: the memory of the next thread begins behind them, and has to be aligned, too.
@@ -60,7 +68,10 @@ struct WorkspaceSizes {
     if (pass.kind != double(PassKind::kResize)) return;
     raise(columns, TapTable::bytes(width, resize_axis(pass, true).most_taps()));
     raise(rows, TapTable::bytes(height, resize_axis(pass, false).most_taps()));
-    raise(row, op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)) + kBehindRow);
+    const int64_t each = op.channels * FloatImage::pitch_of(int64_t(pass.right - pass.left)) + kBehindRow;
+    raise(row, kRowsTogether * each);
+    raise(wide, WideRows::kRows * wide_pitch(int64_t(pass.right - pass.left) * op.channels));
+    raise(resized, kRowsTogether * resized_floats(width, op.channels));
   }
 };
 
@@ -70,6 +81,8 @@ struct Workspace {
   char* columns;
   char* rows;
   float* row;
+  float* resized;
+  float* wide;
   float* strip;   // the planes that operations work on
   float* grey;    // other values of the pixels of a strip
   float* pixels;  // a strip as it is stored, before it is narrowed
@@ -92,6 +105,8 @@ struct Workspace {
     made.pixels = floats(sizes.strip);
     made.narrow = floats(sizes.strip);
     made.row = floats(sizes.row);
+    made.resized = floats(sizes.resized);
+    made.wide = floats(sizes.wide);
     made.columns = take(sizes.columns);
     made.rows = take(sizes.rows);
     for (float*& image : made.image) image = floats(sizes.image);

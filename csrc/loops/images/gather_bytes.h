@@ -12,11 +12,11 @@
 namespace onepass::ONEPASS_ISA {
 
 // The pixels of a strip: where their upper left taps are, their weights, and the eight bytes there in the
-// upper and the lower row, as two words each.
+// upper and the lower row, as two words each that follow each other: one store each row.
 struct ByteTaps {
   alignas(64) int32_t offset[2][kStripPitch];
   alignas(64) float weight_x[kStripPitch], weight_y[kStripPitch];
-  alignas(64) uint32_t word[2][2][kStripPitch];
+  alignas(64) uint32_t word[2][2 * kStripPitch];
 };
 
 // Bytes from the first pixel of an image to the end of the last.
@@ -48,18 +48,9 @@ ONEPASS_WALK int32_t find_neighbours(const math::RowMap map, const TapBox box, i
   return most;
 }
 
-ONEPASS_HD void put_words(const uint64_t& bytes, uint32_t (&word)[2][kStripPitch], int64_t i) {
-  word[0][i] = uint32_t(bytes);
-  word[1][i] = uint32_t(bytes >> 32);
-}
-
 ONEPASS_WALK inline void fetch_words(const char* image, int64_t n, ByteTaps& taps) {
   for (int64_t i = 0; i < n; ++i) {
-    uint64_t upper, lower;
-    std::memcpy(&upper, image + taps.offset[0][i], sizeof upper);
-    std::memcpy(&lower, image + taps.offset[1][i], sizeof lower);
-    put_words(upper, taps.word[0], i);
-    put_words(lower, taps.word[1], i);
+    for (int row = 0; row < 2; ++row) std::memcpy(&taps.word[row][2 * i], image + taps.offset[row][i], 8);
   }
 }
 
@@ -69,34 +60,33 @@ ONEPASS_WALK inline void fetch_last_words(const char* image, int64_t extent, int
       const int64_t at = taps.offset[row][i], left = extent - at;
       uint64_t bytes = 0;
       std::memcpy(&bytes, image + at, size_t(left < 8 ? left : 8));
-      put_words(bytes, taps.word[row], i);
+      std::memcpy(&taps.word[row][2 * i], &bytes, 8);
     }
   }
 }
 
-// Byte `place` of the eight.
-template <int kPlace>
-ONEPASS_HD float byte_of(const uint32_t (&word)[2][kStripPitch], int64_t i) {
-  return float(int32_t(word[kPlace / 4][i] >> (kPlace % 4 * 8) & 0xffu));
-}
+// The eight bytes of one row.
+struct TapBytes {
+  uint32_t low, high;
+  ONEPASS_HD float at(int place) const {
+    return float(int32_t((place < 4 ? low : high) >> (place % 4 * 8) & 0xffu));
+  }
+};
 
-template <int kChannels, int kChannel, class F>
-ONEPASS_WALK void blend_bytes(const F formula, const ByteTaps& taps, float* to, int64_t n) {
-  constexpr int kNext = kChannels + kChannel;
+// All channels at once: the words are loaded once.
+template <int kChannels, class F>
+ONEPASS_WALK void blend_bytes(const F formula, const ByteTaps& taps, const Planes planes, int64_t n) {
+  float* to[kChannels];
+  for (int c = 0; c < kChannels; ++c) to[c] = planes[c];
   ONEPASS_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) {
-    to[i] = formula(byte_of<kChannel>(taps.word[0], i), byte_of<kNext>(taps.word[0], i),
-                    byte_of<kChannel>(taps.word[1], i), byte_of<kNext>(taps.word[1], i), taps.weight_x[i],
-                    taps.weight_y[i]);
+    const TapBytes upper{taps.word[0][2 * i], taps.word[0][2 * i + 1]};
+    const TapBytes lower{taps.word[1][2 * i], taps.word[1][2 * i + 1]};
+    const float x = taps.weight_x[i], y = taps.weight_y[i];
+    for (int c = 0; c < kChannels; ++c) {
+      to[c][i] = formula(upper.at(c), upper.at(c + kChannels), lower.at(c), lower.at(c + kChannels), x, y);
+    }
   }
-}
-
-template <int kChannels, class F>
-inline void blend_all_bytes(const F& formula, const ByteTaps& taps, const Planes& to, int64_t n) {
-  blend_bytes<kChannels, 0>(formula, taps, to[0], n);
-  if constexpr (kChannels > 1) blend_bytes<kChannels, 1>(formula, taps, to[1], n);
-  if constexpr (kChannels > 2) blend_bytes<kChannels, 2>(formula, taps, to[2], n);
-  if constexpr (kChannels > 3) blend_bytes<kChannels, 3>(formula, taps, to[3], n);
 }
 
 // n pixels of a row from column `begin` on. formula(a, b, c, d, weight x, weight y) has the four taps.
@@ -114,10 +104,10 @@ inline void gather_bytes(const F& formula, const ImageView& image, const math::R
   } else {
     fetch_last_words(data, extent, n, taps);
   }
-  if (image.channels == 1) return blend_all_bytes<1>(formula, taps, to, n);
-  if (image.channels == 2) return blend_all_bytes<2>(formula, taps, to, n);
-  if (image.channels == 3) return blend_all_bytes<3>(formula, taps, to, n);
-  blend_all_bytes<4>(formula, taps, to, n);
+  if (image.channels == 1) return blend_bytes<1>(formula, taps, to, n);
+  if (image.channels == 2) return blend_bytes<2>(formula, taps, to, n);
+  if (image.channels == 3) return blend_bytes<3>(formula, taps, to, n);
+  blend_bytes<4>(formula, taps, to, n);
 }
 
 }  // namespace onepass::ONEPASS_ISA

@@ -40,24 +40,49 @@ struct Extremes {
   float least, most;
 };
 
+// In lanes, as compilers keep the order of comparisons that may have a nan.
 ONEPASS_WALK inline void widen_extremes(const float* v, int64_t n, Extremes& extremes) {
-  float least = extremes.least, most = extremes.most;
-  for (int64_t i = 0; i < n; ++i) {
-    least = v[i] < least ? v[i] : least;
-    most = v[i] > most ? v[i] : most;
+  alignas(64) float least[kRowLanes], most[kRowLanes];
+  for (int64_t l = 0; l < kRowLanes; ++l) least[l] = extremes.least, most[l] = extremes.most;
+  const int64_t whole = n / kRowLanes * kRowLanes;
+  for (int64_t i = 0; i < whole; i += kRowLanes) {
+    ONEPASS_LANES
+    for (int64_t l = 0; l < kRowLanes; ++l) {
+      least[l] = v[i + l] < least[l] ? v[i + l] : least[l];
+      most[l] = v[i + l] > most[l] ? v[i + l] : most[l];
+    }
   }
-  extremes = {least, most};
+  for (int64_t i = whole; i < n; ++i) {
+    least[0] = v[i] < least[0] ? v[i] : least[0];
+    most[0] = v[i] > most[0] ? v[i] : most[0];
+  }
+  extremes.least = merge_lanes<kRowLanes>(least, [](float a, float b) { return b < a ? b : a; });
+  extremes.most = merge_lanes<kRowLanes>(most, [](float a, float b) { return b > a ? b : a; });
+}
+
+// Bins that are found together, by a vector loop, before each is used for itself.
+constexpr int64_t kBinsTogether = 64;
+
+// use(i, bin(v[i])).
+template <class Bin, class Use>
+ONEPASS_HD void each_bin(const Bin& bin, const float* v, int64_t n, const Use& use) {
+  alignas(64) int32_t found[kBinsTogether];
+  for (int64_t begin = 0; begin < n; begin += kBinsTogether) {
+    const int64_t some = n - begin < kBinsTogether ? n - begin : kBinsTogether;
+    for (int64_t i = 0; i < some; ++i) found[i] = bin(v[begin + i]);
+    for (int64_t i = 0; i < some; ++i) use(begin + i, found[i]);
+  }
 }
 
 // counts[bin(v)] += 1.
 template <class Bin>
 ONEPASS_WALK void count_bins(const Bin bin, const float* v, int64_t n, int32_t* counts) {
-  for (int64_t i = 0; i < n; ++i) ++counts[bin(v[i])];
+  each_bin(bin, v, n, [counts](int64_t, int32_t which) ONEPASS_INLINED { ++counts[which]; });
 }
 
 template <class Bin>
 ONEPASS_WALK void look_up(const Bin bin, const float* table, float* v, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) v[i] = table[bin(v[i])];
+  each_bin(bin, v, n, [table, v](int64_t i, int32_t which) ONEPASS_INLINED { v[i] = table[which]; });
 }
 
 }  // namespace onepass::ONEPASS_ISA

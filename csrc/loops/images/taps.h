@@ -24,10 +24,18 @@ struct TapTable {
 
 ONEPASS_HD void fill_antialiased(const math::ResizeAxis& axis, double centre, int32_t first, int32_t end,
                                  float* weight) {
+  // Weights are made once where they are few.
+  constexpr int32_t kMost = 16;
+  double kept[kMost];
+  const bool few = end - first <= kMost;
   double sum = 0;
-  for (int32_t tap = first; tap < end; ++tap) sum += axis.weight(centre, tap);
   for (int32_t tap = first; tap < end; ++tap) {
-    weight[tap - first] = math::normalised_weight(axis.weight(centre, tap), sum);
+    const double each = axis.weight(centre, tap);
+    if (few) kept[tap - first] = each;
+    sum += each;
+  }
+  for (int32_t tap = first; tap < end; ++tap) {
+    weight[tap - first] = math::normalised_weight(few ? kept[tap - first] : axis.weight(centre, tap), sum);
   }
 }
 
