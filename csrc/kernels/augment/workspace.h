@@ -30,6 +30,7 @@ struct WorkspaceSizes {
   int64_t rows = 0;
   int64_t row = 0;  // floats of a row between the two directions of a resize
   int64_t strip = 0;
+  int64_t moved = 0;  // a row of floats, and four of bytes
 
   static WorkspaceSizes make(const Augment& op) {
     WorkspaceSizes sizes;
@@ -37,6 +38,7 @@ struct WorkspaceSizes {
     const int64_t bytes = (op.width + 64) * op.channels / int64_t(sizeof(float)) + 16;
     sizes.strip = kStripPitch * op.channels + 16;
     raise(sizes.strip, bytes);
+    sizes.moved = 2 * (op.width + 64) * op.channels;
     bool mixes = false;
     for (int64_t i = 0; i < op.count; ++i) {
       mixes = mixes || op.samples[i].mixing != 0;
@@ -47,7 +49,7 @@ struct WorkspaceSizes {
     return sizes;
   }
   int64_t bytes() const {
-    const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip;
+    const int64_t floats = 2 * image + 2 * mixed + row + 4 * strip + moved;
     const int64_t all =
         floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps));
     // Whole lines: the memory of the next thread begins behind them, and has to be aligned, too.
@@ -85,6 +87,7 @@ struct Workspace {
   float* grey;    // other values of the pixels of a strip
   float* pixels;  // a strip as it is stored, before it is narrowed
   float* narrow;
+  float* moved;
   TapStrip* taps;
   ByteTaps* bytes;
 
@@ -103,6 +106,7 @@ struct Workspace {
     made.pixels = floats(sizes.strip);
     made.narrow = floats(sizes.strip);
     made.row = floats(sizes.row);
+    made.moved = floats(sizes.moved);
     made.columns = take(sizes.columns);
     made.rows = take(sizes.rows);
     for (float*& image : made.image) image = floats(sizes.image);
