@@ -20,8 +20,8 @@ namespace {
 // Makes samples one after the other.
 class Sampler {
  public:
-  Sampler(const Augment& op, const Workspace& workspace)
-      : op_(op), workspace_(workspace), finish_(op, workspace_), move_(op, workspace_) {}
+  Sampler(const Augment& op, const MoveShared& shared, const Workspace& workspace)
+      : op_(op), workspace_(workspace), finish_(op, workspace_), move_(op, shared, workspace_) {}
 
   // Samples that are mixed with the one before find it finished.
   void run(int64_t begin, int64_t end) {
@@ -30,13 +30,20 @@ class Sampler {
     for (int64_t i = begin; i < end; ++i) {
       const bool mixes = op_.samples[i].mixing != 0;
       const int64_t partner = int64_t(op_.samples[i].partner);
-      if (mixes && kept != partner) make(partner, workspace_.mixed[slot], nullptr, false);
-      const float* other = mixes ? workspace_.mixed[slot] : nullptr;
       const bool is_next_partner =
           i + 1 < end && op_.samples[i + 1].mixing != 0 && int64_t(op_.samples[i + 1].partner) == i;
-      make(i, is_next_partner ? workspace_.mixed[1 - slot] : nullptr, other, true);
-      kept = is_next_partner ? i : -1;
-      if (is_next_partner) slot = 1 - slot;
+      // A sample that the next one has to find kept takes the usual way.
+      const bool is_kept = is_next_partner && !move_.begin_mixed(i + 1);
+      if (mixes && !is_kept && move_.begin_mixed(i)) {
+        move_.run_mixed();
+        kept = -1;
+        continue;
+      }
+      if (mixes && kept != partner) make(partner, workspace_.mixed[slot], nullptr, false);
+      const float* other = mixes ? workspace_.mixed[slot] : nullptr;
+      make(i, is_kept ? workspace_.mixed[1 - slot] : nullptr, other, true);
+      kept = is_kept ? i : -1;
+      if (is_kept) slot = 1 - slot;
     }
   }
 
@@ -53,8 +60,7 @@ class Sampler {
     while (passes[first].kind == 0) ++first;
     at_once_ = is_one;
     sample_ = i;
-    moves_ = is_one && first == last &&
-             move_.begin(i, input, passes[last], op_.ops + (i * op_.pass_count + last) * op_.op_count);
+    moves_ = is_one && first == last && move_.begin(i);
     for (int64_t p = 0; p <= last; ++p) {
       if (passes[p].kind == 0) continue;
       input = run_pass(input, passes[p], op_.ops + (i * op_.pass_count + p) * op_.op_count, p == last);
@@ -151,13 +157,14 @@ int64_t samples_of_unit(const Augment& op, int threads) {
 void augment(const Augment& op, const Launch& launch) {
   // A thread's memory beyond this is given back.
   constexpr int64_t kMostKept = 64 << 20;
+  const MoveShared shared(op);
   const WorkspaceSizes sizes = WorkspaceSizes::make(op);
   const int64_t each = samples_of_unit(op, launch.threads), units = (op.count + each - 1) / each;
   const int threads = int64_t(launch.threads) < units ? launch.threads : int(units);
   char* memory = static_cast<char*>(kept_memory(sizes.bytes() * threads));
   for_each_unit_in_slots(threads, units, [&](int64_t unit, int slot) {
     const int64_t begin = unit * each, end = begin + each < op.count ? begin + each : op.count;
-    Sampler(op, Workspace::make(memory + slot * sizes.bytes(), sizes)).run(begin, end);
+    Sampler(op, shared, Workspace::make(memory + slot * sizes.bytes(), sizes)).run(begin, end);
   });
   trim_kept_memory(kMostKept * threads);
 }

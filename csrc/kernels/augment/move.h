@@ -1,55 +1,58 @@
-// move.h - samples that are crops and flips of bytes, perhaps padded and normalised: their rows go from the
-// image to the output at once. Other rows of the same sample, those with erased pixels, take the usual way.
+// move.h - samples that are crops and flips of bytes, perhaps padded, normalised and mixed: their rows go
+// from the images to the output at once. Other rows of the same sample, those with erased pixels, take the
+// usual way.
 #pragma once
 
-#include "kernels/augment/moved_row.h"
+#include "kernels/augment/move_plan.h"
 #include "kernels/augment/workspace.h"
-#include "math/color.h"
+#include "loops/common/nontemporal.h"
 
 namespace onepass::ONEPASS_ISA {
 
 class Move {
  public:
-  // Decides whether sample i is one, which has one pass and is not mixed.
-  Move(const Augment& op, const Workspace& workspace) : op_(op), workspace_(workspace) {
-    const int64_t elements = op.count * op.channels * op.height * op.width;
-    nontemporal_ = elements * size_of(op.stored) >= kNontemporalLeast;
+  Move(const Augment& op, const MoveShared& shared, const Workspace& workspace)
+      : op_(op), workspace_(workspace), own_(op, shared, staged(0)), other_(op, shared, staged(2)) {
+    const int64_t size = size_of(op.stored), row = op.width * (op.channels_last ? op.channels : 1) * size;
+    nontemporal_ = op.count * op.channels * op.height * op.width * size >= kNontemporalLeast;
+    blocks_ = (op.width + kBlock - 1) / kBlock;
+    const bool lines = row % kLine == 0 && reinterpret_cast<uintptr_t>(op.output) % kLine == 0;
+    direct_ = op.width % kBlock == 0 && (lines || !nontemporal_);
   }
 
-  bool begin(int64_t i, const ImageView& image, const ImagePass& pass, const ImageOp* ops) {
-    rows_ = MovedRows(image, pass);
+  // Decides whether sample i, which is not mixed, is one.
+  bool begin(int64_t i) {
     sample_ = i;
-    blend_ = nullptr;
-    normalize_ = nullptr;
-    ops_ = ops;
-    if (!MovedRows::fits(image, pass) ||
-        (op_.stored != PixelType::kFloat32 && op_.stored != PixelType::kBFloat16))
-      return false;
-    int64_t k = 0;
-    const auto kind = [&] { return k < op_.op_count ? OpKind(int(ops[k].kind)) : OpKind::kEnd; };
-    if (kind() == OpKind::kBlend) blend_ = &ops[k++];
-    if (blend_ && !is_whole(blend_->a, kBlendWidth)) return false;
-    if (kind() == OpKind::kNormalize) normalize_ = &ops[k++];
-    for (erases_ = k; kind() == OpKind::kErase; ++k) {
-    }
-    return kind() == OpKind::kEnd && set_terms();
+    if (!own_.begin(i)) return false;
+    if (op_.stored == PixelType::kUint8) return !own_.normalizes();
+    return op_.stored == PixelType::kFloat32 || op_.stored == PixelType::kBFloat16;
+  }
+
+  // The same of sample i that is mixed with another.
+  bool begin_mixed(int64_t i) {
+    if (op_.stored == PixelType::kUint8 || !begin(i) || own_.erases()) return false;
+    if (!other_.begin(int64_t(op_.samples[i].partner)) || other_.erases()) return false;
+    // Terms of their own are equal to none.
+    return &own_.terms() == &other_.terms();
   }
 
   // Returns false for a row that must take the usual way.
   bool row(int64_t y) {
-    for (int64_t k = erases_; k < op_.op_count && ops_[k].kind != 0; ++k) {
-      if (double(y) >= ops_[k].a[1] && double(y) < ops_[k].a[3]) {
-        end();
-        return false;
-      }
+    if (own_.erases(y)) {
+      end();
+      return false;
     }
-    rows_.fetch(y + kRowsAhead);
-    int64_t begin = 0, end = op_.width;
-    if (blend_) cover(y, begin, end);
-    if (op_.stored == PixelType::kFloat32) {
-      store_row(y, begin, end, floats_);
+    own_.rows().fetch(y + kRowsAhead);
+    if (op_.stored == PixelType::kUint8) {
+      store_bytes(y);
+    } else if (op_.stored == PixelType::kFloat32) {
+      const BlockTarget<float> to = target<float>(y);
+      put(own_, y, 0, blocks_, to);
+      flush(y, floats_);
     } else {
-      store_row(y, begin, end, halves_);
+      const BlockTarget<BFloat16> to = target<BFloat16>(y);
+      put(own_, y, 0, blocks_, to);
+      flush(y, halves_);
     }
     return true;
   }
@@ -60,114 +63,206 @@ class Move {
     for (OpenLine<BFloat16>& line : halves_) line.close();
   }
 
+  // All rows of the mixed sample that was begun.
+  void run_mixed() {
+    for (int64_t y = 0; y < op_.height; ++y) {
+      own_.rows().fetch(y + kRowsAhead);
+      other_.rows().fetch(y + kRowsAhead);
+      if (op_.stored == PixelType::kFloat32) {
+        mix_row(y, floats_);
+      } else {
+        mix_row(y, halves_);
+      }
+    }
+    end();
+  }
+
  private:
-  static constexpr int64_t kMost = MovedRows::kMostChannels;
   static constexpr int64_t kRowsAhead = 4;
 
-  static bool is_whole(const double* a, int size) {
-    return moves_whole(a) && a[size] == math::nearest_integer(a[size]) &&
-           a[size + 1] == math::nearest_integer(a[size + 1]);
-  }
-
-  // The terms of the formula of each channel, and what covers the canvas' outside. Returns false if one of
-  // the 256 values is not finite.
-  bool set_terms() {
-    exact_ = ONEPASS_FUSES != 0;
-    const int64_t channels = op_.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-      mean_[c] = normalize_ ? value(*normalize_, c) : 0;
-      std_[c] = normalize_ ? value(*normalize_, channels + c) : 1;
-      if (normalize_ && !try_channel(mean_[c], std_[c])) return false;
-      const float filled = blend_ && blend_->a[kBlendPower] != 0 ? value(*blend_, c) : 0;
-      fill_[c] = normalize_ ? math::Normalize{mean_[c], std_[c]}(filled) : filled;
-      if (!is_finite(fill_[c])) return false;
-    }
+  // Where the first block of the row is put: its place in the output, or a buffer.
+  template <class O>
+  BlockTarget<O> target(int64_t y) const {
+    const int64_t channels = op_.channels, width = op_.width, height = op_.height;
     const bool last = op_.channels_last;
-    for (int64_t c = 0; c < channels; ++c) {
-      Pattern& pattern = patterns_[last ? 0 : c];
-      const int64_t period = last ? channels : 1, channel = last ? c : 0;
-      pattern.set(0, period, channel, mean_[c]);
-      pattern.set(1, period, channel, exact_ ? math::ByteProduct::high(std_[c]) : std_[c]);
-      pattern.set(2, period, channel, exact_ ? math::ByteProduct::low(std_[c]) : 0);
-      for (int64_t k = channel; k < 2 * kPatternPeriod; k += period) fills_[last ? 0 : c][k] = fill_[c];
-    }
-    return true;
+    const int64_t block = last ? channels * kBlock : kBlock;
+    if (!direct_) return {buffer<O>(), last ? kBlock : pitch(), block, false};
+    const int64_t at =
+        last ? (sample_ * height + y) * width * channels : (sample_ * channels * height + y) * width;
+    return {static_cast<O*>(op_.output) + at, last ? kBlock : height * width, block, nontemporal_};
   }
-  float value(const ImageOp& op, int64_t k) const { return float(op_.values[int64_t(op.first) + k]); }
-
-  // Whether all values are finite; whether products give the same bits.
-  bool try_channel(float mean, float std) {
-    const float high = math::ByteProduct::high(std), low = math::ByteProduct::low(std);
-    int32_t wrong = 0, bad = 0;
-    ONEPASS_INDEPENDENT
-    for (int32_t raw = 0; raw < 256; ++raw) {
-      const float wanted = math::ByteDivided{}(float(raw), mean, std, 0.0f);
-      bad += is_finite(wanted) ? 0 : 1;
-      if (ONEPASS_FUSES) wrong += math::ByteProduct{}(float(raw), mean, high, low) == wanted ? 0 : 1;
-    }
-    exact_ = exact_ && wrong == 0;
-    return bad == 0;
+  template <class O>
+  O* buffer() const {
+    return reinterpret_cast<O*>(workspace_.moved);
   }
+  // The bytes behind the buffer.
+  uint8_t* staged(int64_t rows) const {
+    return reinterpret_cast<uint8_t*>(workspace_.moved) +
+           (4 + rows) * MovePlan::staged_bytes(op_.width, op_.channels);
+  }
+  int64_t pitch() const { return blocks_ * kBlock; }
 
-  // The columns of the row that the canvas covers.
-  void cover(int64_t y, int64_t& begin, int64_t& end) const {
-    const double* a = blend_->a;
-    const double row = a[4] * double(y) + a[5];
-    if (row < 0 || row >= a[kBlendHeight]) {
-      end = 0;
+  // From the buffer to the output.
+  template <class O>
+  void flush(int64_t y, OpenLine<O>* lines) const {
+    if (direct_) return;
+    const bool last = op_.channels_last;
+    const int64_t planes = last ? 1 : op_.channels, n = op_.width * (last ? op_.channels : 1);
+    for (int64_t c = 0; c < planes; ++c) {
+      O* to = static_cast<O*>(op_.output) + ((sample_ * planes + c) * op_.height + y) * n;
+      put_elements(buffer<O>() + c * pitch(), n, to, lines[c]);
+    }
+  }
+  template <class O>
+  void put_elements(const O* from, int64_t n, O* to, OpenLine<O>& line) const {
+    if (!nontemporal_) {
+      std::memcpy(to, from, size_t(n) * sizeof(O));
       return;
     }
-    find_columns(a[0], a[2], 0, a[kBlendWidth] - 1, op_.width, begin, end);
+    split_at_lines(
+        line, to, n,
+        [&](int64_t begin, int64_t end, O* at) {
+          std::memcpy(at, from + begin, size_t(end - begin) * sizeof(O));
+        },
+        [&](int64_t begin, int64_t end) {
+          copy_lines_nontemporal(to + begin, from + begin, (end - begin) * int64_t(sizeof(O)));
+        });
   }
+
+  static int64_t within(int64_t x, int64_t least, int64_t most) {
+    return x < least ? least : x > most ? most : x;
+  }
+  const MoveFormula& formula_of(const MovePlan& plan, float) const { return plan.terms().values; }
+  const MoveFormula& formula_of(const MovePlan& plan, BFloat16) const { return plan.terms().halves; }
+
+  // Blocks [begin, end) of a sample's row.
   template <class O>
-  void store_row(int64_t y, int64_t begin, int64_t end, OpenLine<O>* lines) const {
-    O* output = static_cast<O*>(op_.output);
-    const int64_t channels = op_.channels, width = op_.width;
-    if (end < begin) end = begin;
-    uint8_t* buffer = reinterpret_cast<uint8_t*>(workspace_.pixels);
-    const uint8_t* bytes = begin < end ? rows_.bytes(y, begin, end, buffer) : nullptr;
-    if (op_.channels_last) {
-      O* to = output + (sample_ * op_.height + y) * width * channels;
-      return store(bytes, 0, channels, begin * channels, end * channels, width * channels, to, lines);
-    }
-    if (bytes && channels > 1) bytes = planes_of(bytes, end - begin);
-    for (int64_t c = 0; c < channels; ++c) {
-      O* to = output + ((sample_ * channels + c) * op_.height + y) * width;
-      store(bytes ? bytes + c * pitch() : nullptr, c, 1, begin, end, width, to, lines + c);
-    }
-  }
-  int64_t pitch() const { return op_.width + 64; }
-  const uint8_t* planes_of(const uint8_t* bytes, int64_t n) const {
-    uint8_t* planes = reinterpret_cast<uint8_t*>(workspace_.narrow);
-    with_channels(op_.channels,
-                  [&](auto known) { take_apart<decltype(known)::value>(bytes, planes, pitch(), n); });
-    return planes;
-  }
-  template <class O>
-  void store(const uint8_t* bytes, int64_t which, int64_t channels, int64_t begin, int64_t end, int64_t n,
-             O* to, OpenLine<O>* line) const {
-    const auto put = [&](const auto& formula) {
-      using F = std::decay_t<decltype(formula)>;
-      const ByteRow<F, O> row{formula, bytes, patterns_[which], fills_[which], channels, begin, end, n};
-      if (!nontemporal_) return row.put(0, n, to);
-      row.store(to, *line);
+  void put(MovePlan& plan, int64_t y, int64_t begin, int64_t end, const BlockTarget<O>& to) {
+    const int64_t first = within(plan.first_block(y), begin, end),
+                  last = within(plan.last_block(y), first, end);
+    const auto put_edge = [&](int64_t block) {
+      alignas(64) float values[kBlockMost];
+      plan.make_block(y, block, values);
+      put_block(values, op_.channels, to.from(block));
     };
-    if (!normalize_) return put(math::ByteOnly{});
-    if (exact_) return put(math::ByteProduct{});
-    put(math::ByteDivided{});
+    for (int64_t block = begin; block < first; ++block) put_edge(block);
+    if (first < last) {
+      const MoveFormula& made = formula_of(plan, O{});
+      const BlockSource from = plan.blocks(y, first);
+      made.with([&](const auto& formula) {
+        with_layout(op_, [&](auto known, auto planes) {
+          convert_blocks<decltype(known)::value, decltype(planes)::value>(formula, from, made.terms,
+                                                                          to.from(first), last - first);
+        });
+      });
+    }
+    for (int64_t block = last; block < end; ++block) put_edge(block);
+  }
+
+  template <class O>
+  void mix_row(int64_t y, OpenLine<O>* lines) {
+    const BlockTarget<O> to = target<O>(y);
+    if (Mixing(int(op_.samples[sample_].mixing)) == Mixing::kMixup) {
+      mix(y, to);
+    } else {
+      cut(y, to);
+    }
+    flush(y, lines);
+  }
+
+  template <class O>
+  void mix(int64_t y, const BlockTarget<O>& to) {
+    const math::Mixup mixup = math::Mixup::make(op_.samples[sample_].lam);
+    const WideMix wide{mixup.lam, mixup.rest};
+    const int64_t a = own_.first_block(y), b = other_.first_block(y), c = own_.last_block(y),
+                  d = other_.last_block(y);
+    const int64_t first = a > b ? a : b, last = within(c < d ? c : d, first, blocks_);
+    const auto mix_edge = [&](int64_t block) {
+      alignas(64) float values[kBlockMost], others[kBlockMost];
+      own_.make_block(y, block, values);
+      other_.make_block(y, block, others);
+      map_planes(mixup, values, others, op_.channels * kBlock);
+      put_block(values, op_.channels, to.from(block));
+    };
+    for (int64_t block = 0; block < first; ++block) mix_edge(block);
+    if (first < last) {
+      const MoveFormula& made = own_.terms().values;
+      const BlockSource own = own_.blocks(y, first), other = other_.blocks(y, first);
+      made.with([&](const auto& formula) {
+        with_layout(op_, [&](auto known, auto planes) {
+          mix_blocks<decltype(known)::value, decltype(planes)::value>(formula, own, other, wide, made.terms,
+                                                                      to.from(first), last - first);
+        });
+      });
+    }
+    for (int64_t block = last; block < blocks_; ++block) mix_edge(block);
+  }
+
+  // The partner's pixels in the box.
+  template <class O>
+  void cut(int64_t y, const BlockTarget<O>& to) {
+    const ImageSample& sample = op_.samples[sample_];
+    const int64_t left = int64_t(sample.left), right = int64_t(sample.right);
+    if (double(y) < sample.top || double(y) >= sample.bottom || left >= right)
+      return put(own_, y, 0, blocks_, to);
+    const auto put_edge = [&](int64_t block) {
+      alignas(64) float values[kBlockMost], others[kBlockMost];
+      own_.make_block(y, block, values);
+      other_.make_block(y, block, others);
+      const int64_t channels = op_.channels;
+      for (int64_t k = 0; k < channels * kBlock; ++k) {
+        const int64_t x = block * kBlock + (op_.channels_last ? k / channels : k % kBlock);
+        if (x >= left && x < right) values[k] = others[k];
+      }
+      put_block(values, channels, to.from(block));
+    };
+    const auto up = [](int64_t x) { return (x + kBlock - 1) / kBlock; };
+    const int64_t begin = up(left), end = right / kBlock;
+    put(own_, y, 0, left / kBlock, to);
+    for (int64_t block = left / kBlock; block < begin; ++block) put_edge(block);
+    if (begin < end) put(other_, y, begin, end, to);
+    for (int64_t block = begin > end ? begin : end; block < up(right); ++block) put_edge(block);
+    put(own_, y, up(right), blocks_, to);
+  }
+
+  // Bytes that stay bytes.
+  void store_bytes(int64_t y) const {
+    const int64_t channels = op_.channels, width = op_.width;
+    uint8_t* bytes = reinterpret_cast<uint8_t*>(workspace_.pixels);
+    const int64_t left = own_.covers(y) ? own_.left() : width, right = own_.covers(y) ? own_.right() : width;
+    fill_bytes(0, left, bytes);
+    const uint8_t* from = bytes;
+    if (left < right) {
+      from = own_.rows().bytes(y, left, right, bytes + left * channels);
+      const bool whole = left == 0 && right == width;
+      if (!whole && from != bytes + left * channels)
+        std::memcpy(bytes + left * channels, from, size_t((right - left) * channels));
+      if (!whole) from = bytes;
+    }
+    fill_bytes(right > left ? right : left, width, bytes);
+    uint8_t* output = static_cast<uint8_t*>(op_.output);
+    if (op_.channels_last || channels == 1) {
+      std::memcpy(output + (sample_ * op_.height + y) * width * channels, from, size_t(width * channels));
+      return;
+    }
+    uint8_t* to = output + (sample_ * channels * op_.height + y) * width;
+    with_channels(channels, [&](auto known) {
+      take_apart<decltype(known)::value>(from, to, op_.height * width, width);
+    });
+  }
+  void fill_bytes(int64_t begin, int64_t end, uint8_t* bytes) const {
+    for (int64_t x = begin; x < end; ++x) {
+      for (int64_t c = 0; c < op_.channels; ++c) bytes[x * op_.channels + c] = math::to_byte(own_.fill()[c]);
+    }
   }
 
   const Augment& op_;
   const Workspace& workspace_;
-  MovedRows rows_;
-  const ImageOp *ops_ = nullptr, *blend_ = nullptr, *normalize_ = nullptr;
-  int64_t sample_ = 0, erases_ = 0;
-  bool exact_ = false, nontemporal_ = false;
-  float mean_[kMost], std_[kMost], fill_[kMost];
-  Pattern patterns_[kMost];
-  float fills_[kMost][2 * kPatternPeriod];
-  OpenLine<float> floats_[kMost];
-  OpenLine<BFloat16> halves_[kMost];
+  MovePlan own_, other_;
+  int64_t sample_ = 0, blocks_ = 0;
+  bool nontemporal_ = false, direct_ = false;
+  OpenLine<float> floats_[kMovedChannels];
+  OpenLine<BFloat16> halves_[kMovedChannels];
 };
 
 }  // namespace onepass::ONEPASS_ISA

@@ -34,8 +34,8 @@ class ResizedRows {
       : image_(image), height_(int64_t(pass.height)), width_(int64_t(pass.width)) {
     left_ = int64_t(pass.left);
     right_ = int64_t(pass.right);
-    columns_ = tap_table(workspace.columns, width_, resize_axis(pass, true).most_taps());
-    rows_ = tap_table(workspace.rows, height_, resize_axis(pass, false).most_taps());
+    columns_ = TapTable::at(workspace.columns, width_, resize_axis(pass, true).most_taps());
+    rows_ = TapTable::at(workspace.rows, height_, resize_axis(pass, false).most_taps());
     is_bytes_ = image.type == PixelType::kUint8;
     // Taps that a pixel does not have get the weight 0, and must be finite: bytes are, and so is what stands
     // behind the row.

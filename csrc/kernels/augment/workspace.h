@@ -27,6 +27,7 @@ struct WorkspaceSizes {
   int64_t resized = 0;  // floats of the rows behind both
   int64_t wide = 0;     // floats of rows of bytes that were widened
   int64_t strip = 0;
+  int64_t moved = 0;  // a row of floats, and four of bytes
 
   static WorkspaceSizes make(const Augment& op) {
     WorkspaceSizes sizes;
@@ -34,6 +35,7 @@ struct WorkspaceSizes {
     const int64_t bytes = (op.width + 64) * op.channels / int64_t(sizeof(float)) + 16;
     sizes.strip = kStripPitch * op.channels + 16;
     raise(sizes.strip, bytes);
+    sizes.moved = 2 * (op.width + 64) * op.channels;
     bool mixes = false;
     for (int64_t i = 0; i < op.count; ++i) {
       mixes = mixes || op.samples[i].mixing != 0;
@@ -44,7 +46,7 @@ struct WorkspaceSizes {
     return sizes;
   }
   int64_t bytes() const {
-    const int64_t floats = 2 * image + 2 * mixed + row + resized + wide + 4 * strip;
+    const int64_t floats = 2 * image + 2 * mixed + row + resized + wide + 4 * strip + moved;
     const int64_t all =
         floats * int64_t(sizeof(float)) + columns + rows + int64_t(sizeof(TapStrip) + sizeof(ByteTaps));
     // Whole lines: the memory of the next thread begins behind them, and has to be aligned, too.
@@ -87,6 +89,7 @@ struct Workspace {
   float* grey;    // other values of the pixels of a strip
   float* pixels;  // a strip as it is stored, before it is narrowed
   float* narrow;
+  float* moved;
   TapStrip* taps;
   ByteTaps* bytes;
 
@@ -107,6 +110,7 @@ struct Workspace {
     made.row = floats(sizes.row);
     made.resized = floats(sizes.resized);
     made.wide = floats(sizes.wide);
+    made.moved = floats(sizes.moved);
     made.columns = take(sizes.columns);
     made.rows = take(sizes.rows);
     for (float*& image : made.image) image = floats(sizes.image);

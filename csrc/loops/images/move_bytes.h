@@ -1,130 +1,17 @@
-// move_bytes.h - rows of bytes that become values without interpolation, on the CPU: turned around, taken
-// apart into planes, and through a formula, straight to where they are stored.
+// move_bytes.h - rows of pixels of bytes turned around and taken apart into planes, on the CPU.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
-#include "loops/common/nontemporal.h"
-#include "loops/images/pixels.h"
-#include "loops/images/wide.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/compiler.h"
 
 namespace onepass::ONEPASS_ISA {
-
-// What a formula has for each channel, repeated: elements of a row from any one on find theirs side by side.
-constexpr int64_t kPatternPeriod = 48;  // one, two, three and four channels divide it
-struct Pattern {
-  alignas(64) float term[3][2 * kPatternPeriod];
-
-  // The channels of pixels whose channels follow each other.
-  void set(int which, int64_t channels, int64_t channel, float value) {
-    for (int64_t i = channel; i < 2 * kPatternPeriod; i += channels) term[which][i] = value;
-  }
-};
-
-ONEPASS_HD void narrow_finite(float v, float& stored) { stored = v; }
-ONEPASS_HD void narrow_finite(float v, BFloat16& stored) {
-  stored.bits = uint16_t(round_to_high_half(v) >> 16);
-}
-
-// to[k] = formula(from[k], terms), k < n. The pattern has the terms of from[0] at `phase`.
-template <class F, class O>
-ONEPASS_HD void convert_bytes(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
-                              O* to, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) {
-    const int64_t at = phase + k;
-    narrow_finite(formula(float(from[k]), pattern.term[0][at], pattern.term[1][at], pattern.term[2][at]),
-                  to[k]);
-  }
-}
-
-// kPatternPeriod elements, or fewer where n is a number of registers.
-template <bool kNontemporal, class F, class O>
-ONEPASS_HD void convert_wide(const F& formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
-                             O* to, int64_t n) {
-#if ONEPASS_FUSES && defined(__AVX2__)
-  ONEPASS_UNROLLED
-  for (int64_t k = 0; k < n; k += kWide) {
-    const float* term = &pattern.term[0][phase + k];
-    constexpr int64_t kNext = 2 * kPatternPeriod;
-    store_finite(formula(Wide::of_bytes(from + k), Wide::load(term), Wide::load(term + kNext),
-                         Wide::load(term + 2 * kNext)),
-                 to + k, kNontemporal);
-  }
-#else
-  convert_bytes(formula, from, pattern, phase, to, n);
-#endif
-}
-
-// Elements [begin, end) of a row, a number of registers, to `to`.
-template <bool kNontemporal, class F, class O>
-ONEPASS_WALK void convert_whole(const F formula, const uint8_t* from, const Pattern& pattern, int64_t phase,
-                                O* to, int64_t n) {
-  int64_t i = 0;
-  for (; i + kPatternPeriod <= n; i += kPatternPeriod) {
-    convert_wide<kNontemporal>(formula, from + i, pattern, phase, to + i, kPatternPeriod);
-  }
-  if (i < n) convert_wide<kNontemporal>(formula, from + i, pattern, phase, to + i, n - i);
-}
-
-// A row of n elements: a fill, from element `begin` to `end` those that bytes become, and a fill.
-template <class F, class O>
-struct ByteRow {
-  const F& formula;
-  const uint8_t* bytes;  // of element `begin`
-  const Pattern& pattern;
-  const float* fill;  // kPatternPeriod * 2
-  int64_t channels, begin, end, n;
-
-  // Elements [first, last) to `to`.
-  ONEPASS_HD void put(int64_t first, int64_t last, O* to) const {
-    const int64_t left = begin < last ? begin : last, right = end > first ? end : first;
-    put_fill(first, left, to);
-    const int64_t from = first > begin ? first : begin, until = last < end ? last : end;
-    if (from < until) {
-      const int64_t whole = (until - from) / kRegister * kRegister, phase = from % channels;
-      O* at = to + (from - first);
-      convert_whole<false>(formula, bytes + (from - begin), pattern, phase, at, whole);
-      convert_bytes(formula, bytes + (from - begin) + whole, pattern, (from + whole) % channels, at + whole,
-                    until - from - whole);
-    }
-    put_fill(right, last, to + (right - first));
-  }
-  // Past the caches, with the lines that rows share kept open.
-  void store(O* to, OpenLine<O>& line) const {
-    split_at_lines(
-        line, to, n, [&](int64_t first, int64_t last, O* at) ONEPASS_INLINED { put(first, last, at); },
-        [&](int64_t first, int64_t last) ONEPASS_INLINED {
-          const int64_t before = up(begin - first),
-                        left = first + (before < last - first ? before : last - first);
-          const int64_t right =
-              left + (end > left ? (end < last ? end : last) - left : 0) / kElements * kElements;
-          put_lines(first, left, to);
-          convert_whole<true>(formula, bytes + (left - begin), pattern, left % channels, to + left,
-                              right - left);
-          put_lines(right, last, to);
-        });
-  }
-
- private:
-  static constexpr int64_t kElements = kLineElements<O>, kRegister = 16;
-  static int64_t up(int64_t count) { return count > 0 ? (count + kElements - 1) / kElements * kElements : 0; }
-
-  ONEPASS_HD void put_fill(int64_t first, int64_t last, O* to) const {
-    const float* values = fill + (first < last ? first % channels : 0);
-    for (int64_t i = first; i < last; i += kPatternPeriod) {
-      const int64_t count = last - i < kPatternPeriod ? last - i : kPatternPeriod;
-      for (int64_t k = 0; k < count; ++k) narrow_finite(values[k], to[i - first + k]);
-    }
-  }
-  ONEPASS_HD void put_lines(int64_t first, int64_t last, O* to) const {
-    for (int64_t i = first; i < last; i += kElements) {
-      alignas(kLine) O line[kElements];
-      put(i, i + kElements, line);
-      copy_lines_nontemporal(to + i, line, kLine);
-    }
-  }
-};
 
 // Pixel i of n is pixel n - 1 - i of `from`; writes up to 16 bytes more than n pixels.
 template <int kChannels>

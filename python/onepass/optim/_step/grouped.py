@@ -238,7 +238,8 @@ class GroupedOptimizer(StatefulOptimizer):
         if self._placeholders is not None:
             self._placeholders = None
         if lacking:
-            warnings.warn(f"{name}: state_dict lacks {'; '.join(sorted(lacking))}", stacklevel=2)
+            # Two frames up: `in_turn` is in between.
+            warnings.warn(f"{name}: state_dict lacks {'; '.join(sorted(lacking))}", stacklevel=3)
 
     def _check_memory_of(self, saved: dict[str, Any]) -> None:
         """Raises TypeError for a state that has no values to load."""
