@@ -11,6 +11,7 @@
 #endif
 
 #include "core/convert.h"
+#include "core/fused.h"
 
 namespace onepass::ONEPASS_ISA {
 
