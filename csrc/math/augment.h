@@ -14,7 +14,10 @@ namespace onepass::math {
 struct Mixup {
   float lam, rest;
   ONEPASS_HD static Mixup make(double lam) { return {float(lam), float(1 - lam)}; }
-  ONEPASS_HD float operator()(float own, float other) const { return lam * own + rest * other; }
+  template <class T>
+  ONEPASS_HD T operator()(T own, T other) const {
+    return T(lam) * own + T(rest) * other;
+  }
 };
 
 // Pixels from left to right and from top to bottom, the last ones excluded.

@@ -198,33 +198,6 @@ struct Normalize {
   ONEPASS_HD float operator()(float v) const { return (v - mean) / std; }
 };
 
-// The same of a whole number from 0 to 255. product: by 1 / std in two parts, where that is the quotient for
-// each of the 256 numbers.
-struct ByteOnly {
-  static constexpr bool kNormalises = false;
-  template <class T>
-  ONEPASS_HD T operator()(T raw, T, T, T) const {
-    return of_byte(raw);
-  }
-};
-struct ByteDivided {
-  static constexpr bool kNormalises = true;
-  template <class T>
-  ONEPASS_HD T operator()(T raw, T mean, T std, T) const {
-    return (of_byte(raw) - mean) / std;
-  }
-};
-struct ByteProduct {
-  static constexpr bool kNormalises = true;
-  ONEPASS_HD static float high(float std) { return float(1 / double(std)); }
-  ONEPASS_HD static float low(float std) { return float(1 / double(std) - double(high(std))); }
-  template <class T>
-  ONEPASS_HD T operator()(T raw, T mean, T high, T low) const {
-    const T from_mean = of_byte(raw) - mean;
-    return fused(from_mean, high, from_mean * low);
-  }
-};
-
 struct ClampValue {
   float least, most;
   ONEPASS_HD float operator()(float v) const { return between_bounds(v, least, most); }

@@ -173,7 +173,6 @@ class Move {
   template <class O>
   void mix(int64_t y, const BlockTarget<O>& to) {
     const math::Mixup mixup = math::Mixup::make(op_.samples[sample_].lam);
-    const WideMix wide{mixup.lam, mixup.rest};
     const int64_t a = own_.first_block(y), b = other_.first_block(y), c = own_.last_block(y),
                   d = other_.last_block(y);
     const int64_t first = a > b ? a : b, last = within(c < d ? c : d, first, blocks_);
@@ -190,7 +189,7 @@ class Move {
       const BlockSource own = own_.blocks(y, first), other = other_.blocks(y, first);
       made.with([&](const auto& formula) {
         with_layout(op_, [&](auto known, auto planes) {
-          mix_blocks<decltype(known)::value, decltype(planes)::value>(formula, own, other, wide, made.terms,
+          mix_blocks<decltype(known)::value, decltype(planes)::value>(formula, own, other, mixup, made.terms,
                                                                       to.from(first), last - first);
         });
       });

@@ -9,7 +9,9 @@
 
 #include "loops/images/pixels.h"
 #include "loops/images/wide.h"
+#include "math/augment.h"
 #include "math/color.h"
+#include "math/spread_bytes.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -30,29 +32,13 @@ constexpr float kSpread = 0x1p24f;
 constexpr int kCopies = 1;
 constexpr float kSpread = 1;
 #endif
-ONEPASS_HD float spread_byte(uint8_t byte) { return math::of_byte(float(byte)) * kSpread; }
+ONEPASS_HD float spread_byte(uint8_t byte) { return math::spread_byte(byte, kSpread); }
 
-// (v - mean) / std of v * kSpread. The first two give its bits for some mean and std only (move_terms.h).
-struct SpreadLine {
-  template <class T>
-  ONEPASS_HD T operator()(T spread, T slope, T base, T) const {
-    return ONEPASS_FUSES ? fused(spread, slope, base) : spread * slope + base;
-  }
-};
-// The same for bfloat16, where a half may be rounded up.
-struct SpreadHalves : SpreadLine {};
-struct SpreadProduct {
-  template <class T>
-  ONEPASS_HD T operator()(T spread, T mean, T high, T low) const {
-    const T from_mean = spread - mean;
-    return ONEPASS_FUSES ? fused(from_mean, high, from_mean * low) : from_mean * high + from_mean * low;
-  }
-};
-struct SpreadDivided {
-  template <class T>
-  ONEPASS_HD T operator()(T spread, T mean, T std, T) const {
-    return (spread * T(1 / kSpread) - mean) / std;
-  }
+using SpreadLine = math::SpreadLine<bool(ONEPASS_FUSES)>;
+using SpreadHalves = math::SpreadHalves<bool(ONEPASS_FUSES)>;
+using SpreadProduct = math::SpreadProduct<bool(ONEPASS_FUSES)>;
+struct SpreadDivided : math::SpreadDivided {
+  constexpr SpreadDivided() : math::SpreadDivided{1 / kSpread} {}
 };
 
 ONEPASS_HD void narrow_finite(float v, float& stored) { stored = v; }
@@ -123,15 +109,6 @@ struct BlockTarget {
   bool nontemporal;
 
   BlockTarget from(int64_t first) const { return {data + first * block, vector, block, nontemporal}; }
-};
-
-// lam own + rest other.
-struct WideMix {
-  float lam, rest;
-  template <class T>
-  ONEPASS_HD T operator()(T own, T other) const {
-    return T(lam) * own + T(rest) * other;
-  }
 };
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
@@ -227,7 +204,7 @@ struct OneImage {
 template <int kChannels, bool kPlanes, class F>
 struct TwoImages {
   OneImage<kChannels, kPlanes, F> own, other;
-  WideMix mix;
+  math::Mixup mix;
 
   struct Loaded {
     Bytes own, other;
@@ -297,7 +274,8 @@ ONEPASS_WALK void convert_blocks(const F formula, const BlockSource from, const 
 // Two images' blocks mixed.
 template <int kChannels, bool kPlanes, class F, class O>
 ONEPASS_WALK void mix_blocks(const F formula, const BlockSource own, const BlockSource other,
-                             const WideMix mix, const BlockTerms& terms, const BlockTarget<O> to, int64_t n) {
+                             const math::Mixup mix, const BlockTerms& terms, const BlockTarget<O> to,
+                             int64_t n) {
   using One = OneImage<kChannels, kPlanes, F>;
   using Shuffles = BlockShuffles<kChannels, kPlanes>;
   const BlockTerms kept = terms;
@@ -336,7 +314,8 @@ ONEPASS_WALK void convert_blocks(const F formula, const BlockSource from, const 
 
 template <int kChannels, bool kPlanes, class F, class O>
 ONEPASS_WALK void mix_blocks(const F formula, const BlockSource own, const BlockSource other,
-                             const WideMix mix, const BlockTerms& terms, const BlockTarget<O> to, int64_t n) {
+                             const math::Mixup mix, const BlockTerms& terms, const BlockTarget<O> to,
+                             int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     float values[kBlockMost], others[kBlockMost];
     make_block<kChannels>(formula, own.bytes + i * own.step, *own.order, terms, values);
