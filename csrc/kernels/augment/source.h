@@ -4,7 +4,7 @@
 #include "kernels/augment/moved_row.h"
 #include "kernels/augment/workspace.h"
 #include "loops/images/gather_bytes.h"
-#include "loops/images/resize_pixels.h"
+#include "loops/images/resize.h"
 #include "loops/images/rows_ahead.h"
 #include "math/color.h"
 
@@ -39,13 +39,6 @@ class PassSource {
     rows_ = TapTable::at(workspace.rows, height, y.most_taps());
     fill_table(x, width, columns_);
     fill_table(y, height, rows_);
-    sides_ = image.is_interleaved() && (image.channels == 3 || image.channels == 4);
-    if (!sides_) return;
-    // Taps that a pixel does not have get the weight 0, and must be finite: bytes are. So are those behind
-    // the row.
-    taps_ = image.type == PixelType::kUint8 ? most_taps_of(columns_, width) : 0;
-    const int64_t n = int64_t(pass.right - pass.left) * image.channels;
-    for (int64_t i = 0; i < kBehindRow; ++i) workspace.row[n + i] = 0;
   }
   // A kept image: values, not elements.
   PassSource(const FloatImage& kept, const Workspace& workspace) : kept_(kept), workspace_(workspace) {}
@@ -66,7 +59,6 @@ class PassSource {
       return;
     }
     const int64_t left = int64_t(pass_->left), right = int64_t(pass_->right);
-    if (sides_) return resize_pixels_down(image_, rows_, y, left, right, workspace_.row);
     resize_down(image_, rows_, y, left, right, row());
   }
 
@@ -74,7 +66,6 @@ class PassSource {
   void fill(int64_t x, int64_t n, const Planes& to) {
     if (kept_.data) return fill_kept(x, n, to);
     if (moves_) return fill_moved(x, n, to);
-    if (sides_) return fill_sides(x, n, to);
     if (resizes_) {
       for (int64_t c = 0; c < image_.channels; ++c) {
         resize_along(row()[c], columns_, int64_t(pass_->left), x, n, to[c]);
@@ -104,23 +95,6 @@ class PassSource {
                   [&](auto known) { take_apart<decltype(known)::value>(bytes, planes, kStripPitch, n); });
     for (int64_t c = 0; c < image_.channels; ++c)
       widen_bytes(math::OfByte{}, planes + c * kStripPitch, to[c], n);
-  }
-
-  struct AsItIs {
-    ONEPASS_HD float operator()(float v) const { return v; }
-  };
-  // A resize whose channels are side by side.
-  void fill_sides(int64_t x, int64_t n, const Planes& to) const {
-    const int64_t left = int64_t(pass_->left);
-    float* pixels = workspace_.pixels;
-    const bool is_bytes = image_.type == PixelType::kUint8;
-    if (image_.channels == 3) {
-      resize_channels_along<3>(workspace_.row, taps_, columns_, left, x, n, pixels);
-      return is_bytes ? part_planes<3>(math::OfByte{}, pixels, to, n)
-                      : part_planes<3>(AsItIs{}, pixels, to, n);
-    }
-    resize_channels_along<4>(workspace_.row, taps_, columns_, left, x, n, pixels);
-    return is_bytes ? part_planes<4>(math::OfByte{}, pixels, to, n) : part_planes<4>(AsItIs{}, pixels, to, n);
   }
 
   void fill_kept(int64_t x, int64_t n, const Planes& to) {
@@ -157,10 +131,9 @@ class PassSource {
   math::Nearest nearest_ = math::Nearest::kRound;
   MovedRows moved_;
   bool moves_ = false;
-  bool smooth_ = false, packed_ = false, resizes_ = false, sides_ = false, sharpens_ = false;
+  bool smooth_ = false, packed_ = false, resizes_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};
-  int64_t taps_ = 0;
   math::RowMap map_{};
   RowsAhead ahead_;
   int64_t y_ = 0;

@@ -65,7 +65,6 @@ inline void resize_pixels_down(const ImageView& image, const TapTable& table, in
   });
 }
 
-#if defined(__GNUC__)
 // The channels of a pixel, and where there are three the next one's first.
 typedef float Channels __attribute__((vector_size(16)));
 
@@ -76,52 +75,6 @@ ONEPASS_HD Channels load_channels(const float* from) {
 }
 
 ONEPASS_HD Channels each(float value) { return Channels{value, value, value, value}; }
-
-// Weights of the same number of taps for each pixel: those behind its own are 0. kTaps 0: as many as a pixel
-// has.
-template <int kTaps, int kChannels>
-ONEPASS_WALK void resize_channels(const float* row, const TapTable& table, int64_t left, int64_t x, int64_t n,
-                                  float* to) {
-  // Copies: what is written could be the table's own pointers.
-  const int32_t *first = table.first + x, *counts = table.count + x;
-  const int64_t most = table.most;
-  const float* weight = table.weight + x * most;
-  for (int64_t i = 0; i < n; ++i, weight += most) {
-    const float* from = row + (first[i] - left) * kChannels;
-    Channels sum = math::weighted(each(weight[0]), load_channels(from));
-    const int32_t count = kTaps > 0 ? kTaps : counts[i];
-    for (int32_t k = 1; k < count; ++k) {
-      sum += math::weighted(each(weight[k]), load_channels(from + k * kChannels));
-    }
-    std::memcpy(to + i * kChannels, &sum, sizeof sum);
-  }
-}
-
-// taps: of a pixel at most, all with finite elements, or 0. Reads and writes up to 16 bytes behind the
-// pixels.
-template <int kChannels>
-inline void resize_channels_along(const float* row, int64_t taps, const TapTable& table, int64_t left,
-                                  int64_t x, int64_t n, float* to) {
-  switch (taps) {
-    case 2:
-      return resize_channels<2, kChannels>(row, table, left, x, n, to);
-    case 3:
-      return resize_channels<3, kChannels>(row, table, left, x, n, to);
-    case 4:
-      return resize_channels<4, kChannels>(row, table, left, x, n, to);
-    case 5:
-      return resize_channels<5, kChannels>(row, table, left, x, n, to);
-    case 6:
-      return resize_channels<6, kChannels>(row, table, left, x, n, to);
-    case 7:
-      return resize_channels<7, kChannels>(row, table, left, x, n, to);
-    case 8:
-      return resize_channels<8, kChannels>(row, table, left, x, n, to);
-    default:
-      return resize_channels<0, kChannels>(row, table, left, x, n, to);
-  }
-}
-#endif
 
 // Pixels to planes, each value through a formula.
 template <int kChannels, class F>
