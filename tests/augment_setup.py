@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from onepass import _torchvision
 from onepass.augment import _call
 from reference import augment as reference
 
@@ -19,25 +20,17 @@ __all__ = ["REQUIRED", "exact", "image", "sources", "torchvision"]
 REQUIRED = os.environ.get("ONEPASS_REQUIRE_RIVALS") == "1"
 
 
-# It keeps the operators that it defines.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
-
-
 def torchvision(module: str = "torchvision.transforms.v2") -> ModuleType:
     """Returns a module of torchvision; skips the test where it is not installed, unless .ci/augment runs it.
 
     It is installed without its own dependency on torch: ``pip install --no-deps torchvision==0.28.0 pillow``.
-    Where its compiled part is for another build of torch, the import asks for operators that no transform uses.
     """
     try:
-        if not REQUIRED:
-            return pytest.importorskip(module, reason="needs torchvision")
-        return importlib.import_module(module)
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
+        _torchvision.load()
+    except ImportError:
+        if REQUIRED:
             raise
-    for name in ("nms", "qnms"):
-        _LIBRARY.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        pytest.skip("needs torchvision")
     return importlib.import_module(module)
 
 
