@@ -13,6 +13,7 @@ from onepass import _native
 from onepass._arguments import told
 from onepass._memory import check_memory, lacks_memory
 from onepass._versions import bump_versions
+from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.records import StateGroup, StepOptions
 from onepass.optim._lists.run import rule_of
 from onepass.optim._lists.tail import Tail
@@ -57,6 +58,9 @@ class FusedOptimizer(PartlyFused):
     _precision: list[tuple[Any, ...]] | None = None
     # Whether a step asks the kernels before torch's loop: not so where a group is differentiable.
     _asks_kernels = True
+    # Whether a parameter is a DTensor, and what steps them then.
+    _is_sharded = False
+    _shards: Any = None
     # What the core and the groups' options remember between steps. Neither is pickled or copied:
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
@@ -162,6 +166,9 @@ class FusedOptimizer(PartlyFused):
         precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         if precision != self._precision:
             self._settle_precision()
+        if self._is_sharded:
+            self._step_shards(zero_grad)
+            return
         groups = self._state_groups()
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
@@ -181,6 +188,15 @@ class FusedOptimizer(PartlyFused):
                 "whose layout is not their parameter's, or parameters that torch's loop updates"
             )
         self._step_irregular(tail)
+
+    def _step_shards(self, zero_grad: bool) -> None:
+        # Loads torch.distributed's DTensor, which is there already where there is one.
+        from onepass.optim._step.sharded import Shards, kind_of
+
+        shards = self._shards
+        if shards is None or not shards.fit(self):
+            shards = self._shards = Shards(self, kind_of(self))
+        shards.step(self, zero_grad)
 
     def _state_groups(self) -> list[StateGroup]:
         """The groups as the core takes them, those of the last step where nothing in a group has changed."""
@@ -258,6 +274,7 @@ class FusedOptimizer(PartlyFused):
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
+        self._is_sharded = any(is_sharded(param) for group in self.param_groups for param in group["params"])
 
     def _check_storage(self, group: dict[str, Any]) -> None:
         """Raises ValueError for a parameter or state whose storage was cut short before the first step.

@@ -1,0 +1,268 @@
+"""Steps on DTensors: each rank updates its own shards, by an optimizer of the same class that holds plain tensors.
+
+The optimizer that the user has keeps DTensors, in its groups and as states, so that FSDP and checkpoints see what
+they expect. Its twin holds their local parts, which are the same memory. What depends on the whole model, the norm
+of all gradients and whether a step is skipped, is decided together before the twins step.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from onepass._arguments import told
+from onepass.optim._lists.kinds import is_sharded
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes
+from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
+
+__all__ = ["Shards"]
+
+# Options of groups that belong to the optimizer that the user has.
+_NOT_SHARED = ("params", "param_names")
+
+
+class _Shard:
+    """A parameter, its local part, and the states that both know.
+
+    Attributes:
+        param: A DTensor or a plain tensor.
+        local: Its memory on this rank.
+        states: The visible states when they were last the same as the twin's.
+    """
+
+    __slots__ = ("local", "param", "states")
+
+    def __init__(self, param: Tensor) -> None:
+        self.param = param
+        self.local = memory_of(param).detach()
+        self.states: dict[str, Any] = {}
+
+    def is_current(self) -> bool:
+        """Whether the parameter still has the memory that it had."""
+        memory = memory_of(self.param)
+        return memory.data_ptr() == self.local.data_ptr() and memory.shape == self.local.shape
+
+    def wrapped(self, value: Any) -> Any:
+        """A state of the twin as the user sees it."""
+        if not is_sharded(self.param) or not isinstance(value, Tensor) or value.shape != self.local.shape:
+            return value
+        if value.dim() == 0 and self.param.dim() != 0:
+            return value
+        whole: Any = self.param
+        return DTensor.from_local(
+            value,
+            whole.device_mesh,
+            whole.placements,
+            run_check=False,
+            shape=whole.shape,
+            stride=whole.stride(),
+        )
+
+    def unwrapped(self, value: Any) -> Any:
+        """A visible state as the twin has it."""
+        if not is_sharded(value):
+            return value
+        whole: Any = self.param
+        if value.placements != whole.placements or value.device_mesh != whole.device_mesh:
+            value = value.redistribute(whole.device_mesh, whole.placements)
+        return memory_of(value)
+
+
+class Shards:
+    """The local parts of an optimizer's parameters, and the twin that updates them.
+
+    Args:
+        owner: The optimizer that the user has.
+        kind: The class of the twin.
+
+    Raises:
+        ValueError: A parameter's placements cannot be updated in parts.
+    """
+
+    def __init__(self, owner: Optimizer, kind: type[Any]) -> None:
+        self._kind = kind
+        self._names = [type(owner).__name__, ""]
+        self._groups = [[_Shard(param) for param in group["params"]] for group in owner.param_groups]
+        for number, group in enumerate(owner.param_groups):
+            for index, param in enumerate(group["params"]):
+                if is_sharded(param):
+                    check_placements(f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]", param)
+        meshes = {p.device_mesh for group in owner.param_groups for p in group["params"] if is_sharded(p)}
+        self.group = common_group(type(owner).__name__, meshes)
+        # Norms of a group come in two rows: what this rank counts, and what another one does.
+        self._counted = [[contributes(shard.param, self.group) for shard in group] for group in self._groups]
+        self._places: list[tuple[int, bool]] = []
+        parts = []
+        for number, (group, counted) in enumerate(zip(self._groups, self._counted, strict=True)):
+            for wanted in (True, False):
+                own = [shard.local for shard, is_own in zip(group, counted, strict=True) if is_own is wanted]
+                if own:
+                    options = {k: v for k, v in owner.param_groups[number].items() if k not in _NOT_SHARED}
+                    parts.append({**options, "params": own})
+                    self._places.append((number, wanted))
+        self.twin = kind(parts)
+
+    def fit(self, owner: Any) -> bool:
+        """Whether the twin still holds the memory of the owner's parameters."""
+        return len(owner.param_groups) == len(self._groups) and all(
+            len(group["params"]) == len(shards)
+            and all(
+                shard.param is param and shard.is_current()
+                for shard, param in zip(shards, group["params"], strict=True)
+            )
+            for group, shards in zip(owner.param_groups, self._groups, strict=True)
+        )
+
+    def step(self, owner: Any, zero_grad: bool) -> None:
+        """Takes a step of the owner."""
+        self._take_options(owner)
+        self._take_grads(owner)
+        self._take_states(owner)
+        twin = self.twin
+        decided = self._decide(owner)
+        twin.ema_decay, twin.telemetry = owner.ema_decay, owner.telemetry
+        twin.max_grad_norm, twin.skip_nonfinite = None, False
+        for name, value in (("grad_scale", decided.grad_scale), ("found_inf", decided.found_inf)):
+            if value is not None:
+                setattr(twin, name, value)
+            elif hasattr(twin, name):
+                delattr(twin, name)
+        twin.step(zero_grad=zero_grad)
+        self._show_states(owner)
+        self._note(owner, decided)
+
+    def _take_options(self, owner: Any) -> None:
+        for part, (number, _) in zip(self.twin.param_groups, self._places, strict=True):
+            for key, value in owner.param_groups[number].items():
+                if key not in _NOT_SHARED and part.get(key) is not value:
+                    part[key] = value
+
+    def _take_grads(self, owner: Any) -> None:
+        for number, group in enumerate(self._groups):
+            for index, shard in enumerate(group):
+                grad = shard.param.grad
+                if grad is None:
+                    shard.local.grad = None
+                    continue
+                local = self._local_grad(owner, number, index, shard, grad)
+                if shard.local.grad is not local:
+                    shard.local.grad = local
+
+    def _local_grad(self, owner: Any, number: int, index: int, shard: _Shard, grad: Tensor) -> Tensor:
+        if is_sharded(grad) != is_sharded(shard.param):
+            what = ("a DTensor", "a plain tensor")
+            name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
+            wanted, got = what if is_sharded(shard.param) else what[::-1]
+            raise TypeError(f"{name} must have a gradient that is {wanted} as it is itself, got {got}")
+        if not is_sharded(grad):
+            return grad
+        whole: Any = grad
+        param: Any = shard.param
+        if whole.device_mesh != param.device_mesh:
+            name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
+            raise ValueError(
+                f"{name} must have a gradient on its own mesh {param.device_mesh}, got one on {whole.device_mesh}"
+            )
+        if whole.placements != param.placements:
+            # Written back, so that zeroing and clipping reach what is used.
+            param.grad = whole = whole.redistribute(param.device_mesh, param.placements)
+        return memory_of(whole)
+
+    def _take_states(self, owner: Any) -> None:
+        for group in self._groups:
+            for shard in group:
+                own = owner.state.get(shard.param)
+                if own is None:
+                    if shard.states:
+                        shard.states = {}
+                        self.twin.state.pop(shard.local, None)
+                    continue
+                kept = shard.states
+                if len(own) == len(kept) and all(map(operator.is_, own.values(), kept.values())):
+                    continue
+                self.twin.state[shard.local] = {name: shard.unwrapped(value) for name, value in own.items()}
+                shard.states = dict(own)
+
+    def _show_states(self, owner: Any) -> None:
+        """Gives the owner the states that a step has made or replaced."""
+        for group in self._groups:
+            for shard in group:
+                made = self.twin.state.get(shard.local)
+                if not made:
+                    if shard.states:
+                        shard.states = {}
+                        owner.state.pop(shard.param, None)
+                    continue
+                kept = shard.states
+                if len(made) == len(kept) and all(
+                    name in kept and value is memory_of(kept[name]) for name, value in made.items()
+                ):
+                    continue
+                shown = {
+                    name: kept[name] if name in kept and memory_of(kept[name]) is value else shard.wrapped(value)
+                    for name, value in made.items()
+                }
+                owner.state[shard.param] = shown
+                shard.states = dict(shown)
+
+    def _decide(self, owner: Any) -> Decision:
+        scale, found = owner._scaling()
+        norm, _ = owner._checked_numbers(type(owner).__name__.lower())
+        if norm is None and not owner.skip_nonfinite:
+            return Decision(scale, found, None, None)
+        grads = [
+            shard.local.grad
+            for group, counted in zip(self._groups, self._counted, strict=True)
+            for shard, is_own in zip(group, counted, strict=True)
+            if is_own and shard.local.grad is not None
+        ]
+        shares = sum_over(self.group, Shares.of(grads, owner._device()))
+        return decide(shares, norm, owner.skip_nonfinite, scale, found)
+
+    def _note(self, owner: Any, decided: Decision) -> None:
+        """Writes what the user reads: the norm, the skipped steps, the statistics of the whole model."""
+        if self.twin._tail is None:
+            return
+        memory = owner._tail_memory()
+        if decided.norm is not None:
+            memory.note_on_device(decided.found_inf, decided.norm)
+        elif decided.found_inf is not None:
+            memory.note_on_device(decided.found_inf, None)
+        if owner.telemetry and memory.statistics is not None:
+            memory.statistics = self._statistics(len(owner.param_groups), decided)
+
+    def _statistics(self, groups: int, decided: Decision) -> Tensor:
+        """The statistics of the groups, over all ranks: squares of norms and counts add up."""
+        rows = self.twin._tail.statistics
+        total = torch.zeros(groups, rows.shape[1], dtype=torch.float64, device=rows.device)
+        for row, (number, counted) in zip(rows, self._places, strict=True):
+            if counted:
+                total[number, :3] += row[:3].square()
+                total[number, 3:] += row[3:]
+        total = sum_over(self.group, Shares(total)).values
+        total[:, :3] = total[:, :3].sqrt()
+        if decided.share is not None:  # the twin saw gradients as if their scale were this much greater
+            total[:, 0] /= decided.share
+        return total
+
+
+def memory_of(value: Any) -> Any:
+    """The tensor that a DTensor has on this rank; anything else as it is."""
+    if not is_sharded(value):
+        return value
+    local = value._local_tensor
+    # What a collective has not delivered yet is waited for.
+    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local
+
+
+def kind_of(optimizer: Optimizer) -> type[Any]:
+    """The class of this package that an optimizer is of, or descends from."""
+    for base in type(optimizer).__mro__:
+        if base.__module__.startswith("onepass.optim.") and not base.__module__.startswith("onepass.optim._"):
+            return base
+    raise TypeError(f"Shards: optimizer must be one of onepass.optim, got {told(optimizer)}")
