@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass.optim._lists.kinds import is_sharded
 
-__all__ = ["check_placements", "common_group", "contributes"]
+__all__ = ["check_placements", "common_group", "contributes", "place_of"]
 
 
 def check_placements(place: str, param: Any) -> None:
@@ -63,3 +63,20 @@ def contributes(param: Tensor, group: Any) -> bool:
     if place is None:
         return False
     return all(at == 0 for at, kind in zip(place, whole.placements, strict=True) if kind.is_replicate())
+
+
+def place_of(param: Tensor) -> int:
+    """Numbers the shards of a parameter; ranks that have copies of one shard get the same number.
+
+    Args:
+        param: A DTensor, or a plain tensor, whose number is 0.
+    """
+    if not is_sharded(param):
+        return 0
+    whole: Any = param
+    mesh, number = whole.device_mesh, 0
+    at = mesh.get_coordinate()
+    for dim, placement in enumerate(whole.placements):
+        if at is not None and not placement.is_replicate():
+            number = number * mesh.size(dim) + at[dim]
+    return int(number)

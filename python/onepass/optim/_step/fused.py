@@ -61,6 +61,8 @@ class FusedOptimizer(PartlyFused):
     # Whether a parameter is a DTensor, and what steps them then.
     _is_sharded = False
     _shards: Any = None
+    # The numbers of the groups' first parameters, where they are those of another optimizer.
+    _firsts: Sequence[int] | None = None
     # What the core and the groups' options remember between steps. Neither is pickled or copied:
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
@@ -348,6 +350,9 @@ class FusedOptimizer(PartlyFused):
 
     def _numbered_groups(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The groups, each with the number of its first parameter among all of the optimizer."""
+        if self._firsts is not None:
+            yield from zip(self._firsts, self.param_groups, strict=True)
+            return
         first = 0
         for group in self.param_groups:
             yield first, group

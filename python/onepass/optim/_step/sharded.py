@@ -7,8 +7,10 @@ of all gradients and whether a step is skipped, is decided together before the t
 
 from __future__ import annotations
 
+import itertools
 import operator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +19,13 @@ from torch.optim import Optimizer
 
 from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
-from onepass.optim._sharding.mesh import check_placements, common_group, contributes
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
 from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
 
 __all__ = ["Shards"]
 
+# Shards of a parameter draw by numbers that are so far apart: 2^this.
+_PLACE_BITS = 20
 # Options of groups that belong to the optimizer that the user has.
 _NOT_SHARED = ("params", "param_names")
 
@@ -73,6 +77,18 @@ class _Shard:
         return memory_of(value)
 
 
+class _Part(NamedTuple):
+    """Parameters that follow each other in a group of the owner, one group of the twin."""
+
+    group: int
+    """The number of the owner's group."""
+    shards: list[_Shard]
+    counted: bool
+    """Whether this rank counts them in norms; else another one with the same shards does."""
+    first: int
+    """The number of the first one, for random draws."""
+
+
 class Shards:
     """The local parts of an optimizer's parameters, and the twin that updates them.
 
@@ -94,18 +110,28 @@ class Shards:
                     check_placements(f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]", param)
         meshes = {p.device_mesh for group in owner.param_groups for p in group["params"] if is_sharded(p)}
         self.group = common_group(type(owner).__name__, meshes)
-        # Norms of a group come in two rows: what this rank counts, and what another one does.
-        self._counted = [[contributes(shard.param, self.group) for shard in group] for group in self._groups]
-        self._places: list[tuple[int, bool]] = []
-        parts = []
-        for number, (group, counted) in enumerate(zip(self._groups, self._counted, strict=True)):
-            for wanted in (True, False):
-                own = [shard.local for shard, is_own in zip(group, counted, strict=True) if is_own is wanted]
-                if own:
-                    options = {k: v for k, v in owner.param_groups[number].items() if k not in _NOT_SHARED}
-                    parts.append({**options, "params": own})
-                    self._places.append((number, wanted))
-        self.twin = kind(parts)
+        self._parts = list(self._runs())
+        groups = [
+            {**options_of(owner.param_groups[part.group]), "params": [shard.local for shard in part.shards]}
+            for part in self._parts
+        ]
+        self.twin = kind(groups)
+        self.twin._firsts = [part.first for part in self._parts]
+
+    def _runs(self) -> Iterator[_Part]:
+        """Cuts the owner's groups where it changes which rank counts a parameter, or which shard this rank has.
+
+        Parameters keep their numbers, by which stochastic rounding draws, the same for all copies of a shard.
+        """
+        number = 0
+        for place, group in enumerate(self._groups):
+            kinds = [(contributes(shard.param, self.group), place_of(shard.param)) for shard in group]
+            at = 0
+            for (counted, index), run in itertools.groupby(kinds):
+                n = len(list(run))
+                yield _Part(place, group[at : at + n], counted, number + at + (index << _PLACE_BITS))
+                at += n
+            number += len(group)
 
     def fit(self, owner: Any) -> bool:
         """Whether the twin still holds the memory of the owner's parameters."""
@@ -137,10 +163,10 @@ class Shards:
         self._note(owner, decided)
 
     def _take_options(self, owner: Any) -> None:
-        for part, (number, _) in zip(self.twin.param_groups, self._places, strict=True):
-            for key, value in owner.param_groups[number].items():
-                if key not in _NOT_SHARED and part.get(key) is not value:
-                    part[key] = value
+        for own, part in zip(self.twin.param_groups, self._parts, strict=True):
+            for key, value in owner.param_groups[part.group].items():
+                if key not in _NOT_SHARED and own.get(key) is not value:
+                    own[key] = value
 
     def _take_grads(self, owner: Any) -> None:
         for number, group in enumerate(self._groups):
@@ -217,9 +243,9 @@ class Shards:
             return Decision(scale, found, None, None)
         grads = [
             shard.local.grad
-            for group, counted in zip(self._groups, self._counted, strict=True)
-            for shard, is_own in zip(group, counted, strict=True)
-            if is_own and shard.local.grad is not None
+            for part in self._parts
+            for shard in part.shards
+            if part.counted and shard.local.grad is not None
         ]
         shares = sum_over(self.group, Shares.of(grads, owner._device()))
         return decide(shares, norm, owner.skip_nonfinite, scale, found)
@@ -240,15 +266,20 @@ class Shards:
         """The statistics of the groups, over all ranks: squares of norms and counts add up."""
         rows = self.twin._tail.statistics
         total = torch.zeros(groups, rows.shape[1], dtype=torch.float64, device=rows.device)
-        for row, (number, counted) in zip(rows, self._places, strict=True):
-            if counted:
-                total[number, :3] += row[:3].square()
-                total[number, 3:] += row[3:]
+        for row, part in zip(rows, self._parts, strict=True):
+            if part.counted:
+                total[part.group, :3] += row[:3].square()
+                total[part.group, 3:] += row[3:]
         total = sum_over(self.group, Shares(total)).values
         total[:, :3] = total[:, :3].sqrt()
         if decided.share is not None:  # the twin saw gradients as if their scale were this much greater
             total[:, 0] /= decided.share
         return total
+
+
+def options_of(group: dict[str, Any]) -> dict[str, Any]:
+    """The options of a group that a twin's group has, too."""
+    return {name: value for name, value in group.items() if name not in _NOT_SHARED}
 
 
 def memory_of(value: Any) -> Any:
