@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from onepass import _native
+from onepass.optim._lists.kinds import is_sharded
 
-__all__ = ["Decision", "Shares", "decide", "sum_over"]
+__all__ = ["Decision", "Shares", "decide", "memory_of", "sum_over"]
 
 # Places in the control tensor (csrc/math/clip.h, StepControl).
 _NORM, _NONFINITE = 2, 3
@@ -94,3 +95,12 @@ def decide(
         overflowed = ((nonfinite > 0) | ~norm.isfinite()).float()
         found = overflowed if found_inf is None else torch.as_tensor(found_inf, device=norm.device).float() + overflowed
     return Decision(scale, found, norm, share)
+
+
+def memory_of(value: Any) -> Any:
+    """The tensor that a DTensor has on this rank; anything else as it is."""
+    if not is_sharded(value):
+        return value
+    local = value._local_tensor
+    # What a collective has not delivered yet is waited for.
+    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
-from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
+from onepass.optim._sharding.reduce import Decision, Shares, decide, memory_of, sum_over
 
 __all__ = ["Shards"]
 
@@ -280,15 +280,6 @@ class Shards:
 def options_of(group: dict[str, Any]) -> dict[str, Any]:
     """The options of a group that a twin's group has, too."""
     return {name: value for name, value in group.items() if name not in _NOT_SHARED}
-
-
-def memory_of(value: Any) -> Any:
-    """The tensor that a DTensor has on this rank; anything else as it is."""
-    if not is_sharded(value):
-        return value
-    local = value._local_tensor
-    # What a collective has not delivered yet is waited for.
-    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local
 
 
 def kind_of(optimizer: Optimizer) -> type[Any]:
