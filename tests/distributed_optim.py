@@ -1,4 +1,4 @@
-"""What ranks run to compare a sharded optimizer with one in a single process; test_distributed_optim.py calls it."""
+"""Compares, on ranks, a sharded optimizer with one in a single process; test_distributed_optim.py calls it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Optimizers on DTensors against the same optimizers on plain tensors: real processes, random meshes and options."""
+"""Optimizers on DTensors against the same ones on plain tensors: real processes, random meshes and options."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -80,8 +80,8 @@ def clip_grad_norm_(
 
     Differs from torch: sums are float64, so that a finite float16 or float32 gradient never has an infinite norm,
     and they do not depend on the number of threads; the norm of half precision gradients is float32. With DTensors
-    all ranks of their meshes call it, and get the norm of the whole as a plain tensor. Complex and sparse gradients,
-    and orders that are not positive, go to torch's own function.
+    all ranks of their meshes call it, and get the norm of the whole as a plain tensor. Complex and sparse
+    gradients, and orders that are not positive, go to torch's own function.
 
     Source: Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_.
     """
@@ -137,8 +137,8 @@ def clip_grad_value_(
         >>> weight.grad
         tensor([-1.0000,  0.5000,  1.0000])
 
-    Differs from torch: a negative value raises (torch sets every element to it). Complex and sparse gradients go to
-    torch's own function.
+    Differs from torch: a negative value raises (torch sets every element to it). Complex and sparse gradients go
+    to torch's own function.
 
     Source: torch.nn.utils.clip_grad_value_.
     """

@@ -1,4 +1,4 @@
-"""Decides about a step from the gradients of all ranks: one sum of a few float64 numbers, and no wait for a GPU."""
+"""Decides about a step from the gradients of all ranks: one sum of a few float64 numbers, no wait for a GPU."""
 
 from __future__ import annotations
 
@@ -93,7 +93,11 @@ def decide(
     found = found_inf
     if skip_nonfinite:
         overflowed = ((nonfinite > 0) | ~norm.isfinite()).float()
-        found = overflowed if found_inf is None else torch.as_tensor(found_inf, device=norm.device).float() + overflowed
+        found = (
+            overflowed
+            if found_inf is None
+            else torch.as_tensor(found_inf, device=norm.device).float() + overflowed
+        )
     return Decision(scale, found, norm, share)
 
 

@@ -312,6 +312,11 @@ class FusedOptimizer(PartlyFused):
 
     def _step_irregular(self, tail: Tail) -> None:
         """Takes a step where a state is missing or a layout differs; raises if something is wrong."""
+        if self._holds_shards():
+            # A parameter has become one since the first step, or its gradient is one.
+            self._is_sharded = True
+            self._step_shards(tail.zero_grad)
+            return
         apart = self._apart()
         before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
         taken = False

@@ -49,7 +49,7 @@ class _Shard:
     def is_current(self) -> bool:
         """Whether the parameter still has the memory that it had."""
         memory = memory_of(self.param)
-        return memory.data_ptr() == self.local.data_ptr() and memory.shape == self.local.shape
+        return bool(memory.data_ptr() == self.local.data_ptr() and memory.shape == self.local.shape)
 
     def wrapped(self, value: Any) -> Any:
         """A state of the twin as the user sees it."""
@@ -180,9 +180,9 @@ class Shards:
                     shard.local.grad = local
 
     def _local_grad(self, owner: Any, number: int, index: int, shard: _Shard, grad: Tensor) -> Tensor:
+        name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
         if is_sharded(grad) != is_sharded(shard.param):
             what = ("a DTensor", "a plain tensor")
-            name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
             wanted, got = what if is_sharded(shard.param) else what[::-1]
             raise TypeError(f"{name} must have a gradient that is {wanted} as it is itself, got {got}")
         if not is_sharded(grad):
@@ -190,14 +190,14 @@ class Shards:
         whole: Any = grad
         param: Any = shard.param
         if whole.device_mesh != param.device_mesh:
-            name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
             raise ValueError(
                 f"{name} must have a gradient on its own mesh {param.device_mesh}, got one on {whole.device_mesh}"
             )
         if whole.placements != param.placements:
             # Written back, so that zeroing and clipping reach what is used.
             param.grad = whole = whole.redistribute(param.device_mesh, param.placements)
-        return memory_of(whole)
+        local: Tensor = memory_of(whole)
+        return local
 
     def _take_states(self, owner: Any) -> None:
         for group in self._groups:
