@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,8 @@ class TailedOptimizer(Optimizer):
     _averages_are_in = False
     # The lock of a step; None until the first one.
     _turn: Turn | None = None
+    # Called after each step. `onepass.monitor.Monitor` sets it: a hook would make each step enter torch's wrapper.
+    _observer: Callable[[], object] | None = None
 
     def _set_tail(
         self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None, telemetry: bool
