@@ -1,7 +1,10 @@
-"""Measures a training: the learning rate range test."""
+"""Watches trainings: a monitor of a run, its history, and the learning rate range test."""
 
+from onepass.monitor import callbacks
 from onepass.monitor._result import Curve, LRRangeResult, Suggestion
 from onepass.monitor._snapshot import Snapshot
+from onepass.monitor.history import History
 from onepass.monitor.lr_range import lr_range_test
+from onepass.monitor.monitor import Monitor
 
-__all__ = ["Curve", "LRRangeResult", "Snapshot", "Suggestion", "lr_range_test"]
+__all__ = ["Curve", "History", "LRRangeResult", "Monitor", "Snapshot", "Suggestion", "callbacks", "lr_range_test"]

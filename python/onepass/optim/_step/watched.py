@@ -27,11 +27,17 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(direct)
     def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if _is_watched(self):
-            return wrapped(self, *args, **kwargs)
-        result = direct(self, *args, **kwargs)
-        # Hooks that the step's closure has registered.
-        for hook in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
-            hook(self, (self, *args), kwargs)
+            result = wrapped(self, *args, **kwargs)
+            if torch.compiler.is_compiling():
+                return result
+        else:
+            result = direct(self, *args, **kwargs)
+            # Hooks that the step's closure has registered.
+            for hook in (*self._optimizer_step_post_hooks.values(), *_global_optimizer_post_hooks.values()):
+                hook(self, (self, *args), kwargs)
+        observer = self._observer  # type: ignore[attr-defined]  # of TailedOptimizer
+        if observer is not None:
+            observer(bool(kwargs.get("zero_grad")))
         return result
 
     # torch.optim.Optimizer leaves a class alone whose step has this mark, which no type declares.
