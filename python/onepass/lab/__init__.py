@@ -43,7 +43,17 @@ __all__ = [
 
 # The module of each experiment, which is loaded when it is asked for.
 EXPERIMENTS: dict[str, str] = {
+    "activations": "onepass.lab.activations",
+    "batch-norm-rates": "onepass.lab.batch_norm_rates",
+    "batch-norm-eval": "onepass.lab.batch_norm_eval",
+    "dropout-ensemble": "onepass.lab.dropout_ensemble",
+    "dropout-scaling": "onepass.lab.dropout_scaling",
+    "gap": "onepass.lab.gap",
+    "label-smoothing": "onepass.lab.label_smoothing",
+    "schedules": "onepass.lab.schedules",
+    "adam-sgd": "onepass.lab.adam_sgd",
     "zero-grad": "onepass.lab.zero_grad",
+    "rates": "onepass.lab.rates",
 }
 
 
