@@ -48,8 +48,8 @@ class DropoutScaling(Experiment):
 
     Criterion: At p = 0.5: both forms of one trained network differ by less than 1e-5 of the largest logit, in both
     modes with the same masks; their accuracies after training differ by less than 1.5 points; without the factor
-    the mean activation in evaluation is between 1.9 and 2.1 times that in training, and the validation loss more than
-    1.05 times that with it (all 95 % intervals).
+    the mean activation in evaluation is between 1.9 and 2.1 times that in training, and the validation loss more
+    than 1.05 times that with it (all 95 % intervals).
 
     Limits: The same accuracy is that of this rate: the gradient of the next weights is smaller by 1 - p in the
     test-time form, which Adam makes up for and SGD does not.
