@@ -40,9 +40,10 @@ _STRIDES = (0.5, 1.0, 2.0, 3.0, 4.0)
 class BatchNormRates(Experiment):
     """Trains a deep network on the digits at many rates, with and without batch norm, by plain SGD.
 
-    At one rate that both train with, it also walks along the gradient at every tenth step, as Santurkar et al. do:
-    0.5 to 4 times the rate times the gradient. The largest change of the gradient over the distance walked
-    estimates the Lipschitz constant of the gradient (the effective smoothness) in that direction.
+    Weights begin as He et al. 2015 propose, so that the network without batch norm trains, too. At one rate that
+    both train with, it also walks along the gradient at every tenth step, as Santurkar et al. do: 0.5 to 4 times
+    the rate times the gradient. The largest change of the gradient over the distance walked estimates the
+    Lipschitz constant of the gradient (the effective smoothness) in that direction.
 
     Claim: Batch norm lets a network train at higher rates, and makes the gradient change less along its own
     direction.
@@ -80,7 +81,7 @@ class BatchNormRates(Experiment):
             seed: Seeds the weights and the order of the images.
         """
         data = digits8()
-        model = mlp(64, self.width, self.depth, norm=case["network"] == WITH)
+        model = mlp(64, self.width, self.depth, norm=case["network"] == WITH, he=True)
         optimizer = SGD(model.parameters(), lr=case["rate"])
         probes: list[tuple[float, float, float]] = []
         fixed = list(batches(len(data.train_labels), self.batch, self.steps, seed))

@@ -89,7 +89,9 @@ def loss_on(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return float(onepass.nn.CrossEntropyLoss()(model(images), labels))
 
 
-def mlp(inputs: int, width: int, depth: int, classes: int = 10, *, norm: bool = False) -> nn.Sequential:
+def mlp(
+    inputs: int, width: int, depth: int, classes: int = 10, *, norm: bool = False, he: bool = False
+) -> nn.Sequential:
     """Makes a network of linear layers and ReLUs.
 
     Args:
@@ -98,12 +100,18 @@ def mlp(inputs: int, width: int, depth: int, classes: int = 10, *, norm: bool = 
         depth: How many hidden layers there are.
         classes: How many classes there are.
         norm: Whether a batch norm precedes each ReLU.
+        he: Whether weights have the variance of He et al. 2015, by which the signal keeps its size in deep networks.
+            torch's own is a sixth of it, and gradients of deep networks without batch norm vanish.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for i in range(depth):
         layers.append(nn.Linear(width if i else inputs, width))
         layers.append(onepass.nn.BatchNorm1d(width, activation="relu") if norm else nn.ReLU())
     layers.append(nn.Linear(width if depth else inputs, classes))
+    if he:
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return nn.Sequential(*layers)
 
 
