@@ -15,7 +15,7 @@ from onepass.lab.data import digits8
 from onepass.lab.experiment import Case, Experiment, Point, Points
 from onepass.lab.pictures import COLOURS, line
 from onepass.lab.statistics import Check, estimate
-from onepass.lab.training import fit
+from onepass.lab.training import fit, mlp
 from onepass.optim import Adam
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from onepass.lab.result import Result
 
-SOFTMAX, HIDDEN = "dropout on the inputs of a softmax", "dropout on a hidden layer"
+SOFTMAX, HIDDEN = "dropout on the inputs of a softmax", "dropout in front of a hidden layer"
 KL, GEOMETRIC, MATCH, SCALED, EXACT = (
     "KL to the exact average, weight-scaled",
     "difference from the geometric mean",
@@ -31,8 +31,8 @@ KL, GEOMETRIC, MATCH, SCALED, EXACT = (
     "accuracy of the weight-scaled network, %",
     "accuracy of the exact average, %",
 )
-# Thinned networks that are evaluated at a time: 2^12 of them on 100 images take some ten MiB.
-_AT_A_TIME = 2**12
+# Thinned networks that are evaluated at a time: their activations on 200 images are to fit the cache.
+_AT_A_TIME = 2**9
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class DropoutEnsemble(Experiment):
     p: float = 0.5
     steps: int = 600
     lr: float = 0.01
-    images: int = 100
+    images: int = 200
+    width: int = 32
     draws: int = 512
 
     def cases(self) -> Sequence[Case]:
@@ -80,15 +81,17 @@ class DropoutEnsemble(Experiment):
         # Images of 4 x 4 pixels, so that there are 16 inputs.
         shrink: list[nn.Module] = [nn.AvgPool2d(2)] if case["network"] == SOFTMAX else []
         units = case["dropped units"]
-        layers = [] if case["network"] == SOFTMAX else [nn.Linear(64, units), nn.ReLU()]
-        body = nn.Sequential(*shrink, nn.Flatten(), *layers)
-        model = nn.Sequential(body, onepass.nn.Dropout(self.p), nn.Linear(units, 10))
+        before: list[nn.Module] = [nn.Linear(64, units), nn.ReLU()] if case["network"] == HIDDEN else []
+        body = nn.Sequential(*shrink, nn.Flatten(), *before)
+        # Behind the dropout: without a ReLU there, weight scaling is the geometric mean exactly.
+        behind = mlp(units, self.width, 1) if case["network"] == HIDDEN else nn.Sequential(nn.Linear(units, 10))
+        model = nn.Sequential(body, onepass.nn.Dropout(self.p), behind)
         optimizer = Adam(model.parameters(), lr=self.lr)
         fit(model, data.train_images, data.train_labels, optimizer, batch=64, steps=self.steps, seed=seed)
         model.double().eval()
         images, labels = data.validation_images[: self.images].double(), data.validation_labels[: self.images]
         with torch.no_grad():
-            exact, geometric = self._enumerated(body(images), model[2], units)
+            exact, geometric = self._enumerated(body(images), behind, units)
             scaled = model(images).softmax(1)
             sampled = self._sampled(model, images, seed)
         counts, errors = _monte_carlo(exact, sampled)
@@ -102,7 +105,7 @@ class DropoutEnsemble(Experiment):
         }
         yield Point(seed, case, values, {"KL, Monte Carlo": errors, "networks": [float(n) for n in counts]})
 
-    def _enumerated(self, features: Tensor, last: nn.Module, units: int) -> tuple[Tensor, Tensor]:
+    def _enumerated(self, features: Tensor, behind: nn.Module, units: int) -> tuple[Tensor, Tensor]:
         """Computes the weighted arithmetic and the normalised geometric mean over all 2^units networks."""
         mean = torch.zeros(len(features), 10, dtype=torch.float64)
         log_mean = torch.zeros_like(mean)
@@ -110,7 +113,8 @@ class DropoutEnsemble(Experiment):
             kept = ((numbers[:, None] >> torch.arange(units)) & 1).double()
             count = kept.sum(1)
             weight = (1 - self.p) ** count * self.p ** (units - count)
-            logs = last(kept[:, None] * features / (1 - self.p)).log_softmax(2)
+            thinned = (kept[:, None] * features / (1 - self.p)).flatten(0, 1)
+            logs = behind(thinned).unflatten(0, (len(numbers), -1)).log_softmax(2)
             mean += torch.einsum("m,mnc->nc", weight, logs.exp())
             log_mean += torch.einsum("m,mnc->nc", weight, logs)
         return mean, log_mean.softmax(1)
