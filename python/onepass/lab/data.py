@@ -7,10 +7,11 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onepass.demo.data import Data, mnist
 
-__all__ = ["digits8", "few_of_mnist"]
+__all__ = ["digits8", "few_of_mnist", "with_wrong_labels"]
 
 # Every third image is for validation.
 _PARTS = 3
@@ -65,3 +66,21 @@ def few_of_mnist(count: int, seed: int) -> Data:
     return Data(
         data.train_images[chosen], data.train_labels[chosen], data.validation_images, data.validation_labels
     )
+
+
+def with_wrong_labels(data: Data, share: float, seed: int) -> Data:
+    """Draws a share of all labels at random; a tenth of those stay right by chance.
+
+    Args:
+        data: The images and labels.
+        share: How many labels are drawn, of those for training and of those for validation.
+        seed: Seeds the draws.
+    """
+    draws = torch.Generator().manual_seed(seed)
+
+    def spoiled(labels: Tensor) -> Tensor:
+        drawn = torch.rand(len(labels), generator=draws) < share
+        return torch.where(drawn, torch.randint(0, 10, labels.shape, generator=draws), labels)
+
+    train, validation = spoiled(data.train_labels), spoiled(data.validation_labels)
+    return Data(data.train_images, train, data.validation_images, validation)

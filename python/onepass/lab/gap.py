@@ -61,11 +61,12 @@ class Gap(Experiment):
     name: ClassVar[str] = "gap"
     images: int = 500
     batch: int = 50
-    steps: int = 400
+    steps: int = 600
     lr: float = 0.003
-    weight_decay: float = 0.5
-    smoothing: float = 0.1
+    weight_decay: float = 1.0
+    smoothing: float = 0.02
     dropout: float = 0.5
+    dropout_of_all: float = 0.3
 
     def cases(self) -> Sequence[Case]:
         """Lists the cures."""
@@ -80,7 +81,7 @@ class Gap(Experiment):
         """
         cure = case["cure"]
         data = few_of_mnist(self.images, seed)
-        model = small_convolutions(self.dropout if cure in (DROPOUT, ALL) else 0.0)
+        model = small_convolutions({DROPOUT: self.dropout, ALL: self.dropout_of_all}.get(cure, 0.0))
         groups, _ = no_decay_groups(model, self.weight_decay if cure in (DECAY, ALL) else 0.0)
         optimizer = AdamW(groups, lr=self.lr)
         scheduler = ScheduleLR(optimizer, f"cosine({self.steps})")

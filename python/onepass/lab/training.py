@@ -100,7 +100,7 @@ def mlp(
         depth: How many hidden layers there are.
         classes: How many classes there are.
         norm: Whether a batch norm precedes each ReLU.
-        he: Whether weights have the variance of He et al. 2015, by which deep networks keep the size of the signal.
+        he: Whether weights have the variance of He et al. 2015, which keeps the size of the signal with depth.
             torch's own is a sixth of it, and gradients of deep networks without batch norm vanish.
     """
     layers: list[nn.Module] = [nn.Flatten()]
