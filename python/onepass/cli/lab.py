@@ -36,7 +36,7 @@ def lab(
         typer.Argument(
             parser=one_of("name", EXPERIMENTS),
             help=f"Run one of: {', '.join(EXPERIMENTS)}. Without a name, list them.",
-            metavar="[NAME]",
+            metavar="NAME",
         ),
     ] = None,
     long: Annotated[bool, typer.Option("--long", help="Take the experiment's larger number of seeds.")] = False,

@@ -57,7 +57,7 @@ class Activations(Experiment):
 
     name: ClassVar[str] = "activations"
     seeds: ClassVar[int] = 3
-    long_seeds: ClassVar[int] = 8
+    long_seeds: ClassVar[int] = 5
     depths: tuple[int, ...] = (4, 16, 36, 64)
     batch: int = 32
     channels: int = 8

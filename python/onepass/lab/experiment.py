@@ -101,7 +101,7 @@ class Experiment(ABC):
     """The name on the command line."""
     seeds: ClassVar[int] = 4
     """How many seeds a run has."""
-    long_seeds: ClassVar[int] = 12
+    long_seeds: ClassVar[int] = 8
     """How many seeds a run with --long has."""
 
     @classmethod

@@ -30,6 +30,7 @@ ONE, MICRO, UNDIVIDED, RATE, FORGOTTEN = (
     "one batch, rate times their number",
     "zero_grad forgotten",
 )
+LOSS, DISTANCE = "loss of the last quarter", "distance of the weights"
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ class ZeroGrad(Experiment):
         compared = {MICRO: ONE, UNDIVIDED: RATE}
         for name, curve in curves.items():
             last = curve[3 * len(curve) // 4 :]
-            values = {"loss of the last quarter": sum(last) / len(last)}
+            values = {LOSS: sum(last) / len(last)}
             if name in compared:
                 other = weights[compared[name]]
-                values["distance of the weights"] = float((weights[name] - other).norm() / other.norm())
+                values[DISTANCE] = float((weights[name] - other).norm() / other.norm())
             yield Point(seed, {"training": name}, values, {"loss": curve})
 
     def _train(self, model: nn.Module, name: str, seed: int) -> list[float]:
@@ -109,15 +110,15 @@ class ZeroGrad(Experiment):
         Args:
             points: The measurements.
         """
-        forgotten, right = (points.of("loss of the last quarter", training=name) for name in (FORGOTTEN, ONE))
+        forgotten, right = (points.of(LOSS, training=name) for name in (FORGOTTEN, ONE))
         return [
             Check(
-                f"distance of the weights: {name}",
-                estimate(points.of("distance of the weights", training=name)),
+                f"{DISTANCE}: {name}",
+                estimate(points.of(DISTANCE, training=name)),
                 below=1e-9,
             )
             for name in (MICRO, UNDIVIDED)
-        ] + [Check("loss of the last quarter, zero_grad forgotten / called", ratio(forgotten, right), above=10.0)]
+        ] + [Check(f"{LOSS}, zero_grad forgotten / called", ratio(forgotten, right), above=10.0)]
 
     def draw(self, result: Result, figure: Figure) -> None:
         """Draws the losses.
