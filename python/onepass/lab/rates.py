@@ -48,8 +48,8 @@ class Rates(Experiment):
     suggestion is at most 2 points below that of the best multiple (95 % intervals; of losses and ways those
     of the geometric mean, as they are of many sizes).
 
-    Limits: One network, plain SGD, 200 steps. The best multiple of each seed is chosen after the fact, which
-    favours it.
+    Limits: One network, plain SGD, 200 steps. One sweep by itself may suggest a rate that fails
+    (docs/decisions/lab.md). The best multiple of each seed is chosen after the fact, which favours it.
 
     Source: Smith 2017, section 3.3; `onepass.monitor.lr_range_test`.
     """
