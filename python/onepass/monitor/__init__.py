@@ -7,4 +7,19 @@ from onepass.monitor.history import History
 from onepass.monitor.lr_range import lr_range_test
 from onepass.monitor.monitor import Monitor
 
-__all__ = ["Curve", "History", "LRRangeResult", "Monitor", "Snapshot", "Suggestion", "lr_range_test"]
+__all__ = [
+    "RULES",
+    "Cure",
+    "Curve",
+    "Evidence",
+    "Finding",
+    "History",
+    "LRRangeResult",
+    "Monitor",
+    "Rule",
+    "Snapshot",
+    "Suggestion",
+    "Threshold",
+    "diagnose",
+    "lr_range_test",
+]

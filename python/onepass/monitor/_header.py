@@ -47,7 +47,7 @@ def header_of(
             "class": type(model).__name__,
             "parameters": sum(param.numel() for param in params),
             "dtype": max(dtypes, key=dtypes.count) if dtypes else None,
-            "layers": [_layer(name, module) for name, module in model.named_modules() if not module._modules],
+            "layers": [_layer(name, module) for name, module in model.named_modules() if _is_layer(module)],
         },
         "optimizer": {"class": type(optimizer).__name__, "groups": _groups(model, optimizer)},
         "scheduler": None if scheduler is None else _text_of(scheduler),
@@ -60,6 +60,11 @@ def _text_of(scheduler: Any) -> str:
     schedule = getattr(scheduler, "schedule", None)
     name = type(scheduler).__name__
     return name if schedule is None else f"{name}({schedule!r})"
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is one without parts, or holds parameters itself, as nn.MultiheadAttention does."""
+    return not module._modules or any(param is not None for param in module._parameters.values())
 
 
 def _layer(name: str, module: nn.Module) -> dict[str, Any]:

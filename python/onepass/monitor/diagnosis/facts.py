@@ -55,6 +55,11 @@ class Facts:
         """The number of recorded steps."""
         self.step = self._steps.get("step", np.arange(1, self.count + 1))
 
+    @property
+    def steps_taken(self) -> int:
+        """The number of the last recorded step; more than are recorded where a monitor records every tenth."""
+        return max(self.count, int(self.step[-1])) if self.count else 0
+
     def column(self, name: str) -> Array:
         """Returns a column of the steps that has one number a step; nan where nothing is recorded."""
         values = self._steps.get(name)
