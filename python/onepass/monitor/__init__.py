@@ -1,5 +1,6 @@
 """Watches trainings: a monitor of a run, its history, and the learning rate range test."""
 
+from onepass.monitor import callbacks
 from onepass.monitor._result import Curve, LRRangeResult, Suggestion
 from onepass.monitor._snapshot import Snapshot
 from onepass.monitor.diagnosis import RULES, Cure, Evidence, Finding, Rule, Threshold, diagnose
@@ -20,6 +21,7 @@ __all__ = [
     "Snapshot",
     "Suggestion",
     "Threshold",
+    "callbacks",
     "diagnose",
     "lr_range_test",
 ]

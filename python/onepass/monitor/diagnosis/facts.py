@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onepass.monitor.diagnosis.finding import Evidence
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
 __all__ = ["FEW", "Facts", "Recorded", "finite", "median_of", "smoothed"]
 
-Array = NDArray[np.float64]
 # Fewer steps than these show a start, no course.
 FEW = 40
 # Modules whose channels or units share their own statistics of the batch.

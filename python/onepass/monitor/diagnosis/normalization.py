@@ -12,7 +12,7 @@ _DISTANCE = "median distance of batch and running statistics, in deviations"
 
 
 def _distances(facts: Facts) -> dict[str, float]:
-    """Returns for each batch norm its statistics' distance from the running ones, in the second half of the run."""
+    """Returns for each batch norm its batches' distance from the running statistics, in the second half."""
     made = {}
     for name in facts.layers_with("running_distance"):
         _, values = facts.layer(name, "running_distance")

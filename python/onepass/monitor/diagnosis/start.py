@@ -63,7 +63,7 @@ def divergence(facts: Facts, limit: Limits) -> Finding | None:
     rise=(1.3, "a later eighth's median loss / the least before it", "above, the rate is too high later, too"),
     spike=(1.5, "largest loss of the first tenth / first loss", "the batches of a good start differ by less"),
     leap=(20.0, "largest gradient norm of the first tenth / later median", "a good start has a few times that"),
-    left=(0.15, "last loss / first loss, without a spike", "below, the start has done no lasting damage"),
+    left=(0.1, "last loss / first loss, without a spike", "below, the start has done no lasting damage"),
     start=(0.5, "first rate / largest rate", "a warm-up begins at a small share"),
 )
 def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
