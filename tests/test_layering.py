@@ -30,7 +30,13 @@ LOOPS = {
 # Folders of csrc/kernels and csrc/bind: a family includes no other; in bind all stand on core.
 FAMILIES = ("optim", "norm", "loss", "dropout", "augment", "probe")
 # The parts of the package that only the command needs, and what each of them may import of the others.
-TOOLS = {"bench": (), "parity": (), "demo": ("bench",), "cli": ("bench", "parity", "demo")}
+TOOLS = {
+    "bench": (),
+    "parity": (),
+    "demo": ("bench",),
+    "lab": ("bench", "demo"),
+    "cli": ("bench", "parity", "demo", "lab"),
+}
 MAX_LINES = 400
 
 if not CSRC.is_dir():

@@ -49,7 +49,18 @@ def test_kinds_of_rows(run):
     path, _ = run
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
-    assert kinds == ["run", "step", "layers", *["step"] * 2, "layers", *["step"] * 3, "layers", "step", "epoch", "end"]
+    assert kinds == [
+        "run",
+        "step",
+        "layers",
+        *["step"] * 2,
+        "layers",
+        *["step"] * 3,
+        "layers",
+        "step",
+        "epoch",
+        "end",
+    ]
     assert [rows[place]["step"] for place in (1, 2, 4, 5)] == [1, 1, 3, 3]
     assert rows[1]["lr"] == [0.01]
 
