@@ -31,8 +31,8 @@ _ALL = 0.998
 class Diagnose(Experiment):
     """Trains small networks that have one fault each, the same ones cured, and healthy ones, and diagnoses them.
 
-    Claim: The first finding of each run with a planted fault is that fault. A healthy run has no finding above low.
-    With the cure the finding is gone.
+    Claim: The first finding of each run with a planted fault is that fault. A healthy run has no finding above
+    low. With the cure the finding is gone.
 
     Criterion: The share of right answers is 1 in each of the three kinds, for each seed. An answer is right if the
     first finding is the planted one; if the cured run has no finding of that name above low; if the healthy run

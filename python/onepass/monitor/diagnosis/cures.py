@@ -9,8 +9,8 @@ __all__ = ["clip", "initialise", "lower_rate", "optimizer_with", "raise_rate", "
 
 
 def _shown(value: object) -> str:
-    """Writes an option as Python reads it: numbers with two digits."""
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
+    """Writes an option as Python reads it: numbers with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def optimizer_with(facts: Facts, parameters: str = "model.parameters()", **changed: object) -> str:
@@ -19,6 +19,8 @@ def optimizer_with(facts: Facts, parameters: str = "model.parameters()", **chang
     options: dict[str, object] = {"lr": facts.base_lr}
     if facts.momentum:
         options["momentum"] = facts.momentum
+    if group.get("nesterov") is True:
+        options["nesterov"] = True
     if group.get("weight_decay"):
         options["weight_decay"] = float(group["weight_decay"])
     options.update(changed)

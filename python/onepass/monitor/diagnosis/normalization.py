@@ -43,7 +43,8 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     gap = float(val[-1]) / facts.last_loss if len(val) and facts.last_loss > 0 else float("nan")
     is_stale, is_worse = remembered > limit.remembered, gap > limit.gap
     is_far = len(far) * 2 >= len(facts.norms) and not facts.batch < limit.batch
-    if is_far + is_stale + is_worse < 2 or not (is_far or is_stale):
+    # Without a validation loss the distance has to do by itself.
+    if is_far + is_stale + (is_worse or not len(val)) < 2 or not (is_far or is_stale):
         return None
     evidence = []
     if far:
@@ -68,7 +69,9 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
             "torch.optim.swa_utils.update_bn(train_loader, model)",
         ),
     ]
-    return found("stale_running_statistics", "high" if is_far else "medium", evidence, cure)
+    return found(
+        "stale_running_statistics", "high" if is_far and (is_stale or is_worse) else "medium", evidence, cure
+    )
 
 
 @rule(

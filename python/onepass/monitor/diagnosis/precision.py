@@ -11,7 +11,7 @@ from onepass.monitor.diagnosis.rule import Limits, found, rule
 
 # Steps in which a scaler may search: it begins at 2^16 and halves its scale at each overflow.
 _SEARCH = 20
-_AUTOCAST = "with torch.autocast(device_type, torch.bfloat16):"
+_AUTOCAST = "with torch.autocast(device_type, torch.bfloat16): loss = loss_of(model(x), y)"
 
 
 @rule(

@@ -26,6 +26,8 @@ _DAMAGE = ("dead_units", "vanishing_gradients", "plateau", "generalization_gap",
 )
 def divergence(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for a loss that is not finite, or grew and did not come back."""
+    if not facts.has_loss:
+        return None
     cure = [cures.lower_rate(facts), cures.warm_up(facts), cures.clip(facts)]
     bad, known = np.flatnonzero(~np.isfinite(facts.loss)), finite(facts.loss)
     if len(bad):
@@ -68,7 +70,7 @@ def divergence(facts: Facts, limit: Limits) -> Finding | None:
 )
 def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for a full rate at the first step that did damage, and a rate that does none later."""
-    if facts.count < FEW or not facts.lr[0] > limit.start * np.nanmax(facts.lr):
+    if facts.count < FEW or not facts.lr[0] > limit.start * facts.largest_lr:
         return None
     tenth = max(10, facts.count // 10)
     known, grads = finite(facts.loss[:tenth]), finite(facts.grad_norm[:tenth])
@@ -100,7 +102,7 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     if harmed:
         text = f"the loss falls afterwards, and is still {left:.0%} of the first at the end"
         evidence.append(Evidence(text, {"left": left}))
-    text = f"the rate begins at {facts.lr[0]:.3g}; its largest is {np.nanmax(facts.lr):.3g}"
+    text = f"the rate begins at {facts.lr[0]:.3g}; its largest is {facts.largest_lr:.3g}"
     evidence.append(Evidence(text, {"lr": float(facts.lr[0])}, (1, 1)))
     if has_attention:
         evidence.append(Evidence("the network has attention; with norms after the sum it needs a warm-up"))
