@@ -47,7 +47,7 @@ def test_python_m_onepass_prints_the_version():
 def test_commands_are_registered():
     status, output = run("--help")
     assert status == 0
-    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range"):
+    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range", "lab"):
         assert f" {name} " in output
 
 
