@@ -120,7 +120,8 @@ def test_info_shows_every_fact():
     [
         (
             ("bench", "nope"),
-            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, got nope",
+            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, monitor, "
+            "got nope",
         ),
         (
             ("parity", "nope"),
