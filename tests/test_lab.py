@@ -26,6 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
     "adam-sgd": {"rates": (0.01, 0.1), "steps": 10},
     "zero-grad": {"steps": 12, "width": 8},
     "rates": {"multiples": (0.1, 1.0, 10.0), "steps": 20, "width": 8, "sweep": 40},
+    "diagnose": {"set": "tuning", "only": ("divergence", "sgd-momentum")},
 }
 each = pytest.mark.parametrize("name", lab.EXPERIMENTS)
 

@@ -49,8 +49,19 @@ def test_kinds_of_rows(run):
     path, _ = run
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     kinds = [row["kind"] for row in rows]
-    assert kinds == ["run", *["step"] * 3, "layers", *["step"] * 3, "layers", "step", "epoch", "end"]
-    assert rows[4]["step"] == rows[3]["step"] == 3
+    assert kinds == [
+        "run",
+        "step",
+        "layers",
+        *["step"] * 2,
+        "layers",
+        *["step"] * 3,
+        "layers",
+        "step",
+        "epoch",
+        "end",
+    ]
+    assert [rows[place]["step"] for place in (1, 2, 4, 5)] == [1, 1, 3, 3]
     assert rows[1]["lr"] == [0.01]
 
 
@@ -59,11 +70,11 @@ def test_a_cut_file_is_read_up_to_its_last_whole_line(run, line_end):
     path, history = run
     data = path.read_bytes()
     lines = data.split(b"\n")
-    kept = b"\n".join(lines[:3])
-    path.write_bytes(kept + (b"\n" if line_end else b"\n" + lines[3][:40]))
+    kept = b"\n".join(lines[:4])
+    path.write_bytes(kept + (b"\n" if line_end else b"\n" + lines[4][:40]))
     read = History.read(path)
     assert len(read) == 2
-    assert read.truncated == (None if line_end else 4)
+    assert read.truncated == (None if line_end else 5)
     assert read.end is None
     np.testing.assert_array_equal(read.steps["loss"], history.steps["loss"][:2])
     assert repr(read) == f"History(2 steps, 0 epochs{'' if line_end else ', truncated'})"

@@ -169,7 +169,7 @@ def test_only_in_the_steps_that_are_looked_at():
             model(torch.ones(2, 3)).sum().backward()
             optimizer.step(zero_grad=True)
             monitor.log(1.0)
-    assert [step + 1 for step, flag in enumerate(hooked) if flag] == [10, 20]
+    assert [step + 1 for step, flag in enumerate(hooked) if flag] == [1, 10, 20]
 
 
 def test_sequences_have_their_units_last():

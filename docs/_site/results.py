@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from _site import lab, peers
+from _site import diagnosis, lab, peers
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -322,6 +322,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_refused": peers.refused,
     "peers_speed": peers.speed,
     "peers_bandwidth": peers.bandwidth,
+    **diagnosis.TABLES,
     **lab.TABLES,
 }
 DRAWN = {"headlines": headlines, "build": build}

@@ -56,6 +56,7 @@ EXPERIMENTS: dict[str, str] = {
     "adam-sgd": "onepass.lab.adam_sgd",
     "zero-grad": "onepass.lab.zero_grad",
     "rates": "onepass.lab.rates",
+    "diagnose": "onepass.lab.diagnose",
 }
 
 

@@ -16,7 +16,17 @@ from onepass.optim.no_decay import no_decay_groups
 __all__ = ["header_of"]
 
 # What of a param group is written down, where it has it.
-_OPTIONS = ("lr", "initial_lr", "weight_decay", "betas", "momentum", "eps", "nesterov")
+_OPTIONS = (
+    "lr",
+    "initial_lr",
+    "weight_decay",
+    "betas",
+    "momentum",
+    "eps",
+    "nesterov",
+    "rounding",
+    "master_weights",
+)
 # What of our optimizers' own options is written down.
 _TAIL = ("max_grad_norm", "skip_nonfinite", "ema_decay")
 # What of a layer is written down.
@@ -40,7 +50,7 @@ def header_of(
             "class": type(model).__name__,
             "parameters": sum(param.numel() for param in params),
             "dtype": max(dtypes, key=dtypes.count) if dtypes else None,
-            "layers": [_layer(name, module) for name, module in model.named_modules() if not module._modules],
+            "layers": [_layer(name, module) for name, module in model.named_modules() if _is_layer(module)],
         },
         "optimizer": {
             "class": type(optimizer).__name__,
@@ -52,6 +62,11 @@ def header_of(
         "scaler": scaler is not None,
         "every": {"step": every, "layers": layers_every},
     }
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is one without parts, or holds parameters itself, as nn.MultiheadAttention does."""
+    return not module._modules or any(param is not None for param in module._parameters.values())
 
 
 def _layer(name: str, module: nn.Module) -> dict[str, Any]:
