@@ -24,10 +24,10 @@ def check_installed(function: str) -> None:
     """
     try:
         import jinja2  # noqa: F401
-        import plotly.offline  # noqa: F401
+        import plotly.offline  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'{function}: an HTML page must have plotly and jinja2 (pip install "onepass[visualize]"), got: {error}'
+            f'{function}: an HTML page needs plotly and jinja2 (pip install "onepass[visualize]"), got: {error}'
         ) from error
 
 
@@ -63,7 +63,7 @@ def render(name: str, function: str, title: str, data: Mapping[str, Any], **cont
     check_installed(function)
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
+    from plotly.offline import get_plotlyjs  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),

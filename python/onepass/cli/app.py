@@ -13,7 +13,9 @@ from onepass.cli.demo import demo
 from onepass.cli.info import info
 from onepass.cli.lr_range import lr_range
 from onepass.cli.parity import parity
+from onepass.cli.report import report
 from onepass.cli.schedule import schedule
+from onepass.cli.visualize import app as visualize
 
 app = typer.Typer(
     name="onepass",
@@ -29,6 +31,8 @@ app.command()(parity)
 app.command()(schedule)
 app.command()(lr_range)
 app.command()(augment)
+app.command()(report)
+app.add_typer(visualize)
 
 
 def _print_version(wanted: bool) -> None:

@@ -55,7 +55,7 @@ def scene_page(scene: Landscape) -> str:
     names = ["first direction", "second direction"]
     if kind["kind"] == "principal":
         names = [
-            f"{name} principal direction ({share:.0%} of the squares)"
+            f"{name} principal ({share:.0%})"
             for name, share in zip(("first", "second"), kind["explained"], strict=True)
         ]
     data: dict[str, Any] = {

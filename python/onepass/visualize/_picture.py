@@ -16,7 +16,7 @@ __all__ = ["COLOURS", "draw_paths", "draw_scene", "levels_of"]
 # Told apart on the dark and the light parts of a surface, and by people who do not see red and green.
 COLOURS = ("#d1495b", "#edae49", "#00798c", "#6a4c93", "#2e2e2e", "#8ac926", "#ff70a6", "#4f9dc4")
 # The share of the median gap that is added to every gap: the logarithm is finite at the minimum.
-_FLOOR = 1e-3
+_FLOOR = 1e-2
 _SMALLEST = 1e-16
 
 Floats = NDArray[np.float64]

@@ -75,7 +75,8 @@ def predict(values: Floats, stride: int) -> Floats:
         The values at multiples of stride, (m, m).
     """
     coarse = values[:: 2 * stride, :: 2 * stride]
-    return _doubled(_doubled(coarse).T).T
+    found: Floats = _doubled(_doubled(coarse).T).T
+    return found
 
 
 def _doubled(rows: Floats) -> Floats:

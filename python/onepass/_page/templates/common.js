@@ -47,3 +47,10 @@ function tabs(shown) {
   });
   show(all[0], false);
 }
+
+// A logarithmic axis whose labels do not crowd: powers of ten, or fewer where there are many.
+function logAxis(values) {
+  const logs = values.filter((v) => v !== null && v > 0).map(Math.log10);
+  const decades = logs.length ? logs.reduce((a, b) => Math.max(a, b)) - logs.reduce((a, b) => Math.min(a, b)) : 1;
+  return { type: "log", dtick: decades > 1.2 ? Math.max(1, Math.ceil(decades / 7)) : "D2", exponentformat: "power" };
+}

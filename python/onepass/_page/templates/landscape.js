@@ -48,7 +48,7 @@ function relief() {
   const cut = cutAt();
   const z = data.heights.map((r) => r.map((h) => (h > cut ? null : h)));
   const traces = [{
-    type: "surface", x: data.x, y: data.y, z, colorscale: "Viridis", cmin: low, cmax: cut, colorbar: colours(cut),
+    type: "surface", x: data.x, y: data.y, z, colorscale: "Viridis", cmin: low, cmax: cut, colorbar: colours(cut), showscale: !isNarrow(),
     text: data.heights.map((r) => r.map((h) => told(loss(h)))), hovertemplate: "%{x:.3f}, %{y:.3f}<br>loss %{text}<extra></extra>",
     contours: { z: { show: true, usecolormap: true, width: 1 } },
   }];
@@ -64,7 +64,7 @@ function relief() {
     scene: {
       xaxis: { title: { text: names[0] } }, yaxis: { title: { text: names[1] } },
       zaxis: { title: { text: "loss" }, tickvals: ticks.tickvals, ticktext: ticks.ticktext },
-      camera: { eye: { x: 1.3, y: 1.3, z: 0.9 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
+      camera: { eye: { x: -1.5, y: -1.5, z: 1.1 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
     },
     uirevision: "keep",
   });

@@ -63,7 +63,7 @@ function show(step) {
   });
   draw("losses", lossTraces(step), {
     xaxis: { title: { text: "step" } },
-    yaxis: { type: positive ? "log" : "linear", exponentformat: "power" },
+    yaxis: positive ? logAxis(paths.flatMap((p) => p.losses.map(height))) : {},
     title: { text: positive && data.least !== null ? "loss above the minimum" : "loss", font: { size: 14 }, x: 0.02 },
     uirevision: "keep",
   });
@@ -112,8 +112,8 @@ if ($("rates")) {
     type: "scatter", mode: "lines+markers", name: p.label, x: p.tried.map((t) => t[0]), y: p.tried.map((t) => height(t[1])),
     line: { color: p.colour }, marker: { size: 5 }, hovertemplate: `<b>${"%{fullData.name}"}</b><br>rate %{x:.3g}<br>score %{y:.3g}<extra></extra>`,
   })), {
-    xaxis: { type: "log", title: { text: "rate" }, exponentformat: "power" },
-    yaxis: { type: positive ? "log" : "linear", exponentformat: "power" },
+    xaxis: { title: { text: "rate" }, ...logAxis([1e-4, 10]) },
+    yaxis: positive ? logAxis(tried.flatMap((p) => p.tried.map((t) => height(t[1])))) : {},
     title: { text: "score of each rate", font: { size: 14 }, x: 0.02 },
   });
 }
