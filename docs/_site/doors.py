@@ -12,6 +12,8 @@ MODULES = (
     "onepass.nn.functional",
     "onepass.augment",
     "onepass.monitor",
+    "onepass.visualize",
+    "onepass.report",
     "onepass.parity",
     "onepass.bench",
 )

@@ -65,7 +65,9 @@ class Trajectory:
     @property
     def step_sizes(self) -> Floats:
         """The distance that each step went, (n,)."""
-        distances: Floats = np.linalg.norm(np.diff(self.points, axis=0), axis=1)
+        # The last point of a run that diverged may be infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            distances: Floats = np.hypot(*np.diff(self.points, axis=0).T)
         return distances
 
     def to_json(self) -> dict[str, Any]:

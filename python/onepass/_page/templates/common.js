@@ -48,9 +48,11 @@ function tabs(shown) {
   show(all[0], false);
 }
 
-// A logarithmic axis whose labels do not crowd: powers of ten, or fewer where there are many.
+// A logarithmic axis whose labels do not crowd: powers of ten, or fewer where there are many. Over less than a factor
+// of five a linear axis shows more.
 function logAxis(values) {
   const logs = values.filter((v) => v !== null && v > 0).map(Math.log10);
-  const decades = logs.length ? logs.reduce((a, b) => Math.max(a, b)) - logs.reduce((a, b) => Math.min(a, b)) : 1;
+  const decades = logs.length > 1 ? logs.reduce((a, b) => Math.max(a, b)) - logs.reduce((a, b) => Math.min(a, b)) : 0;
+  if (decades < 0.7) return {};
   return { type: "log", dtick: decades > 1.2 ? Math.max(1, Math.ceil(decades / 7)) : "D2", exponentformat: "power" };
 }

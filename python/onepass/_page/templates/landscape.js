@@ -64,7 +64,7 @@ function relief() {
     scene: {
       xaxis: { title: { text: names[0] } }, yaxis: { title: { text: names[1] } },
       zaxis: { title: { text: "loss" }, tickvals: ticks.tickvals, ticktext: ticks.ticktext },
-      camera: { eye: { x: -1.5, y: -1.5, z: 1.1 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
+      camera: { eye: { x: -1.25, y: -1.25, z: 0.95 }, center: { x: 0, y: 0, z: -0.15 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
     },
     uirevision: "keep",
   });

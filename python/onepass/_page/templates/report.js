@@ -13,7 +13,9 @@ function smoothed(values, b) {
   });
 }
 
-function traces(curve, k, smooth) {
+function traces(given, k, smooth, log = false) {
+  // A logarithmic axis has no place for 0.
+  const curve = log ? { ...given, y: given.y.map((y) => (y > 0 ? y : null)) } : given;
   const colour = palette[k % palette.length];
   const hovertemplate = `step %{x}<br>%{y:.5g}<extra>${curve.name.replace(/[<&]/g, " ")}</extra>`;
   const name = curve.name.replace(/</g, "‹");
@@ -29,12 +31,14 @@ function traces(curve, k, smooth) {
 function axisOf(chart) {
   const log = chart.id === "chart-loss" ? $("log-loss").checked : chart.log;
   const values = chart.curves.flatMap((c) => c.y).filter((y) => y !== null);
-  return log && values.some((y) => y > 0) ? logAxis(values) : { rangemode: "normal" };
+  if (values.length && values.every((y) => y === 0)) return { range: [-0.05, 1] };
+  return log ? logAxis(values) : {};
 }
 
 function drawChart(chart, smooth, chosen = "all") {
   const curves = chart.curves.map((c, k) => [c, k]).filter(([c]) => chosen === "all" || c.group === null || String(c.group) === chosen);
-  const all = curves.flatMap(([c, k]) => traces(c, k, smooth && smoothing > 0));
+  const axis = axisOf(chart);
+  const all = curves.flatMap(([c, k]) => traces(c, k, smooth && smoothing > 0, axis.type === "log"));
   if (chart.id === "chart-loss" && data.not_finite.length) {
     all.push({
       type: "scatter", mode: "markers", name: "not finite", x: data.not_finite, y: data.not_finite.map(() => 0.02), yaxis: "y2",
@@ -42,8 +46,8 @@ function drawChart(chart, smooth, chosen = "all") {
     });
   }
   draw(chart.id, all, {
-    title: { text: chart.title.replace(/</g, "‹"), font: { size: 14 }, x: 0.02 }, showlegend: all.length > 1 && curves.length > 0,
-    xaxis: { title: { text: "step", standoff: 4 } }, yaxis: axisOf(chart),
+    title: { text: chart.title.replace(/</g, "‹"), font: { size: 14 }, x: 0.02 }, showlegend: curves.length > 1 || all.some((t) => t.yaxis),
+    xaxis: { title: { text: "step", standoff: 4 } }, yaxis: axis,
     yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
   });
 }
@@ -52,11 +56,10 @@ function layers() {
   if (!$("quantity")) return;
   const quantity = $("quantity").value;
   const curves = data.layers[quantity];
-  const values = curves.flatMap((c) => c.y).filter((y) => y !== null);
-  const log = quantity.includes("norm") || quantity.includes("ratio");
-  draw("layers", curves.flatMap((c, k) => traces(c, k, false)), {
+  const axis = axisOf({ curves, log: quantity.includes("norm") || quantity.includes("ratio") });
+  draw("layers", curves.flatMap((c, k) => traces(c, k, false, axis.type === "log")), {
     title: { text: quantity.replaceAll("_", " ").replace(/</g, "‹"), font: { size: 14 }, x: 0.02 }, showlegend: curves.length < 13 || !isNarrow(),
-    xaxis: { title: { text: "step", standoff: 4 } }, yaxis: log && values.some((y) => y > 0) ? logAxis(values) : {},
+    xaxis: { title: { text: "step", standoff: 4 } }, yaxis: axis,
   });
 }
 
