@@ -2,6 +2,7 @@
 
 from onepass.monitor._result import Curve, LRRangeResult, Suggestion
 from onepass.monitor._snapshot import Snapshot
+from onepass.monitor.diagnosis import RULES, Cure, Evidence, Finding, Rule, Threshold, diagnose
 from onepass.monitor.history import History
 from onepass.monitor.lr_range import lr_range_test
 from onepass.monitor.monitor import Monitor

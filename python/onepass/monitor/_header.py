@@ -15,7 +15,17 @@ from onepass.optim.no_decay import no_decay_groups
 __all__ = ["header_of"]
 
 # What of a param group is written down, where it has it.
-_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "nesterov", "max_grad_norm")
+_OPTIONS = (
+    "lr",
+    "weight_decay",
+    "betas",
+    "momentum",
+    "eps",
+    "nesterov",
+    "max_grad_norm",
+    "rounding",
+    "master_weights",
+)
 # What of a layer is written down.
 _LAYER_OPTIONS = ("momentum", "eps", "p", "activation", "dropout")
 

@@ -60,7 +60,8 @@ class Monitor:
         scaler: A torch.amp.GradScaler, or None. Its scale is recorded, and the steps that it drops are counted.
         file: Where to write the run, a new file; None for no file. A killed run keeps what was written.
         every: Record each step with a number that this divides, and the first one; at least 1.
-        layers_every: Look at the layers in each step with a number that this divides; None for never.
+        layers_every: Look at the layers in the first step, and in each one with a number that this divides; None
+            for never.
         callbacks: Objects with some of the methods of `onepass.monitor.callbacks.Callback`.
 
     Raises:
@@ -280,7 +281,8 @@ class Monitor:
         """Says what the next step is to measure."""
         number = self._step + 1
         self._records = self._every == 1 or number == 1 or number % self._every == 0
-        self._samples = self._records and self._layers_every is not None and number % self._layers_every == 0
+        every = self._layers_every
+        self._samples = self._records and every is not None and (number == 1 or number % every == 0)
         self._looks = self._records and (self._samples or number in _FIRST)
         if not self._looks and self._every == 1 and not self._was_looking:
             return
