@@ -53,7 +53,7 @@ def test_a_surface_has_its_gradient_and_its_minima(name):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="name must be one of rosenbrock, beale, .*rastrigin, got 'x'"):
+    with pytest.raises(ValueError, match=r"name must be one of rosenbrock, beale, .*rastrigin, got 'x'"):
         surface("x")
     with pytest.raises(ValueError, match="surface: name must be one of rosenbrock"):
         trajectories("x")
@@ -208,7 +208,7 @@ def test_an_optimizer_of_something_else_is_refused():
 
 
 def test_no_rate_at_all_is_an_error():
-    with pytest.raises(RuntimeError, match="lr must be given for sgd, because no rate from 0.0001 to 10 stays"):
+    with pytest.raises(RuntimeError, match=r"lr must be given for sgd, because no rate from 0\.0001 to 10 stays"):
         quiet(lambda p: 1e9 * bowl(p), "sgd", start=(1.0, 1.0), steps=200, lr="auto", window=((-2, 2), (-2, 2)))
 
 

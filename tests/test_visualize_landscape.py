@@ -108,7 +108,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     quick(model, cross_entropy, [data_of()], file=file)
     whole = file.read_bytes()
     with pytest.raises(
-        ValueError, match="must belong to these arguments, .* differs in batch_norm, directions; del"
+        ValueError, match=r"must belong to these arguments, .* differs in batch_norm, directions; del"
     ):
         quick(model, cross_entropy, [data_of()], file=file, seed=1, batch_norm="batch")
     with torch.no_grad():
