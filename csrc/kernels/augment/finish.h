@@ -4,6 +4,7 @@
 
 #include "kernels/augment/workspace.h"
 #include "loops/common/nontemporal.h"
+#include "loops/images/interleave.h"
 #include "math/augment.h"
 #include "math/color.h"
 
@@ -59,9 +60,13 @@ class Finish {
 
   void store(int64_t y, int64_t x, int64_t n, const Planes& v) const {
     if (op_.channels_last) {
+      const int64_t at = ((sample_ * op_.height + y) * op_.width + x) * op_.channels;
+      float* lines = static_cast<float*>(op_.output) + at;
+      if (kInterleavesLines && nontemporal_ && op_.stored == PixelType::kFloat32 && op_.channels == 3 &&
+          n % kLinePixels == 0 && reinterpret_cast<uintptr_t>(lines) % kLine == 0)
+        return interleave_lines(v, lines, n);
       interleave(v, op_.channels, workspace_.pixels, n);
-      store_run(((sample_ * op_.height + y) * op_.width + x) * op_.channels, workspace_.pixels,
-                n * op_.channels);
+      store_run(at, workspace_.pixels, n * op_.channels);
       return;
     }
     for (int64_t c = 0; c < op_.channels; ++c) {
