@@ -46,9 +46,8 @@ function contours() {
 
 function relief() {
   const cut = cutAt();
-  const z = data.heights.map((r) => r.map((h) => (h > cut ? null : h)));
   const traces = [{
-    type: "surface", x: data.x, y: data.y, z, colorscale: "Viridis", cmin: low, cmax: cut, colorbar: colours(cut), showscale: !isNarrow(),
+    type: "surface", x: data.x, y: data.y, z: data.heights, colorscale: "Viridis", cmin: low, cmax: cut, colorbar: colours(cut), showscale: !isNarrow(),
     text: data.heights.map((r) => r.map((h) => told(loss(h)))), hovertemplate: "%{x:.3f}, %{y:.3f}<br>loss %{text}<extra></extra>",
     contours: { z: { show: true, usecolormap: true, width: 1 } },
   }];
@@ -63,7 +62,7 @@ function relief() {
     margin: { l: 0, r: 0, t: 0, b: 0 },
     scene: {
       xaxis: { title: { text: names[0] } }, yaxis: { title: { text: names[1] } },
-      zaxis: { title: { text: "loss" }, tickvals: ticks.tickvals, ticktext: ticks.ticktext },
+      zaxis: { title: { text: "loss" }, tickvals: ticks.tickvals, ticktext: ticks.ticktext, range: [low, cut] },
       camera: { eye: { x: -1.25, y: -1.25, z: 0.95 }, center: { x: 0, y: 0, z: -0.15 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
     },
     uirevision: "keep",

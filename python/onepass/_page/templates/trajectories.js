@@ -1,6 +1,6 @@
 // trajectories.js - plays the steps of optimizers on a surface.
 const paths = data.paths;
-const last = data.steps;
+const last = Number($("step").max);
 const least = data.least ?? 0;
 const positive = paths.every((p) => p.losses.every((v) => v === null || v - least >= 0));
 const height = (v) => (v === null ? null : positive ? Math.max(v - least, 1e-16) : v);
@@ -90,7 +90,9 @@ function play() {
   const begun = performance.now();
   $("play").textContent = "Pause";
   const tick = (now) => {
-    const step = Math.min(last, from + Math.floor(((now - begun) / 1000) * Number($("speed").value)));
+    // The time of a frame may lie before the click.
+    const seconds = Math.max(0, now - begun) / 1000;
+    const step = Math.min(last, from + Math.floor(seconds * Number($("speed").value)));
     if (step !== Number($("step").value) || step === from) {
       $("step").value = step;
       show(step);
