@@ -161,7 +161,6 @@ def main() -> None:
     rows = measure(arguments.picture)
     written = {
         **facts,
-        "command": "python benchmarks/landscape.py",
         "resolution": RESOLUTION,
         "tolerance": TOLERANCE,
         "results": rows,

@@ -24,6 +24,8 @@ _NORMS = (
     ("lost_updates", "updates lost in rounding"),
     ("nonfinite", "elements that are not finite"),
 )
+# A curve of no more values than this has a dot for each.
+_FEW = 20
 _KNOWN = {"step", "epoch", "loss", "lr", "skipped", "scale", "accuracy", "entropy", "confidence", "batch"}
 _KNOWN |= {name for name, _ in _NORMS}
 _EPOCH_KNOWN = {"epoch", "step"}
@@ -125,6 +127,8 @@ def _curve(
     if values.ndim != 1 or not np.isfinite(values.astype(float)).any():
         return None
     x, y = thinned(columns["step"], values.astype(float))
+    # Single values between gaps would not be seen as a line.
+    dots = dots or sum(value is not None for value in y) <= _FEW
     return {"name": name, "x": x, "y": y, "dots": dots, "group": group}
 
 
