@@ -34,10 +34,11 @@ TOOLS = {
     "bench": (),
     "parity": (),
     "demo": ("bench",),
+    "lab": ("bench", "demo"),
     "visualize": ("_page",),
     "report": ("_page",),
     "_page": (),
-    "cli": ("bench", "parity", "demo", "visualize", "report", "_page"),
+    "cli": ("bench", "parity", "demo", "lab", "visualize", "report", "_page"),
 }
 MAX_LINES = 400
 

@@ -54,7 +54,7 @@ def optimizers(
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Add noise of this deviation to gradients. [default: the surface's own]"),
+        typer.Option(min=0.0, help="Give gradients noise of this deviation. [default: the surface's own]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed the noise.")] = 0,
     output: Annotated[

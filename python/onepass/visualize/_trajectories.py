@@ -74,7 +74,7 @@ def trajectories(
     Example:
         >>> from onepass.visualize import trajectories
         >>> runs = trajectories("ravine", ["sgd", "momentum"], steps=50, lr=0.01)
-        >>> [(path.label, path.losses[0] > path.losses[-1]) for path in runs.paths]
+        >>> [(path.label, bool(path.losses[0] > path.losses[-1])) for path in runs.paths]
         [('sgd', True), ('momentum', True)]
         >>> runs.paths[0].points.shape
         (51, 2)
