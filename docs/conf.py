@@ -21,7 +21,7 @@ extensions = [
     "_site.reference",
     "_site.mathml",
 ]
-exclude_patterns = ["_build", "_site", "requirements.txt"]
+exclude_patterns = ["_build", "_drawn", "_site", "requirements.txt"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]

@@ -47,7 +47,7 @@ def test_python_m_onepass_prints_the_version():
 def test_commands_are_registered():
     status, output = run("--help")
     assert status == 0
-    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range", "report", "visualize"):
+    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range", "lab", "report", "visualize"):
         assert f" {name} " in output
 
 
@@ -128,7 +128,8 @@ def test_info_shows_every_fact():
     [
         (
             ("bench", "nope"),
-            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, got nope",
+            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, monitor, "
+            "got nope",
         ),
         (
             ("parity", "nope"),

@@ -1,8 +1,8 @@
 """Fills pages from the repository: files that stand elsewhere, and tables drawn from benchmarks/results.
 
 A line ``<!-- include: ../CONTRIBUTING.md -->`` becomes that file; ``<!-- results: optim -->`` becomes the table of
-that name in `results.TABLES`. Links of an included file are made relative to the page, and links to an included
-file lead to its page.
+that name in `results.TABLES`; ``<!-- picture: lab-gap -->`` becomes a picture that is drawn from that JSON file.
+Links of an included file are made relative to the page, and links to an included file lead to its page.
 """
 
 import posixpath
@@ -11,11 +11,14 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from _site import results
+from _site import lab, results
 
 DOCS = Path(__file__).parents[1]
 INCLUDE = re.compile(r"^<!-- include: (\S+) -->$", re.MULTILINE)
 RESULTS = re.compile(r"^<!-- results: (\S+) -->$", re.MULTILINE)
+PICTURE = re.compile(r"^<!-- picture: lab-(\S+) -->$", re.MULTILINE)
+# Where pictures are drawn, from docs/; git ignores it.
+DRAWN = "_drawn"
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
 
@@ -58,7 +61,14 @@ def fill(text: str, page: str) -> str:
         where = posixpath.normpath(posixpath.join(posixpath.dirname(page), match[1]))
         return relink((DOCS / where).read_text(), posixpath.dirname(where), page)
 
+    def picture(match: re.Match[str]) -> str:
+        where = f"{DRAWN}/lab-{match[1]}.png"
+        (DOCS / DRAWN).mkdir(exist_ok=True)
+        lab.draw(match[1], DOCS / where)
+        return f"![What {match[1]} measured]({posixpath.relpath(where, posixpath.dirname(page) or '.')})"
+
     text = INCLUDE.sub(file, text)
+    text = PICTURE.sub(picture, text)
     return RESULTS.sub(lambda match: results.table(match[1]), text)
 
 

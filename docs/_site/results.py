@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from _site import peers
+from _site import diagnosis, lab, peers
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -350,6 +350,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_refused": peers.refused,
     "peers_speed": peers.speed,
     "peers_bandwidth": peers.bandwidth,
+    **diagnosis.TABLES,
+    **lab.TABLES,
 }
 DRAWN = {"headlines": headlines, "build": build}
 

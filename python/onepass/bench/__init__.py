@@ -31,4 +31,5 @@ OPS = {
     "cross_entropy": "onepass.bench.cross_entropy",
     "schedule": "onepass.bench.schedule",
     "augment": "onepass.bench.augment",
+    "monitor": "onepass.bench.monitor",
 }

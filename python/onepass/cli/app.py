@@ -11,6 +11,7 @@ from onepass.cli.augment import augment
 from onepass.cli.bench import bench
 from onepass.cli.demo import demo
 from onepass.cli.info import info
+from onepass.cli.lab import lab
 from onepass.cli.lr_range import lr_range
 from onepass.cli.parity import parity
 from onepass.cli.report import report
@@ -30,6 +31,7 @@ app.command()(bench)
 app.command()(parity)
 app.command()(schedule)
 app.command()(lr_range)
+app.command()(lab)
 app.command()(augment)
 app.command()(report)
 app.add_typer(visualize)

@@ -1,1 +1,101 @@
-"""Experiments that show what training does, each with a verdict computed from its numbers."""
+"""Experiments that show claims about training, or say that they do not: what `onepass lab` runs.
+
+How to add one:
+
+1. Write a file of this folder with a frozen dataclass that inherits `Experiment`. Its docstring says what is done,
+   and has the sections Claim, Criterion, Limits and Source. Commit the criterion before the first run.
+2. ``cases()`` lists the cases, ``measure(case, seed)`` yields points, ``checks(points)`` computes the effects that
+   the criterion names, ``draw(result, figure)`` makes the picture.
+3. Set ``EXPERIMENT`` to the class, and enter the file in `EXPERIMENTS` below.
+4. `tests/test_lab.py` runs every experiment with the settings of its table TINY, and feeds its checks numbers that
+   do and do not show the claim: add both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from onepass.lab.experiment import Case, Experiment, Point, Points
+from onepass.lab.result import NOT_SHOWN, SHOWN, Result, Row
+from onepass.lab.statistics import Check, Estimate, estimate, ratio
+
+__all__ = [
+    "EXPERIMENTS",
+    "NOT_SHOWN",
+    "SHOWN",
+    "Case",
+    "Check",
+    "Estimate",
+    "Experiment",
+    "Point",
+    "Points",
+    "Result",
+    "Row",
+    "estimate",
+    "find",
+    "ratio",
+    "run",
+]
+
+# The module of each experiment, which is loaded when it is asked for.
+EXPERIMENTS: dict[str, str] = {
+    "activations": "onepass.lab.activations",
+    "batch-norm-rates": "onepass.lab.batch_norm_rates",
+    "batch-norm-eval": "onepass.lab.batch_norm_eval",
+    "dropout-ensemble": "onepass.lab.dropout_ensemble",
+    "dropout-scaling": "onepass.lab.dropout_scaling",
+    "gap": "onepass.lab.gap",
+    "label-smoothing": "onepass.lab.label_smoothing",
+    "schedules": "onepass.lab.schedules",
+    "adam-sgd": "onepass.lab.adam_sgd",
+    "zero-grad": "onepass.lab.zero_grad",
+    "rates": "onepass.lab.rates",
+    "diagnose": "onepass.lab.diagnose",
+}
+
+
+def find(name: str) -> Experiment:
+    """Returns an experiment with its regular settings.
+
+    Args:
+        name: A name in `EXPERIMENTS`.
+
+    Raises:
+        ValueError: There is no such experiment.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"lab: name must be one of {', '.join(EXPERIMENTS)}, got {name}")
+    kind: type[Experiment] = importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
+    return kind()
+
+
+def run(experiment: Experiment, seeds: Sequence[int], advance: Callable[[], object] = lambda: None) -> Result:
+    """Measures every case with every seed. The numbers depend only on the settings and the seeds.
+
+    Args:
+        experiment: The experiment.
+        seeds: The seeds, each once.
+        advance: Called after each measurement: `len(seeds)` times the number of cases.
+
+    Returns:
+        The result, with its verdict.
+
+    Raises:
+        ValueError: There is no seed, or one is there twice.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"run: seeds must be different numbers, at least one, got {list(seeds)}")
+    points = Points()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    with torch.random.fork_rng(devices=[]):
+        for seed in seeds:
+            for case in experiment.cases():
+                torch.manual_seed(seed)
+                points.extend(experiment.measure(case, seed))
+                advance()
+    result = Result.of(experiment, points)
+    return result.timed(time.perf_counter() - begin, time.process_time() - cpu_begin)

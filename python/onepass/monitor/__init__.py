@@ -1,5 +1,6 @@
 """Watches trainings: a monitor of a run, its history, and the learning rate range test."""
 
+from onepass.monitor import callbacks
 from onepass.monitor._result import Curve, LRRangeResult, Suggestion
 from onepass.monitor._snapshot import Snapshot
 from onepass.monitor.diagnosis import RULES, Cure, Evidence, Finding, Rule, Threshold, diagnose
@@ -7,4 +8,20 @@ from onepass.monitor.history import History
 from onepass.monitor.lr_range import lr_range_test
 from onepass.monitor.monitor import Monitor
 
-__all__ = ["Curve", "History", "LRRangeResult", "Monitor", "Snapshot", "Suggestion", "lr_range_test"]
+__all__ = [
+    "RULES",
+    "Cure",
+    "Curve",
+    "Evidence",
+    "Finding",
+    "History",
+    "LRRangeResult",
+    "Monitor",
+    "Rule",
+    "Snapshot",
+    "Suggestion",
+    "Threshold",
+    "callbacks",
+    "diagnose",
+    "lr_range_test",
+]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import onepass
 from onepass.monitor._file import FORMAT
+from onepass.optim.lr_scheduler import ScheduleLR
 from onepass.optim.no_decay import no_decay_groups
 
 __all__ = ["header_of"]
@@ -17,15 +18,17 @@ __all__ = ["header_of"]
 # What of a param group is written down, where it has it.
 _OPTIONS = (
     "lr",
+    "initial_lr",
     "weight_decay",
     "betas",
     "momentum",
     "eps",
     "nesterov",
-    "max_grad_norm",
     "rounding",
     "master_weights",
 )
+# What of our optimizers' own options is written down.
+_TAIL = ("max_grad_norm", "skip_nonfinite", "ema_decay")
 # What of a layer is written down.
 _LAYER_OPTIONS = ("momentum", "eps", "p", "activation", "dropout")
 
@@ -47,19 +50,23 @@ def header_of(
             "class": type(model).__name__,
             "parameters": sum(param.numel() for param in params),
             "dtype": max(dtypes, key=dtypes.count) if dtypes else None,
-            "layers": [_layer(name, module) for name, module in model.named_modules() if not module._modules],
+            "layers": [_layer(name, module) for name, module in model.named_modules() if _is_layer(module)],
         },
-        "optimizer": {"class": type(optimizer).__name__, "groups": _groups(model, optimizer)},
-        "scheduler": None if scheduler is None else _text_of(scheduler),
+        "optimizer": {
+            "class": type(optimizer).__name__,
+            **{name: value for name in _TAIL if (value := _plain(getattr(optimizer, name, None))) is not None},
+            "groups": _groups(model, optimizer),
+        },
+        "scheduler": None if scheduler is None else type(scheduler).__name__,
+        **({"schedule": repr(scheduler._shapes["lr"])} if isinstance(scheduler, ScheduleLR) else {}),
         "scaler": scaler is not None,
         "every": {"step": every, "layers": layers_every},
     }
 
 
-def _text_of(scheduler: Any) -> str:
-    schedule = getattr(scheduler, "schedule", None)
-    name = type(scheduler).__name__
-    return name if schedule is None else f"{name}({schedule!r})"
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is one without parts, or holds parameters itself, as nn.MultiheadAttention does."""
+    return not module._modules or any(param is not None for param in module._parameters.values())
 
 
 def _layer(name: str, module: nn.Module) -> dict[str, Any]:

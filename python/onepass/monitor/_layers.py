@@ -52,8 +52,7 @@ class LayerProbe:
     def _clear(self) -> None:
         self._units: list[tuple[str, Tensor]] = []
         self._before: list[Tensor] = []
-        self._takes_grads_later = False
-        self._grad_norms: list[Tensor | None] = []
+        self._grad_norms: list[Tensor | None] | None = None
         self._sizes: list[tuple[Tensor, Tensor, float]] = []
 
     def arm(self) -> None:
@@ -81,25 +80,23 @@ class LayerProbe:
             most = output.detach().amax(dim=others)
             self._units.append((name, (most <= 0).double().mean()))
 
-    def before_step(self, has_closure: bool, scale: Any, has_grads_later: bool) -> None:
+    def before_step(self, has_closure: bool, scale: Any) -> None:
         """Keeps what the step will change.
 
         Args:
             has_closure: Whether the gradients are yet to be made, in the step.
             scale: What they are to be divided by, or None.
-            has_grads_later: Whether the step leaves them as they are.
         """
         with torch.no_grad():
             self._before = [_some(owned.param).clone() for owned in self._owned]
-            self._grad_norms = [] if has_closure else self._norms_of_grads(scale)
-            self._takes_grads_later = has_closure and has_grads_later
+            self._grad_norms = None if has_closure else self._norms_of_grads(scale)
 
-    def after_step(self) -> None:
-        """Measures what the step has changed."""
+    def after_step(self, has_grads: bool) -> None:
+        """Measures what the step has changed; `has_grads`: the gradients are there still."""
         if len(self._before) != len(self._owned):
             return
         with torch.no_grad():
-            if self._takes_grads_later:
+            if self._grad_norms is None and has_grads:
                 self._grad_norms = self._norms_of_grads(None)
             for owned, before in zip(self._owned, self._before, strict=True):
                 after = _some(owned.param)
@@ -124,7 +121,9 @@ class LayerProbe:
         """Ends looking; returns what was seen."""
         self.disarm()
         norms = self._norms.take()
-        sample = Sample(self._types, self._owned, self._groups, self._units, self._grad_norms, self._sizes, norms)
+        sample = Sample(
+            self._types, self._owned, self._groups, self._units, self._grad_norms or [], self._sizes, norms
+        )
         self._clear()
         return sample
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.monitor._layers import LayerProbe
-from onepass.optim._step.partly_fused import PartlyFused
 from onepass.optim._step.tailed import TailedOptimizer
 
 __all__ = ["Measured", "OptimizerWatch", "norm_of"]
@@ -33,55 +32,52 @@ class Measured(NamedTuple):
 
 
 class OptimizerWatch:
-    """Measures the steps of an optimizer by its hooks.
+    """Measures the steps of an optimizer.
 
-    Our optimizers measure in the step's own pass (`telemetry`), which is on while the watch runs. For others the
-    norm of the gradients is taken by torch's foreach function.
+    Our optimizers measure in the step's own pass, and call the watch after a step. For others the norm of the
+    gradients is taken by torch's foreach function, in a hook.
 
     Args:
         optimizer: The optimizer whose step calls hooks.
-        model: Its model: a sparse embedding's gradients rule out telemetry.
         probe: The layers to look at in some steps.
-        failed: Told the name of a part and its error; the training goes on.
+        failed: Called with the name of a part and its error; the training goes on.
     """
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module, probe: LayerProbe, failed: Failed) -> None:
+    def __init__(self, optimizer: Optimizer, probe: LayerProbe, failed: Failed) -> None:
         self.optimizer = optimizer
+        self.is_scaled_inside = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        """Whether a GradScaler leaves unscaling, and dropping a step, to the optimizer."""
+        self.skipped_before = optimizer.skipped_steps if isinstance(optimizer, TailedOptimizer) else 0
         self._probe = probe
         self._failed = failed
-        self._records = True
-        self._samples = False
-        self._handles: list[Any] = []
+        self._records = self._samples = False
+        # Off where torch's loop steps some of the parameters: nothing is measured there.
+        self._asks = isinstance(optimizer, TailedOptimizer)
+        self._handle: Any = None
         self._before_handle: Any = None
         self._found: Measured | None = None
         self._scaled: Tensor | None = None
-        self._had_telemetry = False
-        self.skipped_before = optimizer.skipped_steps if isinstance(optimizer, TailedOptimizer) else 0
-        self.has_telemetry = _can_measure(optimizer, model)
-        self.is_scaled_inside = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-        """Whether a GradScaler leaves unscaling, and dropping a step, to the optimizer."""
+        devices = (param.device.type for group in optimizer.param_groups for param in group["params"])
+        self._is_on_gpu = next(devices, "cpu") == "cuda"
 
     def start(self) -> None:
-        """Registers the hooks, and switches telemetry on."""
-        if self.has_telemetry:
-            self._had_telemetry = self.optimizer.telemetry  # type: ignore[attr-defined]
+        """Begins to see the steps."""
         if isinstance(self.optimizer, TailedOptimizer):
-            self.optimizer._observer = self._observed
+            self.optimizer._observer = self._observe
         else:
-            self._handles = [self.optimizer.register_step_post_hook(self._after)]
-        self.expect(True, False)
+            self._handle = self.optimizer.register_step_post_hook(self._after)
 
     def expect(self, records: bool, samples: bool) -> None:
         """Says what the next step is to measure: norms, and the layers."""
         self._records, self._samples = records, samples
-        wants_before = samples or (records and self.is_scaled_inside and not self.has_telemetry)
+        wants_before = samples or (records and self.is_scaled_inside and not self._asks)
         if wants_before and self._before_handle is None:
             self._before_handle = self.optimizer.register_step_pre_hook(self._before)
         elif not wants_before and self._before_handle is not None:
             self._before_handle.remove()
             self._before_handle = None
-        if self.has_telemetry:
-            self.optimizer.telemetry = records or self._had_telemetry  # type: ignore[attr-defined]
+        if isinstance(self.optimizer, TailedOptimizer):
+            self.optimizer._asked_to_measure = records and self._asks
 
     def take(self) -> Measured | None:
         """Returns what the last step measured, once; None if there was no step since."""
@@ -93,41 +89,39 @@ class OptimizerWatch:
         return [_kept(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
     def stop(self) -> None:
-        """Removes the hooks, and sets telemetry to what it was."""
-        for handle in self._handles:
-            handle.remove()
+        """Leaves the optimizer as it was."""
         self.expect(False, False)
-        if isinstance(self.optimizer, TailedOptimizer) and self.optimizer._observer == self._observed:
+        if self._handle is not None:
+            self._handle.remove()
+        if isinstance(self.optimizer, TailedOptimizer):
             self.optimizer._observer = None
-        if self.has_telemetry:
-            self.optimizer.telemetry = self._had_telemetry  # type: ignore[attr-defined]
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:
+            scale = _scale_of(optimizer)
             if self._samples:
-                # Gradients that a closure makes are there after the step, if it does not zero them.
-                later = _closure_of(args, kwargs) is not None
-                self._probe.before_step(later, _scale_of(optimizer), has_grads_later=not kwargs.get("zero_grad"))
-            self._scaled = None
-            # A GradScaler's factor is there: torch's kernels may write unscaled gradients back in the step.
-            if self._records and not self.has_telemetry and _scale_of(optimizer) is not None:
-                self._scaled = self._grad_norms()
+                self._probe.before_step(_has_closure(args, kwargs), scale)
+            # With a GradScaler's factor torch's kernels may write unscaled gradients back in the step.
+            self._scaled = self._grad_norms() if self._records and not self._asks and scale is not None else None
         except Exception as error:  # whatever goes wrong here, the training goes on
             self._failed("the optimizer's step", error)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._observed()
+        self._observe(False)
 
-    def _observed(self) -> None:
+    def _observe(self, zeroed: bool) -> None:
+        """Measures a step that has been taken; `zeroed`: it has zeroed the gradients."""
         try:
+            if self._is_on_gpu and torch.cuda.is_current_stream_capturing():
+                return  # nobody sees the replays
             if self._samples:
-                self._probe.after_step()
+                self._probe.after_step(not zeroed)
             if self._records:
-                self._found = self._measured()
+                self._found = self._measured(zeroed)
         except Exception as error:  # as above
             self._failed("the optimizer's step", error)
 
-    def _measured(self) -> Measured:
+    def _measured(self, zeroed: bool) -> Measured:
         optimizer = self.optimizer
         statistics = grad_norms = control = dropped = None
         if isinstance(optimizer, TailedOptimizer):
@@ -140,8 +134,12 @@ class OptimizerWatch:
         else:
             found = getattr(optimizer, "found_inf", None)
             dropped = found.clone() if isinstance(found, Tensor) else None
-        if statistics is None and not self.has_telemetry:
-            grad_norms = self._grad_norms() if self._scaled is None else self._scaled
+        if statistics is None:
+            self._asks = False
+            if self._scaled is not None:
+                grad_norms, self._scaled = self._scaled, None
+            elif not zeroed:
+                grad_norms = self._grad_norms()
         return Measured(self.lrs(), statistics, grad_norms, control, dropped)
 
     def _grad_norms(self) -> Tensor:
@@ -168,19 +166,11 @@ def _kept(lr: Any) -> float | Tensor:
     return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)
 
 
-def _closure_of(args: Any, kwargs: Any) -> Any:
-    """The closure that a step was called with, in which the gradients are made."""
-    given = kwargs.get("closure")
-    return next((one for one in args if callable(one)), None) if given is None else given
+def _has_closure(args: Any, kwargs: Any) -> bool:
+    """Whether a step was called with a closure, in which the gradients are made."""
+    return kwargs.get("closure") is not None or any(callable(one) for one in args)
 
 
 def _scale_of(optimizer: Any) -> Any:
     """What torch.amp.GradScaler leaves to the step to divide gradients by, or None."""
     return getattr(optimizer, "grad_scale", None)
-
-
-def _can_measure(optimizer: Optimizer, model: nn.Module) -> bool:
-    """Whether the optimizer can measure in its own pass: all of its parameters are stepped by our kernels."""
-    if not isinstance(optimizer, PartlyFused) or optimizer.unfused_parameters():
-        return False
-    return not any(getattr(module, "sparse", False) is True for module in model.modules())

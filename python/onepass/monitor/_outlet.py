@@ -47,7 +47,9 @@ class Outlet:
             try:
                 self._file.write(rows)
             except Exception as error:  # a full disk
-                self._file = None
+                broken, self._file = self._file, None
+                with contextlib.suppress(Exception):
+                    broken.close()
                 self.failed("the file", error)
         for callback in self._callbacks:
             for row in rows:

@@ -27,7 +27,7 @@ class Pending(NamedTuple):
 
     step: int
     epoch: int
-    loss: float | Tensor
+    loss: float | Tensor | None
     lrs: list[float | Tensor]
     measured: Measured | None
     scale: Tensor | None
@@ -59,10 +59,11 @@ class Totals:
         self._losses = self._steps = 0.0
         self._bins: Any = None
 
-    def add(self, loss: float, bins: Any) -> None:
+    def add(self, loss: Any, bins: Any) -> None:
         """Adds a step: its loss, and the rows of each bin with the sums of their accuracy and confidence."""
-        self._losses += loss
-        self._steps += 1
+        if loss is not None:
+            self._losses += loss
+            self._steps += 1
         if bins is not None:
             self._bins = bins if self._bins is None else self._bins + bins
 
@@ -155,8 +156,10 @@ class Batch:
 
 
 def _rows(one: Pending, found: Row, totals: Totals) -> Iterator[Row]:
-    loss = float(found["loss"][0]) if "loss" in found else float(one.loss)
-    row: Row = {"kind": "step", "step": one.step, "epoch": one.epoch, "loss": loss}
+    loss = float(found["loss"][0]) if "loss" in found else one.loss
+    row: Row = {"kind": "step", "step": one.step, "epoch": one.epoch}
+    if loss is not None:
+        row["loss"] = loss
     if one.lrs:
         row["lr"] = [float(found[f"lr {n}"][0]) if isinstance(lr, Tensor) else lr for n, lr in enumerate(one.lrs)]
     row.update(_norms(found))

@@ -48,9 +48,8 @@ class Monitor:
     that names the part, which is then left out.
 
     A plain step costs some microseconds: numbers stay tensors and are read 50 steps at a time, or after a second.
-    Our optimizers measure norms in the step's own pass (`telemetry`, which is on inside the block). For others the
-    gradients' norm is one call of torch's foreach function a step; their updates are measured in the steps in
-    which layers are looked at.
+    Our optimizers measure norms in the step's own pass, as with `telemetry`. For others the gradients' norm is one
+    call of torch's foreach function a step; their updates are measured in the steps in which layers are looked at.
 
     Args:
         model: The model.
@@ -122,6 +121,7 @@ class Monitor:
         self._pending: list[Pending] = []
         self._flying: Batch | None = None
         self._is_running = self._was_entered = False
+        self._was_looking = True  # so that the first step is announced
 
     @property
     def history(self) -> History:
@@ -145,7 +145,7 @@ class Monitor:
         inner = stepping(self._optimizer)
         self._probe = LayerProbe(self._model, inner)
         self._zero_grad = ZeroGradWatch(inner)
-        self._watch = None if inner is None else OptimizerWatch(inner, self._model, self._probe, self._out.failed)
+        self._watch = None if inner is None else OptimizerWatch(inner, self._probe, self._out.failed)
         by_scale = self._scaler is not None and not (self._watch and self._watch.is_scaled_inside)
         self._totals = Totals(by_scale, self._watch.skipped_before if self._watch else 0)
         options = (self._model, self._optimizer, self._scheduler, self._scaler, self._every, self._layers_every)
@@ -181,7 +181,7 @@ class Monitor:
 
     def log(
         self,
-        loss: float | Tensor,
+        loss: float | Tensor | None = None,
         *,
         logits: Tensor | None = None,
         target: Tensor | None = None,
@@ -194,7 +194,7 @@ class Monitor:
         `target`, which costs a pass over the logits.
 
         Args:
-            loss: The loss, a number or a tensor of one element; nothing waits for it.
+            loss: The loss, a number or a tensor of one element; nothing waits for it. None where it is not known.
             logits: What the model returned, of shape (N, C) or (N, C, ...), with `target`.
             target: The labels, or probabilities.
             stats: The `LossStatistics` of our cross-entropy with ``return_stats=True``.
@@ -219,10 +219,9 @@ class Monitor:
                 if stats is not None and not isinstance(stats, LossStatistics):
                     self._out.refused("log", "stats", "LossStatistics", stats)
                     stats = None
-                kept = _number(loss)
-                if kept is None:
+                kept = None if loss is None else _number(loss)
+                if kept is None and loss is not None:
                     self._out.refused("log", "loss", "a number or a tensor of one element", loss)
-                    kept = float("nan")
                 lrs = measured.lrs if measured is not None else self._lrs()
                 scale = None if self._scaler is None else self._scale()
                 others = self._numbers("log", more) if more else more
@@ -296,8 +295,6 @@ class Monitor:
                 self._zero_grad.arm()
         except Exception as error:  # as in log
             self._out.failed("looking at layers", error)
-
-    _was_looking = False
 
     def _lrs(self) -> list[float | Tensor]:
         return [float(group["lr"]) for group in self._optimizer.param_groups if "lr" in group]

@@ -18,7 +18,8 @@ from onepass.optim import SGD, Adam, AdamW, Lion, no_decay_groups
 
 __all__ = ["HEALTHY", "PLANTED", "SEEDS"]
 
-SEEDS = (100, 101, 102)
+# The seeds 100 to 102 were used to mend the rules after their first proof; docs/diagnosis.md has its score.
+SEEDS = (200, 201, 202)
 
 _normed = partial(convolutional, norm=True)
 _adam = Training(convolutional, optimizer(AdamW, lr=2e-3), epochs=5)
@@ -26,12 +27,14 @@ _sgd = Training(convolutional, optimizer(SGD, lr=0.03, momentum=0.9), epochs=5)
 _cosine, _warmed = schedule("cosine(N)"), schedule("warmup(W) >> cosine(N)")
 
 _few = Training(convolutional, optimizer(torch.optim.Adam, lr=2e-3), examples=120, batch=40, epochs=100)
-_post_norm = Training(partial(Attention, depth=3), optimizer(AdamW, lr=0.02), schedule=_cosine, epochs=4)
+_post_norm = Training(
+    partial(Attention, depth=2, width=48), optimizer(AdamW, lr=0.02), batch=80, schedule=_cosine, epochs=5
+)
 _tanh = Training(
     partial(deep, width=100, depth=12, activation=nn.Tanh, gain=0.4), optimizer(SGD, lr=0.1), epochs=5
 )
 _tanh_tame = replace(_tanh, network=partial(deep, width=100, depth=12, activation=nn.Tanh, gain=1.7))
-_recurrent = Training(partial(Recurrent, gain=3.0), optimizer(SGD, lr=1e-3, momentum=0.9), epochs=5)
+_recurrent = Training(partial(Recurrent, gain=3.0), optimizer(SGD, lr=0.02, momentum=0.9), epochs=5)
 _biased = Training(with_biases(convolutional, -4.0), optimizer(SGD, lr=0.03, momentum=0.9), epochs=4)
 _normed_sgd = Training(_normed, optimizer(SGD, lr=0.03, momentum=0.9), epochs=4)
 _deep_norms = Training(partial(perceptron, width=100, depth=3, norm=True), optimizer(SGD, lr=0.01, momentum=0.9))
@@ -70,6 +73,52 @@ PLANTED: dict[str, Fault] = {
     "plateau": Fault(
         _blind, replace(_blind, network=convolutional, optimizer=optimizer(SGD, lr=0.03, momentum=0.9))
     ),
+}
+
+_wide = partial(perceptron, width=100, depth=3)
+_wide_normed = partial(perceptron, width=100, depth=3, norm=True)
+PLANTED |= {
+    "generalization_gap.perceptron": Fault(
+        Training(partial(perceptron, width=200), optimizer(SGD, lr=0.05, momentum=0.9), examples=300, epochs=60)
+    ),
+    "learning_rate_too_high.batch_norm": Fault(replace(_sgd, network=_normed, optimizer=optimizer(SGD, lr=4.0))),
+    "learning_rate_too_high.adam": Fault(replace(_adam, network=_wide, optimizer=optimizer(Adam, lr=0.05))),
+    "divergence.recurrent": Fault(Training(Recurrent, optimizer(torch.optim.SGD, lr=1.0, momentum=0.9), epochs=3)),
+    "vanishing_gradients.sigmoid": Fault(
+        Training(partial(deep, width=50, depth=10, activation=nn.Sigmoid), optimizer(AdamW, lr=1e-3), epochs=4)
+    ),
+    "exploding_gradients.convolutional": Fault(
+        Training(
+            partial(deep, width=80, depth=10, activation=nn.ReLU, gain=5.0), optimizer(Adam, lr=1e-3), epochs=4
+        )
+    ),
+    "no_warmup.convolutional": Fault(
+        replace(_adam, network=_normed, optimizer=optimizer(Adam, lr=0.2), schedule=_cosine)
+    ),
+    "stale_running_statistics.perceptron": Fault(
+        Training(with_momentum(_wide_normed, 5e-4), optimizer(torch.optim.AdamW, lr=1e-3), epochs=4)
+    ),
+    "small_batch_statistics.adam": Fault(Training(_wide_normed, optimizer(AdamW, lr=1e-3), batch=2, epochs=1)),
+    "lost_updates.sgd": Fault(Training(_wide, optimizer(SGD, lr=5e-3), dtype=torch.bfloat16, epochs=4)),
+    "scaler_thrashing.torch": Fault(
+        Training(
+            _wide,
+            optimizer(torch.optim.Adam, lr=1e-3),
+            autocast=torch.float16,
+            scaler=lambda: torch.amp.GradScaler("cpu", growth_interval=1),
+            epochs=4,
+        )
+    ),
+    "missing_zero_grad.torch": Fault(
+        replace(_sgd, optimizer=optimizer(torch.optim.SGD, lr=0.02), zero_grad=False)
+    ),
+    "decay_on_norms.adamw": Fault(Training(_wide_normed, optimizer(AdamW, lr=2e-3, weight_decay=4.0), epochs=5)),
+    "label_noise.sgd": Fault(
+        Training(
+            partial(perceptron, width=300), optimizer(SGD, lr=0.1, momentum=0.9), wrong_labels=0.25, epochs=30
+        )
+    ),
+    "plateau.adam": Fault(Training(partial(pooled, grid=1, width=64), optimizer(Adam, lr=3e-3), epochs=6)),
 }
 
 HEALTHY: dict[str, Training] = {

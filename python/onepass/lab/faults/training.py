@@ -16,7 +16,7 @@ from onepass.lab.faults.data import Images
 from onepass.monitor import History, Monitor
 from onepass.nn.functional import cross_entropy
 
-__all__ = ["Fault", "Training", "record"]
+__all__ = ["Fault", "Training", "name_of", "record"]
 
 _EVALUATION_BATCH = 500
 
@@ -55,10 +55,15 @@ class Training:
 
 @dataclass(frozen=True)
 class Fault:
-    """Holds a training with one fault, and the same one with the cure that its finding names."""
+    """Holds a training with one fault, and the same one with a cure that its finding names."""
 
     faulty: Training
-    cured: Training
+    cured: Training | None = None
+
+
+def name_of(key: str) -> str:
+    """Returns the name of the finding that is planted: a key may have a variant behind a dot."""
+    return key.partition(".")[0]
 
 
 def record(training: Training, images: Images, seed: int) -> History:

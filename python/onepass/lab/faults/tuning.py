@@ -49,7 +49,12 @@ PLANTED: dict[str, Fault] = {
         replace(_sgd, optimizer=optimizer(SGD, lr=20.0)), replace(_sgd, optimizer=optimizer(SGD, lr=0.5))
     ),
     "learning_rate_too_low": Fault(replace(_adam, optimizer=optimizer(Adam, lr=1e-5), epochs=15), _adam),
+    "learning_rate_too_low.sgd": Fault(replace(_sgd, optimizer=optimizer(SGD, lr=1e-5, momentum=0.9))),
     "no_warmup": Fault(_abrupt, replace(_abrupt, schedule=_warmed)),
+    "no_warmup.attention": Fault(
+        Training(partial(Attention, depth=3), optimizer(Adam, lr=0.02), schedule=schedule("cosine(N)")),
+        Training(partial(Attention, depth=3), optimizer(Adam, lr=0.02), schedule=_warmed),
+    ),
     "vanishing_gradients": Fault(_deep, _tame),
     "exploding_gradients": Fault(_wild, _tame),
     "dead_units": Fault(_biased, replace(_biased, network=partial(perceptron, depth=3))),

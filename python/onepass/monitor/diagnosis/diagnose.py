@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onepass._arguments import told
 from onepass.monitor.diagnosis import generalization, gradients, network, normalization, precision, rate, start
 from onepass.monitor.diagnosis.facts import Facts, Recorded
@@ -51,8 +53,10 @@ def diagnose(history: Recorded) -> list[Finding]:
     for name in ("run", "events", "steps", "layers", "epochs"):
         if not hasattr(history, name):
             raise TypeError(f"diagnose: history must be a History, got {told(history)}")
-    facts = Facts(history)
-    findings = [finding for rule in RULES.values() if (finding := rule(facts)) is not None]
+    # Numbers that are not finite, and zeros to divide by, are part of what is diagnosed.
+    with np.errstate(all="ignore"):
+        facts = Facts(history)
+        findings = [finding for rule in RULES.values() if (finding := rule(facts)) is not None]
     return _ordered(findings)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onepass.monitor.diagnosis.finding import Evidence
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
 __all__ = ["FEW", "Facts", "Recorded", "finite", "median_of", "smoothed"]
 
-Array = NDArray[np.float64]
 # Fewer steps than these show a start, no course.
 FEW = 40
 # Modules whose channels or units share their own statistics of the batch.
@@ -55,6 +58,11 @@ class Facts:
         """The number of recorded steps."""
         self.step = self._steps.get("step", np.arange(1, self.count + 1))
 
+    @property
+    def steps_taken(self) -> int:
+        """The number of the last recorded step; more than are recorded where a monitor records every tenth."""
+        return max(self.count, int(self.step[-1])) if self.count else 0
+
     def column(self, name: str) -> Array:
         """Returns a column of the steps that has one number a step; nan where nothing is recorded."""
         values = self._steps.get(name)
@@ -92,7 +100,19 @@ class Facts:
     def lr(self) -> Array:
         """The largest rate of a param group, for each step."""
         values = self.groups("lr")
-        return np.where(np.isnan(values).all(axis=1), np.nan, np.nanmax(np.nan_to_num(values, nan=-1.0), axis=1))
+        known = np.where(np.isnan(values), -np.inf, values).max(axis=1, initial=-np.inf)
+        return np.where(np.isfinite(known), known, np.nan)
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether losses of steps are recorded, finite or not."""
+        return self.count > 0 and "loss" in self._steps
+
+    @property
+    def largest_lr(self) -> float:
+        """The largest rate of the run; nan if none is recorded."""
+        known = finite(self.lr)
+        return float(known.max()) if len(known) else float("nan")
 
     @cached_property
     def grad_norm(self) -> Array:
@@ -204,7 +224,7 @@ class Facts:
     @cached_property
     def first_loss(self) -> float:
         """The loss of the first step, which no update has changed; nan if there is none."""
-        return float(self.loss[0]) if self.count else float("nan")
+        return _number(self.loss[0] if self.count else np.nan)
 
     @cached_property
     def last_loss(self) -> float:
@@ -233,7 +253,7 @@ class Facts:
     def early_ratio(self) -> float:
         """The largest update ratio of the first 10 steps; nan if none is recorded."""
         known = finite(self.update_ratio[:10])
-        return float(known.max()) if len(known) else float("nan")
+        return _number(known.max() if len(known) else np.nan)
 
     @property
     def has_learned(self) -> bool:
@@ -286,15 +306,21 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _number(value: Any) -> float:
+    """A float of numpy: dividing it by 0 is no error."""
+    number: float = np.float64(value)
+    return number
+
+
 def finite(values: Array) -> Array:
     """Returns the finite ones of some numbers."""
     return values[np.isfinite(values)]
 
 
 def median_of(values: Array) -> float:
-    """Returns the median of the finite ones; nan if there is none."""
+    """Returns the median of the finite ones; nan if there is none. A division of it by 0 is no error."""
     known = finite(values)
-    return float(np.median(known)) if len(known) else float("nan")
+    return _number(np.median(known) if len(known) else np.nan)
 
 
 def smoothed(values: Array, window: int) -> Array:

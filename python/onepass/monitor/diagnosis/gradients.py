@@ -9,15 +9,8 @@ from onepass.monitor.diagnosis.facts import Facts, finite, median_of
 from onepass.monitor.diagnosis.finding import Cure, Evidence, Finding
 from onepass.monitor.diagnosis.rule import Limits, found, rule
 
-_SQUASHING = ("Sigmoid", "Tanh")
-
-
-def _profile(facts: Facts) -> tuple[list[str], list[float], list[float]]:
-    """The layers that have weights, in the model's order; of each the median norm of its gradients, and the first."""
-    names = [name for name in facts.layers_with("grad_norm") if not facts.types.get(name, "").endswith("Norm")]
-    names = [name for name in names if name not in facts.norms]
-    values = [facts.layer(name, "grad_norm")[1] for name in names]
-    return names, [median_of(one) for one in values], [float(one[0]) for one in values]
+# The largest slope of activations that level off.
+_SLOPES = {"Sigmoid": 0.25, "Tanh": 1.0, "Softsign": 1.0, "Hardsigmoid": 1 / 6, "Hardtanh": 1.0}
 
 
 @rule(
@@ -28,53 +21,45 @@ def _profile(facts: Facts) -> tuple[list[str], list[float], list[float]]:
     explains=("plateau", "learning_rate_too_low", "lost_updates"),
     ratio=(
         1e-3,
-        "gradient norm of the first layer / that of the last",
+        "gradient norm of the first layer / of the last",
         "a well scaled net has 0.1 to 10 (Glorot 2010)",
     ),
-    stuck=(0.9, "last loss / first loss", "above, the net has learned nothing but the frequencies of the classes"),
+    stuck=(0.9, "last loss / first loss, for high confidence", "above, nothing has been learned"),
 )
 def vanishing_gradients(facts: Facts, limit: Limits) -> Finding | None:
-    """Compares the gradients of the first layer with those of the last."""
-    names, norms, first = _profile(facts)
-    if len(names) < 3 or not norms[-1] > 0:
+    """Compares the gradients of the first layer with those of the last, at first and over the run."""
+    names = [name for name in facts.layers_with("grad_norm") if "Norm" not in facts.types.get(name, "")]
+    if len(names) < 3:
+        return None
+    first, last = (facts.layer(name, "grad_norm")[1] for name in (names[0], names[-1]))
+    usual_first, usual_last = median_of(first), median_of(last)
+    if not (usual_last > 0 and last[0] > 0):
         return None
     # What is so from the start is the network's; what comes later may be the damage of something else.
-    ratio = max(norms[0] / norms[-1], first[0] / first[-1] if first[-1] > 0 else 1.0)
+    ratio = max(usual_first / usual_last, float(first[0] / last[0]))
     if not ratio < limit.ratio:
         return None
     left = facts.last_loss / facts.first_loss
+    text = f"the gradients of {names[0]} have the norm {usual_first:.1e}, those of {names[-1]} {usual_last:.1e}"
+    values = {"ratio": ratio, "first": usual_first, "last": usual_last}
     evidence = [
-        Evidence(
-            f"the gradients of {names[0]} have the norm {norms[0]:.1e}, those of {names[-1]} {norms[-1]:.1e}",
-            {"ratio": ratio, "first": norms[0], "last": norms[-1]},
-            layers=(names[0], names[-1]),
-        ),
+        Evidence(text, values, layers=(names[0], names[-1])),
         Evidence(f"the loss is {left:.0%} of the first", {"left": left}),
     ]
-    squashing = [name for name, kind in facts.types.items() if kind in _SQUASHING]
     cure = []
+    squashing = [name for name, kind in facts.types.items() if kind in _SLOPES]
     if squashing:
         kind = facts.types[squashing[0]]
-        evidence.append(
-            Evidence(
-                f"{len(squashing)} layers are {kind}, whose slope is at most {0.25 if kind == 'Sigmoid' else 1}",
-                layers=tuple(squashing),
-            )
-        )
-        cure.append(
-            Cure(
-                f"Use ReLU instead of {kind}.",
-                f'model.set_submodule("{squashing[0]}", nn.ReLU())  # and the other {len(squashing) - 1}',
-            )
-        )
+        text = f"{len(squashing)} layers are {kind}, whose slope is at most {_SLOPES[kind]:.2g}"
+        evidence.append(Evidence(text, layers=tuple(squashing)))
+        line = f'model.set_submodule("{squashing[0]}", nn.ReLU())  # and the other {len(squashing) - 1}'
+        cure.append(Cure(f"Use ReLU instead of {kind}.", line))
+    layer = f'model.get_submodule("{names[0]}")'
     cure += [
-        Cure(
-            "Initialise for the activation (He for ReLU, Glorot for tanh).",
-            f'nn.init.kaiming_normal_(model.get_submodule("{names[0]}").weight)  # and all other layers',
-        ),
+        cures.initialise(names[0]),
         Cure(
             "Normalise between the layers.",
-            f'model.set_submodule("{names[0]}", nn.Sequential(model.get_submodule("{names[0]}"), nn.LazyBatchNorm1d()))',
+            f'model.set_submodule("{names[0]}", nn.Sequential({layer}, nn.LazyBatchNorm1d()))',
         ),
         Cure("Add residual connections.", "x = x + block(x)"),
     ]
@@ -95,56 +80,41 @@ def vanishing_gradients(facts: Facts, limit: Limits) -> Finding | None:
         "generalization_gap",
         "overconfidence",
     ),
-    start=(5.0, "gradient norm / parameter norm of the first step", "a well scaled net has below 1 there"),
+    start=(5.0, "gradient norm / parameter norm of the first step", "a well scaled net has below 1"),
     leap=(100.0, "largest gradient norm / median", "Pascanu et al. clip at a few times the average"),
+    calm=(0.1, "update ratio before a leap, at most", "after larger steps a leap is the rate's doing"),
 )
 def exploding_gradients(facts: Facts, limit: Limits) -> Finding | None:
     """Looks at the first gradients, which no rate has spoilt yet, and at leaps later."""
     norms = facts.grad_norm
     if not facts.count or np.isnan(norms).all():
         return None
-    first = float(norms[0] / facts.param_norm[0]) if facts.param_norm[0] > 0 else float("nan")
+    size, known = float(facts.param_norm[0]), finite(norms)
+    first = float(norms[0]) / size if size > 0 else float("nan")
     usual = median_of(norms)
-    known = finite(norms)
-    leap = float(known.max()) / usual if len(known) and usual > 0 else float("nan")
-    at_start = first > limit.start or np.isinf(norms[0])
-    is_scaled = bool(facts.run.get("scaler"))
-    # After a step that replaced the weights, large gradients are the rate's doing.
+    leap = float(known.max()) / usual if len(known) and usual > 0 else 0.0
     where = int(np.nanargmax(norms))
     before = finite(facts.update_ratio[:where])
-    is_rates = facts.has_damaged_itself or (len(before) > 0 and float(before.max()) > 0.1)
-    leaps = facts.count >= 20 and leap > limit.leap and not is_scaled and not is_rates
-    if not (at_start or leaps):
+    is_calm = facts.early_ratio < limit.calm and (not len(before) or float(before.max()) < limit.calm)
+    starts = first > limit.start or (np.isinf(norms[0]) and not facts.run.get("scaler"))
+    leaps = facts.count >= 20 and leap > limit.leap and is_calm and not facts.run.get("scaler")
+    if not (starts or leaps):
         return None
     evidence = []
-    if at_start:
-        evidence.append(
-            Evidence(
-                f"the first gradients have the norm {norms[0]:.3g}, the weights {facts.param_norm[0]:.3g}",
-                {"ratio": first},
-                (1, 1),
-            )
-        )
-        evidence.append(Evidence(f"the first loss is {facts.first_loss:.3g}", {"loss": facts.first_loss}, (1, 1)))
+    if starts:
+        text = f"the first gradients have the norm {norms[0]:.3g}, the weights {size:.3g}"
+        evidence.append(Evidence(text, {"ratio": first}, (1, 1)))
+        text = f"the first loss is {facts.first_loss:.3g}"
+        evidence.append(Evidence(text, {"loss": facts.first_loss}, (1, 1)))
     if leaps:
         step = int(facts.step[where])
-        evidence.append(
-            Evidence(
-                f"the norm of the gradients leaps to {known.max():.3g}, {leap:.0f} times the median",
-                {"leap": leap},
-                (step, step),
-            )
-        )
+        text = f"the norm of the gradients leaps to {known.max():.3g}, {leap:.0f} times the median"
+        evidence.append(Evidence(text, {"leap": leap}, (step, step)))
     names = facts.layers_with("grad_norm")
-    cure = [
-        cures.clip(facts),
-        Cure(
-            "Initialise for the activation: each layer should keep the variance of its input.",
-            f'nn.init.kaiming_normal_(model.get_submodule("{names[0] if names else "0"}").weight)  # and all other layers',
-        ),
-        cures.lower_rate(facts),
-    ]
-    return found("exploding_gradients", "high" if at_start else "medium", evidence, cure)
+    layer = [cures.initialise(names[0])] if names else []
+    cure = [*layer, cures.clip(facts)] if starts else [cures.clip(facts), *layer]
+    confidence = "high" if starts else "medium"
+    return found("exploding_gradients", confidence, evidence, [*cure, cures.lower_rate(facts)])
 
 
 @rule(
@@ -155,47 +125,35 @@ def exploding_gradients(facts: Facts, limit: Limits) -> Finding | None:
     explains=(
         "divergence",
         "learning_rate_too_high",
-        "exploding_gradients",
+        "learning_rate_too_low",
         "no_warmup",
+        "exploding_gradients",
         "dead_units",
+        "vanishing_gradients",
         "plateau",
         "generalization_gap",
         "overconfidence",
         "label_noise",
         "scaler_thrashing",
-        "learning_rate_too_low",
     ),
     growth=(
-        5.0,
-        "gradient norm after a tenth of the run / that of the first steps",
-        "the sum of n like gradients has n times the norm",
+        3.0,
+        "largest gradient norm of the first tenth / of the first 3 steps",
+        "a sum of n has up to n times",
     ),
 )
 def missing_zero_grad(facts: Facts, limit: Limits) -> Finding | None:
-    """Takes the monitor's event."""
+    """Takes the monitor's event, and looks whether the gradients grow."""
     seen = [event for event in facts.events if event.get("name") == "missing_zero_grad"]
     if not seen:
         return None
     step = int(seen[0].get("step", 0))
-    evidence = [
-        Evidence(
-            f"after step {step} the gradients are still there when the next forward pass begins",
-            {"events": len(seen)},
-            (step, step),
-        )
-    ]
-    tenth = max(2, facts.count // 10)
-    begin, later = (
-        median_of(facts.grad_norm[:3]),
-        float(np.nanmax(facts.grad_norm[:tenth], initial=np.nan)) if facts.count else float("nan"),
-    )
-    if later > limit.growth * begin:
-        evidence.append(
-            Evidence(
-                f"their norm grows from {begin:.3g} to {later:.3g} in the first {tenth} steps",
-                {"growth": later / begin},
-                (1, tenth),
-            )
-        )
+    text = f"at step {step} the gradients of the step before are still there when the backward pass adds to them"
+    evidence = [Evidence(text, {"events": float(len(seen))}, (step, step))]
+    tenth = max(5, facts.count // 10)
+    begin, known = median_of(facts.grad_norm[:3]), finite(facts.grad_norm[:tenth])
+    if len(known) and known.max() > limit.growth * begin:
+        text = f"their norm grows from {begin:.3g} to {known.max():.3g} in the first {tenth} steps"
+        evidence.append(Evidence(text, {"growth": float(known.max()) / begin}, (1, tenth)))
     line = "optimizer.step(zero_grad=True)" if facts.is_ours else "optimizer.zero_grad()  # before loss.backward()"
     return found("missing_zero_grad", "high", evidence, [Cure("Zero the gradients once a step.", line)])

@@ -20,10 +20,11 @@ from onepass.monitor.diagnosis.rule import Limits, found, rule
     explains=("plateau", "vanishing_gradients", "learning_rate_too_low"),
     share=(
         0.5,
-        "median share of dead units of a layer in the second half of the run",
+        "median share of dead units in the second half",
         "CS231n: 40 % can die at a rate that is too high",
     ),
-    start=(0.3, "the same at the first step", "if they were dead from the start the rate is not the cause"),
+    start=(0.3, "the same at the first record, for high confidence", "below, something later killed them"),
+    most=(0.9, "the same of one layer, if fewer than half of the layers are so", "little passes this layer"),
 )
 def dead_units(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for layers whose units are mostly dead."""
@@ -35,70 +36,67 @@ def dead_units(facts: Facts, limit: Limits) -> Finding | None:
     if not dead:
         return None
     worst = max(dead, key=lambda name: dead[name])
-    from_start = starts[worst] > limit.start
-    text = f"{dead[worst]:.0%} of the units of {worst} are 0 for the whole batch"
-    text += (
-        f", {starts[worst]:.0%} of them from the first step on"
-        if from_start
-        else f"; at the first step {starts[worst]:.0%} were"
+    text = (
+        f"{dead[worst]:.0%} of the units of {worst} are 0 for the whole batch; {starts[worst]:.0%} were at first"
     )
     evidence = [Evidence(text, {"share": dead[worst], "first": starts[worst]}, layers=tuple(dead))]
-    many = len(dead) * 2 >= len(shares) or dead[worst] > 0.9
     leaky = Cure("Use an activation with a slope below 0.", f'model.set_submodule("{worst}", nn.LeakyReLU(0.01))')
-    first = Cure(
-        "Initialise biases with 0, and weights for ReLU.",
-        "nn.init.zeros_(layer.bias); nn.init.kaiming_normal_(layer.weight)  # the layer before it",
-    )
     norm = Cure(
-        "Put a batch norm before the ReLU: its bias begins at 0 and half of the batch passes.",
+        "Put a batch norm before the ReLU: half of the batch then passes.",
         f'model.set_submodule("{worst}", nn.Sequential(nn.LazyBatchNorm1d(), nn.ReLU()))',
     )
-    cure = [first, leaky, norm] if from_start else [cures.lower_rate(facts), leaky, norm]
-    is_harmless = facts.is_learning_finished
-    confidence = "low" if is_harmless else "high" if many and from_start else "medium"
-    return found("dead_units", confidence, evidence, cure)
+    before = _layer_before(facts, worst)
+    zero = Cure("Begin with biases of 0.", f'nn.init.zeros_(model.get_submodule("{before}").bias)')
+    from_start = starts[worst] > limit.start
+    cure = [zero, cures.initialise(before), leaky, norm] if from_start else [cures.lower_rate(facts), leaky, norm]
+    if facts.is_learning_finished:
+        return found("dead_units", "low", evidence, cure)
+    many = len(dead) * 2 >= len(shares) or dead[worst] > limit.most
+    return found("dead_units", "high" if many and from_start else "medium", evidence, cure)
+
+
+def _layer_before(facts: Facts, name: str) -> str:
+    """The last layer before this one that has weights; the layer itself if there is none."""
+    names = list(facts.types)
+    weighted = set(facts.layers_with("grad_norm"))
+    found_before = [one for one in names[: names.index(name) if name in names else 0] if one in weighted]
+    return found_before[-1] if found_before else name
 
 
 @rule(
     "network",
-    "Weight decay shrinks the weights of norms and biases, which it was not made for.",
+    "Weight decay shrinks the weights of norms and biases, for which it was not made.",
     severity=0.9,
-    source="Goyal et al. 2017, section 5.3; He et al. 2019 ('bag of tricks'), section 3.1; Loshchilov and Hutter 2019",
-    explains=("plateau", "learning_rate_too_low"),
-    shrink=(
-        0.5,
-        "1 - exp(-sum of rate times decay), by how much decay alone shrinks a weight in the run",
-        "half of each norm's weight is gone",
-    ),
+    source="Goyal et al. 2017, section 5.3; He et al. 2019 (bag of tricks), section 3.1",
+    explains=("plateau", "learning_rate_too_low", "overconfidence"),
+    shrink=(0.5, "1 - exp(-sum of rate times decay)", "decay halves each such weight that nothing holds"),
+    most=(0.8, "the same, for high confidence", "a fifth of the weight would be left"),
+    least=(0.05, "the same, for low confidence", "below, it does not matter in this run"),
 )
 def decay_on_norms(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for decay on norms and biases, and computes by how much it shrinks them."""
-    rates = facts.groups("lr")
-    worst, decay = 0.0, 0.0
+    rates, worst, decay = facts.groups("lr"), 0.0, 0.0
     for place, group in enumerate(facts.optimizer_groups):
-        if group.get("decays_norms_or_biases") and group.get("weight_decay"):
-            total = float(np.nansum(rates[:, min(place, rates.shape[1] - 1)])) * float(group["weight_decay"])
-            if isinstance(group.get("momentum"), (int, float)) and group["momentum"] < 1:
-                total /= 1 - float(group["momentum"])
-            if total > worst:
-                worst, decay = total, float(group["weight_decay"])
+        if not group.get("decays_norms_or_biases") or not facts.count:
+            continue
+        rate = float(np.nan_to_num(rates[:, min(place, rates.shape[1] - 1)]).mean())
+        total = rate * facts.steps_taken * float(group.get("weight_decay") or 0)
+        momentum = group.get("momentum")
+        if isinstance(momentum, (int, float)) and momentum < 1:
+            total /= 1 - momentum
+        if total > worst:
+            worst, decay = total, float(group["weight_decay"])
     shrink = 1 - math.exp(-worst)
-    if not decay or not facts.has_layer("Norm") or shrink < limit.shrink / 10:
+    if not facts.has_layer("Norm") or shrink < limit.least:
         return None
-    evidence = [
-        Evidence(
-            f"weight decay {decay:g} acts on norms and biases, and shrinks a weight by {shrink:.0%} in the run",
-            {"weight_decay": decay, "shrink": shrink},
-            layers=tuple(facts.norms),
-        )
-    ]
+    text = (
+        f"weight decay {decay:g} acts on norms and biases; by itself it shrinks them by {shrink:.0%} in this run"
+    )
+    evidence = [Evidence(text, {"weight_decay": decay, "shrink": shrink}, layers=tuple(facts.norms))]
+    groups = f"onepass.optim.no_decay_groups(model, {decay:g})[0]"
     cure = [
-        Cure(
-            "Exempt norms and biases.",
-            f"optimizer = {facts.optimizer}(onepass.optim.no_decay_groups(model, {decay:g})[0], lr={facts.base_lr:.2g})",
-        ),
+        Cure("Exempt norms and biases.", cures.optimizer_with(facts, parameters=groups, weight_decay=None)),
         Cure("Decay less.", cures.optimizer_with(facts, weight_decay=decay / 10)),
     ]
-    return found(
-        "decay_on_norms", "high" if shrink > 0.8 else "medium" if shrink > limit.shrink else "low", evidence, cure
-    )
+    confidence = "high" if shrink > limit.most else "medium" if shrink > limit.shrink else "low"
+    return found("decay_on_norms", confidence, evidence, cure)

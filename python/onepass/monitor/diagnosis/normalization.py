@@ -8,20 +8,16 @@ from onepass.monitor.diagnosis.facts import Facts, finite, median_of
 from onepass.monitor.diagnosis.finding import Cure, Evidence, Finding
 from onepass.monitor.diagnosis.rule import Limits, found, rule
 
+_DISTANCE = "median distance of batch and running statistics, in deviations"
+
 
 def _distances(facts: Facts) -> dict[str, float]:
-    """Of each batch norm how far the batch's statistics are from the running ones, in the second half of the run."""
+    """Returns for each batch norm its batches' distance from the running statistics, in the second half."""
     made = {}
     for name in facts.layers_with("running_distance"):
         _, values = facts.layer(name, "running_distance")
         made[name] = median_of(values[len(values) // 2 :])
     return made
-
-
-def _loss_gap(facts: Facts) -> tuple[float, float]:
-    """The last loss in training mode, and the last validation loss."""
-    known = finite(facts.epoch_column("val_loss"))
-    return facts.last_loss, float(known[-1]) if len(known) else float("nan")
 
 
 @rule(
@@ -30,72 +26,52 @@ def _loss_gap(facts: Facts) -> tuple[float, float]:
     severity=0.95,
     source="Ioffe and Szegedy 2015, section 3.1; torch.nn.BatchNorm2d, momentum; Wu and Johnson 2021, section 3",
     explains=("generalization_gap", "overconfidence", "label_noise"),
-    remembered=(
-        0.05,
-        "(1 - momentum)^steps, the weight of the initial 0 and 1",
-        "by then they should be forgotten",
-    ),
-    distance=(
-        0.5,
-        "distance of batch and running statistics in deviations",
-        "batches of 8 and more scatter by sqrt(1.5 / 8) = 0.43",
-    ),
-    gap=(
-        2.0,
-        "validation loss / loss in training mode",
-        "the two modes differ only in the statistics and what generalisation costs",
-    ),
+    remembered=(0.05, "(1 - momentum)^steps: weight of the initial 0 and 1", "by then they should be forgotten"),
+    distance=(0.5, _DISTANCE, "n values scatter by sqrt(1.5 / n), 8 by 0.43"),
+    batch=(8.0, "examples of a batch, at least", "below, batches scatter that much by themselves"),
+    gap=(2.0, "validation loss / loss in training mode", "generalisation costs less while statistics agree"),
 )
 def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for running statistics that are far from the batches', or that have not had the time to follow."""
     if not facts.norms or facts.count < 20:
         return None
-    momentum = [facts.layer_settings(name).get("momentum") for name in facts.norms]
-    known = [float(one) for one in momentum if isinstance(one, (int, float))]
-    remembered = (1 - min(known)) ** facts.count if known else float("nan")
+    known = [one for one in (facts.layer_settings(name).get("momentum") for name in facts.norms) if one]
+    momentum = min((float(one) for one in known), default=float("nan"))
+    remembered = (1 - momentum) ** facts.steps_taken
     far = {name: one for name, one in _distances(facts).items() if one > limit.distance}
-    train, val = _loss_gap(facts)
-    gap = val / train if train > 0 else float("nan")
-    is_stale = remembered > limit.remembered
-    is_far = len(far) * 2 >= len(facts.norms) and not facts.batch < 8
-    if not (is_far and (is_stale or gap > limit.gap)) and not (is_stale and gap > limit.gap):
+    val = finite(facts.epoch_column("val_loss"))
+    gap = float(val[-1]) / facts.last_loss if len(val) and facts.last_loss > 0 else float("nan")
+    is_stale, is_worse = remembered > limit.remembered, gap > limit.gap
+    is_far = len(far) * 2 >= len(facts.norms) and not facts.batch < limit.batch
+    # Without a validation loss the distance has to do by itself.
+    if is_far + is_stale + (is_worse or not len(val)) < 2 or not (is_far or is_stale):
         return None
     evidence = []
     if far:
         worst = max(far, key=lambda name: far[name])
-        evidence.append(
-            Evidence(
-                f"the running statistics of {worst} are {far[worst]:.2g} deviations from those of the batches",
-                {"distance": far[worst]},
-                layers=tuple(far),
-            )
-        )
+        text = f"the running statistics of {worst} are {far[worst]:.2g} deviations from those of the batches"
+        evidence.append(Evidence(text, {"distance": far[worst]}, layers=tuple(far)))
     if is_stale:
-        evidence.append(
-            Evidence(
-                f"with momentum {min(known):g} the initial statistics still count {remembered:.0%} after {facts.count} steps",
-                {"momentum": min(known), "remembered": remembered},
-            )
-        )
-    if gap > limit.gap:
-        evidence.append(
-            Evidence(
-                f"the validation loss is {val:.3g}, the loss in training mode {train:.3g}",
-                {"val_loss": val, "loss": train},
-            )
-        )
+        text = f"with momentum {momentum:g} the initial statistics still count {remembered:.0%}"
+        text += f" after {facts.steps_taken} steps"
+        evidence.append(Evidence(text, {"momentum": momentum, "remembered": remembered}))
+    if is_worse:
+        text = f"the validation loss is {val[-1]:.3g}, the loss in training mode {facts.last_loss:.3g}"
+        evidence.append(Evidence(text, {"val_loss": float(val[-1]), "loss": facts.last_loss}))
+    name = facts.norms[0]
     cure = [
         Cure(
             "Let the statistics follow faster: torch's momentum is 0.1.",
-            "for m in model.modules():\n    if isinstance(m, nn.modules.batchnorm._BatchNorm):\n        m.momentum = 0.1",
+            f'model.get_submodule("{name}").momentum = 0.1  # and the other {len(facts.norms) - 1}',
         ),
         Cure(
             "Compute them again from the data before evaluation (precise batch norm).",
             "torch.optim.swa_utils.update_bn(train_loader, model)",
         ),
     ]
-    sure = sum((bool(far) and is_far, is_stale, gap > limit.gap))
-    return found("stale_running_statistics", "high" if sure >= 2 and is_far else "medium", evidence, cure)
+    return found(
+        "stale_running_statistics", "high" if is_far and (is_stale or is_worse) else "medium", evidence, cure
+    )
 
 
 @rule(
@@ -106,59 +82,46 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     explains=(
         "generalization_gap",
         "plateau",
+        "exploding_gradients",
         "stale_running_statistics",
         "learning_rate_too_high",
         "learning_rate_too_low",
         "label_noise",
         "no_warmup",
     ),
-    batch=(6.0, "examples of a batch", "Wu and He 2018: the error grows below 8"),
-    distance=(
-        0.6,
-        "distance of batch and running statistics in deviations",
-        "n values scatter by sqrt(1.5 / n): 4 by 0.61",
-    ),
+    batch=(6.0, "examples of a batch", "the error grows below 8 (Wu and He 2018)"),
+    distance=(0.6, _DISTANCE, "n values scatter by sqrt(1.5 / n), 4 by 0.61"),
 )
 def small_batch_statistics(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for small batches, and batch statistics that scatter about the running ones."""
-    if not facts.norms:
-        return None
     batch = facts.batch
-    far = {name: one for name, one in _distances(facts).items() if one > limit.distance}
-    if not batch < limit.batch and not (math.isnan(batch) and far):
+    if not facts.norms or not batch < limit.batch:
         return None
-    if not far:
-        if not batch < limit.batch / 2:
-            return None
-        evidence = [Evidence(f"a batch has {batch:g} examples", {"batch": batch}, layers=tuple(facts.norms))]
-        return found("small_batch_statistics", "low", evidence, _cures_of_small(facts))
-    worst = max(far, key=lambda name: far[name])
-    evidence = [
-        Evidence(
-            f"a batch has {batch:g} examples; its statistics in {worst} are {far[worst]:.2g} deviations from the running ones",
-            {"batch": batch, "distance": far[worst]},
-            layers=tuple(far),
-        )
-    ]
-    many = len(far) * 2 >= len(facts.norms)
-    return found(
-        "small_batch_statistics",
-        "high" if many and batch < limit.batch else "medium",
-        evidence,
-        _cures_of_small(facts),
-    )
-
-
-def _cures_of_small(facts: Facts) -> list[Cure]:
+    far = {name: one for name, one in _distances(facts).items() if one > limit.distance}
+    text, values = f"a batch has {batch:g} examples", {"batch": batch}
+    if far:
+        worst = max(far, key=lambda name: far[name])
+        text += f"; its statistics in {worst} are {far[worst]:.2g} deviations from the running ones"
+        values["distance"] = far[worst]
+    evidence = [Evidence(text, values, layers=tuple(far or facts.norms))]
+    confidence = "low" if not far else "high" if len(far) * 2 >= len(facts.norms) else "medium"
     name = facts.norms[0]
-    return [
+    groups = f"nn.GroupNorm({_groups_of(facts, name)})"
+    cure = [
         Cure(
-            "Use larger batches (32 and more); activation checkpointing makes room.",
+            "Use larger batches, 32 and more; activation checkpointing makes room.",
             "loader = DataLoader(dataset, batch_size=32, shuffle=True)",
         ),
-        Cure(
-            "Normalise by groups of channels, which need no batch.",
-            f'norm = model.get_submodule("{name}"); model.set_submodule("{name}", nn.GroupNorm(min(8, norm.num_features), norm.num_features))',
-        ),
-        Cure("Share statistics over the processes.", "model = nn.SyncBatchNorm.convert_sync_batchnorm(model)"),
+        Cure("Normalise by groups of channels.", f'model.set_submodule("{name}", {groups})  # and the others'),
+        Cure("Share the statistics of all processes.", "model = nn.SyncBatchNorm.convert_sync_batchnorm(model)"),
     ]
+    return found("small_batch_statistics", confidence, evidence, cure)
+
+
+def _groups_of(facts: Facts, name: str) -> str:
+    """The arguments of a GroupNorm: up to 8 groups, by the weight and the bias that the header counts."""
+    parameters = facts.layer_settings(name).get("parameters")
+    if not isinstance(parameters, int) or parameters < 2:
+        return "8, channels"
+    channels = parameters // 2
+    return f"{math.gcd(8, channels)}, {channels}"

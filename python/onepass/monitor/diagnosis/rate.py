@@ -66,26 +66,29 @@ def learning_rate_too_high(facts: Facts, limit: Limits) -> Finding | None:
     source=f"Smith 2017, section 3.3; {_CS231N}",
     explains=("plateau",),
     ratio=(5e-4, f"median {_RATIO}", "half of CS231n's rule of thumb of 0.001"),
+    path=(0.1, "that ratio times the steps", "the weights cannot have moved by more than a tenth of themselves"),
     left=(0.4, "last loss / first loss", "a run that learns has passed the steepest part by its end"),
     pace=(0.15, "share of the whole fall that is in the last quarter", "an even fall has 0.25; a bent one less"),
 )
 def learning_rate_too_low(facts: Facts, limit: Limits) -> Finding | None:
-    """Looks for small updates and a loss that still falls at an even pace."""
+    """Looks for small updates, and a loss that still falls at an even pace or weights that have hardly moved."""
     if facts.count < FEW or facts.is_learning_finished:
         return None
     ratio, course = median_of(facts.update_ratio), facts.course
+    left, path = facts.last_loss / facts.first_loss, ratio * facts.steps_taken
     whole = float(course[0] - course[-1])
     pace = float(course[5] - course[-1]) / whole if whole > 0 else 0.0
-    left = facts.last_loss / facts.first_loss
-    if not (ratio < limit.ratio and left > limit.left and pace > limit.pace):
+    if not (ratio < limit.ratio and left > limit.left and (pace > limit.pace or path < limit.path)):
         return None
     evidence = [
         Evidence(f"a step changes the weights by {ratio:.1e} of their norm (1e-3 is usual)", {"ratio": ratio}),
-        Evidence(
-            f"the loss is still {left:.0%} of the first, and {pace:.0%} of its fall is in the last quarter",
-            {"left": left, "pace": pace},
-        ),
+        Evidence(f"the loss is still {left:.0%} of the first", {"left": left}),
     ]
+    if path < limit.path:
+        text = f"all steps together can have moved the weights by {path:.2%} of their norm"
+        evidence.append(Evidence(text, {"path": path}))
+    if pace > limit.pace:
+        evidence.append(Evidence(f"{pace:.0%} of the fall of the loss is in the last quarter", {"pace": pace}))
     epochs = 4 * max(1, len(facts.epoch_column("epoch")))
     longer = Cure("Train longer, if a higher rate does not work.", f"epochs = {epochs}")
     confidence = "high" if ratio < limit.ratio / 2 else "medium"

@@ -198,6 +198,8 @@ class PartlyFused(GroupedOptimizer):
         Returns whether the step was taken.
         """
         self._check_unfused(tail, apart)
+        if tail.memory is not None:
+            tail.memory.measure(0)  # a monitor may have asked; the loop measures nothing
         decided = _Decision() if tail.memory is None else self._decide(tail)
         if not decided.skip:
             rest = self._rest_of(tail)

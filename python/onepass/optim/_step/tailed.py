@@ -44,8 +44,11 @@ class TailedOptimizer(Optimizer):
     _averages_are_in = False
     # The lock of a step; None until the first one.
     _turn: Turn | None = None
-    # Called after each step. `onepass.monitor.Monitor` sets it: a hook would make each step enter torch's wrapper.
-    _observer: Callable[[], object] | None = None
+    # What `onepass.monitor.Monitor` sets. The first is called after each step, with whether that zeroed gradients:
+    # a hook would make each step enter torch's wrapper. The second is telemetry where a step can measure, and no
+    # reason for any step to be refused, or not to be compiled.
+    _observer: Callable[[bool], object] | None = None
+    _asked_to_measure = False
 
     def _set_tail(
         self, max_grad_norm: float | None, skip_nonfinite: bool, ema_decay: float | None, telemetry: bool
@@ -89,7 +92,10 @@ class TailedOptimizer(Optimizer):
     def _has_tail(self, zero_grad: bool) -> bool:
         wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
         flags = zero_grad or self.skip_nonfinite or self.telemetry
-        return flags or any(option is not None for option in wanted)
+        if flags or any(option is not None for option in wanted):
+            return True
+        # In this order: a compiled step is not to depend on the attribute.
+        return not torch.compiler.is_compiling() and self._asked_to_measure
 
     def _scaling(self) -> tuple[float | Tensor | None, float | Tensor | None]:
         return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
@@ -124,7 +130,7 @@ class TailedOptimizer(Optimizer):
         memory = self._tail
         if memory is None or memory.control.device != device:
             memory = self._tail = TailMemory(device)
-        memory.measure(len(self.param_groups) if self.telemetry else 0)
+        memory.measure(len(self.param_groups) if self.telemetry or self._asked_to_measure else 0)
         params = (param for group in self.param_groups for param in group["params"])
         if memory.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
             memory.statistics.zero_()  # no kernel will

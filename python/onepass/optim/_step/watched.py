@@ -28,6 +28,8 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
     def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         if _is_watched(self):
             result = wrapped(self, *args, **kwargs)
+            if torch.compiler.is_compiling():
+                return result
         else:
             result = direct(self, *args, **kwargs)
             # Hooks that the step's closure has registered.
@@ -35,7 +37,7 @@ def entered_if_watched(wrapped: Callable[..., Any]) -> Callable[..., Any]:
                 hook(self, (self, *args), kwargs)
         observer = self._observer  # type: ignore[attr-defined]  # of TailedOptimizer
         if observer is not None:
-            observer()
+            observer(bool(kwargs.get("zero_grad")))
         return result
 
     # torch.optim.Optimizer leaves a class alone whose step has this mark, which no type declares.

@@ -1,0 +1,138 @@
+"""Planted faults and healthy runs: does `diagnose` name the fault first, and nothing where there is none?"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from onepass.lab.experiment import Case, Experiment, Point, Points
+from onepass.lab.faults.data import Images, sklearn_digits, small_mnist
+from onepass.lab.faults.training import Training, name_of, record
+from onepass.lab.statistics import Check, estimate
+from onepass.monitor import Finding, diagnose
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from onepass.lab.result import Result
+
+PLANTED, CURED, HEALTHY = "planted", "cured", "healthy"
+RIGHT, PLACE, CONFIDENCE, OTHERS = "right", "place of the fault", "confidence, 1 to 3", "findings above low"
+LOSS = "validation loss"
+_SETS = {"tuning": sklearn_digits, "proof": small_mnist}
+_LEVELS = {"low": 1, "medium": 2, "high": 3}
+# A share of right answers that only 1 is above, for up to 500 runs.
+_ALL = 0.998
+
+
+@dataclass(frozen=True)
+class Diagnose(Experiment):
+    """Trains small networks that have one fault each, the same ones cured, and healthy ones, and diagnoses them.
+
+    Claim: The first finding of each run with a planted fault is that fault. A healthy run has no finding above
+    low. With the cure the finding is gone.
+
+    Criterion: The share of right answers is 1 in each of the three kinds, for each seed. An answer is right if the
+    first finding is the planted one; if the cured run has no finding of that name above low; if the healthy run
+    has no finding above low.
+
+    Limits: Each fault is planted alone, in up to two small networks for digits of MNIST, and large enough to harm.
+    The thresholds were chosen by scikit-learn's digits and other networks; the seeds 100 to 102 of this set showed
+    what was missing in two rules (docs/diagnosis.md).
+
+    Source: The issue that asked for it: at least 15 faults with three seeds, at least 8 healthy runs.
+    """
+
+    name: ClassVar[str] = "diagnose"
+    seeds: ClassVar[int] = 2
+    long_seeds: ClassVar[int] = 3
+    set: str = "proof"
+    only: tuple[str, ...] = ()
+    """The names of the trainings; empty for all."""
+
+    def _trainings(self) -> Iterator[tuple[Case, Training]]:
+        module: Any = importlib.import_module(f"onepass.lab.faults.{self.set}")
+        for key, fault in module.PLANTED.items():
+            for kind, training in ((PLANTED, fault.faulty), (CURED, fault.cured)):
+                if training is not None and (not self.only or key in self.only):
+                    yield {"kind": kind, "training": key}, training
+        for key, training in module.HEALTHY.items():
+            if not self.only or key in self.only:
+                yield {"kind": HEALTHY, "training": key}, training
+
+    def cases(self) -> Sequence[Case]:
+        """Lists the trainings."""
+        return [case for case, _ in self._trainings()]
+
+    def measure(self, case: Case, seed: int) -> Iterator[Point]:
+        """Runs a training under the monitor, and diagnoses it.
+
+        Args:
+            case: The training.
+            seed: Added to the first seed of the set.
+        """
+        module: Any = importlib.import_module(f"onepass.lab.faults.{self.set}")
+        images: Images = _SETS[self.set]()
+        training = next(found for one, found in self._trainings() if one == case)
+        history = record(training, images, module.SEEDS[0] + seed)
+        values = judged(case["kind"], name_of(case["training"]), diagnose(history))
+        values[LOSS] = float(history.epochs["val_loss"][-1])
+        yield Point(seed, case, values)
+
+    def checks(self, points: Points) -> list[Check]:
+        """Computes the share of right answers of each seed.
+
+        Args:
+            points: The measurements.
+        """
+        found = []
+        seeds = sorted({point.seed for point in points})
+        for kind in (PLANTED, CURED, HEALTHY):
+            of_kind = points.where(kind=kind)
+            if of_kind:
+                rights = [[point.values[RIGHT] for point in of_kind if point.seed == seed] for seed in seeds]
+                share = estimate([sum(right) / len(right) for right in rights])
+                found.append(Check(f"share of right answers, {kind}", share, above=_ALL))
+        return found
+
+    def draw(self, result: Result, figure: Figure) -> None:
+        """Draws the share of right answers and the validation loss of each training.
+
+        Args:
+            result: What was found.
+            figure: An empty figure.
+        """
+        rows = [row for row in result.rows if row.case["kind"] != CURED]
+        names = [row.case["training"] for row in rows]
+        figure.set_size_inches(11, 2 + 0.25 * len(names))
+        share, loss = figure.subplots(1, 2, sharey=True)
+        colours = ["#d1495b" if row.case["kind"] == PLANTED else "#30638e" for row in rows]
+        share.barh(names, [row.values[RIGHT].mean for row in rows], color=colours)
+        share.set(xlabel="share of right answers", xlim=(0, 1.05))
+        share.invert_yaxis()
+        loss.scatter([row.values[LOSS].mean for row in rows], names, color=colours)
+        cured = [row for row in result.rows if row.case["kind"] == CURED and row.case["training"] in names]
+        values = [row.values[LOSS].mean for row in cured]
+        loss.scatter(values, [row.case["training"] for row in cured], facecolors="none", edgecolors="#30638e")
+        loss.set(xlabel="validation loss (red: planted, ring: cured)", xscale="log")
+
+
+def judged(kind: str, name: str, findings: list[Finding]) -> dict[str, float]:
+    """Says whether findings are right.
+
+    Args:
+        kind: `PLANTED`, `CURED` or `HEALTHY`.
+        name: The name of the planted finding.
+        findings: What was found.
+    """
+    names = [finding.name for finding in findings]
+    above_low = [finding.name for finding in findings if finding.confidence != "low"]
+    place = names.index(name) + 1 if name in names else 0
+    right = {PLANTED: place == 1, CURED: name not in above_low, HEALTHY: not above_low}[kind]
+    level = _LEVELS[findings[place - 1].confidence] if place else 0
+    return {RIGHT: float(right), PLACE: float(place), CONFIDENCE: float(level), OTHERS: float(len(above_low))}
+
+
+EXPERIMENT = Diagnose

@@ -1,0 +1,394 @@
+"""The diagnosis by histories made by hand: what each rule needs, and that nothing upsets it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import onepass
+from onepass.monitor import RULES, History, Monitor, diagnose
+from onepass.optim import SGD, AdamW
+
+Rows = list[dict[str, Any]]
+LAYERS = [("0", "Linear"), ("1", "BatchNorm1d"), ("2", "ReLU"), ("3", "Linear"), ("4", "Linear")]
+
+
+def rows_of(steps: int = 200, epochs: int = 5, **group: Any) -> Rows:
+    """A healthy run: the loss falls from 2.3 to about 0.03, and validation follows."""
+    group = {"parameters": 1000, "lr": 0.01, "weight_decay": 0.0, "momentum": 0.9, **group}
+    layers = [{"name": name, "type": kind} for name, kind in LAYERS]
+    layers[1]["momentum"] = 0.1
+    rows: Rows = [
+        {
+            "kind": "run",
+            "format": 1,
+            "model": {"class": "Sequential", "parameters": 1000, "layers": layers},
+            "optimizer": {"class": "SGD", "groups": [group]},
+            "scaler": False,
+        }
+    ]
+    loss = 2.3
+    for step in range(1, steps + 1):
+        loss = 0.02 + 2.28 * math.exp(-5 * (step - 1) / steps)
+        row = {"kind": "step", "step": step, "epoch": (step - 1) * epochs // steps, "loss": loss, "batch": 64}
+        row |= {"lr": [0.01], "grad_norm": [1.0], "param_norm": [10.0], "update_norm": [0.03], "nonfinite": [0]}
+        rows.append({**row, "lost_updates": [2], "accuracy": 1 - loss / 2.5})
+        if step == 1 or step % 20 == 0:
+            norms = {"type": "BatchNorm1d", "grad_norm": 0.1, "dead_channels": 0.0, "running_distance": 0.15}
+            seen = {name: {"type": kind, "grad_norm": 0.5, "update_ratio": 0.003} for name, kind in LAYERS}
+            seen["2"] = {"type": "ReLU", "dead_units": 0.02}
+            rows.append({"kind": "layers", "step": step, "layers": {**seen, "1": norms}})
+        if step % (steps // epochs) == 0:
+            row = {
+                "kind": "epoch",
+                "epoch": row["epoch"],
+                "step": step,
+                "train_loss": loss,
+                "val_loss": loss + 0.03,
+            }
+            row |= {"train_accuracy": 1 - loss / 2.5, "val_accuracy": 1 - loss / 2.5 - 0.01}
+            rows.append({**row, "val_calibration_error": 0.01, "val_confidence": 0.96 - loss / 2.5})
+    return [*rows, {"kind": "end", "steps": steps, "seconds": 1.0}]
+
+
+def each(rows: Rows, kind: str) -> Rows:
+    return [row for row in rows if row["kind"] == kind]
+
+
+def found(rows: Rows) -> dict[str, str]:
+    return {finding.name: finding.confidence for finding in diagnose(History(rows))}
+
+
+def first(rows: Rows) -> str:
+    return diagnose(History(rows))[0].name
+
+
+# What each rule sees
+
+
+def test_a_healthy_run_has_no_finding():
+    assert diagnose(History(rows_of())) == []
+
+
+def test_every_name_of_the_issue_has_a_rule():
+    names = "generalization_gap learning_rate_too_high learning_rate_too_low no_warmup vanishing_gradients "
+    names += "exploding_gradients dead_units stale_running_statistics small_batch_statistics overconfidence "
+    names += "lost_updates scaler_thrashing missing_zero_grad decay_on_norms label_noise plateau divergence"
+    assert set(RULES) == set(names.split())
+
+
+def stuck(rows: Rows, at: float = 2.28) -> None:
+    for row in each(rows, "step"):
+        row["loss"], row["accuracy"] = (at if row["step"] > 1 else 2.3), 0.1
+    for row in each(rows, "epoch"):
+        row |= {
+            "train_loss": at,
+            "val_loss": at,
+            "train_accuracy": 0.1,
+            "val_accuracy": 0.1,
+            "val_confidence": 0.1,
+        }
+
+
+def plant(name: str, steps: int = 200) -> Rows:
+    """A run with the marks of one fault."""
+    rows = rows_of(steps)
+    taken, layers, epochs = (each(rows, kind) for kind in ("step", "layers", "epoch"))
+    group = rows[0]["optimizer"]["groups"][0]
+    if name == "divergence":
+        for row in taken[50:]:
+            row["loss"] = "nan"
+    elif name == "learning_rate_too_high":
+        for row in taken:
+            row["loss"], row["update_norm"] = 2.0 + 0.8 * math.sin(row["step"] / 15), [0.5]
+            row["accuracy"] = 0.3
+        for row in epochs:
+            row["train_accuracy"] = 0.3
+    elif name == "learning_rate_too_low":
+        for row in taken:
+            row["loss"], row["update_norm"], row["accuracy"] = 2.3 - 0.001 * row["step"], [0.0005], 0.2
+        for row in epochs:
+            row["train_accuracy"] = 0.2
+    elif name == "no_warmup":
+        group |= {"betas": [0.9, 0.999]}
+        for row in taken[1:8]:
+            row["loss"], row["update_norm"] = 9.0, [4.0]
+    elif name == "vanishing_gradients":
+        stuck(rows)
+        for row in layers:
+            row["layers"]["0"]["grad_norm"] = 1e-7
+    elif name == "exploding_gradients":
+        for row in taken[:20]:
+            row["grad_norm"], row["loss"] = [1e5], 300.0
+    elif name == "dead_units":
+        stuck(rows)
+        for row in layers:
+            row["layers"]["2"]["dead_units"] = 0.95
+    elif name in ("stale_running_statistics", "small_batch_statistics"):
+        for row in layers:
+            row["layers"]["1"]["running_distance"] = 2.0
+        for row in epochs if name.startswith("stale") else ():
+            row["val_loss"] = 1.5
+        for row in taken if name.startswith("small") else ():
+            row["batch"] = 2
+    elif name == "overconfidence":
+        for row in epochs:
+            row |= {"val_calibration_error": 0.08, "val_confidence": row["val_accuracy"] + 0.08}
+    elif name == "generalization_gap":
+        for place, row in enumerate(epochs):
+            row |= {"val_loss": 0.4 + 0.1 * place, "val_accuracy": 0.85}
+    elif name == "label_noise":
+        for row, val, train in zip(epochs, (0.6, 0.7, 0.68, 0.6, 0.5), (0.5, 0.65, 0.8, 0.9, 0.99), strict=True):
+            row |= {"val_accuracy": val, "train_accuracy": train, "val_loss": 3 - 2 * val}
+    elif name == "lost_updates":
+        for row in taken:
+            row["lost_updates"] = [900]
+    elif name == "scaler_thrashing":
+        for row in taken:
+            row["skipped"], row["scale"] = row["step"] // 4, 2.0 ** (16 + row["step"] % 4)
+    elif name == "missing_zero_grad":
+        rows.append({"kind": "event", "step": 2, "name": "missing_zero_grad", "text": ""})
+        for row in taken:
+            row["grad_norm"] = [float(row["step"])]
+    elif name == "decay_on_norms":
+        group |= {"weight_decay": 0.2, "decays_norms_or_biases": True}
+    elif name == "plateau":
+        stuck(rows, 1.5)
+    return rows
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_planted_fault_comes_first(name):
+    rows = plant(name)
+    findings = diagnose(History(rows))
+    assert findings[0].name == name
+    assert findings[0].confidence in ("medium", "high")
+    assert findings[0].evidence[0].text
+    assert findings[0].cures
+    weights = [finding.weight for finding in findings]
+    assert weights == sorted(weights, reverse=True)
+    json.dumps([finding.to_json() for finding in findings], allow_nan=False)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_same_from_a_file(name, tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in plant(name)))
+    assert diagnose(History.read(path)) == diagnose(History(plant(name)))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_cures_are_lines_of_python(name):
+    """Those that make an optimizer do make one."""
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
+    model = model.bfloat16() if name == "lost_updates" else model
+    seen = {"model": model, "onepass": onepass, "SGD": SGD, "AdamW": AdamW, "torch": torch}
+    for cure in itertools.chain(*(finding.cures for finding in diagnose(History(plant(name))))):
+        assert cure.text.endswith(".")
+        compile(cure.code, "cure", "exec")
+        if cure.code.startswith("optimizer = "):
+            exec(cure.code, dict(seen))
+
+
+def test_the_lines_have_the_optimizer_and_the_rate_of_the_run():
+    lower = diagnose(History(plant("learning_rate_too_high")))[0].cures[0]
+    assert lower.code == "optimizer = SGD(model.parameters(), lr=0.001, momentum=0.9)"
+
+
+def test_a_cause_comes_before_what_it_explains():
+    rows = plant("dead_units")
+    for row in each(rows, "layers"):
+        row["layers"]["0"]["grad_norm"] = 0.0
+    names = [finding.name for finding in diagnose(History(rows))]
+    assert names.index("dead_units") < names.index("vanishing_gradients") < names.index("plateau")
+
+
+@pytest.mark.parametrize("rounding", ["stochastic", "kahan"])
+def test_rounding_that_keeps_the_mean_is_no_fault(rounding):
+    rows = plant("lost_updates")
+    rows[0]["optimizer"]["groups"][0]["rounding"] = rounding
+    assert found(rows) == {"lost_updates": "low"}
+
+
+def test_warm_up_is_seen():
+    rows = plant("no_warmup")
+    for row in each(rows, "step"):
+        row["lr"] = [0.01 * min(1.0, row["step"] / 20)]
+    assert "no_warmup" not in found(rows)
+
+
+def test_regression_has_a_gap_without_accuracies():
+    rows = plant("generalization_gap")
+    for row in rows:
+        for name in [name for name in row if "accuracy" in name or "calibration" in name or "confidence" in name]:
+            del row[name]
+    assert first(rows) == "generalization_gap"
+
+
+# What upsets nothing
+
+
+def header() -> dict[str, Any]:
+    return rows_of()[0]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"kind": "run", "format": 1}],
+        [header()],
+        [header(), {"kind": "step", "step": 1, "epoch": 0, "loss": 2.3, "lr": [0.1]}],
+        [header(), {"kind": "step", "step": 1, "epoch": 0, "lr": []}],
+        [header(), {"kind": "step", "step": 1, "epoch": 0, "loss": 0.0, "lr": [0.0], "grad_norm": [0.0]}],
+        [header(), {"kind": "epoch", "epoch": 0, "step": 0, "train_loss": 1.0}],
+        [header(), {"kind": "end", "steps": 0, "seconds": 0.0}],
+        [{"kind": "run", "model": None, "optimizer": None}, *rows_of()[1:]],
+        [{"kind": "run", "model": {"layers": []}, "optimizer": {"groups": []}}, *rows_of()[1:]],
+        [{"kind": "run", "optimizer": {"groups": [{"lr": None, "momentum": "?"}]}}, *rows_of()[1:]],
+    ],
+)
+def test_nothing_to_say(rows):
+    assert diagnose(History(rows)) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_one_step_that_is_not_finite(value):
+    findings = diagnose(History([header(), {"kind": "step", "step": 1, "epoch": 0, "loss": value, "lr": [0.1]}]))
+    assert [finding.name for finding in findings] == ["divergence"]
+    assert "step 1" in findings[0].evidence[0].text
+    json.dumps(findings[0].to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("kind", ["layers", "epoch", "event", "end"])
+def test_without_a_kind_of_rows(name, kind):
+    found([row for row in plant(name) if row["kind"] != kind])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_validation_leaves_the_other_findings(name):
+    rows = plant(name)
+    for row in each(rows, "epoch"):
+        for key in [key for key in row if key.startswith("val_")]:
+            del row[key]
+    needs_validation = ("generalization_gap", "overconfidence", "label_noise")
+    assert (first(rows) == name) if name not in needs_validation else found(rows) == {}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_batch_norm(name):
+    rows = plant(name)
+    del rows[0]["model"]["layers"][1]
+    for row in each(rows, "layers"):
+        del row["layers"]["1"]
+    needs_norms = ("stale_running_statistics", "small_batch_statistics", "decay_on_norms")
+    assert first(rows) == name if name not in needs_norms else name not in found(rows)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_length(name):
+    """A history that breaks off anywhere has findings or none, and no error and no warning."""
+    rows = plant(name)
+    for length in [*range(1, 12), 30, 45, 60, 100, 150]:
+        found(rows[:length])
+
+
+def _fields(rows: Rows) -> set[tuple[str, str]]:
+    kept = ("kind", "format", "step", "epoch", "layers")
+    return {(row["kind"], name) for row in rows for name in row if name not in kept}
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("value", [None, "nan", "inf", "-inf", 0.0, -1.0])
+def test_fields_that_are_missing_or_strange(name, value):
+    rows = plant(name, steps=60)
+    for kind, name_of_field in sorted(_fields(rows)):
+        spoilt = copy.deepcopy(rows)
+        for row in each(spoilt, kind):
+            if name_of_field in row:
+                was = row.pop(name_of_field)
+                if value is not None and kind != "run":
+                    row[name_of_field] = [value] * len(was) if isinstance(was, list) else value
+        found(spoilt)
+
+
+def test_several_groups():
+    rows = plant("lost_updates")
+    group = rows[0]["optimizer"]["groups"][0]
+    rows[0]["optimizer"]["groups"] = [{**group, "parameters": 900}, {**group, "parameters": 100, "lr": 0.1}]
+    for row in each(rows, "step"):
+        row |= {
+            "lr": [0.01, 0.1],
+            "grad_norm": [1.0, 0.0],
+            "param_norm": [10.0, 1.0],
+            "update_norm": [0.03, 0.001],
+        }
+        row |= {"lost_updates": [900, 20], "nonfinite": [0, 0]}
+    finding = diagnose(History(rows))[0]
+    assert finding.name == "lost_updates"
+    assert finding.evidence[0].values["share"] == pytest.approx(0.92)
+
+
+def test_what_is_no_history():
+    for value in (None, [], {"loss": [1.0]}):
+        with pytest.raises(TypeError, match="diagnose: history must be a History, got"):
+            diagnose(value)
+
+
+def test_a_monitor_diagnoses_itself():
+    model = nn.Linear(2, 1)
+    optimizer = SGD(model.parameters(), lr=1e20)
+    with Monitor(model, optimizer) as monitor:
+        for _ in range(8):
+            loss = model(torch.ones(4, 2)).square().mean()
+            loss.backward()
+            optimizer.step(zero_grad=True)
+            monitor.log(loss=loss)
+        names = [finding.name for finding in monitor.diagnose()]
+    assert names[0] == "divergence"
+    assert str(monitor.diagnose()[0]).startswith("divergence (high): the loss is ")
+
+
+def test_diagnosing_changes_nothing():
+    history = History(plant("plateau"))
+    before = {name: np.array(column) for name, column in history.steps.items()}
+    diagnose(history)
+    assert all(np.array_equal(before[name], column) for name, column in history.steps.items())
+
+
+# What the docs show
+
+
+def test_every_rule_says_why():
+    for rule in RULES.values():
+        assert rule.thresholds, rule.name
+        assert rule.source, rule.name
+        assert 0 < rule.severity <= 1
+        assert set(rule.explains) <= set(RULES) - {rule.name}
+        for threshold in rule.thresholds.values():
+            assert min(len(threshold.meaning), len(threshold.reason)) > 8
+
+
+def test_no_two_rules_explain_each_other():
+    pairs = [(a, b) for a in RULES for b in RULES[a].explains if a in RULES[b].explains]
+    assert pairs == []
+
+
+def test_the_docs_have_every_rule():
+    """The tables of docs/diagnosis.md are made of the rules when the site is built."""
+    page = Path(__file__).parents[1] / "docs" / "diagnosis.md"
+    if not page.exists():
+        pytest.skip("needs the source tree")
+    text = page.read_text()
+    assert "<!-- results: diagnosis -->" in text
+    assert "<!-- results: diagnosis_thresholds -->" in text

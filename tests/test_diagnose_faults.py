@@ -1,0 +1,72 @@
+"""Planted faults and healthy runs, the short form of `onepass lab diagnose`: one seed of the proof set.
+
+The thresholds were not chosen by these trainings: `onepass.lab.faults.tuning` has other data, networks and seeds.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from onepass.lab.diagnose import CURED, HEALTHY, PLANTED, RIGHT, judged
+from onepass.lab.faults import proof, tuning
+from onepass.lab.faults.data import small_mnist
+from onepass.lab.faults.training import Fault, Training, name_of, record
+from onepass.monitor import RULES, Cure, Evidence, Finding, diagnose
+
+pytest.importorskip("mlxtend")
+
+SEED = proof.SEEDS[0]
+# A variant is left to the long form, and so are the cured runs that are healthy ones, too.
+MAIN = [name for name in proof.PLANTED if name == name_of(name)]
+
+
+def findings_of(training: Training) -> list[Finding]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these networks are too small for more
+    try:
+        return diagnose(record(training, small_mnist(), SEED))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_the_planted_fault_is_found_first(name):
+    findings = findings_of(proof.PLANTED[name].faulty)
+    assert judged(PLANTED, name, findings)[RIGHT], [str(finding) for finding in findings]
+    assert findings[0].confidence in ("medium", "high")
+
+
+@pytest.mark.parametrize("name", proof.HEALTHY)
+def test_a_healthy_run_has_no_finding_above_low(name):
+    findings = findings_of(proof.HEALTHY[name])
+    assert judged(HEALTHY, "", findings)[RIGHT], [str(finding) for finding in findings]
+
+
+@pytest.mark.parametrize("module", [tuning, proof])
+def test_the_sets_are_large_enough(module):
+    assert {name_of(name) for name in module.PLANTED} == set(RULES)
+    assert len(RULES) >= 15
+    assert len(module.SEEDS) == 3
+    assert len(module.HEALTHY) >= 8
+    assert all(isinstance(fault, Fault) for fault in module.PLANTED.values())
+
+
+def test_the_sets_have_nothing_in_common():
+    assert not set(tuning.SEEDS) & set(proof.SEEDS)
+    pairs = [(tuning.PLANTED[name].faulty, proof.PLANTED[name].faulty) for name in MAIN]
+    assert all(repr(a.network) != repr(b.network) or a.optimizer is not b.optimizer for a, b in pairs)
+
+
+def test_what_is_judged_right():
+    def one(name: str, confidence: str) -> Finding:
+        return Finding(name, confidence, 0.5, [Evidence("text")], [Cure("text.", "code")])
+
+    low, high = one("plateau", "low"), one("divergence", "high")
+    assert judged(PLANTED, "divergence", [high, low])[RIGHT] == 1
+    assert judged(PLANTED, "plateau", [high, low])[RIGHT] == 0
+    assert judged(PLANTED, "plateau", [])[RIGHT] == 0
+    assert judged(CURED, "divergence", [low])[RIGHT] == 1
+    assert judged(CURED, "divergence", [low, high])[RIGHT] == 0
+    assert judged(HEALTHY, "", [low])[RIGHT] == 1
+    assert judged(HEALTHY, "", [high])[RIGHT] == 0
