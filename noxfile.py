@@ -107,6 +107,19 @@ def docs_browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def report_browser(session: nox.Session) -> None:
+    """Makes a report and pages of optimizers and landscapes; tries all of their controls with Chromium and axe."""
+    folder = Path(session.create_tmp()).resolve()
+    session.install(TORCH)
+    session.install(".[demo,visualize]", "--config-settings=cmake.define.ONEPASS_CUDA=OFF")
+    session.install("playwright==1.65.2")
+    session.run("npm", "install", "--silent", "--prefix", str(folder / "npm"), "axe-core@4.14.1", external=True)
+    session.run("python", "tests/browser/make.py", str(folder / "pages"))
+    axe = folder / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+    session.run("python", "tests/browser/look.py", str(folder / "pages"), str(axe), *session.posargs)
+
+
+@nox.session(default=False)
 def gpu_check(session: nox.Session) -> None:
     """The device check, rehearsed without a GPU: its stages run the CUDA kernels on the host."""
     session.install(TORCH)

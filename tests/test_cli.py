@@ -47,7 +47,7 @@ def test_python_m_onepass_prints_the_version():
 def test_commands_are_registered():
     status, output = run("--help")
     assert status == 0
-    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range", "lab"):
+    for name in ("info", "demo", "bench", "parity", "schedule", "lr-range", "lab", "report", "visualize"):
         assert f" {name} " in output
 
 
@@ -71,12 +71,20 @@ VERBS = (
 )
 
 
+def part_commands(command: typer.core.TyperCommand) -> dict[str, typer.core.TyperCommand]:
+    """The commands below a command such as visualize."""
+    return getattr(command, "commands", {})
+
+
 def test_help_begins_with_a_verb():
     """An option reads as an order: "--seed: Seed the weights", not "--seed: Of the weights"."""
     commands = typer.main.get_command(app).commands
+    parts = {
+        f"{name} {part}": one for name, group in commands.items() for part, one in part_commands(group).items()
+    }
     texts = {
         f"{name} {option.name}": option.help
-        for name, command in commands.items()
+        for name, command in {**commands, **parts}.items()
         for option in command.params
         if option.name != "help"
     }

@@ -21,6 +21,8 @@ import torch
 
 import onepass
 import onepass.parity
+import onepass.report
+import onepass.visualize
 
 
 def public(module: types.ModuleType) -> Iterator[tuple[str, object]]:
@@ -33,7 +35,7 @@ def public(module: types.ModuleType) -> Iterator[tuple[str, object]]:
             yield f"{module.__name__}.{name}".removeprefix("onepass."), value
 
 
-PUBLIC = dict([*public(onepass), *public(onepass.parity)])
+PUBLIC = dict([*public(onepass), *public(onepass.parity), *public(onepass.report), *public(onepass.visualize)])
 # Where torch keeps what has the same name as ours.
 TORCHS = {
     "nn": ("torch.nn",),
@@ -47,6 +49,7 @@ OF_PAPERS = {
     "monitor.lr_range_test",
     "nn.mc_dropout",
     "nn.mc_predict",
+    "visualize.landscape",
     "optim.lr_scheduler.WarmupStableDecayLR",
     *(f"optim.schedules.{name}" for name in ("cosine", "cyclic", "inverse_sqrt", "one_cycle", "sqrt_decay")),
     *(f"optim.schedules.{name}" for name in ("warm_restarts", "warmup", "wsd")),

@@ -29,13 +29,16 @@ LOOPS = {
 }
 # Folders of csrc/kernels and csrc/bind: a family includes no other; in bind all stand on core.
 FAMILIES = ("optim", "norm", "loss", "dropout", "augment", "probe")
-# The parts of the package that only the command needs, and what each of them may import of the others.
+# The parts of the package that `import onepass` does not load, and what each of them may import of the others.
 TOOLS = {
     "bench": (),
     "parity": (),
     "demo": ("bench",),
     "lab": ("bench", "demo"),
-    "cli": ("bench", "parity", "demo", "lab"),
+    "visualize": ("_page",),
+    "report": ("_page",),
+    "_page": (),
+    "cli": ("bench", "parity", "demo", "lab", "visualize", "report", "_page"),
 }
 MAX_LINES = 400
 

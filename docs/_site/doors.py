@@ -13,6 +13,8 @@ MODULES = (
     "onepass.augment",
     "onepass.monitor",
     "onepass.monitor.callbacks",
+    "onepass.visualize",
+    "onepass.report",
     "onepass.parity",
     "onepass.bench",
 )

@@ -190,6 +190,33 @@ def schedule() -> str:
     return grid(heads, rows) + "\n\n" + source("schedule-cpu")
 
 
+def landscape() -> str:
+    """How many points the adaptive grid of a landscape evaluates, and how far its picture is from the full one."""
+    rows = []
+    for row in load("landscape")["results"]:
+        options = row["options"]
+        where = "principal directions" if "trajectory" in options else f"random, span {options.get('span', 1.0):g}"
+        if "batch_norm" in options:
+            where += f", statistics {options['batch_norm']}"
+        count = row["evaluations"]
+        errors = (row["largest_error"], row["mean_error"], row["largest_error_checked"])
+        shown = [f"{100 * error:.2g} %" for error in errors]
+        losses = f"{row['least_loss']:.2g} to {row['largest_loss']:.2g}"
+        rows.append(
+            [row["network"], where, losses, f"{count} of {row['full']} ({percent(count / row['full'])})", *shown]
+        )
+    heads = [
+        "network",
+        "plane",
+        "losses",
+        "evaluations",
+        "largest error",
+        "mean error",
+        "largest error in its check",
+    ]
+    return f"{grid(heads, rows)}\n\n{source('landscape')}"
+
+
 def lr_range() -> str:
     """The suggestions of the range test on the demo's network, and what training with them gives."""
     rows = []
@@ -313,6 +340,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo_augment": demo_augment,
     "schedule": schedule,
     "lr_range": lr_range,
+    "landscape": landscape,
     "dropout_statistics": dropout_statistics,
     "parity": parity,
     "peers_run": peers.what_ran,

@@ -14,7 +14,9 @@ from onepass.cli.info import info
 from onepass.cli.lab import lab
 from onepass.cli.lr_range import lr_range
 from onepass.cli.parity import parity
+from onepass.cli.report import report
 from onepass.cli.schedule import schedule
+from onepass.cli.visualize import app as visualize
 
 app = typer.Typer(
     name="onepass",
@@ -31,6 +33,8 @@ app.command()(schedule)
 app.command()(lr_range)
 app.command()(lab)
 app.command()(augment)
+app.command()(report)
+app.add_typer(visualize)
 
 
 def _print_version(wanted: bool) -> None:
