@@ -10,7 +10,14 @@ from onepass.monitor.diagnosis.finding import Cure, Evidence, Finding
 from onepass.monitor.diagnosis.rule import Limits, found, rule
 
 # What a network that was thrown away does not do any more.
-_DAMAGE = ("dead_units", "vanishing_gradients", "plateau", "generalization_gap", "overconfidence")
+_DAMAGE = (
+    "dead_units",
+    "vanishing_gradients",
+    "learning_rate_too_low",
+    "plateau",
+    "generalization_gap",
+    "overconfidence",
+)
 
 
 @rule(
