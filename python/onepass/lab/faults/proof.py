@@ -18,8 +18,8 @@ from onepass.optim import SGD, Adam, AdamW, Lion, no_decay_groups
 
 __all__ = ["HEALTHY", "PLANTED", "SEEDS"]
 
-# The seeds 100 to 102 were used to mend the rules after their first proof; docs/diagnosis.md has its score.
-SEEDS = (200, 201, 202)
+# The seeds 100 to 102 and 200 to 202 were used to mend the rules; docs/diagnosis.md has their scores.
+SEEDS = (300, 301, 302)
 
 _normed = partial(convolutional, norm=True)
 _adam = Training(convolutional, optimizer(AdamW, lr=2e-3), epochs=5)

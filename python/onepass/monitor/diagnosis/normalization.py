@@ -47,7 +47,8 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     is_far = len(far) * 2 >= len(facts.norms) and not facts.batch < limit.batch
     # Without a validation loss the distance has to do by itself. Statistics that have not had the time to follow
     # may be near enough by luck.
-    is_sure = (is_far or is_stale) and is_far + is_stale + (is_worse or not len(val)) >= 2
+    signs = sum(map(bool, (is_far, is_stale, is_worse or not len(val))))
+    is_sure = (is_far or is_stale) and signs >= 2
     if not is_sure and not is_stale:
         return None
     evidence = []
@@ -74,9 +75,8 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
             "torch.optim.swa_utils.update_bn(train_loader, model)",
         ),
     ]
-    return found(
-        "stale_running_statistics", "high" if is_far and (is_stale or is_worse) else "medium", evidence, cure
-    )
+    confidence = "high" if is_far and (is_stale or is_worse) else "medium"
+    return found("stale_running_statistics", confidence if is_sure else "low", evidence, cure)
 
 
 @rule(

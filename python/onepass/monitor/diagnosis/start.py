@@ -115,6 +115,6 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     evidence.append(Evidence(text, {"lr": float(facts.lr[0])}, (1, 1)))
     if has_attention:
         evidence.append(Evidence("the network has attention; with norms after the sum it needs a warm-up"))
-    signs = sum((spikes, leaps, bool(died), has_attention))
+    signs = sum(map(bool, (spikes, leaps, died, has_attention)))
     cure: list[Cure] = [cures.warm_up(facts), cures.lower_rate(facts, 3.0), cures.clip(facts)]
     return found("no_warmup", "high" if harmed and signs > 1 else "medium", evidence, cure)
