@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from onepass.lab.experiment import Case, Experiment, Point, Points
@@ -72,12 +73,10 @@ class Diagnose(Experiment):
             seed: Added to the first seed of the set.
         """
         module: Any = importlib.import_module(f"onepass.lab.faults.{self.set}")
-        images: Images = _SETS[self.set]()
         training = next(found for one, found in self._trainings() if one == case)
-        history = record(training, images, module.SEEDS[0] + seed)
-        values = judged(case["kind"], name_of(case["training"]), diagnose(history))
-        values[LOSS] = float(history.epochs["val_loss"][-1])
-        yield Point(seed, case, values)
+        findings, loss = _diagnosed(self.set, training, module.SEEDS[0] + seed)
+        values = judged(case["kind"], name_of(case["training"]), findings)
+        yield Point(seed, case, {**values, LOSS: loss})
 
     def checks(self, points: Points) -> list[Check]:
         """Counts the wrong answers of each seed.
@@ -114,6 +113,14 @@ class Diagnose(Experiment):
         values = [row.values[LOSS].mean for row in cured]
         loss.scatter(values, [row.case["training"] for row in cured], facecolors="none", edgecolors="#30638e")
         loss.set(xlabel="validation loss (red: planted, ring: cured)", xscale="log")
+
+
+@lru_cache
+def _diagnosed(images_of: str, training: Training, seed: int) -> tuple[list[Finding], float]:
+    """The findings and the last validation loss of a training; several faults have the same cured one."""
+    images: Images = _SETS[images_of]()
+    history = record(training, images, seed)
+    return diagnose(history), float(history.epochs["val_loss"][-1])
 
 
 def judged(kind: str, name: str, findings: list[Finding]) -> dict[str, float]:
