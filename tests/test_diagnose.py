@@ -234,6 +234,24 @@ def test_regression_has_a_gap_without_accuracies():
     assert first(rows) == "generalization_gap"
 
 
+def test_statistics_that_are_stale_and_do_no_harm():
+    rows = rows_of()
+    rows[0]["model"]["layers"][1]["momentum"] = 1e-3
+    assert found(rows) == {"stale_running_statistics": "low"}
+
+
+def test_a_transformer_that_stalls_from_the_start():
+    """Without a spike, dead units or recovery: Adam, attention and a first step that replaces the weights."""
+    rows = rows_of()
+    stuck(rows)
+    for row in each(rows, "step")[:8]:
+        row["update_norm"] = [2.0]
+    assert found(rows) == {"plateau": "medium"}
+    rows[0]["model"]["layers"][3]["type"] = "MultiheadAttention"
+    rows[0]["optimizer"]["groups"][0]["betas"] = [0.9, 0.999]
+    assert first(rows) == "no_warmup"
+
+
 # What upsets nothing
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from onepass.lab.diagnose import CURED, HEALTHY, PLANTED, RIGHT, judged
+from onepass.lab.diagnose import CURED, HEALTHY, PLANTED, WRONG, judged
 from onepass.lab.faults import proof, tuning
 from onepass.lab.faults.data import small_mnist
 from onepass.lab.faults.training import Fault, Training, name_of, record
@@ -33,14 +33,14 @@ def findings_of(training: Training) -> list[Finding]:
 @pytest.mark.parametrize("name", MAIN)
 def test_the_planted_fault_is_found_first(name):
     findings = findings_of(proof.PLANTED[name].faulty)
-    assert judged(PLANTED, name, findings)[RIGHT], [str(finding) for finding in findings]
+    assert not judged(PLANTED, name, findings)[WRONG], [str(finding) for finding in findings]
     assert findings[0].confidence in ("medium", "high")
 
 
 @pytest.mark.parametrize("name", proof.HEALTHY)
 def test_a_healthy_run_has_no_finding_above_low(name):
     findings = findings_of(proof.HEALTHY[name])
-    assert judged(HEALTHY, "", findings)[RIGHT], [str(finding) for finding in findings]
+    assert not judged(HEALTHY, "", findings)[WRONG], [str(finding) for finding in findings]
 
 
 @pytest.mark.parametrize("module", [tuning, proof])
@@ -63,10 +63,10 @@ def test_what_is_judged_right():
         return Finding(name, confidence, 0.5, [Evidence("text")], [Cure("text.", "code")])
 
     low, high = one("plateau", "low"), one("divergence", "high")
-    assert judged(PLANTED, "divergence", [high, low])[RIGHT] == 1
-    assert judged(PLANTED, "plateau", [high, low])[RIGHT] == 0
-    assert judged(PLANTED, "plateau", [])[RIGHT] == 0
-    assert judged(CURED, "divergence", [low])[RIGHT] == 1
-    assert judged(CURED, "divergence", [low, high])[RIGHT] == 0
-    assert judged(HEALTHY, "", [low])[RIGHT] == 1
-    assert judged(HEALTHY, "", [high])[RIGHT] == 0
+    assert judged(PLANTED, "divergence", [high, low])[WRONG] == 0
+    assert judged(PLANTED, "plateau", [high, low])[WRONG] == 1
+    assert judged(PLANTED, "plateau", [])[WRONG] == 1
+    assert judged(CURED, "divergence", [low])[WRONG] == 0
+    assert judged(CURED, "divergence", [low, high])[WRONG] == 1
+    assert judged(HEALTHY, "", [low])[WRONG] == 0
+    assert judged(HEALTHY, "", [high])[WRONG] == 1

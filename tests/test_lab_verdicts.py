@@ -13,6 +13,7 @@ from onepass.lab import (
     adam_sgd,
     batch_norm_eval,
     batch_norm_rates,
+    diagnose,
     dropout_ensemble,
     dropout_scaling,
     gap,
@@ -38,6 +39,11 @@ def batch_norm_rates_values(case: Case) -> dict[str, float]:
     with_norm = case["network"] == batch_norm_rates.WITH
     accuracy = 95.0 if case["rate"] <= (3.0 if with_norm else 0.3) else 10.0
     return {batch_norm_rates.ACCURACY: accuracy, batch_norm_rates.SMOOTHNESS: 1.0 if with_norm else 3.0}
+
+
+def diagnose_values(case: Case) -> dict[str, float]:
+    place = float(case["kind"] == diagnose.PLANTED)
+    return {diagnose.WRONG: 0.0, diagnose.PLACE: place, diagnose.CONFIDENCE: 3 * place, diagnose.LOSS: 1.0}
 
 
 def batch_norm_eval_cases() -> Iterator[Case]:
@@ -232,6 +238,14 @@ FED: dict[str, tuple[Callable[[Case], dict[str, float]], list[tuple[Case, str, f
         ],
     ),
 }
+FED["diagnose"] = (
+    diagnose_values,
+    [
+        ({"kind": diagnose.PLANTED, "training": "plateau"}, diagnose.WRONG, 1.0, {0}),
+        ({"kind": diagnose.CURED, "training": "plateau"}, diagnose.WRONG, 1.0, {1}),
+        ({"kind": diagnose.HEALTHY, "training": "torch-adamw"}, diagnose.WRONG, 1.0, {2}),
+    ],
+)
 # Experiments one of whose cases gives several points.
 POINTS = {
     "batch-norm-eval": batch_norm_eval_cases,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from _site import lab
 from _site.markdown import grid
+from onepass.lab import Points, diagnose
 from onepass.monitor import RULES
 
 __all__ = ["TABLES"]
@@ -29,4 +31,31 @@ def thresholds() -> str:
     return grid(["finding", "threshold", "value", "what is compared", "reason"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"diagnosis": causes, "diagnosis_thresholds": thresholds}
+def proof() -> str:
+    """Each planted fault: how often it was found first, and what it and its cure do to the validation loss."""
+    found = lab.result("diagnose")
+    rows = []
+    for row in found.rows:
+        if row.case["kind"] != diagnose.PLANTED:
+            continue
+        of = {
+            key: found.points.where(kind=key, training=row.case["training"]) for key in (row.case["kind"], "cured")
+        }
+        planted, cured = of.values()
+        right = sum(1 - point.values[diagnose.WRONG] for point in planted)
+        losses = [" to ".join(_ends(points)) for points in (planted, cured)]
+        rows.append([f"`{row.case['training']}`", f"{right:.0f} of {len(planted)}", *losses])
+    return grid(["planted", "found first", "validation loss", "the same, cured"], rows)
+
+
+def _ends(points: Points) -> list[str]:
+    """The least and the largest validation loss."""
+    values = [point.values[diagnose.LOSS] for point in points]
+    return [f"{value:.2g}" for value in (min(values), max(values))] if values else []
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "diagnosis": causes,
+    "diagnosis_thresholds": thresholds,
+    **({"diagnosis_proof": proof} if "diagnose" in lab.NAMES else {}),
+}

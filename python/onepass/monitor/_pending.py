@@ -79,15 +79,21 @@ class Totals:
         """Returns what the steps say of the epoch."""
         row: Row = {"train_loss": self._losses / self._steps} if self._steps else {}
         if self._bins is not None:
-            row.update(zip(("train_accuracy", "calibration_error"), calibration(self._bins), strict=True))
+            names = ("train_accuracy", "calibration_error", "train_confidence")
+            row.update(zip(names, calibration(self._bins), strict=True))
         return row
 
 
-def calibration(bins: Any) -> tuple[float, float]:
-    """Returns accuracy and expected calibration error of the rows of each bin, their accuracy and confidence."""
+def calibration(bins: Any) -> tuple[float, float, float]:
+    """Returns accuracy, expected calibration error and mean confidence.
+
+    Args:
+        bins: The rows of each bin, and the sums of their accuracy and confidence.
+    """
     rows, accurate, confident = bins
     total = max(float(rows.sum()), 1.0)
-    return float(accurate.sum()) / total, float(np.abs(accurate - confident).sum()) / total
+    error = float(np.abs(accurate - confident).sum()) / total
+    return float(accurate.sum()) / total, error, float(confident.sum()) / total
 
 
 def bins_of(stats: LossStatistics) -> list[Tensor]:

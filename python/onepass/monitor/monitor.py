@@ -269,7 +269,8 @@ class Monitor:
             row[name] = value if isinstance(value, (int, float)) else float(value[0])
         for prefix, found in stats.items():
             if found is not None:
-                accuracy, error = calibration(_pooled(found))
+                accuracy, error, confidence = calibration(_pooled(found))
+                row[f"{prefix or 'train_'}confidence"] = confidence
                 row[f"{prefix or 'train_'}accuracy"], row[f"{prefix}calibration_error"] = accuracy, error
         self._out.emit([row])
 

@@ -18,17 +18,17 @@ from onepass.optim import SGD, Adam, AdamW, Lion, no_decay_groups
 
 __all__ = ["HEALTHY", "PLANTED", "SEEDS"]
 
-# The seeds 100 to 102 were used to mend the rules after their first proof; docs/diagnosis.md has its score.
-SEEDS = (200, 201, 202)
+# The seeds 100 to 102 and 200 to 202 were used to mend the rules; docs/diagnosis.md has their scores.
+SEEDS = (300, 301, 302)
 
 _normed = partial(convolutional, norm=True)
 _adam = Training(convolutional, optimizer(AdamW, lr=2e-3), epochs=5)
 _sgd = Training(convolutional, optimizer(SGD, lr=0.03, momentum=0.9), epochs=5)
 _cosine, _warmed = schedule("cosine(N)"), schedule("warmup(W) >> cosine(N)")
 
-_few = Training(convolutional, optimizer(torch.optim.Adam, lr=2e-3), examples=120, batch=40, epochs=100)
+_few = Training(convolutional, optimizer(torch.optim.Adam, lr=2e-3), examples=120, batch=40, epochs=70)
 _post_norm = Training(
-    partial(Attention, depth=2, width=48), optimizer(AdamW, lr=0.02), batch=80, schedule=_cosine, epochs=5
+    partial(Attention, depth=2, width=48), optimizer(AdamW, lr=0.02), batch=80, schedule=_cosine, epochs=4
 )
 _tanh = Training(
     partial(deep, width=100, depth=12, activation=nn.Tanh, gain=0.4), optimizer(SGD, lr=0.1), epochs=5
@@ -42,7 +42,7 @@ _narrow = Training(convolutional, optimizer(Adam, lr=1e-4), dtype=torch.bfloat16
 _half = replace(_adam, autocast=torch.float16, scaler=lambda: torch.amp.GradScaler("cpu"))
 _decayed = Training(_normed, optimizer(SGD, lr=0.05, momentum=0.9, weight_decay=0.02), epochs=5)
 _noisy = Training(
-    partial(perceptron, width=256, depth=3, norm=True), optimizer(AdamW, lr=2e-3), wrong_labels=0.4, epochs=25
+    partial(perceptron, width=256, depth=3, norm=True), optimizer(AdamW, lr=2e-3), wrong_labels=0.4, epochs=18
 )
 _blind = Training(partial(pooled, grid=2), optimizer(SGD, lr=0.1, momentum=0.9), epochs=10)
 
@@ -115,7 +115,7 @@ PLANTED |= {
     "decay_on_norms.adamw": Fault(Training(_wide_normed, optimizer(AdamW, lr=2e-3, weight_decay=4.0), epochs=5)),
     "label_noise.sgd": Fault(
         Training(
-            partial(perceptron, width=300), optimizer(SGD, lr=0.1, momentum=0.9), wrong_labels=0.25, epochs=30
+            partial(perceptron, width=300), optimizer(SGD, lr=0.1, momentum=0.9), wrong_labels=0.25, epochs=25
         )
     ),
     "plateau.adam": Fault(Training(partial(pooled, grid=1, width=64), optimizer(Adam, lr=3e-3), epochs=6)),

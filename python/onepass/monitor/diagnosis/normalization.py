@@ -30,6 +30,7 @@ def _distances(facts: Facts) -> dict[str, float]:
     distance=(0.5, _DISTANCE, "n values scatter by sqrt(1.5 / n), 8 by 0.43"),
     batch=(8.0, "examples of a batch, at least", "below, batches scatter that much by themselves"),
     gap=(2.0, "validation loss / loss in training mode", "generalisation costs less while statistics agree"),
+    excess=(0.05, "their difference / first loss", "of two losses near 0 the ratio says nothing"),
 )
 def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     """Looks for running statistics that are far from the batches', or that have not had the time to follow."""
@@ -41,10 +42,14 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     far = {name: one for name, one in _distances(facts).items() if one > limit.distance}
     val = finite(facts.epoch_column("val_loss"))
     gap = float(val[-1]) / facts.last_loss if len(val) and facts.last_loss > 0 else float("nan")
-    is_stale, is_worse = remembered > limit.remembered, gap > limit.gap
+    excess = (float(val[-1]) - facts.last_loss) / facts.first_loss if len(val) else float("nan")
+    is_stale, is_worse = remembered > limit.remembered, gap > limit.gap and excess > limit.excess
     is_far = len(far) * 2 >= len(facts.norms) and not facts.batch < limit.batch
-    # Without a validation loss the distance has to do by itself.
-    if is_far + is_stale + (is_worse or not len(val)) < 2 or not (is_far or is_stale):
+    # Without a validation loss the distance has to do by itself. Statistics that have not had the time to follow
+    # may be near enough by luck.
+    signs = sum(map(bool, (is_far, is_stale, is_worse or not len(val))))
+    is_sure = (is_far or is_stale) and signs >= 2
+    if not is_sure and not is_stale:
         return None
     evidence = []
     if far:
@@ -70,9 +75,8 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
             "torch.optim.swa_utils.update_bn(train_loader, model)",
         ),
     ]
-    return found(
-        "stale_running_statistics", "high" if is_far and (is_stale or is_worse) else "medium", evidence, cure
-    )
+    confidence = "high" if is_far and (is_stale or is_worse) else "medium"
+    return found("stale_running_statistics", confidence if is_sure else "low", evidence, cure)
 
 
 @rule(

@@ -20,6 +20,7 @@ _RATIO = "update norm / parameter norm"
         "plateau",
         "dead_units",
         "vanishing_gradients",
+        "learning_rate_too_low",
         "generalization_gap",
         "overconfidence",
     ),

@@ -10,7 +10,14 @@ from onepass.monitor.diagnosis.finding import Cure, Evidence, Finding
 from onepass.monitor.diagnosis.rule import Limits, found, rule
 
 # What a network that was thrown away does not do any more.
-_DAMAGE = ("dead_units", "vanishing_gradients", "plateau", "generalization_gap", "overconfidence")
+_DAMAGE = (
+    "dead_units",
+    "vanishing_gradients",
+    "learning_rate_too_low",
+    "plateau",
+    "generalization_gap",
+    "overconfidence",
+)
 
 
 @rule(
@@ -66,6 +73,7 @@ def divergence(facts: Facts, limit: Limits) -> Finding | None:
     spike=(1.5, "largest loss of the first tenth / first loss", "the batches of a good start differ by less"),
     leap=(20.0, "largest gradient norm of the first tenth / later median", "a good start has a few times that"),
     left=(0.1, "last loss / first loss, without a spike", "below, the start has done no lasting damage"),
+    recovered=(0.9, "last loss / first loss, but for Adam on attention", "above, more than the start is wrong"),
     start=(0.5, "first rate / largest rate", "a warm-up begins at a small share"),
 )
 def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
@@ -79,7 +87,7 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     leap = float(grads.max()) / usual if len(grads) and usual > 0 else 0.0
     later = median_of(facts.update_ratio[facts.count // 2 :])
     is_calm = later < limit.calm * facts.early_ratio and facts.rise < limit.rise
-    if not (facts.early_ratio > limit.early and is_calm and facts.last_loss < 0.9 * facts.first_loss):
+    if not (facts.early_ratio > limit.early and is_calm):
         return None
     spikes, leaps, died = peak > limit.spike, leap > limit.leap, facts.died
     left = facts.last_loss / facts.first_loss
@@ -87,7 +95,8 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     # Adam's first steps of full size are known to throw transformers away without any other trace.
     has_attention = facts.has_layer("Attention", "Transformer")
     is_known = has_attention and facts.is_adaptive
-    if not (spikes or (harmed and (died or leaps or is_known))):
+    recovers = facts.last_loss < limit.recovered * facts.first_loss
+    if not ((recovers and (spikes or (harmed and (died or leaps)))) or (harmed and is_known)):
         return None
     text = f"one of the first 10 steps changes the weights by {facts.early_ratio:.0%} of their norm"
     text += f", a later one by {later:.2%}"
@@ -106,6 +115,6 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     evidence.append(Evidence(text, {"lr": float(facts.lr[0])}, (1, 1)))
     if has_attention:
         evidence.append(Evidence("the network has attention; with norms after the sum it needs a warm-up"))
-    signs = sum((spikes, leaps, bool(died), has_attention))
+    signs = sum(map(bool, (spikes, leaps, died, has_attention)))
     cure: list[Cure] = [cures.warm_up(facts), cures.lower_rate(facts, 3.0), cures.clip(facts)]
     return found("no_warmup", "high" if harmed and signs > 1 else "medium", evidence, cure)
