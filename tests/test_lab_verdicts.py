@@ -118,6 +118,11 @@ def zero_grad_values(case: Case) -> dict[str, float]:
     return {zero_grad.DISTANCE: 1e-15, zero_grad.LOSS: 50.0 if forgotten else 0.1}
 
 
+def rates_cases() -> Iterator[Case]:
+    for multiple in lab.find("rates").multiples:
+        yield {MULTIPLE: multiple}
+
+
 def rates_values(case: Case) -> dict[str, float]:
     multiple = case["multiple of the suggestion"]
     good = multiple == 1.0
@@ -232,6 +237,7 @@ POINTS = {
     "batch-norm-eval": batch_norm_eval_cases,
     "dropout-scaling": dropout_scaling_cases,
     "zero-grad": zero_grad_cases,
+    "rates": rates_cases,
 }
 
 

@@ -209,28 +209,35 @@ from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
 mesh = init_device_mesh("cpu", (1,))
 for rule in ("SGD", "Adam", "AdamW", "Lion"):
-    plain = torch.nn.Parameter(torch.ones(3))
+    plain = torch.nn.Parameter(torch.ones(4))
     shard = torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Replicate()]))
     optimizer = getattr(onepass.optim, rule)([plain, shard])
     for param in (plain, shard):
         param.grad = torch.ones_like(param)
-    try:
-        optimizer.step()
-    except TypeError as error:
-        print(error)
-    assert torch.equal(plain, torch.ones(3)) and not optimizer.state
+    optimizer.step()
+    assert torch.equal(plain, shard.to_local()) and not torch.equal(plain, torch.ones(4))
+    assert optimizer.unfused_parameters() == []
+    for param, grad in ((shard, torch.ones(4)), (plain, torch.ones_like(shard).detach())):
+        plain.grad = shard.grad = None
+        param.grad, before = grad, [plain.clone(), shard.to_local().clone()]
+        try:
+            optimizer.step()
+        except TypeError as error:
+            print(error)
+        assert torch.equal(before[0], plain) and torch.equal(before[1], shard.to_local())
 dist.destroy_process_group()
 """
 
 
 def test_dtensor():
-    """Named, with what to do meanwhile; nothing has been changed."""
+    """Is stepped; a gradient of the other kind is refused by name, and nothing has been changed."""
     lines = apart("test_optim_fake", DTENSOR).splitlines()
-    instead = {rule: f"torch.optim.{rule}" for rule in ("SGD", "Adam", "AdamW")} | {"Lion": "another class"}
+    kinds = ("a DTensor", "a plain tensor")
     assert lines == [
-        f"{rule.lower()}: params[1] must be a plain tensor, got a DTensor; until sharded parameters are supported "
-        f"here use {other} for them"
-        for rule, other in instead.items()
+        f"{rule}: param_groups[0]['params'][{place}] must have a gradient that is {wanted} as it is itself, "
+        f"got {got}"
+        for rule in ("SGD", "Adam", "AdamW", "Lion")
+        for place, wanted, got in ((1, *kinds), (0, *kinds[::-1]))
     ]
 
 

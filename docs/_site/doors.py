@@ -12,6 +12,7 @@ MODULES = (
     "onepass.nn.functional",
     "onepass.augment",
     "onepass.monitor",
+    "onepass.monitor.callbacks",
     "onepass.visualize",
     "onepass.report",
     "onepass.parity",

@@ -7,8 +7,10 @@ How to add one:
 2. ``cases()`` lists the cases, ``measure(case, seed)`` yields points, ``checks(points)`` computes the effects that
    the criterion names, ``draw(result, figure)`` makes the picture.
 3. Set ``EXPERIMENT`` to the class, and enter the file in `EXPERIMENTS` below.
-4. `tests/test_lab.py` runs every experiment with the settings of its table TINY, and feeds its checks numbers that
-   do and do not show the claim: add both.
+4. Add small settings to TINY in `tests/test_lab.py`, and numbers that do and do not show the claim to FED in
+   `tests/test_lab_verdicts.py`.
+5. Commit, run ``onepass lab NAME --long --threads 1 --output benchmarks/results/lab-NAME.json``, and add a section
+   to docs/lab.md, which is drawn from that file.
 """
 
 from __future__ import annotations

@@ -50,8 +50,9 @@ class AdamSgd(Experiment):
     Adam; the accuracy on validation rows with a rare feature is more than 5 points higher for Adam than for SGD
     and for SGD with momentum (95 % intervals).
 
-    Limits: The rare features are made, as no small data set has such; the pixels are real. One linear layer; with
-    enough steps SGD learns them, too.
+    Limits: The rare features are made, as no small data set has such; the pixels are real. The gradients of dense
+    features change their sign, and cancel in the sums of momentum; so momentum favours sparse ones a little, too.
+    One linear layer; with enough steps SGD learns them, too.
 
     Source: Duchi et al. 2011, section 1.1 (rare features); Kingma and Ba 2015.
     """

@@ -17,6 +17,7 @@ from onepass._arguments import listed, told
 from onepass._versions import bump_versions
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import Names, limit_number, number
+from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.layout import regular
 from onepass.optim._lists.overlap import check_apart
 
@@ -78,8 +79,9 @@ def clip_grad_norm_(
         tensor([0.6000, 0.8000])
 
     Differs from torch: sums are float64, so that a finite float16 or float32 gradient never has an infinite norm,
-    and they do not depend on the number of threads; the norm of half precision gradients is float32. Complex,
-    sparse and DTensor gradients, and orders that are not positive, go to torch's own function.
+    and they do not depend on the number of threads; the norm of half precision gradients is float32. With DTensors
+    all ranks of their meshes call it, and get the norm of the whole as a plain tensor. Complex and sparse
+    gradients, and orders that are not positive, go to torch's own function.
 
     Source: Pascanu et al. 2013; torch.nn.utils.clip_grad_norm_.
     """
@@ -102,6 +104,10 @@ def clip_grad_norm_(
     except _REFUSALS:
         if _version_of(grads) != version:
             raise  # a signal's handler raised: the gradients are scaled
+        if any(is_sharded(grad) for grad in grads):
+            from onepass.optim._sharding.clip import clip_shards
+
+            return clip_shards(grads, limit, order, error_if_nonfinite)
         if not all(_is_ours(grad) for grad in grads):
             return _torch_clip_grad_norm_(tensors, max_norm, order, error_if_nonfinite, foreach)
     # Strided views are scaled as copies. Whatever else was refused is refused again.
@@ -131,8 +137,8 @@ def clip_grad_value_(
         >>> weight.grad
         tensor([-1.0000,  0.5000,  1.0000])
 
-    Differs from torch: a negative value raises (torch sets every element to it). Complex, sparse and DTensor
-    gradients go to torch's own function.
+    Differs from torch: a negative value raises (torch sets every element to it). Complex and sparse gradients go
+    to torch's own function.
 
     Source: torch.nn.utils.clip_grad_value_.
     """
@@ -157,7 +163,11 @@ def _clip_value(tensors: list[Tensor], grads: list[Tensor], clip_value: float, f
     except _REFUSALS:
         if _version_of(grads) != version:
             raise
-        if all(_is_ours(grad) for grad in grads):
+        if any(is_sharded(grad) for grad in grads):
+            from onepass.optim._sharding.clip import clip_shards_by_value
+
+            clip_shards_by_value(grads, clip_value)
+        elif all(_is_ours(grad) for grad in grads):
             _through_copies("clip_grad_value_", grads, lambda dense: _clamp(dense, clip_value))
         else:
             _torch_clip_grad_value_(tensors, clip_value, foreach)

@@ -277,7 +277,7 @@ class Facts:
         if not died:
             return []
         worst = max(died, key=lambda name: died[name])
-        text = f"{died[worst]:.0%} of the units of {worst} have died since the first steps"
+        text = f"{died[worst]:.0%} of the units of layer {worst} have died since the first steps"
         return [Evidence(text, {"dead_units": died[worst]}, layers=tuple(died))]
 
     @cached_property

@@ -40,7 +40,8 @@ def vanishing_gradients(facts: Facts, limit: Limits) -> Finding | None:
     if not ratio < limit.ratio:
         return None
     left = facts.last_loss / facts.first_loss
-    text = f"the gradients of {names[0]} have the norm {usual_first:.1e}, those of {names[-1]} {usual_last:.1e}"
+    text = f"the gradients of layer {names[0]} have the norm {usual_first:.1e}"
+    text += f", those of layer {names[-1]} {usual_last:.1e}"
     values = {"ratio": ratio, "first": usual_first, "last": usual_last}
     evidence = [
         Evidence(text, values, layers=(names[0], names[-1])),
@@ -52,7 +53,8 @@ def vanishing_gradients(facts: Facts, limit: Limits) -> Finding | None:
         kind = facts.types[squashing[0]]
         text = f"{len(squashing)} layers are {kind}, whose slope is at most {_SLOPES[kind]:.2g}"
         evidence.append(Evidence(text, layers=tuple(squashing)))
-        line = f'model.set_submodule("{squashing[0]}", nn.ReLU())  # and the other {len(squashing) - 1}'
+        line = f'model.set_submodule("{squashing[0]}", nn.ReLU())'
+        line += f"  # and the other {len(squashing) - 1}" if len(squashing) > 1 else ""
         cure.append(Cure(f"Use ReLU instead of {kind}.", line))
     layer = f'model.get_submodule("{names[0]}")'
     cure += [

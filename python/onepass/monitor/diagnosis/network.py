@@ -36,9 +36,8 @@ def dead_units(facts: Facts, limit: Limits) -> Finding | None:
     if not dead:
         return None
     worst = max(dead, key=lambda name: dead[name])
-    text = (
-        f"{dead[worst]:.0%} of the units of {worst} are 0 for the whole batch; {starts[worst]:.0%} were at first"
-    )
+    text = f"{dead[worst]:.0%} of the units of layer {worst} are 0 for the whole batch"
+    text += f"; {starts[worst]:.0%} were at first"
     evidence = [Evidence(text, {"share": dead[worst], "first": starts[worst]}, layers=tuple(dead))]
     leaky = Cure("Use an activation with a slope below 0.", f'model.set_submodule("{worst}", nn.LeakyReLU(0.01))')
     norm = Cure(

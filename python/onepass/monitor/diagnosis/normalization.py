@@ -49,7 +49,7 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     evidence = []
     if far:
         worst = max(far, key=lambda name: far[name])
-        text = f"the running statistics of {worst} are {far[worst]:.2g} deviations from those of the batches"
+        text = f"the running statistics of layer {worst} are {far[worst]:.2g} deviations from those of the batches"
         evidence.append(Evidence(text, {"distance": far[worst]}, layers=tuple(far)))
     if is_stale:
         text = f"with momentum {momentum:g} the initial statistics still count {remembered:.0%}"
@@ -62,7 +62,8 @@ def stale_running_statistics(facts: Facts, limit: Limits) -> Finding | None:
     cure = [
         Cure(
             "Let the statistics follow faster: torch's momentum is 0.1.",
-            f'model.get_submodule("{name}").momentum = 0.1  # and the other {len(facts.norms) - 1}',
+            f'model.get_submodule("{name}").momentum = 0.1'
+            + (f"  # and the other {len(facts.norms) - 1}" if len(facts.norms) > 1 else ""),
         ),
         Cure(
             "Compute them again from the data before evaluation (precise batch norm).",
@@ -101,7 +102,7 @@ def small_batch_statistics(facts: Facts, limit: Limits) -> Finding | None:
     text, values = f"a batch has {batch:g} examples", {"batch": batch}
     if far:
         worst = max(far, key=lambda name: far[name])
-        text += f"; its statistics in {worst} are {far[worst]:.2g} deviations from the running ones"
+        text += f"; its statistics in layer {worst} are {far[worst]:.2g} deviations from the running ones"
         values["distance"] = far[worst]
     evidence = [Evidence(text, values, layers=tuple(far or facts.norms))]
     confidence = "low" if not far else "high" if len(far) * 2 >= len(facts.norms) else "medium"

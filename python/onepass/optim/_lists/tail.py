@@ -53,6 +53,14 @@ class TailMemory:
         self.control[NORM] = norm
         self.control[SKIPPED_STEPS] += float(skipped)
 
+    def note_on_device(self, found_inf: float | Tensor | None, norm: Tensor | None) -> None:
+        """Writes what was decided elsewhere about a step, without waiting for a GPU."""
+        if norm is not None:
+            self.control[NORM] = norm
+        skipped = torch.as_tensor(0.0 if found_inf is None else found_inf, device=self.control.device) != 0
+        self.control[_SKIP] = skipped.to(torch.float64).reshape(())
+        self.control[SKIPPED_STEPS] += self.control[_SKIP]
+
     def skipped_on_host(self) -> bool:
         """True if the last decision, known without waiting for a GPU, was to skip the step."""
         return self.control.is_cpu and bool(self.control[_SKIP])

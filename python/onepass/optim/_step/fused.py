@@ -13,6 +13,7 @@ from onepass import _native
 from onepass._arguments import told
 from onepass._memory import check_memory, lacks_memory
 from onepass._versions import bump_versions
+from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.records import StateGroup, StepOptions
 from onepass.optim._lists.run import rule_of
 from onepass.optim._lists.tail import Tail
@@ -57,6 +58,11 @@ class FusedOptimizer(PartlyFused):
     _precision: list[tuple[Any, ...]] | None = None
     # Whether a step asks the kernels before torch's loop: not so where a group is differentiable.
     _asks_kernels = True
+    # Whether a parameter is a DTensor, and what steps them then.
+    _is_sharded = False
+    _shards: Any = None
+    # The numbers of the groups' first parameters, where they are those of another optimizer.
+    _firsts: Sequence[int] | None = None
     # What the core and the groups' options remember between steps. Neither is pickled or copied:
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
@@ -162,6 +168,9 @@ class FusedOptimizer(PartlyFused):
         precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         if precision != self._precision:
             self._settle_precision()
+        if self._is_sharded:
+            self._step_shards(zero_grad)
+            return
         groups = self._state_groups()
         if type(self._plan) is not _native.core.Plan:
             self._plan = _native.core.Plan()
@@ -181,6 +190,15 @@ class FusedOptimizer(PartlyFused):
                 "whose layout is not their parameter's, or parameters that torch's loop updates"
             )
         self._step_irregular(tail)
+
+    def _step_shards(self, zero_grad: bool) -> None:
+        # Loads torch.distributed's DTensor, which is there already where there is one.
+        from onepass.optim._step.sharded import Shards, kind_of
+
+        shards = self._shards
+        if shards is None or not shards.fit(self):
+            shards = self._shards = Shards(self, kind_of(self))
+        shards.step(self, zero_grad)
 
     def _state_groups(self) -> list[StateGroup]:
         """The groups as the core takes them, those of the last step where nothing in a group has changed."""
@@ -258,6 +276,7 @@ class FusedOptimizer(PartlyFused):
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
+        self._is_sharded = any(is_sharded(param) for group in self.param_groups for param in group["params"])
 
     def _check_storage(self, group: dict[str, Any]) -> None:
         """Raises ValueError for a parameter or state whose storage was cut short before the first step.
@@ -293,6 +312,11 @@ class FusedOptimizer(PartlyFused):
 
     def _step_irregular(self, tail: Tail) -> None:
         """Takes a step where a state is missing or a layout differs; raises if something is wrong."""
+        if self._holds_shards():
+            # A parameter has become one since the first step, or its gradient is one.
+            self._is_sharded = True
+            self._step_shards(tail.zero_grad)
+            return
         apart = self._apart()
         before = {p: set(self.state.get(p, ())) for group in self.param_groups for p in group["params"]}
         taken = False
@@ -331,6 +355,9 @@ class FusedOptimizer(PartlyFused):
 
     def _numbered_groups(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The groups, each with the number of its first parameter among all of the optimizer."""
+        if self._firsts is not None:
+            yield from zip(self._firsts, self.param_groups, strict=True)
+            return
         first = 0
         for group in self.param_groups:
             yield first, group

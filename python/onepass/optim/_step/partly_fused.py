@@ -87,32 +87,29 @@ class PartlyFused(GroupedOptimizer):
         dense = param.layout == torch.strided
         if self._takes_sparse and dense and grad is not None and grad.layout == torch.sparse_coo:
             return "sparse gradient"
-        hidden = [one for one in (param, grad) if one is not None and not is_fake(one) and hides_memory(one)]
+        # Shards are updated by the kernels, by way of a twin (sharded.py).
+        seen = [one for one in (param, grad) if one is not None and not is_fake(one) and not is_sharded(one)]
+        hidden = [one for one in seen if hides_memory(one)]
         if not hidden:
             return None
         return "tensor of torch.func" if is_plain(hidden[0]) else f"tensor of class {type(hidden[0]).__name__}"
 
     def _needs_loop(self) -> bool:
-        """Whether torch's loop takes part in the next step. torch.compile runs this untraced."""
-        return bool(self._apart())
+        """Whether the next step is more than a call of the kernels. torch.compile runs this untraced."""
+        return self._holds_shards() or bool(self._apart())
 
     # torch.compiler.assume_constant_result, which would load the whole compiler, sets this mark.
     _needs_loop._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
-    def _apart(self) -> list[UnfusedParameter]:
-        """The `unfused_parameters` that have a gradient; raises TypeError for a DTensor."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None and (is_sharded(param) or is_sharded(param.grad)):
-                    raise TypeError(
-                        f"{self._where(group, 'params', param)} must be a plain tensor, got a DTensor; until "
-                        f"sharded parameters are supported here use {self._class_for_shards()} for them"
-                    )
-        return [found for found in self.unfused_parameters() if found.param.grad is not None]
+    def _holds_shards(self) -> bool:
+        """Whether a parameter, or the gradient of one, is a DTensor."""
+        return any(
+            is_sharded(param) or is_sharded(param.grad) for group in self.param_groups for param in group["params"]
+        )
 
-    def _class_for_shards(self) -> str:
-        name = next(base.__name__ for base in type(self).__mro__ if base.__module__.startswith("torch.optim"))
-        return "another class" if name == "Optimizer" else f"torch.optim.{name}"
+    def _apart(self) -> list[UnfusedParameter]:
+        """The `unfused_parameters` that have a gradient."""
+        return [found for found in self.unfused_parameters() if found.param.grad is not None]
 
     def _is_fake_step(self) -> bool:
         """True if all parameters or their gradients are fake; raises TypeError if only some are."""

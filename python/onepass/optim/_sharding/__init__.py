@@ -1,0 +1,1 @@
+"""What optimizers on several ranks have in common: meshes, and sums over them."""

@@ -1,0 +1,82 @@
+"""Which ranks hold the parts of a model, and which of them counts a part that several hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from onepass.optim._lists.kinds import is_sharded
+
+__all__ = ["check_placements", "common_group", "contributes", "place_of"]
+
+
+def check_placements(place: str, param: Any) -> None:
+    """Raises ValueError for a parameter that its ranks cannot update in parts.
+
+    Args:
+        place: What the parameter is called in the error.
+        param: A DTensor.
+    """
+    for placement in param.placements:
+        if placement.is_partial():
+            raise ValueError(f"{place} must be sharded or replicated, got the placements {param.placements}")
+
+
+def common_group(name: str, meshes: Iterable[Any]) -> Any:
+    """Returns the process group of all ranks of the meshes.
+
+    Args:
+        name: The optimizer's name, for errors.
+        meshes: The meshes that this rank's parameters are on.
+
+    Raises:
+        ValueError: No group is known that holds all of them.
+    """
+    found = sorted(meshes, key=lambda mesh: -mesh.size())
+    widest = found[0]
+    world = dist.get_world_size()
+    if widest.size() == world:
+        return dist.group.WORLD
+    ranks = [set(mesh.mesh.flatten().tolist()) for mesh in found]
+    if any(not own <= ranks[0] for own in ranks[1:]):
+        raise ValueError(
+            f"{name}: one mesh must hold the ranks of all the others, or all ranks there are, got meshes of the "
+            f"ranks {[sorted(own) for own in ranks]}"
+        )
+    return widest.get_group() if widest.ndim == 1 else widest._flatten().get_group()
+
+
+def contributes(param: Tensor, group: Any) -> bool:
+    """Says whether this rank counts its part of a parameter; of ranks with the same part the first one does.
+
+    Args:
+        param: A DTensor, or a plain tensor, of which all ranks are taken to have the same.
+        group: The group over which is counted.
+    """
+    if not is_sharded(param):
+        return bool(dist.get_rank(group) == 0)
+    whole: Any = param
+    place = whole.device_mesh.get_coordinate()
+    if place is None:
+        return False
+    return all(at == 0 for at, kind in zip(place, whole.placements, strict=True) if kind.is_replicate())
+
+
+def place_of(param: Tensor) -> int:
+    """Numbers the shards of a parameter; ranks that have copies of one shard get the same number.
+
+    Args:
+        param: A DTensor, or a plain tensor, whose number is 0.
+    """
+    if not is_sharded(param):
+        return 0
+    whole: Any = param
+    mesh, number = whole.device_mesh, 0
+    at = mesh.get_coordinate()
+    for dim, placement in enumerate(whole.placements):
+        if at is not None and not placement.is_replicate():
+            number = number * mesh.size(dim) + at[dim]
+    return int(number)
