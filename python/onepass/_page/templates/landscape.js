@@ -58,12 +58,16 @@ function relief() {
     });
   }
   const ticks = colours(cut);
+  // A narrow picture needs the eye farther away, or the axes' names are cut off.
+  const away = isNarrow() ? 1.55 : 1;
+  const text = { size: isNarrow() ? 10 : 12 };
   draw("hills", traces, {
     margin: { l: 0, r: 0, t: 0, b: 0 },
     scene: {
-      xaxis: { title: { text: names[0] } }, yaxis: { title: { text: names[1] } },
-      zaxis: { title: { text: "loss" }, tickvals: ticks.tickvals, ticktext: ticks.ticktext, range: [low, cut] },
-      camera: { eye: { x: -1.25, y: -1.25, z: 0.95 }, center: { x: 0, y: 0, z: -0.15 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
+      xaxis: { title: { text: names[0], font: text }, tickfont: text, nticks: 5 },
+      yaxis: { title: { text: names[1], font: text }, tickfont: text, nticks: 5 },
+      zaxis: { title: { text: "loss", font: text }, tickfont: text, tickvals: ticks.tickvals, ticktext: ticks.ticktext, range: [low, cut] },
+      camera: { eye: { x: -1.25 * away, y: -1.25 * away, z: 0.95 * away }, center: { x: 0, y: 0, z: -0.15 } }, aspectratio: { x: 1, y: 1, z: 0.7 },
     },
     uirevision: "keep",
   });
