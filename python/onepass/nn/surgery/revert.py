@@ -43,6 +43,7 @@ _OURS: tuple[type[nn.Module], ...] = (FusedBatchNorm, DropoutModule, CrossEntrop
 _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     **{ours: torchs for torchs, ours in batch_norm.OURS.items()},
     **{ours: torchs for torchs, ours in dropout.OURS.items()},
+    batch_norm.SyncBatchNorm: nn.SyncBatchNorm,
     CrossEntropyLoss: nn.CrossEntropyLoss,
     sequential.Sequential: nn.Sequential,
 }
@@ -91,6 +92,7 @@ def revert_modules(named: Iterable[tuple[str, nn.Module]]) -> None:
     for (_, module), kind in zip(found, kinds, strict=True):
         for option in _options_of(module):
             module.__dict__.pop(option.name, None)
+        module.__dict__.pop("_layer", None)
         module.__class__ = cast(Any, kind)
 
 
