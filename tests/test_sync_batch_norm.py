@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -141,9 +143,9 @@ def test_far_from_zero():
 def test_compiled_gives_the_same_bits():
     """In one graph, forward and backward."""
     cases, _ = cases_of("uneven", torch.float32, torch.float32)
-    cases = cases[:8]
+    cases = [cases[0], cases[7]]
     eager, compiled = run_ranks(trained, 2, 60, cases), run_ranks(trained, 2, 120, cases, True)
-    for one, other in zip(sum(eager, []), sum(compiled, []), strict=True):
+    for one, other in zip([*eager[0], *eager[1]], [*compiled[0], *compiled[1]], strict=True):
         for name in vars(one):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
@@ -219,13 +221,9 @@ def test_ranks_drop_other_elements():
 def in_ddp(static: bool) -> list[Tensor]:
     """A step of DistributedDataParallel, against one model on the whole batch."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
-    )
-    whole = torch.nn.Sequential(
-        torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
-    )
-    whole.load_state_dict(model.state_dict())
+    layers = [torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)]
+    model = torch.nn.Sequential(*layers)
+    whole = copy.deepcopy(model)
     onepass.nn.convert_sync_batchnorm(model)
     parallel = torch.nn.parallel.DistributedDataParallel(model, static_graph=static)
     x = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
@@ -295,7 +293,7 @@ def other_layer() -> None:
 
 
 def test_ranks_in_different_layers():
-    with pytest.raises(RanksFailed, match="0 .SyncBatchNorm.4.. on rank 0: rank 1 must be in the same layer"):
+    with pytest.raises(RanksFailed, match=r"0 .SyncBatchNorm.4.. on rank 0: rank 1 must be in the same layer"):
         run_ranks(other_layer, 2, 30, patience=10)
 
 

@@ -39,12 +39,20 @@ def local_part(function: str, argument: str, tensor: Any) -> tuple[tuple[int, ..
             raise ValueError(
                 f"{function}: {argument} must be sharded or replicated, got the placements {tensor.placements}"
             )
-    try:
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset as place
-    except ImportError:  # torch 2.4
-        from torch.distributed._tensor._utils import compute_local_shape_and_global_offset as place
-
-    shape, offsets = place(tensor.shape, tensor.device_mesh, tensor.placements)
+    shape, offsets, mesh = list(tensor.shape), [0] * tensor.dim(), tensor.device_mesh
+    place = mesh.get_coordinate()
+    if place is None:
+        raise ValueError(f"{function}: {argument} must be on a mesh with this rank, got {mesh}")
+    for dim, placement in enumerate(tensor.placements):
+        if not placement.is_shard():
+            continue
+        # The ranks along a dimension of the mesh share out, in equal chunks but for the end, what those along the
+        # dimensions before it have left to them.
+        at = placement.dim % tensor.dim()
+        chunk = -(-shape[at] // mesh.size(dim))
+        begin = min(chunk * place[dim], shape[at])
+        offsets[at] += begin
+        shape[at] = min(chunk, shape[at] - begin)
     return tuple(shape), tuple(offsets)
 
 

@@ -61,11 +61,11 @@ class SyncBatchNorm(FusedBatchNorm):
             time limit of the process group. In training with several ranks: a derivative of the gradient
             (``create_graph``), torch.func or export is asked for.
 
-    Differs from torch: it works on the CPU, by gloo. It has activation, residual and dropout. Statistics are merged
-    in float64. Batches of all ranks may be empty: the running statistics then stay as they are. It is no subclass
-    of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on the CPU, but of the same base class; state
-    dicts are the same. torch.compile makes one operator of a call, without a graph break. It is not yet verified
-    on a GPU.
+    Differs from torch: it works on the CPU, by gloo. It has activation, residual and dropout. Statistics are
+    merged in float64. Batches of all ranks may be empty: the running statistics then stay as they are. It is no
+    subclass of torch.nn.SyncBatchNorm, which DistributedDataParallel refuses on the CPU, but of the same base
+    class; state dicts are the same. torch.compile makes one operator of a call, without a graph break. It is not
+    yet verified on a GPU.
 
     Source: torch.nn.SyncBatchNorm; Chan, Golub and LeVeque 1983 for the merge.
 

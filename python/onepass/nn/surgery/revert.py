@@ -32,7 +32,8 @@ _BATCH_NORM = (
     _Option("activation", None, "set it to None and put an nn.ReLU behind the module"),
     _Option("dropout", 0, "set it to 0 and put an nn.Dropout behind the module"),
 )
-_SCALING = (_Option("scaling", "inverted", "torch's dropout scales in training"),)
+_RANKS = _Option("same_across_ranks", False, "set it to False: torch's ranks draw by themselves")
+_SCALING = (_Option("scaling", "inverted", "torch's dropout scales in training"), _RANKS)
 _LOSS = (
     _Option("z_loss", 0, "set it to 0 and add the term to the loss"),
     _Option("inplace_backward", False, ""),
@@ -102,7 +103,9 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
     if isinstance(module, CrossEntropyLoss):
         return _LOSS
     # The alpha dropouts' scaling belongs to their class: it is no option.
-    return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
+    if not isinstance(module, DropoutModule):
+        return ()
+    return _SCALING if module.scaling != "alpha" else (_RANKS,)
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
