@@ -7,7 +7,7 @@ and for any placements. One broadcast of 8 bytes for each dimension of the mesh 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -71,9 +71,8 @@ def sharded(
         else:
             output = run(local, other, drawn, options)[0]
     output = output.contiguous()
-    return type(input).from_local(
-        output, mesh, input.placements, run_check=False, shape=input.shape, stride=_strides(input.shape)
-    )
+    whole = {"shape": input.shape, "stride": _strides(input.shape)}
+    return cast(Tensor, type(input).from_local(output, mesh, input.placements, run_check=False, **whole))
 
 
 def _whole(input: Any) -> Any:
