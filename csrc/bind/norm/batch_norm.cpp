@@ -83,6 +83,16 @@ class Call : public LayerCall {
     op_.mask = static_cast<uint8_t*>(part("mask", kUint8, (input_.numel + 7) / 8, access));
   }
 
+  // Throw unless what forward and backward need is there.
+  void check_output() const {
+    OP_CHECK(op_.y && op_.mean && op_.invstd, TypeError,
+             "batch_norm: y, mean and invstd must be tensors, got None");
+  }
+  void check_gradient() const {
+    OP_CHECK(op_.dy && op_.mean && op_.invstd, TypeError,
+             "batch_norm_backward: dy, mean and invstd must be tensors, got None");
+  }
+
   // What this rank sends: memory for it, which may be longer.
   void set_own() {
     const ArgumentName where = name("own");
@@ -156,8 +166,7 @@ py::object forward(NamedArguments& arguments) {
   op.running_var = call.param("running_var", Access::kWrite);
   op.mean = call.statistic("mean", Access::kWrite);
   op.invstd = call.statistic("invstd", Access::kWrite);
-  OP_CHECK(op.y && op.mean && op.invstd, TypeError,
-           "batch_norm: y, mean and invstd must be tensors, got None");
+  call.check_output();
   call.set_momentum();
   op.eps = arguments.number("eps");
   call.set_activation();
@@ -203,8 +212,7 @@ py::object backward(NamedArguments& arguments) {
   op.dbias = call.param("dbias", Access::kWrite);
   op.mean = call.statistic("mean", Access::kRead);
   op.invstd = call.statistic("invstd", Access::kRead);
-  OP_CHECK(op.dy && op.mean && op.invstd, TypeError,
-           "batch_norm_backward: dy, mean and invstd must be tensors, got None");
+  call.check_gradient();
   op.training = arguments.flag("training");
   call.set_activation();
   call.set_mask(Access::kRead);
@@ -240,8 +248,7 @@ py::object apply(NamedArguments& arguments) {
   call.set_params();
   op.mean = call.statistic("mean", Access::kRead);
   op.invstd = call.statistic("invstd", Access::kRead);
-  OP_CHECK(op.y && op.mean && op.invstd, TypeError,
-           "batch_norm: y, mean and invstd must be tensors, got None");
+  call.check_output();
   call.set_activation();
   call.set_new_mask();
   const py::handle seed = arguments["seed"];
@@ -269,8 +276,7 @@ py::object backward_part(NamedArguments& arguments, bool sums) {
   }
   op.mean = call.statistic("mean", Access::kRead);
   op.invstd = call.statistic("invstd", Access::kRead);
-  OP_CHECK(op.dy && op.mean && op.invstd, TypeError,
-           "batch_norm_backward: dy, mean and invstd must be tensors, got None");
+  call.check_gradient();
   sums ? call.set_own() : call.set_terms();
   call.set_activation();
   call.set_mask(Access::kRead);

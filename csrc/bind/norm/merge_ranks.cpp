@@ -80,7 +80,7 @@ class Merge : public LayerCall {
       total += sent[RankNumbers::kCount];
     }
     OP_CHECK(total != 1, ValueError, layer, " on rank ", rank,
-             ": all ranks together must have more than 1 value per channel in training, got 1");
+             ": all ranks together must have more than 1 value per channel in training, got ", total);
   }
 
  private:
