@@ -27,6 +27,7 @@ list(APPEND bind_sources
   csrc/bind/core/probe.cpp
   csrc/bind/core/target.cpp
   csrc/bind/core/tensor.cpp
+  csrc/bind/norm/merge_ranks.cpp
   csrc/bind/optim/batch.cpp
   csrc/bind/optim/optim.cpp
   csrc/bind/optim/param_groups.cpp

@@ -96,6 +96,32 @@ def batch_norm_backward(**given: Any) -> Any:
     return _native.core.batch_norm_backward(**{**right, **given})
 
 
+def batch_norm_moments(**given: Any) -> Any:
+    """What a rank sends of x, (4, 3)."""
+    own = torch.zeros(10, dtype=torch.float64)
+    right = {"x": torch.ones(4, 3), "threads": 1, "own": own, "tag": 0.0, "workspace": None}
+    return _native.core.batch_norm_moments(**{**right, **given})
+
+
+def merge_moments(*rows: tuple[int, int, int], **given: Any) -> Any:
+    """The statistics of three channels of several ranks, each with its channels, tag and count."""
+    sent = [[*row, 0, *([0] * 6)] for row in rows or [(3, 0, 4), (3, 0, 2)]]
+    right = {
+        "x": torch.tensor(sent, dtype=torch.float64),
+        "threads": 1,
+        "mean": torch.zeros(3),
+        "invstd": torch.zeros(3),
+        "total": torch.zeros(1, dtype=torch.float64),
+        **dict.fromkeys(("running_mean", "running_var", "batches")),
+        "momentum": 0.1,
+        "eps": 1e-5,
+        "tag": 7.0,
+        "layer": "norm",
+        "rank": 0,
+    }
+    return _native.core.batch_norm_merge_moments(**{**right, **given})
+
+
 def dropout(**given: Any) -> Any:
     """Dropout of x, (4, 3)."""
     right = {

@@ -101,7 +101,8 @@ class _Pool:
     def __init__(self, n: int, patience: float) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed"])
+        # Imported once, for all ranks of all tests.
+        context.set_forkserver_preload(["torch.distributed.tensor", "torch._dynamo"])
         self.connections: list[Connection] = []
         self.processes = []
         for rank in range(n):

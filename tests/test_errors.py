@@ -148,6 +148,15 @@ CALLS = {
         ),
     },
     "dropout/dropout.cpp": {
+        "dropout: part must have a first draw, then sizes and strides of 1 to  dimensions, got  numbers": (
+            lambda: core.dropout(part=[0, 4])
+        ),
+        "dropout: part must have  draws, the last ones next to each other, got ": (
+            lambda: core.dropout(part=[0, 4, 1])
+        ),
+        " must be contiguous with a part, got channels last": (
+            lambda: core.dropout(x=ones(3, 4).t(), y=ones(3, 4).t(), part=[0, 12, 1])
+        ),
         "dropout: p must be from 0 to 1, got ": lambda: core.dropout(p=1.5),
         'dropout: residual must be None with scaling="alpha", got one': (
             lambda: core.dropout(residual=ones(4, 3), scaling="alpha")
@@ -189,6 +198,7 @@ CALLS = {
         ': mask must be given if and only if activation is "relu" and there is a residual, got ': (
             lambda: core.batch_norm(residual=ones(4, 3), activation="relu")
         ),
+        " must have  elements, got ": lambda: core.batch_norm_moments(own=ones(9, dtype=WIDE)),
         " must have at least 2 dimensions, got ": lambda: core.batch_norm(x=ones(4)),
         " must have elements, got shape ": lambda: core.batch_norm(x=ones(0, 3)),
         " must be contiguous or channels last, got strides  for shape ": (
@@ -203,6 +213,17 @@ CALLS = {
         ),
         'batch_norm_backward: mask must be None unless activation is "relu", got one': (
             lambda: core.batch_norm_backward(mask=ones(2, dtype=torch.uint8))
+        ),
+    },
+    "norm/merge_ranks.cpp": {
+        " must be a dense torch.float64 matrix, got  of shape ": lambda: core.merge_moments(x=ones(2, 10)),
+        " must have  numbers of each rank, got ": lambda: core.merge_moments(x=ones(2, 9, dtype=WIDE)),
+        " on rank : rank  must have  channels there, too, got ": lambda: core.merge_moments((3, 0, 4), (5, 0, 4)),
+        " on rank : rank  must be in the same layer, got another layer of  channels": (
+            lambda: core.merge_moments((3, 7, 4), (3, 8, 4))
+        ),
+        " on rank : all ranks together must have more than 1 value per channel in training, got ": (
+            lambda: core.merge_moments((3, 7, 1), (3, 7, 0))
         ),
     },
     "optim/batch.cpp": {
@@ -278,6 +299,7 @@ FUNCTIONS = {
     "dropout": r"dropout",
     "loss": r"cross_entropy|exponential",
     "norm": r"batch_norm|batch_norm_backward",
+    "norm/merge_ranks.cpp": r"SyncBatchNorm|norm on rank 0",
     "optim": r"sgd|adam",
     "optim/clip.cpp": r"clip_grad_norm_",
     "optim/control.h": r"clip_grad_norm_",

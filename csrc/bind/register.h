@@ -14,6 +14,7 @@
   X(statistics)             \
   X(probe)                  \
   X(batch_norm)             \
+  X(merge_ranks)            \
   X(dropout)                \
   X(cross_entropy)          \
   X(augment)

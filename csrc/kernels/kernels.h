@@ -98,6 +98,8 @@ using IncrementKernel = void(float* const* counts, int64_t count, const StepCont
 // forward writes y, mean, invstd, running_* and mask from x, weight, bias and residual; inference writes y
 // and mask with the running statistics; backward writes dx, dresidual, dweight and dbias, those that are
 // there, from dy, x, mean, invstd, weight, bias and mask.
+// moments writes own from x; merge_moments writes mean, invstd, running_* and total, merge_gradients terms,
+// from gathered. backward with own and without dx writes own, with terms it reads no sums.
 using BatchNormKernel = void(const BatchNorm& op, const Launch& launch);
 // Doubles of workspace for a tensor of this shape.
 using BatchNormWorkspace = int64_t(const ChannelShape& shape);
@@ -139,6 +141,9 @@ using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const L
   X(batch_norm_forward, BatchNormKernel)            \
   X(batch_norm_inference, BatchNormKernel)          \
   X(batch_norm_backward, BatchNormKernel)           \
+  X(batch_norm_moments, BatchNormKernel)            \
+  X(batch_norm_merge_moments, BatchNormKernel)      \
+  X(batch_norm_merge_gradients, BatchNormKernel)    \
   X(batch_norm_workspace, BatchNormWorkspace)       \
   X(dropout, DropoutKernel)                         \
   X(cross_entropy_forward, CrossEntropyKernel)      \

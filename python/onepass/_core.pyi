@@ -166,6 +166,91 @@ def batch_norm_backward(
 ) -> None:
     """Writes those gradients that are not None. training: mean and invstd are those of the batch."""
 
+def batch_norm_moments(
+    *, x: torch.Tensor, threads: int, own: torch.Tensor, tag: float, workspace: torch.Tensor | None
+) -> None:
+    """Writes what this rank sends: channels, tag, count, then the mean and the m2 of each channel, float64."""
+
+def batch_norm_merge_moments(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    total: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float | None,
+    batches: torch.Tensor | None,
+    eps: float,
+    tag: float,
+    layer: str,
+    rank: int,
+) -> None:
+    """Writes mean, invstd and the total count from x, a row of each rank, and updates the running statistics."""
+
+def batch_norm_merge_gradients(
+    *, x: torch.Tensor, threads: int, invstd: torch.Tensor, total: torch.Tensor, terms: torch.Tensor
+) -> None:
+    """Writes the two terms of each channel that `batch_norm_backward_elements` reads, from x, a row of each rank."""
+
+def batch_norm_apply(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    y: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    activation: str | None,
+    dropout: float,
+    mask: torch.Tensor | None,
+    seed: Seed,
+) -> torch.Tensor | None:
+    """Writes y and mask with statistics that are there already."""
+
+def batch_norm_backward_sums(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    dy: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    dweight: torch.Tensor | None,
+    dbias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    own: torch.Tensor,
+    activation: str | None,
+    dropout: float,
+    mask: torch.Tensor | None,
+    workspace: torch.Tensor | None,
+    seed: int | torch.Tensor,
+) -> None:
+    """Writes this rank's two sums of each channel to own, and its dweight and dbias."""
+
+def batch_norm_backward_elements(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    dy: torch.Tensor,
+    dx: torch.Tensor | None,
+    dresidual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    terms: torch.Tensor,
+    activation: str | None,
+    dropout: float,
+    mask: torch.Tensor | None,
+    workspace: torch.Tensor | None,
+    seed: int | torch.Tensor,
+) -> None:
+    """Writes dx and dresidual, those that are not None, with the terms of all ranks' sums."""
+
 def batch_norm_workspace(*, x: torch.Tensor) -> int:
     """Returns how many elements the float64 tensor has in which forward and backward work."""
 
@@ -182,8 +267,12 @@ def dropout(
     gradient: bool,
     table: torch.Tensor | None,
     seed: Seed,
+    part: Sequence[int] | None = None,
 ) -> torch.Tensor | None:
-    """Writes y, which may be x. table: a byte for each draw, where several elements share one."""
+    """Writes y, which may be x. table: a byte for each draw, where several elements share one.
+
+    part: where the draws are among those of a whole tensor: the first one, then sizes, then strides.
+    """
 
 cross_entropy_totals: int
 """Elements of the float64 tensor of totals that the loss fills."""

@@ -1,6 +1,10 @@
 // dropout.cpp - the binding of dropout: one function for all of its kinds, forward and backward.
 
+#include <pybind11/stl.h>
+
+#include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "bind/core/layer.h"
 #include "bind/register.h"
@@ -44,6 +48,30 @@ class Call : public LayerCall {
     op_.terms = math::dropout_terms(op_.p, scaling, arguments_.flag("gradient"));
     OP_CHECK(!op_.residual || !op_.terms.is_affine(), ValueError,
              "dropout: residual must be None with scaling=\"alpha\", got one");
+  }
+
+  // Where the draws are among those of the whole tensor: the first one, then sizes, then strides.
+  void set_part() {
+    const py::handle part = arguments_.find("part");
+    if (!part || part.is_none()) return;
+    DrawPlaces& of_whole = op_.places.of_whole;
+    const auto numbers = part.cast<std::vector<int64_t>>();
+    of_whole.count = int(numbers.size() / 2);
+    OP_CHECK(numbers.size() % 2 == 1 && of_whole.count > 0 && of_whole.count <= DrawPlaces::kMost, ValueError,
+             "dropout: part must have a first draw, then sizes and strides of 1 to ", DrawPlaces::kMost,
+             " dimensions, got ", numbers.size(), " numbers");
+    of_whole.first = numbers[0];
+    int64_t draws = 1;
+    for (int k = 0; k < of_whole.count; ++k) {
+      of_whole.sizes[k] = numbers[size_t(1 + k)];
+      of_whole.strides[k] = numbers[size_t(1 + of_whole.count + k)];
+      draws *= of_whole.sizes[k];
+    }
+    OP_CHECK(draws == op_.places.draws() && of_whole.strides[of_whole.count - 1] == 1 && of_whole.first >= 0,
+             ValueError, "dropout: part must have ", op_.places.draws(),
+             " draws, the last ones next to each other, got ", draws);
+    OP_CHECK(op_.places.has_table() || !op_.places.shape.channels_last, ValueError, to_string(name("input")),
+             " must be contiguous with a part, got channels last");
   }
 
   void set_table() {
@@ -102,6 +130,7 @@ py::object dropout(NamedArguments& arguments) {
   call.set_tensors();
   call.set_terms();
   call.set_table();
+  call.set_part();
   const py::handle seed = arguments["seed"];
   call.check_end();
   py::object drawn = call.set_seed(op, seed);

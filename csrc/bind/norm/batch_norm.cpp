@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bind/core/layer.h"
+#include "bind/core/struct_array.h"
 #include "bind/register.h"
 #include "core/check.h"
 
@@ -82,6 +83,35 @@ class Call : public LayerCall {
     op_.mask = static_cast<uint8_t*>(part("mask", kUint8, (input_.numel + 7) / 8, access));
   }
 
+  // Throw unless what forward and backward need is there.
+  void check_output() const {
+    OP_CHECK(op_.y && op_.mean && op_.invstd, TypeError,
+             "batch_norm: y, mean and invstd must be tensors, got None");
+  }
+  void check_gradient() const {
+    OP_CHECK(op_.dy && op_.mean && op_.invstd, TypeError,
+             "batch_norm_backward: dy, mean and invstd must be tensors, got None");
+  }
+
+  // What this rank sends: memory for it, which may be longer.
+  void set_own() {
+    const ArgumentName where = name("own");
+    const auto numbers = struct_array_of<double>(arguments_["own"], where, input_.device, reader_);
+    const int64_t needed = RankNumbers{op_.shape.channels}.size();
+    OP_CHECK(numbers.count >= needed, ValueError, to_string(where), " must have ", needed, " elements, got ",
+             numbers.count);
+    op_.own = numbers.data;
+  }
+
+  // Two of the statistics' dtype for each channel.
+  void set_terms() {
+    const ArgumentName where = name("terms");
+    const TensorView view = read(arguments_["terms"], where, Access::kRead);
+    expect(view, where, op_.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32,
+           "the statistics of input");
+    op_.terms = part(view, where, 2 * op_.shape.channels, Access::kRead);
+  }
+
   // The mask that forward writes.
   void set_new_mask() {
     set_mask(Access::kWrite);
@@ -136,8 +166,7 @@ py::object forward(NamedArguments& arguments) {
   op.running_var = call.param("running_var", Access::kWrite);
   op.mean = call.statistic("mean", Access::kWrite);
   op.invstd = call.statistic("invstd", Access::kWrite);
-  OP_CHECK(op.y && op.mean && op.invstd, TypeError,
-           "batch_norm: y, mean and invstd must be tensors, got None");
+  call.check_output();
   call.set_momentum();
   op.eps = arguments.number("eps");
   call.set_activation();
@@ -183,8 +212,7 @@ py::object backward(NamedArguments& arguments) {
   op.dbias = call.param("dbias", Access::kWrite);
   op.mean = call.statistic("mean", Access::kRead);
   op.invstd = call.statistic("invstd", Access::kRead);
-  OP_CHECK(op.dy && op.mean && op.invstd, TypeError,
-           "batch_norm_backward: dy, mean and invstd must be tensors, got None");
+  call.check_gradient();
   op.training = arguments.flag("training");
   call.set_activation();
   call.set_mask(Access::kRead);
@@ -197,6 +225,72 @@ py::object backward(NamedArguments& arguments) {
   call.run(&KernelTable::batch_norm_backward, op);
   return py::none();
 }
+
+// The parts of training over several ranks. Between moments and apply, and between the two of backward, the
+// ranks exchange what is in own (merge_ranks.cpp).
+
+py::object moments(NamedArguments& arguments) {
+  Call call("batch_norm", arguments);
+  BatchNorm& op = call.op();
+  call.set_own();
+  op.tag = arguments.number("tag");
+  op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
+  call.check_end();
+  call.run(&KernelTable::batch_norm_moments, op);
+  return py::none();
+}
+
+py::object apply(NamedArguments& arguments) {
+  Call call("batch_norm", arguments);
+  BatchNorm& op = call.op();
+  op.y = call.like_x("y", Access::kWrite);
+  op.residual = call.like_x("residual", Access::kRead);
+  call.set_params();
+  op.mean = call.statistic("mean", Access::kRead);
+  op.invstd = call.statistic("invstd", Access::kRead);
+  call.check_output();
+  call.set_activation();
+  call.set_new_mask();
+  const py::handle seed = arguments["seed"];
+  call.check_end();
+  py::object drawn = call.set_seed(op, seed);
+  std::vector<double> workspace(call.target().on_gpu ? 0 : size_t(op.shape.channels * kChannelParams));
+  op.workspace = workspace.data();
+  call.run(&KernelTable::batch_norm_inference, op);
+  return drawn;
+}
+
+// sums: writes own, dweight and dbias of this rank. Else writes dx and dresidual with the terms of all ranks.
+py::object backward_part(NamedArguments& arguments, bool sums) {
+  Call call("batch_norm_backward", arguments);
+  BatchNorm& op = call.op();
+  op.dy = call.like_x("dy", Access::kRead);
+  if (!sums) {
+    op.dx = call.like_x("dx", Access::kWrite);
+    op.dresidual = call.like_x("dresidual", Access::kWrite);
+  }
+  call.set_params();
+  if (sums) {
+    op.dweight = call.param("dweight", Access::kWrite);
+    op.dbias = call.param("dbias", Access::kWrite);
+  }
+  op.mean = call.statistic("mean", Access::kRead);
+  op.invstd = call.statistic("invstd", Access::kRead);
+  call.check_gradient();
+  sums ? call.set_own() : call.set_terms();
+  call.set_activation();
+  call.set_mask(Access::kRead);
+  op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
+  const py::handle seed = arguments["seed"];
+  call.check_end();
+  const py::object drawn = call.set_seed(op, seed);
+  call.run(&KernelTable::batch_norm_backward, op);
+  return py::none();
+}
+
+py::object backward_sums(NamedArguments& arguments) { return backward_part(arguments, true); }
+
+py::object backward_elements(NamedArguments& arguments) { return backward_part(arguments, false); }
 
 py::object workspace(NamedArguments& arguments) {
   Call call("batch_norm", arguments, false);
@@ -211,6 +305,10 @@ void register_batch_norm(py::module_& module) {
   NamedFunction<&forward>::define(module, "batch_norm_forward", "batch_norm");
   NamedFunction<&inference>::define(module, "batch_norm_inference", "batch_norm");
   NamedFunction<&backward>::define(module, "batch_norm_backward");
+  NamedFunction<&moments>::define(module, "batch_norm_moments", "batch_norm");
+  NamedFunction<&apply>::define(module, "batch_norm_apply", "batch_norm");
+  NamedFunction<&backward_sums>::define(module, "batch_norm_backward_sums", "batch_norm_backward");
+  NamedFunction<&backward_elements>::define(module, "batch_norm_backward_elements", "batch_norm_backward");
   NamedFunction<&workspace>::define(module, "batch_norm_workspace");
 }
 

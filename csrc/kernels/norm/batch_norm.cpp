@@ -133,13 +133,10 @@ math::Moments moments_of(const ChannelShape& shape, const math::Pair* parts) {
   return {mean, m2};
 }
 
-// Merges the statistics of channel c from its tiles, saves them, updates the running ones, and makes the
-// channel's parameters.
+// Saves the statistics of channel c, updates the running ones, and makes the channel's parameters.
 template <class T>
-void finish_forward(const BatchNorm& op, double factor, const Params<T>& params, int64_t c,
-                    const math::Pair* parts) {
-  const double rows = double(op.shape.rows());
-  const math::Moments moments = moments_of(op.shape, parts);
+math::Affine<T> use_moments(const BatchNorm& op, double factor, int64_t c, const math::Moments& moments,
+                            double rows) {
   const T mean = T(moments.mean), invstd = T(math::invstd_of(moments.m2 / rows, op.eps));
   static_cast<T*>(op.mean)[c] = mean;
   static_cast<T*>(op.invstd)[c] = invstd;
@@ -147,7 +144,85 @@ void finish_forward(const BatchNorm& op, double factor, const Params<T>& params,
                running_var = param_of(op, op.running_var, c, 0);
   set_param(op, op.running_mean, c, math::running_average(running_mean, moments.mean, factor));
   set_param(op, op.running_var, c, math::running_average(running_var, moments.m2 / (rows - 1), factor));
-  params.set(c, affine_of(op, c, mean, invstd));
+  return affine_of(op, c, mean, invstd);
+}
+
+double factor_of(const BatchNorm& op) { return op.batches ? 1 / double(*op.batches) : op.momentum; }
+
+// Merges the statistics of channel c from its tiles.
+template <class T>
+void finish_forward(const BatchNorm& op, double factor, const Params<T>& params, int64_t c,
+                    const math::Pair* parts) {
+  params.set(c, use_moments<T>(op, factor, c, moments_of(op.shape, parts), double(op.shape.rows())));
+}
+
+void set_own(const BatchNorm& op, int64_t c, double first, double second) {
+  const RankNumbers at{op.shape.channels};
+  op.own[at.first(c)] = first;
+  op.own[at.second(c)] = second;
+}
+
+template <class T>
+void moments(const BatchNorm& op, int threads) {
+  const ChannelInputs in{op.shape, op.dtype, op.x, nullptr, {}};
+  auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
+  const int64_t channels = op.shape.channels, tiles = op.shape.tiles();
+  const Params<T> params(op, op.workspace + 2 * channels * tiles);
+  with_stored<T>(op, false, [&](auto stored) {
+    const Slab all{0, channels};
+    reduce_channels<math::ShiftedSums<T>, decltype(stored)>(in, all, params.view(), parts, threads);
+  });
+  op.own[RankNumbers::kChannels] = double(channels);
+  op.own[RankNumbers::kTag] = op.tag;
+  op.own[RankNumbers::kCount] = double(op.shape.rows());
+  for (int64_t c = 0; c < channels; ++c) {
+    const math::Moments found = moments_of(op.shape, parts + c * tiles);
+    set_own(op, c, found.mean, found.m2);
+  }
+}
+
+// The ranks' parts of channel c, as moments_of those of the tiles. A rank without elements has a count of 0.
+template <class T>
+void merge_moments(const BatchNorm& op) {
+  const RankNumbers at{op.shape.channels};
+  const auto count = [&](int64_t r) { return op.gathered[r * op.stride + RankNumbers::kCount]; };
+  double total = 0;
+  for (int64_t r = 0; r < op.ranks; ++r) total += count(r);
+  *op.total = total;
+  const double factor = factor_of(op);
+  for (int64_t c = 0; c < at.channels; ++c) {
+    if (total == 0) {  // nothing to move the running statistics by
+      static_cast<T*>(op.mean)[c] = 0;
+      static_cast<T*>(op.invstd)[c] = T(math::invstd_of(0, op.eps));
+      continue;
+    }
+    const auto part = [&](int64_t r) {
+      const double* sent = op.gathered + r * op.stride;
+      return math::Pair{sent[at.first(c)], sent[at.second(c)]};
+    };
+    double mean = 0, m2 = 0;
+    for (int64_t r = 0; r < op.ranks; ++r) mean += math::mean_term(part(r), count(r));
+    mean /= total;
+    for (int64_t r = 0; r < op.ranks; ++r) m2 += math::m2_term(part(r), count(r), mean);
+    use_moments<T>(op, factor, c, {mean, m2}, total);
+  }
+}
+
+template <class T>
+void merge_gradients(const BatchNorm& op) {
+  const RankNumbers at{op.shape.channels};
+  T* terms = static_cast<T*>(op.terms);
+  for (int64_t c = 0; c < at.channels; ++c) {
+    math::Pair sums{0, 0};
+    for (int64_t r = 0; r < op.ranks; ++r) {
+      const double* sent = op.gathered + r * op.stride;
+      sums = math::merge(sums, {sent[at.first(c)], sent[at.second(c)]});
+    }
+    const double invstd = double(static_cast<const T*>(op.invstd)[c]);
+    const auto made = math::GradientTerms<T>::make(sums, invstd, *op.total);
+    terms[2 * c] = made.mean_g;
+    terms[2 * c + 1] = made.slope;
+  }
 }
 
 template <class T>
@@ -156,7 +231,7 @@ void forward(const BatchNorm& op, int threads) {
   auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
   const int64_t tiles = op.shape.tiles();
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
-  const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
+  const double factor = factor_of(op);
   const PassFlags passing = dropout_of(op);
   const auto walk_both = [&](const Slab& slab, int at_once) {
     with_stored<T>(op, false, [&](auto stored) {
@@ -173,10 +248,15 @@ void forward(const BatchNorm& op, int threads) {
   for_each_slab(op.shape, width, threads, [&](const Slab& slab) { walk_both(slab, 1); });
 }
 
+// With the running statistics, or with a mean and invstd that are there already.
 template <class T>
 void inference(const BatchNorm& op, int threads) {
   const Params<T> params(op, op.workspace);
   for (int64_t c = 0; c < op.shape.channels; ++c) {
+    if (op.mean) {
+      params.set(c, affine_of(op, c, static_cast<const T*>(op.mean)[c], static_cast<const T*>(op.invstd)[c]));
+      continue;
+    }
     const T invstd = T(math::invstd_of(param_of(op, op.running_var, c, 1), op.eps));
     params.set(c, affine_of(op, c, T(param_of(op, op.running_mean, c, 0)), invstd));
   }
@@ -191,6 +271,7 @@ void finish_backward(const BatchNorm& op, const Params<T>& params, int64_t c, co
   for (int64_t i = 0; i < op.shape.tiles(); ++i) sums = math::merge(sums, parts[i]);
   set_param(op, op.dbias, c, sums.first);
   set_param(op, op.dweight, c, math::weight_gradient(sums, invstd));
+  if (op.own) return set_own(op, c, sums.first, sums.second);
   const auto terms = math::GradientTerms<T>::make(sums, invstd, double(op.shape.rows()));
   params.at[kMeanG][c] = plain_nan(terms.mean_g);
   params.at[kSlope][c] = plain_nan(terms.slope);
@@ -229,12 +310,15 @@ void backward(const BatchNorm& op, int threads) {
   const Params<T> params(op, op.workspace + 2 * op.shape.channels * tiles);
   for (int64_t c = 0; c < op.shape.channels; ++c) {
     params.set(c, affine_of(op, c, static_cast<const T*>(op.mean)[c], static_cast<const T*>(op.invstd)[c]));
+    if (!op.terms) continue;
+    params.at[kMeanG][c] = plain_nan(static_cast<const T*>(op.terms)[2 * c]);
+    params.at[kSlope][c] = plain_nan(static_cast<const T*>(op.terms)[2 * c + 1]);
   }
   with_stored<T>(op, passing.asks(), [&](auto stored) {
     using S = decltype(stored);
     const Output dx = output_of(op, op.dx), dresidual = output_of(op, op.dresidual);
     const auto walk_both = [&](const Slab& slab, int at_once) {
-      if (op.training || op.dweight || op.dbias) {
+      if (!op.terms && (op.training || op.dweight || op.dbias)) {
         reduce_channels<Sums, S>(in, slab, params.view(), parts, at_once);
         for (int64_t k = slab.begin; k < slab.end; ++k) finish_backward(op, params, k, parts + k * tiles);
       }
@@ -272,6 +356,19 @@ int64_t batch_norm_workspace(const ChannelShape& shape) {
 void batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   const int threads = threads_for(op.shape.numel(), launch.threads);
   op.dtype == DType::kFloat64 ? forward<double>(op, threads) : forward<float>(op, threads);
+}
+
+void batch_norm_moments(const BatchNorm& op, const Launch& launch) {
+  const int threads = threads_for(op.shape.numel(), launch.threads);
+  op.dtype == DType::kFloat64 ? moments<double>(op, threads) : moments<float>(op, threads);
+}
+
+void batch_norm_merge_moments(const BatchNorm& op, const Launch&) {
+  op.dtype == DType::kFloat64 ? merge_moments<double>(op) : merge_moments<float>(op);
+}
+
+void batch_norm_merge_gradients(const BatchNorm& op, const Launch&) {
+  op.dtype == DType::kFloat64 ? merge_gradients<double>(op) : merge_gradients<float>(op);
 }
 
 void batch_norm_inference(const BatchNorm& op, const Launch& launch) {

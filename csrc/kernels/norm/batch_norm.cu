@@ -37,6 +37,25 @@ gpu::PassBits passing_of(const BatchNorm& op, bool masked) {
           masked ? op.mask : nullptr};
 }
 
+// Saves a channel's statistics and updates the running ones, in one thread.
+template <class T>
+__device__ void use_moments(const BatchNorm& op, int64_t c, double mean, double m2, double rows) {
+  static_cast<T*>(op.mean)[c] = T(mean);
+  static_cast<T*>(op.invstd)[c] = T(math::invstd_of(m2 / rows, op.eps));
+  const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
+  const DType dtype = op.param_dtype;
+  set_param(dtype, op.running_mean, c,
+            math::running_average(param_of(dtype, op.running_mean, c, 0), mean, factor));
+  set_param(dtype, op.running_var, c,
+            math::running_average(param_of(dtype, op.running_var, c, 0), m2 / (rows - 1), factor));
+}
+
+__device__ void set_own(const BatchNorm& op, int64_t c, double first, double second) {
+  const RankNumbers at{op.shape.channels};
+  op.own[at.first(c)] = first;
+  op.own[at.second(c)] = second;
+}
+
 // What forward and backward have in common.
 template <class S>
 struct Work {
@@ -118,14 +137,13 @@ struct Forward : Work<S> {
     const double m2 =
         gpu::sum_tiles(tiles, [&](int64_t i) { return math::m2_term(parts[i], count(i), mean); });
     if (threadIdx.x % gpu::kWarp != 0) return;
-    static_cast<T*>(op.mean)[c] = T(mean);
-    static_cast<T*>(op.invstd)[c] = T(math::invstd_of(m2 / rows, op.eps));
-    const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-    const DType dtype = op.param_dtype;
-    set_param(dtype, op.running_mean, c,
-              math::running_average(param_of(dtype, op.running_mean, c, 0), mean, factor));
-    set_param(dtype, op.running_var, c,
-              math::running_average(param_of(dtype, op.running_var, c, 0), m2 / (rows - 1), factor));
+    if (!op.own) return use_moments<T>(op, c, mean, m2, rows);
+    if (c == 0) {
+      op.own[RankNumbers::kChannels] = double(op.shape.channels);
+      op.own[RankNumbers::kTag] = op.tag;
+      op.own[RankNumbers::kCount] = rows;
+    }
+    set_own(op, c, mean, m2);
   }
   __device__ math::Affine<T> params(int64_t c) const {
     const BatchNorm& op = this->op;
@@ -211,6 +229,7 @@ struct Backward : Work<S> {
     const double invstd = double(static_cast<const T*>(op.invstd)[c]);
     set_param(op.param_dtype, op.dbias, c, sums.first);
     set_param(op.param_dtype, op.dweight, c, math::weight_gradient(sums, invstd));
+    if (op.own) return set_own(op, c, sums.first, sums.second);
     const auto made = math::GradientTerms<T>::make(sums, invstd, double(op.shape.rows()));
     terms[2 * c] = made.mean_g;
     terms[2 * c + 1] = made.slope;
@@ -237,6 +256,71 @@ struct Backward : Work<S> {
     this->write(op.dx, index, n, x);
   }
 };
+
+// Stops the kernel, since nobody on the host looks at what the ranks sent.
+__device__ void check_rank(const double* sent, int64_t rank, int64_t channels, double tag) {
+  const double found = sent[RankNumbers::kTag];
+  if (sent[RankNumbers::kChannels] == double(channels) && (found == tag || found == 0 || tag == 0)) return;
+  printf("SyncBatchNorm: rank %lld must be in the same layer, of %lld channels, got %lld%s\n",
+         static_cast<long long>(rank), static_cast<long long>(channels),
+         static_cast<long long>(sent[RankNumbers::kChannels]), found == tag ? "" : " of another layer");
+  __trap();
+}
+
+// As the CPU's: the ranks in their order, a thread for each channel.
+template <class T>
+__global__ void __launch_bounds__(gpu::kChannelThreads)
+    merge_moments_kernel(const __grid_constant__ BatchNorm op) {
+  const RankNumbers at{op.shape.channels};
+  const int64_t c = int64_t(blockIdx.x) * gpu::kChannelThreads + threadIdx.x;
+  if (c >= at.channels) return;
+  double total = 0, mean = 0, m2 = 0;
+  for (int64_t r = 0; r < op.ranks; ++r) {
+    const double *sent = op.gathered + r * op.stride, count = sent[RankNumbers::kCount];
+    if (c == 0) check_rank(sent, r, at.channels, op.tag);
+    total += count;
+    mean += math::mean_term({sent[at.first(c)], sent[at.second(c)]}, count);
+  }
+  if (c == 0) *op.total = total;
+  if (total == 0) {  // nothing to move the running statistics by
+    static_cast<T*>(op.mean)[c] = 0;
+    static_cast<T*>(op.invstd)[c] = T(math::invstd_of(0, op.eps));
+    return;
+  }
+  mean /= total;
+  for (int64_t r = 0; r < op.ranks; ++r) {
+    const double* sent = op.gathered + r * op.stride;
+    m2 += math::m2_term({sent[at.first(c)], sent[at.second(c)]}, sent[RankNumbers::kCount], mean);
+  }
+  use_moments<T>(op, c, mean, m2, total);
+}
+
+template <class T>
+__global__ void __launch_bounds__(gpu::kChannelThreads)
+    merge_gradients_kernel(const __grid_constant__ BatchNorm op) {
+  const RankNumbers at{op.shape.channels};
+  const int64_t c = int64_t(blockIdx.x) * gpu::kChannelThreads + threadIdx.x;
+  if (c >= at.channels) return;
+  math::Pair sums{0, 0};
+  for (int64_t r = 0; r < op.ranks; ++r) {
+    const double* sent = op.gathered + r * op.stride;
+    sums = math::merge(sums, {sent[at.first(c)], sent[at.second(c)]});
+  }
+  const double invstd = double(static_cast<const T*>(op.invstd)[c]);
+  const auto made = math::GradientTerms<T>::make(sums, invstd, *op.total);
+  static_cast<T*>(op.terms)[2 * c] = made.mean_g;
+  static_cast<T*>(op.terms)[2 * c + 1] = made.slope;
+}
+
+// Launches a thread for each channel.
+template <class Kernel>
+void merge(Kernel wide, Kernel narrow, const BatchNorm& op, const Launch& launch) {
+  const DeviceGuard guard(launch.device);
+  const dim3 grid(unsigned((op.shape.channels + gpu::kChannelThreads - 1) / gpu::kChannelThreads));
+  cuda_check(gpu::launch(op.dtype == DType::kFloat64 ? wide : narrow, grid, dim3(gpu::kChannelThreads), 0,
+                         static_cast<cudaStream_t>(launch.stream), op),
+             "batch_norm");
+}
 
 template <class Op>
 void walk(const Op& op, cudaStream_t stream) {
@@ -285,10 +369,28 @@ void cuda::batch_norm_forward(const BatchNorm& op, const Launch& launch) {
   });
 }
 
+void cuda::batch_norm_moments(const BatchNorm& op, const Launch& launch) {
+  const DeviceGuard guard(launch.device);
+  gpu::with_stored(op.dtype, [&](auto stored) {
+    gpu::reduce_channels(forward_of<decltype(stored)>(op, false), int(sizeof(stored)),
+                         reinterpret_cast<math::Pair*>(op.workspace),
+                         static_cast<cudaStream_t>(launch.stream), "batch_norm");
+  });
+}
+
+void cuda::batch_norm_merge_moments(const BatchNorm& op, const Launch& launch) {
+  merge(merge_moments_kernel<double>, merge_moments_kernel<float>, op, launch);
+}
+
+void cuda::batch_norm_merge_gradients(const BatchNorm& op, const Launch& launch) {
+  merge(merge_gradients_kernel<double>, merge_gradients_kernel<float>, op, launch);
+}
+
 void cuda::batch_norm_inference(const BatchNorm& op, const Launch& launch) {
   const DeviceGuard guard(launch.device);
   gpu::with_stored(op.dtype, [&](auto stored) {
-    walk(forward_of<decltype(stored)>(op, true), static_cast<cudaStream_t>(launch.stream));
+    // Without a mean that is there already: with the running statistics.
+    walk(forward_of<decltype(stored)>(op, op.mean == nullptr), static_cast<cudaStream_t>(launch.stream));
   });
 }
 
@@ -301,10 +403,10 @@ void cuda::batch_norm_backward(const BatchNorm& op, const Launch& launch) {
     work.op = op;
     work.passing = passing_of(op, true);
     work.relu = op.relu && !op.mask;
-    work.terms = reinterpret_cast<typename Work::T*>(op.workspace + 2 * op.shape.channels *
-                                                                        gpu::ChannelCut(op.shape).tiles());
+    const int64_t behind = 2 * op.shape.channels * gpu::ChannelCut(op.shape).tiles();
+    work.terms = static_cast<typename Work::T*>(op.terms ? op.terms : op.workspace + behind);
     auto* parts = reinterpret_cast<math::Pair*>(op.workspace);
-    const bool sums = op.training || op.dweight || op.dbias, elements = op.dx || op.dresidual;
+    const bool sums = !op.terms && (op.training || op.dweight || op.dbias), elements = op.dx || op.dresidual;
     if (sums && elements && keep(work, false, parts, stream)) return;
     if (sums) gpu::reduce_channels(work, int(sizeof(stored)), parts, stream, "batch_norm");
     if (elements) walk(work, stream);

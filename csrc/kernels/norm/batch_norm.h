@@ -42,6 +42,24 @@ struct BatchNorm {
   void* dbias = nullptr;
   bool training = true;  // backward: mean and invstd are those of the batch, and depend on x
   double* workspace = nullptr;
+
+  // Statistics over the batches of several ranks: this rank's two numbers of each channel are written instead
+  // of used, all ranks' are merged, and elements are computed with the result.
+  double* own = nullptr;             // written by moments, and by backward without dx: RankNumbers
+  double tag = 0;                    // of the layer
+  const double* gathered = nullptr;  // what `ranks` ranks wrote to own, `stride` doubles apart
+  int64_t ranks = 0, stride = 0;
+  double* total = nullptr;  // elements of a channel of all ranks: written by merge_moments, then read
+  void* terms = nullptr;    // T, two for each channel: written by merge_gradients, read by backward
+};
+
+// What a rank sends: where the doubles are. The first three say whose numbers they are.
+struct RankNumbers {
+  static constexpr int64_t kChannels = 0, kTag = 1, kCount = 2, kFirst = 4;
+  int64_t channels;
+  ONEPASS_HD int64_t first(int64_t c) const { return kFirst + c; }
+  ONEPASS_HD int64_t second(int64_t c) const { return kFirst + channels + c; }
+  ONEPASS_HD int64_t size() const { return kFirst + 2 * channels; }
 };
 
 // Parameters of a channel, at most, for which the CPU's workspace has room: inference needs nothing else.

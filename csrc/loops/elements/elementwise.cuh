@@ -24,7 +24,7 @@ struct Kept {
   __device__ math::Dropout drawn() const { return seeded(dropout, device_seed); }
   // True if the draws follow each other in memory's order.
   __host__ __device__ bool draws_in_order() const {
-    return !places.has_table() && !places.shape.channels_last;
+    return !places.has_table() && !places.shape.channels_last && places.of_whole.count == 0;
   }
 };
 
@@ -33,9 +33,13 @@ static __global__ void __launch_bounds__(kElementThreads) table_kernel(const __g
   const int64_t block = int64_t(blockIdx.x) * kElementThreads + threadIdx.x;
   const int64_t begin = block * math::kDrawsPerBlock, draws = kept.places.draws();
   if (begin >= draws) return;
-  const uint32_t bits = kept_of_block(kept.drawn(), uint64_t(block));
+  const math::Dropout dropout = kept.drawn();
+  const DrawPlaces& of_whole = kept.places.of_whole;
+  const uint32_t bits = of_whole.count == 0 ? kept_of_block(dropout, uint64_t(block)) : 0;
   for (int k = 0; k < math::kDrawsPerBlock && begin + k < draws; ++k) {
-    kept.places.table[begin + k] = uint8_t(bits >> k & 1);
+    const bool keeps = of_whole.count == 0 ? (bits >> k & 1) != 0
+                                           : dropout.keeps_element(uint64_t(of_whole.number(begin + k)));
+    kept.places.table[begin + k] = uint8_t(keeps);
   }
 }
 
@@ -65,8 +69,8 @@ __global__ void __launch_bounds__(kElementThreads) elementwise_kernel(const __gr
 #pragma unroll 1
       for (int v = 0; v < n; ++v) {
         const int64_t draw = places.draw_of(index + v);
-        const bool keeps =
-            places.has_table() ? places.table[draw] != 0 : dropout.keeps_element(uint64_t(draw));
+        const bool keeps = places.has_table() ? places.table[draw] != 0
+                                              : dropout.keeps_element(uint64_t(places.of_whole.number(draw)));
         bits |= uint32_t(keeps) << v;
       }
     }

@@ -36,11 +36,23 @@ inline void look_up_strip(const DropoutPlaces& places, int64_t begin, int64_t n,
   }
 }
 
+// draw_kept, of the elements or draws of a part of a tensor.
+template <class Beside = Nothing>
+inline void draw_part(const DropoutPlaces& places, const math::Dropout& dropout, int64_t begin, int64_t n,
+                      uint8_t* kept, const Beside& beside = {}) {
+  if (places.of_whole.count == 0) return draw_kept(dropout, begin, n, kept, beside);
+  for (int64_t i = 0; i < n;) {
+    const int64_t here = places.of_whole.run(begin + i, n - i);
+    draw_kept(dropout, places.of_whole.number(begin + i), here, kept + i);
+    i += here;
+  }
+}
+
 inline void draw_table(const DropoutPlaces& places, const math::Dropout& dropout, int threads) {
   const int64_t draws = places.draws(), count = (draws + kElementUnit - 1) / kElementUnit;
   for_each_unit(threads_for(draws, threads), count, [&](int64_t i) {
     const int64_t begin = i * kElementUnit, left = draws - begin;
-    draw_kept(dropout, begin, left < kElementUnit ? left : kElementUnit, places.table + begin);
+    draw_part(places, dropout, begin, left < kElementUnit ? left : kElementUnit, places.table + begin);
   });
 }
 
@@ -73,7 +85,7 @@ inline void walk_kept(const DropoutPlaces& places, const math::Dropout& dropout,
       } else if (places.shape.channels_last) {
         fill_span(passing, places.shape, at, n, kept);
       } else {
-        draw_kept(dropout, at, n, kept, beside);
+        draw_part(places, dropout, at, n, kept, beside);
       }
       while (prepared < kStrip / kStripPart) beside(0);
       visitor.visit(at, n, kept);

@@ -1,8 +1,8 @@
 """Layers with torch.nn's interface that read their input as seldom as the mathematics allows."""
 
 from onepass.nn import functional
-from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from onepass.nn.convert import Conversion, convert
+from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
+from onepass.nn.convert import Conversion, convert, convert_sync_batchnorm
 from onepass.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from onepass.nn.fold import fold
 from onepass.nn.loss import CrossEntropyLoss, LossStatistics
@@ -25,7 +25,9 @@ __all__ = [
     "LossStatistics",
     "Prediction",
     "Sequential",
+    "SyncBatchNorm",
     "convert",
+    "convert_sync_batchnorm",
     "fold",
     "functional",
     "mc_dropout",

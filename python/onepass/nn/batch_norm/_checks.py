@@ -15,7 +15,7 @@ from onepass.nn._call.checks import (
     check_tensor,
 )
 
-__all__ = ["check", "check_channels"]
+__all__ = ["check", "check_channels", "check_vectors"]
 
 
 def check(
@@ -29,8 +29,12 @@ def check(
     eps: float,
     activation: str | None,
     dropout: float,
+    alone: bool = True,
 ) -> int:
-    """Raises for what the core does not check; returns the input's number of elements."""
+    """Raises for what the core does not check; returns the input's number of elements.
+
+    `alone`: no other ranks have further values of the channels.
+    """
     # Types first, here and below: a call on a small tensor would notice each further function.
     if type(weight) not in OPTIONAL or type(bias) not in OPTIONAL or type(residual) not in OPTIONAL:
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
@@ -59,7 +63,7 @@ def check(
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")
         shape = input.shape
-        if len(shape) > 1 and size == shape[1] and shape[1]:
+        if alone and len(shape) > 1 and size == shape[1] and shape[1]:
             raise ValueError(
                 f"batch_norm: input must have more than 1 value per channel in training, got shape {tuple(shape)}"
             )
@@ -98,3 +102,39 @@ def check_channels(
             f"batch_norm: {next(iter(found))} must have {channels} elements, got {shape[0]}: input has {channels} "
             f"channels in shape {tuple(input.shape)}, {', '.join(found)} {shape[0]}"
         )
+
+
+def check_vectors(input: Tensor, residual: Tensor | None, **vectors: Tensor | None) -> None:
+    """Raises for what the core would refuse, where it must be known before the core is called.
+
+    Args:
+        input: Of shape (N, C, ...).
+        residual: Must have its shape and dtype.
+        vectors: Must be of shape (C) and of one dtype that goes with the input's.
+    """
+    if input.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(
+            "batch_norm: input must be torch.float32, torch.float64, torch.bfloat16 or torch.float16, got "
+            f"{input.dtype}"
+        )
+    if residual is not None and (residual.dtype, residual.shape) != (input.dtype, input.shape):
+        raise ValueError(
+            f"batch_norm: residual must have input's dtype and shape {input.dtype} {list(input.shape)}, got "
+            f"{residual.dtype} {list(residual.shape)}"
+        )
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    wanted = next((vector.dtype for vector in given.values()), input.dtype)
+    if wanted != input.dtype and not (input.dtype.itemsize == 2 and wanted == torch.float32):
+        raise TypeError(
+            f"batch_norm: {next(iter(given))} must be {input.dtype}{' or torch.float32' * (input.itemsize == 2)}, "
+            f"got {wanted}"
+        )
+    for name, vector in given.items():
+        if vector.dtype != wanted:
+            raise TypeError(f"batch_norm: {name} must be {wanted} like {next(iter(given))}, got {vector.dtype}")
+        if vector.shape != (input.shape[1],):
+            raise ValueError(
+                f"batch_norm: {name} must have {input.shape[1]} elements, got shape {tuple(vector.shape)}"
+            )
+        if vector.device != input.device:
+            raise ValueError(f"batch_norm: {name} must be on {input.device} like input, got {vector.device}")

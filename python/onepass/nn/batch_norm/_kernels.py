@@ -22,6 +22,7 @@ __all__ = [
     "Saved",
     "backward",
     "checked_options",
+    "count_writes",
     "forward",
     "inference",
     "invstd_of",
@@ -144,7 +145,7 @@ def forward(
         seed=seed,
     )
     if running.mean is not None and running.var is not None:
-        _count_writes(running.mean, running.var)
+        count_writes(running.mean, running.var)
     return output, mean, invstd, mask, drawn
 
 
@@ -182,7 +183,8 @@ def inference(
     return output, mask, drawn
 
 
-def _count_writes(mean: Tensor, var: Tensor) -> None:
+def count_writes(mean: Tensor, var: Tensor) -> None:
+    """Counts the running statistics' versions up."""
     written = [mean, var]
     if mean.is_inference() or var.is_inference():
         # Those have no counter, and older torch raises.

@@ -66,7 +66,7 @@ class FusedBatchNorm(_BatchNorm):
                 check_number(type(self).__name__, option, value)
         if isinstance(momentum, Real) and not math.isfinite(momentum):
             raise ValueError(f"{type(self).__name__}: momentum must be finite or None, got {momentum}")
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         if not bias:
             # By hand: older versions of torch do not know the argument.
             self.register_parameter("bias", None)
@@ -125,10 +125,14 @@ class FusedBatchNorm(_BatchNorm):
                 return self._run(input, residual, activation)
         return self._composed(input, residual, activation)
 
+    def _refuse_export(self) -> None:
+        """Raises where torch's operators do not do what the module does; a subclass knows."""
+
     def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
         if not is_scripting():
             refuse_sampled(self)
+            self._refuse_export()
             if self.training and self.track_running_stats and self.momentum is None:
                 refuse("batch_norm", "momentum", "a number in training", None)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
@@ -162,8 +166,14 @@ class FusedBatchNorm(_BatchNorm):
             training,
         )
 
-    def _run(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
-        """`forward` on the kernels."""
+    def _run(
+        self,
+        input: Tensor,
+        residual: Tensor | None,
+        activation: str | None,
+        normalise: Callable[..., Tensor] = normalise,
+    ) -> Tensor:
+        """`forward` on the kernels; `normalise` takes the checked call."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         training, momentum = self.training, self.momentum
         parameters, buffers = self._parameters, self._buffers

@@ -11,10 +11,12 @@ from onepass.nn._call import exporting
 from onepass.nn._call.buffers import statistics_dtype
 from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn._call.layout import dense, in_layout_of
+from onepass.nn._call.shards import is_sharded
 from onepass.nn.cross_entropy import _composed, _exported, _kernels, _ops
 from onepass.nn.cross_entropy._checks import check_inplace, check_shared, dtype_read, rows_shape
 from onepass.nn.cross_entropy._derivative import apply
 from onepass.nn.cross_entropy._kernels import FIRST_ALONE, Options, Second, options_of
+from onepass.nn.cross_entropy._sharded import sharded
 from onepass.nn.cross_entropy._statistics import LossStatistics, no_totals, statistics_of
 
 __all__ = ["cross_entropy"]
@@ -35,6 +37,17 @@ def cross_entropy(
     return_stats: bool,
 ) -> Tensor | tuple[Tensor, LossStatistics]:
     """Returns the loss for checked arguments; is_dense: the target holds probabilities."""
+    if is_sharded(input):
+        return sharded(
+            input,
+            target,
+            is_dense,
+            weight,
+            Options(ignore_index, label_smoothing, z_loss, reduction),
+            target2=target2 is not None,
+            inplace_backward=inplace_backward,
+            return_stats=return_stats,
+        )
     shape = target.shape if not is_dense else rows_shape(input)
     target = _widened(target, input) if is_dense else _labels(target)
     weight = None if weight is None else _widened(weight, input)

@@ -16,10 +16,12 @@ from onepass._memory import LARGE, check_large
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_optional
 from onepass.nn._call.dispatch import has_functorch, is_plain, is_transformed
+from onepass.nn._call.shards import is_sharded
 from onepass.nn.dropout import _composed, _exported, _ops
 from onepass.nn.dropout._checks import check_inplace, check_kinds, check_tensors
 from onepass.nn.dropout._derivative import apply
 from onepass.nn.dropout._kernels import Options, can_walk, options_of, run
+from onepass.nn.dropout._sharded import sharded
 
 __all__ = ["channels", "dropout"]
 
@@ -49,6 +51,8 @@ def dropout(
     if exported:
         _refuse_exported(function, p, training, generator, seed, shared)
         return _exported.dropout(input, p, training, inplace, scaling, residual, planes)
+    if not idle and is_sharded(input):
+        return sharded(function, input, p, inplace, scaling, residual, planes, generator, seed, shared)
     size = input.numel()
     if idle or size == 0:
         return _idle(input, p, training, inplace, scaling, residual)

@@ -26,6 +26,8 @@ class Options(NamedTuple):
     """One draw for all of input[n, c]."""
     shared: bool
     """The draws of input[0] for all other input[n]."""
+    part: tuple[int, ...] | None = None
+    """Where the draws are among those of a whole tensor: the first one, sizes, strides; None for the whole."""
 
 
 # The same object for the same options: a call on a small tensor would notice that one is made.
@@ -65,6 +67,7 @@ def run(
         gradient=options.gradient,
         table=table,
         seed=seed,
+        **({} if options.part is None else {"part": options.part}),
     )
     return output, drawn
 
@@ -73,7 +76,7 @@ def can_walk(input: Tensor, options: Options) -> bool:
     """Says whether the kernel takes the input with its strides."""
     if input.is_contiguous():
         return True
-    if options.shared and not options.planes:
+    if options.part is not None or (options.shared and not options.planes):
         return False
     # Channels last in any number of dimensions.
     if input.dim() > 2 and input.movedim(1, -1).is_contiguous():

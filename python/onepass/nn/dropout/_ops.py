@@ -22,7 +22,7 @@ _library = _torch_library.Library("onepass", "FRAGMENT")
 
 _library.define(
     "dropout(Tensor input, Tensor? residual, Tensor seed, float p, str scaling, bool gradient, bool planes, "
-    "bool shared) -> Tensor"
+    "bool shared, int[]? part=None) -> Tensor"
 )
 
 
@@ -32,23 +32,29 @@ def dropout(input: Tensor, residual: Tensor | None, seed: Tensor, options: Optio
 
 
 def _forward(input: Tensor, residual: Tensor | None, seed: Tensor, *options: Any) -> Tensor:
-    return run(input, residual, seed, Options(*options))[0]
+    return run(input, residual, seed, _options(*options))[0]
+
+
+def _options(*options: Any) -> Options:
+    """Makes options of an operator's arguments, which have a list where `Options` has a tuple, or nothing."""
+    made = Options(*options)
+    return made if made.part is None else made._replace(part=tuple(made.part))
 
 
 def _fake(input: Tensor, residual: Tensor | None, seed: Tensor, *options: Any) -> Tensor:
-    return torch.empty_like(walkable(input, Options(*options)))
+    return torch.empty_like(walkable(input, _options(*options)))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, _, seed, *options = inputs
     ctx.save_for_backward(seed)
-    ctx.options = Options(*options)._replace(gradient=True)
+    ctx.options = _options(*options)._replace(gradient=True)
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (seed,) = ctx.saved_tensors
     dx = differentiate(grad, seed, ctx.options) if ctx.needs_input_grad[0] else None
-    return (dx, grad if ctx.needs_input_grad[1] else None, *(None,) * 6)
+    return (dx, grad if ctx.needs_input_grad[1] else None, *(None,) * 7)
 
 
 for _device in ("CPU", "CUDA"):

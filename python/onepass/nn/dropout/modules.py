@@ -8,8 +8,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from onepass._arguments import as_flag
 from onepass.nn._call.checks import check_probability, check_scaling
 from onepass.nn._call.exporting import is_scripting, refuse_sampled
+from onepass.nn._call.shards import agreed_seed, is_sharded
 from onepass.nn._call.tracing import node_for
 from onepass.nn.dropout import _exported, functions
 
@@ -37,6 +39,8 @@ class DropoutModule(torch.nn.Module):
     # Whether channels are dropped, and how many dimensions an input with a batch has, where that is not all.
     planes: bool = False
     batched: int = 0
+    # Whether all ranks draw what the first one draws.
+    same_across_ranks: bool = False
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
@@ -73,6 +77,10 @@ class DropoutModule(torch.nn.Module):
             options = {**options, "seed": self._thinned(self), "generator": None, "shared": True}
             # Never in place: the next network needs the input that this one had.
             return cls.function(input, self.p, True, False, **options)
+        if self.same_across_ranks and self.training and self.p > 0:
+            # A DTensor's ranks agree by themselves.
+            given = options["seed"] is not None or options["generator"] is not None or is_sharded(input)
+            options = options if given else {**options, "seed": agreed_seed(input)}
         return cls.function(input, self.p, self.training, self.inplace, **options)
 
 
@@ -81,11 +89,19 @@ class _Scaled(DropoutModule):
 
     scaling: str = "inverted"
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, scaling: str = "inverted") -> None:
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        scaling: str = "inverted",
+        same_across_ranks: bool = False,
+    ) -> None:
         check_probability(type(self).__name__, "p", p)
         check_scaling(type(self).__name__, scaling)
         super().__init__(p, inplace)
         self.scaling = scaling
+        self.same_across_ranks = as_flag(type(self).__name__, "same_across_ranks", same_across_ranks)
 
     def forward(
         self,
@@ -119,7 +135,8 @@ class _Scaled(DropoutModule):
     def extra_repr(self) -> str:
         """Returns what print shows."""
         shown = f"p={self.p}, inplace={self.inplace}"
-        return shown if self.scaling == "inverted" else f"{shown}, scaling={self.scaling!r}"
+        shown = shown if self.scaling == "inverted" else f"{shown}, scaling={self.scaling!r}"
+        return f"{shown}, same_across_ranks=True" if self.same_across_ranks else shown
 
 
 class _Alpha(DropoutModule):
@@ -127,9 +144,10 @@ class _Alpha(DropoutModule):
 
     scaling = "alpha"
 
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, same_across_ranks: bool = False) -> None:
         check_probability(type(self).__name__, "p", p)
         super().__init__(p, inplace)
+        self.same_across_ranks = as_flag(type(self).__name__, "same_across_ranks", same_across_ranks)
 
     def forward(
         self,
@@ -170,6 +188,8 @@ class Dropout(_Scaled, torch.nn.Dropout):
         inplace: Whether to write into the input.
         scaling: ``"inverted"``: what is kept is divided by 1 - p in training, and evaluation changes nothing.
             ``"test_time"``: it is kept as it is in training, and evaluation multiplies by 1 - p.
+        same_across_ranks: Whether all ranks of torch.distributed drop the same elements, by one broadcast of 8
+            bytes a call. By default each rank draws from its own generator. A DTensor's ranks agree anyway.
 
     Raises:
         ValueError: p or scaling is out of range; in ``forward`` whatever functional.dropout refuses.
@@ -200,6 +220,7 @@ class Dropout1d(_Scaled, torch.nn.Dropout1d):
         p: Probability of a channel to become 0, from 0 to 1.
         inplace: Whether to write into the input.
         scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+        same_across_ranks: Whether all ranks drop the same channels, as in `Dropout`.
 
     Raises:
         ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
@@ -228,6 +249,7 @@ class Dropout2d(_Scaled, torch.nn.Dropout2d):
         p: Probability of a channel to become 0, from 0 to 1.
         inplace: Whether to write into the input.
         scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+        same_across_ranks: Whether all ranks drop the same channels, as in `Dropout`.
 
     Raises:
         ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
@@ -257,6 +279,7 @@ class Dropout3d(_Scaled, torch.nn.Dropout3d):
         p: Probability of a channel to become 0, from 0 to 1.
         inplace: Whether to write into the input.
         scaling: ``"inverted"`` or ``"test_time"``, as in `Dropout`.
+        same_across_ranks: Whether all ranks drop the same channels, as in `Dropout`.
 
     Raises:
         ValueError: p or scaling is out of range; in ``forward`` the input has another number of dimensions.
@@ -285,6 +308,7 @@ class AlphaDropout(_Alpha, torch.nn.AlphaDropout):
     Args:
         p: Probability of an element to be dropped, from 0 to 1.
         inplace: Whether to write into the input.
+        same_across_ranks: Whether all ranks drop the same elements, as in `Dropout`.
 
     Raises:
         ValueError: p is not in [0, 1].
@@ -313,6 +337,7 @@ class FeatureAlphaDropout(_Alpha, torch.nn.FeatureAlphaDropout):
     Args:
         p: Probability of a channel to be dropped, from 0 to 1.
         inplace: Whether to write into the input.
+        same_across_ranks: Whether all ranks drop the same elements, as in `Dropout`.
 
     Raises:
         ValueError: p is not in [0, 1].

@@ -21,7 +21,7 @@ __all__ = ["Conversion", "Entry", "convert"]
 _OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS}
 
 # Attributes that ours have and torch's have not.
-_OPTIONS = ("activation", "dropout", "scaling")
+_OPTIONS = ("activation", "dropout", "same_across_ranks", "scaling")
 
 
 class Entry(NamedTuple):

@@ -32,7 +32,8 @@ _BATCH_NORM = (
     _Option("activation", None, "set it to None and put an nn.ReLU behind the module"),
     _Option("dropout", 0, "set it to 0 and put an nn.Dropout behind the module"),
 )
-_SCALING = (_Option("scaling", "inverted", "torch's dropout scales in training"),)
+_RANKS = _Option("same_across_ranks", False, "set it to False: torch's ranks draw by themselves")
+_SCALING = (_Option("scaling", "inverted", "torch's dropout scales in training"), _RANKS)
 _LOSS = (
     _Option("z_loss", 0, "set it to 0 and add the term to the loss"),
     _Option("inplace_backward", False, ""),
@@ -43,6 +44,7 @@ _OURS: tuple[type[nn.Module], ...] = (FusedBatchNorm, DropoutModule, CrossEntrop
 _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     **{ours: torchs for torchs, ours in batch_norm.OURS.items()},
     **{ours: torchs for torchs, ours in dropout.OURS.items()},
+    batch_norm.SyncBatchNorm: nn.SyncBatchNorm,
     CrossEntropyLoss: nn.CrossEntropyLoss,
     sequential.Sequential: nn.Sequential,
 }
@@ -91,6 +93,7 @@ def revert_modules(named: Iterable[tuple[str, nn.Module]]) -> None:
     for (_, module), kind in zip(found, kinds, strict=True):
         for option in _options_of(module):
             module.__dict__.pop(option.name, None)
+        module.__dict__.pop("_layer", None)
         module.__class__ = cast(Any, kind)
 
 
@@ -100,7 +103,9 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
     if isinstance(module, CrossEntropyLoss):
         return _LOSS
     # The alpha dropouts' scaling belongs to their class: it is no option.
-    return _SCALING if isinstance(module, DropoutModule) and module.scaling != "alpha" else ()
+    if not isinstance(module, DropoutModule):
+        return ()
+    return _SCALING if module.scaling != "alpha" else (_RANKS,)
 
 
 def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
