@@ -16,7 +16,8 @@
   X(batch_norm)             \
   X(dropout)                \
   X(cross_entropy)          \
-  X(augment)
+  X(augment)               \
+  X(augment_plan)
 
 namespace onepass {
 

@@ -15,7 +15,7 @@ import torch
 
 from onepass._arguments import told
 from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
-from onepass.augment._columns import tiled
+from onepass.augment._maps import tiled
 
 __all__ = ["Boxes", "Keypoints", "Points"]
 

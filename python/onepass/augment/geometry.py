@@ -17,8 +17,7 @@ from onepass.augment._checks import (
     to_fill,
     to_interpolation,
 )
-from onepass.augment._columns import tiled
-from onepass.augment._maps import center_of, expanded, inverse_affine, perspective
+from onepass.augment._maps import center_of, expanded, from_middles, inverse_affine, perspective, tiled
 from onepass.augment._transform import (
     Canvas,
     Drawn,
@@ -195,19 +194,11 @@ def rotate(
             on = rows
     if not rows.any():
         return
-    zeros = np.zeros(plan.n)
-    matrix = inverse_affine(center_of(center, plan), -angle, zeros, zeros, np.ones(plan.n), zeros, zeros)
+    matrix = inverse_affine(center_of(center, plan), -angle)
+    height, width = plan.height, plan.width
     size = expanded(matrix, plan) if expand else None
-    height, width = (plan.height, plan.width) if size is None else size
-    _shift(matrix, plan.width, plan.height, width, height)
+    from_middles(matrix, height, width, *(size or (height, width)))
     plan.warp(matrix, interpolation == "bilinear", fill, on, size)
-
-
-def _shift(matrix: Floats, width: Floats, height: Floats, new_width: Floats, new_height: Floats) -> None:
-    """Makes a map between positions from the middle one between pixel indices."""
-    x, y = (new_width - 1) / 2, (new_height - 1) / 2
-    matrix[:, 0, 2] += (width - 1) / 2 - matrix[:, 0, 0] * x - matrix[:, 0, 1] * y
-    matrix[:, 1, 2] += (height - 1) / 2 - matrix[:, 1, 0] * x - matrix[:, 1, 1] * y
 
 
 def affine(
@@ -222,8 +213,9 @@ def affine(
     center: tuple[float, float] | None = None,
 ) -> None:
     """Plans a rotation with the clock, a scale, shears and a translation."""
-    matrix = inverse_affine(center_of(center, plan), angle, *translate, scale, *shear)
-    _shift(matrix, plan.width, plan.height, plan.width, plan.height)
+    matrix = inverse_affine(center_of(center, plan), angle, translate, scale, shear)
+    height, width = plan.height, plan.width
+    from_middles(matrix, height, width, height, width)
     plan.warp(matrix, interpolation == "bilinear", fill, on)
 
 
