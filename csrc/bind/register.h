@@ -17,6 +17,7 @@
   X(dropout)                \
   X(cross_entropy)          \
   X(augment)               \
+  X(augment_draws)         \
   X(augment_plan)
 
 namespace onepass {

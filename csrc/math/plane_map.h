@@ -1,8 +1,9 @@
-// plane_map.h - maps between the pixels of two images: products, and what the transforms of images are made of.
+// plane_map.h - maps between the pixels of two images: products, and what the transforms of images are made
+// of.
 //
-// A map is a 3 x 3 matrix, row by row, from (x, y, 1) of the new image to (X, Y, W) of the one that it is made
-// of, pixel indices (image_map.h). All is double. Products are fused, from the first term to the last: what the
-// BLAS of numpy makes of them on CPUs of this time, and the same bits on all.
+// A map is a 3 x 3 matrix, row by row, from (x, y, 1) of the new image to (X, Y, W) of the one that it is
+// made of, pixel indices (image_map.h). All is double. Products are fused, from the first term to the last:
+// what the BLAS of numpy makes of them on CPUs of this time, and the same bits on all.
 #pragma once
 
 #include "core/fused.h"
@@ -28,8 +29,8 @@ ONEPASS_HD double map_entry(double a, double b, double c, const PlaneMap& other,
 // `inner` first. Terms with the third row of affine maps, 0 0 1, add 0 or are a sum: they are left out, since
 // a fused product of doubles is a call where no instruction is known to be there.
 ONEPASS_HD PlaneMap product(const PlaneMap& outer, const PlaneMap& inner) {
-  const double(&a)[9] = outer.m;
-  const double(&b)[9] = inner.m;
+  const double (&a)[9] = outer.m;
+  const double (&b)[9] = inner.m;
   if (is_affine(outer) && is_affine(inner)) {
     return {{fused(a[1], b[3], a[0] * b[0]), fused(a[1], b[4], a[0] * b[1]),
              fused(a[1], b[5], a[0] * b[2]) + a[2], fused(a[4], b[3], a[3] * b[0]),
@@ -87,7 +88,7 @@ ONEPASS_HD bool is_one_of(double a, double b) { return fabs(a) + fabs(b) == 1; }
 
 // Whether a map moves pixels to pixels: turns by 90 degrees, flips, whole translations.
 ONEPASS_HD bool is_permutation(const PlaneMap& map) {
-  const double(&m)[9] = map.m;
+  const double (&m)[9] = map.m;
   return is_affine(map) && is_whole(m[0]) && is_whole(m[1]) && is_whole(m[2]) && is_whole(m[3]) &&
          is_whole(m[4]) && is_whole(m[5]) && is_one_of(m[0], m[1]) && is_one_of(m[3], m[4]) &&
          is_one_of(m[0], m[3]) && is_one_of(m[1], m[4]);
@@ -100,8 +101,8 @@ struct Range {
 ONEPASS_HD double lesser(double a, double b) { return b < a ? b : a; }
 ONEPASS_HD double greater(double a, double b) { return b > a ? b : a; }
 
-// The box of the pixels that an upright map reaches from 0 to last along one axis of its input: `first` is the
-// place of pixel (0, 0), `way` that from there to the last pixel. Kept within `box`.
+// The box of the pixels that an upright map reaches from 0 to last along one axis of its input: `first` is
+// the place of pixel (0, 0), `way` that from there to the last pixel. Kept within `box`.
 ONEPASS_HD Range reached(double first, double way, Range box) {
   const double other = first + way;
   const double low = lesser(greater(lesser(first, other), box.low), box.high - 1);
@@ -132,11 +133,11 @@ ONEPASS_HD bool is_within(double x, double y, double weight, double across, doub
          y <= (down - 1 + edge) * weight;
 }
 
-// Whether all pixels of an image of height x width lie on a canvas of down x across: it is convex, so that the
-// corners decide.
+// Whether all pixels of an image of height x width lie on a canvas of down x across: it is convex, so that
+// the corners decide.
 ONEPASS_HD bool is_covered(const PlaneMap& map, double height, double width, double down, double across,
                            bool soft) {
-  const double(&m)[9] = map.m;
+  const double (&m)[9] = map.m;
   const double edge = soft ? 0.0 : kHardEdge, last_x = width - 1, last_y = height - 1;
   const double xx = m[0] * last_x, yx = m[3] * last_x, wx = m[6] * last_x;
   const double xy = m[1] * last_y, yy = m[4] * last_y, wy = m[7] * last_y;
@@ -156,8 +157,8 @@ ONEPASS_HD Circle exact_circle(double degrees, double cos, double sin) {
   return {right ? nearest_integer(cos) : cos, right ? nearest_integer(sin) : sin};
 }
 
-// The inverse of T C R(angle) S(scale) SHy SHx C^-1; angles with the clock, positions as offsets from the middle
-// of the image. (x, y): the fixed point, (move_x, move_y): the translation.
+// The inverse of T C R(angle) S(scale) SHy SHx C^-1; angles with the clock, positions as offsets from the
+// middle of the image. (x, y): the fixed point, (move_x, move_y): the translation.
 struct Affine {
   Circle angle;
   double tan_x, tan_y, scale, x, y, move_x, move_y;

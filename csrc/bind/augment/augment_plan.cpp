@@ -1,9 +1,10 @@
-// augment_plan.cpp - the binding of the plan of a batch (kernels/augment/batch_plan.h), of the maps and of the
-// random numbers that it is made of. Called by onepass.augment alone: what a user gives is checked there.
+// augment_plan.cpp - the binding of the plan of a batch (kernels/augment/batch_plan.h). Called by
+// onepass.augment alone: what a user gives is checked there.
+
+#include <limits>
 
 #include "bind/augment/numbers.h"
 #include "bind/register.h"
-#include "kernels/augment/plane_maps.h"
 
 namespace py = pybind11;
 
@@ -39,18 +40,39 @@ constexpr std::pair<std::string_view, double ImageSample::*> kMixed[] = {{"lam",
                                                                          {"right", &ImageSample::right},
                                                                          {"bottom", &ImageSample::bottom}};
 
-BatchPlan make(py::handle heights, py::handle widths, int64_t channels, double unit, bool masks) {
-  const Py_ssize_t count = PyObject_Length(heights.ptr());
-  if (count < 0) throw py::error_already_set();
+BatchPlan make(int64_t count, py::handle heights, py::handle widths, int64_t channels, double unit,
+               bool masks) {
   NumberReader reader("AugmentPlan", count);
   return {count, channels, unit, masks, reader.each(heights, "heights"), reader.each(widths, "widths")};
 }
 
-template <double SamplePlan::*kSide>
+template <double SamplePlan::* kSide>
 Array sizes(const BatchPlan& plan) {
   Array sides(plan.count());
   for (int64_t i = 0; i < plan.count(); ++i) sides.mutable_data()[i] = plan.sample(i).*kSide;
   return sides;
+}
+
+// (height, width) of the smallest sides.
+py::tuple least(const BatchPlan& plan) {
+  constexpr double kMost = std::numeric_limits<double>::infinity();
+  double height = kMost, width = kMost;
+  for (int64_t i = 0; i < plan.count(); ++i) {
+    height = math::lesser(height, plan.sample(i).height);
+    width = math::lesser(width, plan.sample(i).width);
+  }
+  return py::make_tuple(height, width);
+}
+
+// (height, width) where all samples have one size, else None.
+py::object common(const BatchPlan& plan) {
+  if (plan.count() == 0) return py::none();
+  const SamplePlan& first = plan.sample(0);
+  for (int64_t i = 1; i < plan.count(); ++i) {
+    const SamplePlan& sample = plan.sample(i);
+    if (sample.height != first.height || sample.width != first.width) return py::none();
+  }
+  return py::make_tuple(int64_t(first.height), int64_t(first.width));
 }
 
 // The share that each sample has of its mix.
@@ -132,8 +154,8 @@ void op(BatchPlan& plan, py::handle kind, const py::sequence& a, py::handle on, 
   if (plan.masks) return;
   NumberReader reader("AugmentPlan.op", plan.count());
   constexpr size_t kMost = sizeof(ImageOp::a) / sizeof(double);
-  OP_CHECK(a.size() <= kMost, ValueError, "AugmentPlan.op: a must have at most ", kMost,
-           " parameters, got ", a.size());
+  OP_CHECK(a.size() <= kMost, ValueError, "AugmentPlan.op: a must have at most ", kMost, " parameters, got ",
+           a.size());
   std::vector<py::object> held;
   std::vector<Each> parameters;
   for (const py::handle number : a) {
@@ -176,8 +198,7 @@ py::tuple records(const BatchPlan& plan) {
   if (values.empty()) values.push_back(0);
   const auto value_count = Py_ssize_t(values.size());
   return py::make_tuple(lent(plan.samples(), {count}), lent(std::move(passes), {count, each}),
-                        lent(std::move(ops), {count, each, op_count}),
-                        Array(value_count, values.data()));
+                        lent(std::move(ops), {count, each, op_count}), Array(value_count, values.data()));
 }
 
 py::tuple fills(const BatchPlan& plan) {
@@ -186,48 +207,20 @@ py::tuple fills(const BatchPlan& plan) {
   return numbers;
 }
 
-Array inverse_affine(const Array& angle, py::handle cos, py::handle sin, py::handle tan_x, py::handle tan_y,
-                     py::handle scale, py::handle x, py::handle y, py::handle move_x, py::handle move_y) {
-  NumberReader reader("augment_inverse_affine", angle.size());
-  Array maps({angle.size(), Py_ssize_t(3), Py_ssize_t(3)});
-  inverse_affines({reader.each(angle, "angle"), reader.each(cos, "cos"), reader.each(sin, "sin"),
-                   reader.each(tan_x, "tan_x"), reader.each(tan_y, "tan_y"), reader.each(scale, "scale"),
-                   reader.each(x, "x"), reader.each(y, "y"), reader.each(move_x, "move_x"),
-                   reader.each(move_y, "move_y")},
-                  angle.size(), maps.mutable_data());
-  return maps;
-}
-
-void from_middles(py::handle matrix, py::handle height, py::handle width, py::handle new_height,
-                  py::handle new_width) {
-  const Py_ssize_t count = PyObject_Length(matrix.ptr());
-  if (count < 0) throw py::error_already_set();
-  NumberReader reader("augment_from_middles", count);
-  auto* maps = const_cast<double*>(reader.maps(matrix, true));
-  from_middles(maps, count, reader.each(height, "height"), reader.each(width, "width"),
-               reader.each(new_height, "new_height"), reader.each(new_width, "new_width"));
-}
-
-using Words = py::array_t<uint64_t, py::array::c_style | py::array::forcecast>;
-
-Array draw(uint64_t seed, const Words& ids, uint32_t epoch, const Words& blocks) {
-  Array drawn({ids.size(), 4 * blocks.size()});
-  draw_uniform(seed, ids.data(), ids.size(), epoch, blocks.data(), blocks.size(), drawn.mutable_data());
-  return drawn;
-}
-
 }  // namespace plan_binding
 
 void register_augment_plan(py::module_& module) {
   using namespace plan_binding;
   using py::arg;
   py::class_<BatchPlan>(module, "AugmentPlan", py::module_local())
-      .def(py::init(&make), arg("heights"), arg("widths"), arg("channels"), arg("unit") = 1.0,
+      .def(py::init(&make), arg("n"), arg("heights"), arg("widths"), arg("channels"), arg("unit") = 1.0,
            arg("masks") = false)
       .def_property_readonly("n", &BatchPlan::count)
       .def_property_readonly("channels", &BatchPlan::channels)
       .def_property_readonly("height", &sizes<&SamplePlan::height>)
       .def_property_readonly("width", &sizes<&SamplePlan::width>)
+      .def_property_readonly("least", &least)
+      .def_property_readonly("common", &common)
       .def_readwrite("unit", &BatchPlan::unit)
       .def_readonly("masks", &BatchPlan::masks)
       .def_property_readonly("fills", &fills)
@@ -244,11 +237,6 @@ void register_augment_plan(py::module_& module) {
            arg("level") = int(Level::kPointwise), arg("values") = py::tuple())
       .def("mix", &mix, arg("kind"), arg("on"))
       .def("records", &records);
-  module.def("augment_inverse_affine", &inverse_affine, arg("angle"), arg("cos"), arg("sin"), arg("tan_x"),
-             arg("tan_y"), arg("scale"), arg("x"), arg("y"), arg("move_x"), arg("move_y"));
-  module.def("augment_from_middles", &plan_binding::from_middles, arg("matrix"), arg("height"), arg("width"),
-             arg("new_height"), arg("new_width"));
-  module.def("augment_draw", &draw, arg("seed"), arg("ids"), arg("epoch"), arg("blocks"));
 }
 
 }  // namespace onepass

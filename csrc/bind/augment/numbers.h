@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 
 #include <array>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -29,7 +30,7 @@ class NumberReader {
     constexpr int64_t kItem = sizeof(double);
     if (array.strides(0) % kItem == 0) return {array.data(), array.strides(0) / kItem};
     std::vector<double>& copy = copies_.emplace_back(size_t(count_));
-    for (int64_t i = 0; i < count_; ++i) copy[size_t(i)] = array.at(i);
+    for (int64_t i = 0; i < count_; ++i) std::memcpy(&copy[size_t(i)], array.data(i), sizeof(double));
     return {copy.data(), 1};
   }
 

@@ -50,7 +50,7 @@ void BatchPlan::flip(int axis, Chosen on) {
 
 void BatchPlan::turn(Each quarters, Chosen on) {
   for (int64_t i = 0; i < count(); ++i) {
-    const int k = on[i] ? int(quarters[i]) : 0;
+    const int k = on[i] ? int(quarters[i]) % 4 : 0;
     if (k == 0) continue;
     SamplePlan& sample = samples_[size_t(i)];
     end_at(i, Level::kFixed);
@@ -61,8 +61,8 @@ void BatchPlan::turn(Each quarters, Chosen on) {
   }
 }
 
-void BatchPlan::warp(const double* maps, bool linear, double power, const std::vector<double>& fill, Chosen on,
-                     const Each* height, const Each* width) {
+void BatchPlan::warp(const double* maps, bool linear, double power, const std::vector<double>& fill,
+                     Chosen on, const Each* height, const Each* width) {
   linear = linear && !masks;
   const int64_t first = add_fill(fill);
   Column& column = add_column(true);
@@ -183,7 +183,7 @@ void BatchPlan::mix(Mixing kind, Chosen on) {
   }
 }
 
-void BatchPlan::set_mixed(double ImageSample::*field, Each value, Chosen on) {
+void BatchPlan::set_mixed(double ImageSample::* field, Each value, Chosen on) {
   for (int64_t i = 0; i < count(); ++i) {
     if (on[i]) mixed_[size_t(i)].*field = value[i];
   }
@@ -258,20 +258,20 @@ void BatchPlan::tighten(int64_t i) {
   SamplePlan& sample = samples_[size_t(i)];
   if (sample.moved || sample.padded) return;
   const double last_x = sample.width - 1, last_y = sample.height - 1;
-  const double(&m)[9] = sample.map.m;
+  const double (&m)[9] = sample.map.m;
   sample.across = math::reached(m[2], math::way(m[0], last_x, m[1], last_y), sample.across);
   sample.down = math::reached(m[5], math::way(m[3], last_x, m[4], last_y), sample.down);
 }
 
-// Moves a canvas away from the edges of an image that does not reach beyond it: interpolation at the edge of the
-// image must not blend with a fill that crops have left out.
+// Moves a canvas away from the edges of an image that does not reach beyond it: interpolation at the edge of
+// the image must not blend with a fill that crops have left out.
 void BatchPlan::open(int64_t i) {
   const SamplePlan& sample = samples_[size_t(i)];
   if (sample.moved) return;
   for (Column& column : columns_) {
     PlannedOp& planned = column.ops[size_t(i)];
     if (!column.blends || planned.op.kind == 0 || planned.pass != sample.pass) continue;
-    double(&a)[14] = planned.op.a;
+    double (&a)[14] = planned.op.a;
     const math::Opened x = math::opened(a[2], a[0], a[1], sample.height, sample.width, a[kBlendWidth]);
     const math::Opened y = math::opened(a[5], a[3], a[4], sample.height, sample.width, a[kBlendHeight]);
     a[2] = x.first;

@@ -1,8 +1,8 @@
 // batch_plan.h - plans what is done to each sample of a batch: one map, one list of operations, and where a
 // further pass begins. What transforms ask for comes in, the records of augment.h come out.
 //
-// A pass ends where one map cannot do what the chain asks for: before a filter that reduces, after it, and where
-// an operation needs all pixels of the image at its place. No sample has an influence on another.
+// A pass ends where one map cannot do what the chain asks for: before a filter that reduces, after it, and
+// where an operation needs all pixels of the image at its place. No sample has an influence on another.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,9 @@ struct Chosen {
   }
 };
 
-// What an operation is to a later map: linear in the pixels; a function of one pixel, which interpolation must
-// not precede; a function of all pixels, which a crop must not precede; bound to the coordinates, as a box is.
+// What an operation is to a later map: linear in the pixels; a function of one pixel, which interpolation
+// must not precede; a function of all pixels, which a crop must not precede; bound to the coordinates, as a
+// box is.
 enum class Level { kCommutes, kPointwise, kWhole, kFixed };
 
 // How a resize samples, by torch's names.
@@ -58,8 +59,8 @@ struct SamplePlan {
   bool rounds_down = false;
   math::Range across{0, 0}, down{0, 0};  // the box that taps come from
   math::Border border = math::Border::kEdge;
-  // Whether the map does more than move pixels; bilinear was asked for; there are fills; there are pixels by the
-  // rule beyond the box; the pass is a filter of its own, bicubic, antialiased.
+  // Whether the map does more than move pixels; bilinear was asked for; there are fills; there are pixels by
+  // the rule beyond the box; the pass is a filter of its own, bicubic, antialiased.
   bool moved = false, linear = false, filled = false, padded = false;
   bool separable = false, cubic = false, antialias = false;
   Level level = Level::kCommutes;  // the greatest of its operations
@@ -75,7 +76,7 @@ struct PlannedOp {
   int64_t pass = 0;
 
   math::PlaneMap map() const {
-    const double(&a)[14] = op.a;
+    const double (&a)[14] = op.a;
     return {{a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]}};
   }
   void set_map(const math::PlaneMap& map) {
@@ -123,7 +124,7 @@ class BatchPlan {
   void add_op(const OpColumn& column, Chosen on);
   // Says with which sample each one is mixed: the one before it in the batch.
   void mix(Mixing kind, Chosen on);
-  void set_mixed(double ImageSample::*field, Each value, Chosen on);
+  void set_mixed(double ImageSample::* field, Each value, Chosen on);
 
   // The place of numbers in the list of values; one number stands for all channels.
   int64_t add_values(const std::vector<double>& numbers);
@@ -132,8 +133,8 @@ class BatchPlan {
   int64_t pass_count() const;
   // (count, passes).
   std::vector<ImagePass> passes() const;
-  // Each sample's list without gaps, (count, passes, op_count). A blend whose canvas holds all pixels of the pass
-  // is left out.
+  // Each sample's list without gaps, (count, passes, op_count). A blend whose canvas holds all pixels of the
+  // pass is left out.
   std::vector<ImageOp> ops(const std::vector<ImagePass>& passes, int64_t& op_count) const;
 
  private:

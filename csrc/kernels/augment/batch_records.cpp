@@ -54,7 +54,7 @@ std::vector<ImageOp> BatchPlan::ops(const std::vector<ImagePass>& passes, int64_
     if (planned.op.kind == 0 || !column.blends) return planned.op.kind != 0;
     const ImagePass& pass = passes[size_t(i * each + planned.pass)];
     const bool soft = Interpolation(int(pass.interpolation)) == Interpolation::kBilinear;
-    const double(&a)[14] = planned.op.a;
+    const double (&a)[14] = planned.op.a;
     return !math::is_covered(planned.map(), pass.height, pass.width, a[kBlendHeight], a[kBlendWidth], soft);
   };
   std::vector<int64_t> counts(passes.size());

@@ -52,7 +52,7 @@ def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
 def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Any) -> Tensor:
     """Carries out the plan of masks."""
     _, passes, ops, values = plan.records()
-    shape = (plan.n, int(plan.height[0]), int(plan.width[0]))
+    shape = (plan.n, *plan.common)
     output = torch.empty(shape, dtype=dtype, device=device)
     _native.core.augment_masks(
         masks=masks,

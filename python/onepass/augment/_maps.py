@@ -44,9 +44,7 @@ def inverse_affine(
     return matrix
 
 
-def from_middles(
-    matrix: Floats, height: Number, width: Number, new_height: Number, new_width: Number
-) -> None:
+def from_middles(matrix: Floats, height: Number, width: Number, new_height: Number, new_width: Number) -> None:
     """Makes a map between pixel indices of one between offsets from the middles of two images, in its place."""
     _native.core.augment_from_middles(matrix, height, width, new_height, new_width)
 

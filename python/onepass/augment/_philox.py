@@ -1,4 +1,4 @@
-"""Draws the random numbers of a batch: Philox4x32-10 as a function of (seed, sample id, epoch, place), by the core.
+"""Draws the random numbers of a batch: Philox4x32-10 as a function of (seed, sample id, epoch, place).
 
 The counter of a draw is (id's low half, id's high half, epoch, place * 2**16 + block): nothing else in the batch
 has an influence on it.

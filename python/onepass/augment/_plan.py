@@ -1,4 +1,4 @@
-"""Makes the plan of a batch: the core composes what transforms ask for, and gives the records of what is to be done.
+"""Makes the plan of a batch: the core composes what transforms ask for, and gives records of it.
 
 Transforms call the methods of the plan (`Geometry`) in the order of the chain. `csrc/kernels/augment/batch_plan.h`
 says when a further pass begins.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from onepass import _native
-from onepass.augment._arrays import Floats
+from onepass.augment._arrays import Floats, Number
 
 __all__ = ["COMMUTES", "FIXED", "POINTWISE", "WHOLE", "Records", "new_plan"]
 
@@ -19,18 +19,21 @@ precede; a function of all pixels, which a crop must not precede; bound to the c
 Level."""
 
 Records = tuple[Floats, Floats, Floats, Floats]
-"""What the core takes: samples, passes and operations, whose last dimension has the fields of `_records.py`, and the
-list of values."""
+"""What the core takes: samples, passes and operations, whose last dimension has the fields of `_records.py`, and
+the list of values."""
 
 
-def new_plan(heights: Floats, widths: Floats, channels: int, unit: float = 1.0, masks: bool = False) -> Any:
+def new_plan(
+    n: int, heights: Number, widths: Number, channels: int, unit: float = 1.0, masks: bool = False
+) -> Any:
     """Returns the plan of a batch in which nothing is planned: `AugmentPlan` of the core.
 
     Args:
-        heights: Of each image, (n,).
-        widths: Of each image, (n,).
+        n: How many samples there are.
+        heights: Of all images, or of each, (n,).
+        widths: Likewise.
         channels: Of all images.
         unit: What 1.0 is called in fills and thresholds: 255 for uint8.
         masks: Whether this is the plan of masks: nearest pixels, one map, and no operations but fills.
     """
-    return _native.core.AugmentPlan(heights, widths, channels, unit, masks)
+    return _native.core.AugmentPlan(n, heights, widths, channels, unit, masks)

@@ -79,6 +79,11 @@ class Points:
         self.corners, self._box_of = _flat(boxes, 4)
         self.places, self._point_of = _flat(points, 2)
 
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least height and the least width."""
+        return float(self.height.min()), float(self.width.min())
+
     def crop(self, top: Number, left: Number, height: Number, width: Number, on: Bools | None = None) -> None:
         """Moves the origin, and cuts boxes."""
         self._translate(-self._each(left, on), -self._each(top, on))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass import _native
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import (
     check_between,
@@ -24,6 +25,7 @@ from onepass.augment._transform import (
     Geometry,
     RandomTransform,
     Transform,
+    between,
     check_fill,
     chosen,
 )
@@ -158,8 +160,7 @@ class RandomRotation(Transform):
         check_fill("RandomRotation", self._fill, channels)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
-        low, high = self.degrees
-        return {"angle": low + (high - low) * u[:, 0]}
+        return {"angle": between(u[:, 0], *self.degrees)}
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
         rotate(plan, drawn["angle"], self.interpolation, self._fill, on, self.expand, self.center)
@@ -183,19 +184,17 @@ def rotate(
     center: tuple[float, float] | None = None,
 ) -> None:
     """Plans a rotation against the clock; multiples of 90 degrees turn pixels without sampling."""
-    angle = angle % 360
-    rows = np.ones(plan.n, bool) if on is None else on
-    if center is None:
-        square = (plan.height == plan.width) | expand
-        exact = (angle % 180 == 0) | ((angle % 90 == 0) & square)
-        if (exact & rows).any():
-            plan.turn(np.where(exact, angle / 90, 0.0), rows & exact)
-            rows = rows & ~exact
-            on = rows
-    if not rows.any():
-        return
-    matrix = inverse_affine(center_of(center, plan), -angle)
     height, width = plan.height, plan.width
+    if center is None:
+        clockwise, exact, on = _native.core.augment_turns(angle, height, width, expand, on)
+        if exact is not None:
+            plan.turn(clockwise / -90, exact)
+            height, width = plan.height, plan.width
+    else:
+        clockwise = -(angle % 360)
+    if on is not None and not on.any():
+        return
+    matrix = inverse_affine(center_of(center, plan), clockwise)
     size = expanded(matrix, plan) if expand else None
     from_middles(matrix, height, width, *(size or (height, width)))
     plan.warp(matrix, interpolation == "bilinear", fill, on, size)
@@ -280,19 +279,16 @@ class RandomAffine(Transform):
         check_fill("RandomAffine", self._fill, channels)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
-        def between(low: float, high: float, k: int) -> Floats:
-            return low + (high - low) * u[:, k]
-
         most = self.translate or (0.0, 0.0)
         scale = self.scale or (1.0, 1.0)
         shear = (*(self.shear or (0.0, 0.0)), 0.0, 0.0)
         return {
-            "angle": between(self.degrees[0], self.degrees[1], 0),
+            "angle": between(u[:, 0], self.degrees[0], self.degrees[1]),
             "translate_x": np.rint(most[0] * canvas.width * (2 * u[:, 1] - 1)),
             "translate_y": np.rint(most[1] * canvas.height * (2 * u[:, 2] - 1)),
-            "scale": between(*scale, 3),
-            "shear_x": between(shear[0], shear[1], 4),
-            "shear_y": between(shear[2], shear[3], 5),
+            "scale": between(u[:, 3], *scale),
+            "shear_x": between(u[:, 4], shear[0], shear[1]),
+            "shear_y": between(u[:, 5], shear[2], shear[3]),
         }
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
