@@ -20,7 +20,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set_property(SOURCE csrc/kernels/loss/cross_entropy.cpp APPEND PROPERTY COMPILE_OPTIONS -falign-loops=64)
 endif()
 
-add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp)
+add_library(onepass_cpu OBJECT csrc/kernels/cpu.cpp ${plan_sources})
+set_property(SOURCE ${plan_sources} APPEND PROPERTY COMPILE_OPTIONS ${cpu_options})
 target_link_libraries(onepass_cpu PRIVATE onepass_options)
 
 function(onepass_isa name)

@@ -19,8 +19,15 @@ list(TRANSFORM bind_paths APPEND .cpp OUTPUT_VARIABLE bind_sources)
 # What has no counterpart in the other lists.
 list(APPEND cpu_sources csrc/kernels/probe/probe.cpp)
 list(APPEND cuda_sources csrc/kernels/optim/step_count.cu)
+# Work on the host around kernels, a few numbers each image: compiled once, for all instruction sets.
+set(plan_sources
+  csrc/kernels/augment/batch_draws.cpp
+  csrc/kernels/augment/batch_plan.cpp
+  csrc/kernels/augment/batch_records.cpp)
 list(APPEND bind_sources
   csrc/bind/module.cpp
+  csrc/bind/augment/augment_draws.cpp
+  csrc/bind/augment/augment_plan.cpp
   csrc/bind/core/layer.cpp
   csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp

@@ -73,6 +73,19 @@ def on_gpu(allocate: Any) -> None:
         augment(allocate=allocate)
 
 
+def planned(**changes: Any) -> Any:
+    """A plan of two samples."""
+    return _native.core.AugmentPlan(**{"n": 2, "heights": 6.0, "widths": 7.0, "channels": 3, **changes})
+
+
+def split_masks() -> None:
+    plan = planned(masks=True)
+    for _ in range(2):
+        plan.pad((1.0, 1.0, 1.0, 1.0), "reflect", (0.0,))
+
+
+MAPS = np.broadcast_to(np.eye(3), (2, 3, 3)).copy()
+
 # An array with elements of 8 bytes at every 12th byte.
 APART = np.lib.stride_tricks.as_strided(np.zeros(10), (2,), (12,))
 
@@ -104,6 +117,26 @@ CALLS = {
             lambda: augment(images=ones(2, *SIZE, 2), output=torch.zeros(2, 2, *SIZE), op=5)
         ),
         ": . of sample  must be a whole number from  to , got ": lambda: augment("left", -1),
+    },
+    "augment/numbers.h": {
+        ":  must be a number or an array of  numbers, got ": lambda: planned().crop("a", 0.0, 1.0, 1.0),
+        ": on must be None or an array of  bools, got ": lambda: planned().flip(0, np.ones(3, bool)),
+        ": matrix must be an array of  x 3 x 3 float64, got ": lambda: planned().warp(MAPS[:1], True, None),
+    },
+    "augment/augment_draws.cpp": {
+        "Compose: ids must be at least 0, got ": lambda: _native.core.augment_ids(np.array([1, -2])),
+        "Compose: ids must be integers, got ": lambda: _native.core.augment_ids(np.zeros(2)),
+    },
+    "augment/augment_plan.cpp": {
+        ':  must be a name that the plan knows, got ""': (
+            lambda: planned().resize(3.0, 3.0, "lanczos", antialias=True)
+        ),
+        "Compose: masks must be made by one map; padding_mode must be 'constant' after a transform that "
+        "samples or pads, got another one": split_masks,
+        "Compose: fill must be one number with masks, got  numbers": (
+            lambda: planned(masks=True).warp(MAPS, linear=False, fill=(1.0, 2.0))
+        ),
+        "AugmentPlan.op: a must have at most  parameters, got ": lambda: planned().op(2, [0.0] * 15),
     },
     "augment/augment.cpp": {
         ":  must hold an image, got none": lambda: augment(images=[]),

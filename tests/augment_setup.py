@@ -12,9 +12,10 @@ import torch
 
 from onepass import _torchvision
 from onepass.augment import _call
+from onepass.augment._records import OP, PASS, SAMPLE
 from reference import augment as reference
 
-__all__ = ["REQUIRED", "exact", "image", "sources", "torchvision"]
+__all__ = ["REQUIRED", "exact", "image", "sources", "structured", "torchvision"]
 
 # Not having a package that ours is compared with would skip tests; where CI runs them that is a failure.
 REQUIRED = os.environ.get("ONEPASS_REQUIRE_RIVALS") == "1"
@@ -45,12 +46,18 @@ def sources(images, layout: str) -> list[np.ndarray]:
     return made
 
 
+def structured(records) -> tuple[np.ndarray, ...]:
+    """Returns what a plan gives, with the fields of records."""
+    *arrays, values = records
+    return *(one.view(dtype)[..., 0] for one, dtype in zip(arrays, (SAMPLE, PASS, OP), strict=True)), values
+
+
 def exact(train, images, **call) -> torch.Tensor:
     """Returns what the records of a call say, in float64, (n, C, H, W)."""
     found = []
 
     def keep(taken, layout, records, output) -> None:
-        found.append(reference.augment(sources(taken.data, layout), *records))
+        found.append(reference.augment(sources(taken.data, layout), *structured(records)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_call, "run", keep)

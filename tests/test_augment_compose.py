@@ -9,7 +9,7 @@ import torch
 from augment_setup import exact, image, torchvision
 from augment_torchvision import chain
 from onepass import augment as A
-from onepass.augment._plan import Plan
+from onepass.augment._plan import new_plan
 from tolerance import FLOAT64, IMAGE_FILTER_ATOL, IMAGE_PERSPECTIVE_ATOL
 
 N = 5
@@ -77,10 +77,10 @@ def test_chain_is_torchvisions(name):
 
 
 def passes_of(train, height, width):
-    plan = Plan(np.full(N, float(height)), np.full(N, float(width)), 3)
+    plan = new_plan(N, float(height), float(width), 3)
     with np.errstate(all="raise"):
         train._chain.plan(train._chain.draw(train.seed, np.arange(40, 40 + N).astype(np.uint64), 0), [plan])
-    return plan.records().passes.shape[1]
+    return plan.records()[1].shape[1]
 
 
 def wave(x, y):

@@ -295,6 +295,9 @@ UNREACHED = {("core/tensor.cpp", "the current CUDA stream: ")}
 # Who calls the checks of a folder; all call those of core.
 FUNCTIONS = {
     "augment": r"augment|augment_masks",
+    "augment/augment_draws.cpp": r"Compose",
+    "augment/augment_plan.cpp": r"AugmentPlan\.\w+|Compose",
+    "augment/numbers.h": r"AugmentPlan\.\w+",
     "core": r"\w+",
     "dropout": r"dropout",
     "loss": r"cross_entropy|exponential",

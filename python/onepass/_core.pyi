@@ -364,6 +364,114 @@ def augment_masks(
     that of augment; n is 0.
     """
 
+class AugmentPlan:
+    """The plan of a batch: transforms call it, in the order of the chain. Numbers: one for all samples, or (n,).
+
+    on: which samples, bools (n,); None for all. heights, widths: of the images. unit: what 1.0 is called in fills.
+    masks: nearest pixels, one map, and no operations but fills.
+    """
+
+    def __init__(
+        self, n: int, heights: Any, widths: Any, channels: int, unit: float = ..., masks: bool = ...
+    ) -> None: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def masks(self) -> bool: ...
+    @property
+    def height(self) -> Any:
+        """Of each sample as it is now, (n,)."""
+    @property
+    def width(self) -> Any: ...
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least height and the least width."""
+    @property
+    def common(self) -> tuple[int, int] | None:
+        """(height, width), if all samples have one size."""
+    @property
+    def shares(self) -> Any:
+        """The share that each sample has of its mix, (n,)."""
+    @property
+    def fills(self) -> tuple[float, ...]:
+        """The list of values."""
+    unit: float
+
+    def crop(self, top: Any, left: Any, height: Any, width: Any, on: Any = ...) -> None:
+        """Takes a part of the image, which lies within it."""
+    def flip(self, axis: int, on: Any) -> None:
+        """Mirrors: axis 0 from left to right, axis 1 upside down."""
+    def turn(self, quarters: Any, on: Any) -> None:
+        """Turns by multiples of 90 degrees, against the clock; odd ones exchange height and width."""
+    def warp(
+        self, matrix: Any, linear: bool, fill: Sequence[float] | None, on: Any = ..., size: Any = ...
+    ) -> None:
+        """Samples the image at matrix * (x, y, 1), matrix (n, 3, 3) of pixel indices, with a fill outside of it.
+
+        linear: bilinear, or the nearest pixel. fill: one number or one each channel; None blends with 0. size:
+        (height, width) of the new image; None for those of the old one.
+        """
+    def pad(self, sides: Sequence[Any], mode: str, fill: Sequence[float], on: Any = ...) -> None:
+        """Adds pixels at the left, top, right and bottom."""
+    def resize(self, height: Any, width: Any, interpolation: str, antialias: bool, on: Any = ...) -> None:
+        """Scales the image; interpolation is that of torch's interpolate."""
+    def op(
+        self,
+        kind: Any,
+        a: Sequence[Any] = ...,
+        on: Any = ...,
+        level: Any = ...,
+        values: Sequence[float] = ...,
+    ) -> None:
+        """Adds an operation: a number of OPS, parameters, what it is to later maps, what it has each channel."""
+    def mix(self, kind: str, on: Any, **fields: Any) -> None:
+        """Mixes each sample with the one before it: "mixup" or "cutmix", and fields of a sample's record."""
+    def records(self) -> tuple[Any, Any, Any, Any]:
+        """Samples (n, 7), passes (n, P, 19), operations (n, P, K, 16), values: float64."""
+
+def augment_ids(ids: Any) -> Any:
+    """Widens integers to uint64; None if they have not one dimension."""
+
+def augment_draw(seed: int, ids: Any, epoch: int, blocks: Any) -> Any:
+    """Draws numbers in [0, 1), (n, 4 b): Philox with the counter (id, epoch, block)."""
+
+def augment_between(u: Any, low: float, high: float) -> Any:
+    """Returns low + (high - low) u."""
+
+def augment_places(u: Any, size: Any, part: float) -> Any:
+    """Returns floor(u (size - part + 1))."""
+
+def augment_applied(u: Any, p: float) -> Any:
+    """Returns 1.0 where u is below p, else 0.0."""
+
+def augment_chosen(applied: Any, on: Any) -> Any:
+    """Which samples have a number other than 0, of those that are on."""
+
+def augment_turns(angle: Any, height: Any, width: Any, resized: bool, on: Any) -> tuple[Any, Any, Any]:
+    """Angles against the clock as those with the clock, -360 to 0; which samples turn by quarters, which do not.
+
+    Odd quarters turn square images alone, unless they are resized. If none turns, (angles, None, on).
+    """
+
+def augment_inverse_affine(
+    angle: Any,
+    cos: Any,
+    sin: Any,
+    tan_x: Any,
+    tan_y: Any,
+    scale: Any,
+    x: Any,
+    y: Any,
+    move_x: Any,
+    move_y: Any,
+) -> Any:
+    """Inverts T C R(angle) S(scale) SHy SHx C^-1, (n, 3, 3): offsets from the middle, degrees with the clock."""
+
+def augment_from_middles(matrix: Any, height: Any, width: Any, new_height: Any, new_width: Any) -> None:
+    """Makes maps between pixel indices of those between offsets from middles, in their place."""
+
 def write_scaled(
     groups: list[dict[str, Any]],
     field: str,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from onepass import _native
 from onepass.augment._images import Images
-from onepass.augment._plan import Plan, Records
+from onepass.augment._plan import Records
 
 __all__ = ["device_memory", "run", "run_masks", "to_device"]
 
@@ -29,15 +29,16 @@ def device_memory(device: torch.device, table: bytearray, workspace: int) -> tup
 
 def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
     """Carries out the records of images."""
+    samples, passes, ops, values = records
     try:
         _native.core.augment(
             images=images.data,
             layout=layout,
             output=output,
-            samples=records.samples,
-            passes=records.passes,
-            ops=records.ops,
-            values=records.values,
+            samples=samples,
+            passes=passes,
+            ops=ops,
+            values=values,
             threads=torch.get_num_threads(),
             allocate=partial(device_memory, images.device),
         )
@@ -48,17 +49,17 @@ def run(images: Images, layout: str, records: Records, output: Tensor) -> None:
         raise ValueError("Compose: out must not share memory with images, got overlapping storage") from None
 
 
-def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Plan) -> Tensor:
+def run_masks(masks: Any, dtype: torch.dtype, device: torch.device, plan: Any) -> Tensor:
     """Carries out the plan of masks."""
-    records = plan.records()
-    shape = (plan.n, int(plan.height[0]), int(plan.width[0]))
+    _, passes, ops, values = plan.records()
+    shape = (plan.n, *plan.common)
     output = torch.empty(shape, dtype=dtype, device=device)
     _native.core.augment_masks(
         masks=masks,
         output=output,
-        passes=records.passes,
-        ops=records.ops,
-        values=records.values,
+        passes=passes,
+        ops=ops,
+        values=values,
         threads=torch.get_num_threads(),
         allocate=partial(device_memory, device),
     )

@@ -50,6 +50,7 @@ class Chain:
         self.mixing = bool(transforms) and transforms[-1].mixing and train
         if not train:
             self.nodes = [node for node in self.nodes if self._stays(node.transform)]
+        self._all = [one for node in self.nodes for one in _with_children(node.transform)]
 
     def _node(self, transform: Transform, path: str, nested: bool) -> Node:
         if nested and isinstance(transform, (Normalize, ToDtype)):
@@ -79,14 +80,8 @@ class Chain:
 
     def check(self, channels: int) -> None:
         """Raises where a transform cannot take images of so many channels."""
-
-        def visit(transform: Transform) -> None:
+        for transform in self._all:
             transform._check(channels)
-            for child in transform.children:
-                visit(child)
-
-        for node in self.nodes:
-            visit(node.transform)
 
     def draw(self, seed: int, ids: Words, epoch: int) -> Floats:
         """Draws all random numbers of a batch, (n, words)."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from onepass import _native
 from onepass._arguments import told
-from onepass.augment._arrays import Array, Floats, Words
+from onepass.augment._arrays import Floats, Number, Words
 
 __all__ = [
     "DTYPES",
@@ -40,11 +41,17 @@ class Images(NamedTuple):
     """Images of a call, as the core takes them."""
 
     data: Any
-    heights: Floats
-    widths: Floats
+    n: int
+    heights: Number
+    widths: Number
     channels: int
     dtype: torch.dtype
     device: torch.device
+
+    @property
+    def sizes(self) -> tuple[Floats, Floats]:
+        """Height and width of each image."""
+        return np.full(self.n, self.heights, np.float64), np.full(self.n, self.widths, np.float64)
 
     @property
     def unit(self) -> float:
@@ -74,12 +81,11 @@ def take_images(images: Any, layout: str) -> Images:
             )
         heights, widths = (np.array([shape[k] for shape in shapes], np.float64) for k in (1, 2))
         dtype, device = kinds.pop()
-        return Images(data, heights, widths, channels.pop(), dtype, device)
+        return Images(data, len(data), heights, widths, channels.pop(), dtype, device)
     batch = _array(images, "images")
     dtype = _dtype(batch, "images")
     c, h, w = _shape(batch, layout, "images", 4)
-    n = batch.shape[0]
-    return Images(batch, np.full(n, float(h)), np.full(n, float(w)), c, dtype, _device(batch))
+    return Images(batch, batch.shape[0], float(h), float(w), c, dtype, _device(batch))
 
 
 def _is_dual(value: Tensor) -> bool:
@@ -91,8 +97,9 @@ def _is_dual(value: Tensor) -> bool:
 
 def _array(value: Any, argument: str) -> Any:
     if isinstance(value, Tensor):
+        whole = value.dtype in _INTEGERS  # has no gradient, and no bit that negates it
         # Of a dual tensor, the tangent would be lost without a word.
-        if value.requires_grad or _is_dual(value):
+        if not whole and (value.requires_grad or _is_dual(value)):
             raise ValueError(
                 f"Compose: {argument} must not require a gradient: augmentation has none, got one that does"
             )
@@ -101,7 +108,7 @@ def _array(value: Any, argument: str) -> Any:
         if value.is_meta:
             raise TypeError(f"Compose: {argument} must have memory, got a tensor on meta")
         # DLPack does not carry the bit that says that values are negated when they are read.
-        return value.resolve_neg()
+        return value if whole else value.resolve_neg()
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"Compose: {argument} must be an array without a mask of its own, got MaskedArray")
     if isinstance(value, np.ndarray):
@@ -133,8 +140,8 @@ def _shape(value: Any, layout: str, argument: str, rank: int) -> tuple[int, int,
         raise ValueError(f"Compose: {argument} must have the dimensions {', '.join(axes)}, got shape {shape}")
     if 0 in shape:
         raise ValueError(f"Compose: {argument} must not be empty, got shape {shape}")
-    of = dict(zip(axes, shape, strict=True))
-    return of["C"], of["H"], of["W"]
+    c, h, w = (shape[-1], *shape[-3:-1]) if axes[-1] == "C" else shape[-3:]
+    return c, h, w
 
 
 def take_ids(ids: Any, n: int | None = None) -> Words:
@@ -143,16 +150,18 @@ def take_ids(ids: Any, n: int | None = None) -> Words:
         first = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
         return np.arange(first, first + n).astype(np.uint64)
     array = _integers(ids)
-    if array.ndim != 1 or (n is not None and len(array) != n):
+    words: Words | None = _native.core.augment_ids(array)
+    if words is None or (n is not None and len(words) != n):
         wanted = "one dimension" if n is None else f"{n} numbers, one a sample"
-        raise ValueError(f"Compose: ids must have {wanted}, got shape {array.shape}")
-    if array.dtype.kind == "i" and (array < 0).any():
-        raise ValueError(f"Compose: ids must be at least 0, got {array.min()}")
-    return array.astype(np.uint64)
+        raise ValueError(f"Compose: ids must have {wanted}, got shape {tuple(array.shape)}")
+    return words
 
 
-def _integers(ids: Any) -> Array:
+def _integers(ids: Any) -> Any:
+    """Returns a tensor or an array of integers on the host."""
     if isinstance(ids, Tensor):
+        if ids.is_cpu and ids.dtype in _INTEGERS and ids.layout == torch.strided:
+            return ids
         ids = _array(ids, "ids").cpu().numpy()
     if not isinstance(ids, np.ndarray):
         if not isinstance(ids, Sequence) or isinstance(ids, str):
@@ -166,8 +175,7 @@ def _integers(ids: Any) -> Array:
         ids = np.array(ids, np.uint64)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"Compose: ids must be integers, got {ids.dtype}")
-    numbers: Array = ids
-    return numbers
+    return ids if ids.dtype.isnative else ids.astype(ids.dtype.newbyteorder("="))
 
 
 def check_epoch(epoch: Any) -> int:
@@ -294,12 +302,12 @@ def _check_places(places: Tensor, argument: str, boxes: bool) -> None:
 
 def take_masks(masks: Any, images: Images) -> tuple[Any, torch.dtype, torch.device]:
     """Checks masks (n, H, W), or a list of (H, W), of the sizes of the images."""
-    n = len(images.heights)
+    n = images.n
     single = not isinstance(masks, (list, tuple))
     data = _mask(masks, "masks", 3) if single else [_mask(one, f"masks[{k}]", 2) for k, one in enumerate(masks)]
     if len(data) != n:
         raise ValueError(f"Compose: masks must have {n}, one a sample, got {len(data)}")
-    sizes = np.stack([images.heights, images.widths], axis=1)
+    sizes = np.stack(images.sizes, axis=1)
     shapes = np.array([tuple(one.shape) for one in data])
     if (shapes != sizes).any():
         k = int((shapes != sizes).any(1).argmax())

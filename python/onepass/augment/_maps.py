@@ -4,55 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 
-from onepass.augment._arrays import Floats
-from onepass.augment._columns import tiled
+from onepass import _native
+from onepass.augment._arrays import Floats, Number
 from onepass.augment._transform import Canvas
 
-__all__ = ["center_of", "expanded", "inverse_affine", "perspective"]
+__all__ = ["center_of", "expanded", "from_middles", "inverse_affine", "perspective", "tiled"]
 
 
-def center_of(center: tuple[float, float] | None, canvas: Canvas) -> tuple[Floats, Floats]:
+def tiled(n: int) -> Floats:
+    """Returns n identities, (n, 3, 3)."""
+    maps = np.zeros((n, 3, 3))
+    maps[:, 0, 0] = maps[:, 1, 1] = maps[:, 2, 2] = 1.0
+    return maps
+
+
+def center_of(center: tuple[float, float] | None, canvas: Canvas) -> tuple[Number, Number]:
     """Returns the fixed point as an offset from the middle of each image."""
     if center is None:
-        return np.zeros(canvas.n), np.zeros(canvas.n)
+        return 0.0, 0.0
     return center[0] - canvas.width * 0.5, center[1] - canvas.height * 0.5
 
 
 def inverse_affine(
-    center: tuple[Floats, Floats],
+    center: tuple[Number, Number],
     angle: Floats,
-    translate_x: Floats,
-    translate_y: Floats,
-    scale: Floats,
-    shear_x: Floats,
-    shear_y: Floats,
+    translate: tuple[Number, Number] = (0.0, 0.0),
+    scale: Number = 1.0,
+    shear: tuple[Number, Number] = (0.0, 0.0),
 ) -> Floats:
     """Inverts T * C * R(angle) * S(scale) * SHy * SHx * C^-1, (n, 3, 3); angles are in degrees, with the clock.
 
     Positions are offsets from the middle of the image. Multiples of 90 degrees are exact.
     """
-    cx, cy = center
-    cos, sin = _circle(angle)
-    tan_x, tan_y = np.tan(np.radians(shear_x)), np.tan(np.radians(shear_y))
-    # cos(angle - shear_y) / cos(shear_y) and sin likewise.
-    a, c = cos + sin * tan_y, sin - cos * tan_y
-    b, d = -(a * tan_x + sin), cos - c * tan_x
-    matrix = tiled(len(angle))
-    matrix[:, 0, 0], matrix[:, 0, 1] = d / scale, -b / scale
-    matrix[:, 1, 0], matrix[:, 1, 1] = -c / scale, a / scale
-    x, y = cx + translate_x, cy + translate_y
-    matrix[:, 0, 2] = cx - matrix[:, 0, 0] * x - matrix[:, 0, 1] * y
-    matrix[:, 1, 2] = cy - matrix[:, 1, 0] * x - matrix[:, 1, 1] * y
+    radians = np.radians(angle)
+    tangents = (np.tan(np.radians(one)) for one in shear)
+    matrix: Floats = _native.core.augment_inverse_affine(
+        angle, np.cos(radians), np.sin(radians), *tangents, scale, *center, *translate
+    )
     return matrix
 
 
-def _circle(degrees: Floats) -> tuple[Floats, Floats]:
-    radians = np.radians(degrees)
-    cos, sin = np.cos(radians), np.sin(radians)
-    right = degrees % 90 == 0
-    if right.any():
-        cos, sin = np.where(right, np.rint(cos), cos), np.where(right, np.rint(sin), sin)
-    return cos, sin
+def from_middles(matrix: Floats, height: Number, width: Number, new_height: Number, new_width: Number) -> None:
+    """Makes a map between pixel indices of one between offsets from the middles of two images, in its place."""
+    _native.core.augment_from_middles(matrix, height, width, new_height, new_width)
 
 
 def expanded(matrix: Floats, canvas: Canvas) -> tuple[Floats, Floats]:

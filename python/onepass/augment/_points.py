@@ -15,7 +15,7 @@ import torch
 
 from onepass._arguments import told
 from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
-from onepass.augment._columns import tiled
+from onepass.augment._maps import tiled
 
 __all__ = ["Boxes", "Keypoints", "Points"]
 
@@ -78,6 +78,11 @@ class Points:
         self._boxes, self._points = boxes, points
         self.corners, self._box_of = _flat(boxes, 4)
         self.places, self._point_of = _flat(points, 2)
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least height and the least width."""
+        return float(self.height.min()), float(self.width.min())
 
     def crop(self, top: Number, left: Number, height: Number, width: Number, on: Bools | None = None) -> None:
         """Moves the origin, and cuts boxes."""

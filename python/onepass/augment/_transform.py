@@ -6,10 +6,21 @@ import inspect
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+from onepass import _native
 from onepass.augment._arrays import Bools, Floats, Ints, Number
 from onepass.augment._checks import check_probability
 
-__all__ = ["Canvas", "Drawn", "Geometry", "RandomTransform", "Transform", "check_fill", "chosen"]
+__all__ = [
+    "Canvas",
+    "Drawn",
+    "Geometry",
+    "RandomTransform",
+    "Transform",
+    "between",
+    "check_fill",
+    "chosen",
+    "places",
+]
 
 Drawn = dict[str, Floats]
 """The parameters of a transform, an array each with a number for each sample."""
@@ -23,6 +34,10 @@ class Canvas(Protocol):
     height: Floats
     width: Floats
     unit: float
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least height and the least width."""
 
 
 class Geometry(Canvas, Protocol):
@@ -102,13 +117,26 @@ class RandomTransform(Transform):
         self.p = check_probability(type(self).__name__, p)
 
     def _applied(self, u: Floats) -> Floats:
-        return (u[:, 0] < self.p).astype(float)
+        applied: Floats = _native.core.augment_applied(u[:, 0], self.p)
+        return applied
+
+
+def between(u: Floats, low: float, high: float) -> Floats:
+    """Draws numbers between two, of numbers in [0, 1)."""
+    drawn: Floats = _native.core.augment_between(u, low, high)
+    return drawn
+
+
+def places(u: Floats, size: Number, part: float) -> Floats:
+    """Draws the first pixels of parts of images: floor(u * (size - part + 1))."""
+    drawn: Floats = _native.core.augment_places(u, size, part)
+    return drawn
 
 
 def chosen(applied: Floats, on: Bools | None) -> Bools:
     """Returns which samples a transform is applied to."""
-    rows: Bools = applied != 0
-    return rows if on is None else rows & on
+    rows: Bools = _native.core.augment_chosen(applied, on)
+    return rows
 
 
 def check_fill(name: str, fill: tuple[float, ...] | None, channels: int, argument: str = "fill") -> None:

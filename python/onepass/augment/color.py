@@ -13,7 +13,7 @@ from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_channels, check_count, check_finite, to_pair
 from onepass.augment._plan import COMMUTES, POINTWISE, WHOLE
 from onepass.augment._records import OPS
-from onepass.augment._transform import Canvas, Drawn, Geometry, RandomTransform, Transform, chosen
+from onepass.augment._transform import Canvas, Drawn, Geometry, RandomTransform, Transform, between, chosen
 
 __all__ = [
     "ColorJitter",
@@ -88,7 +88,7 @@ class ColorJitter(Transform):
         for k, name in enumerate(_JITTERS):
             bounds = getattr(self, name)
             if bounds is not None:
-                drawn[name] = bounds[0] + (bounds[1] - bounds[0]) * u[:, 1 + k]
+                drawn[name] = between(u[:, 1 + k], *bounds)
         return drawn
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:

@@ -33,7 +33,7 @@ from onepass.augment._images import (
     take_sizes,
 )
 from onepass.augment._parameters import Parameters
-from onepass.augment._plan import Plan
+from onepass.augment._plan import new_plan
 from onepass.augment._points import Points
 from onepass.augment._transform import Geometry, Transform
 from onepass.augment.choices import check_transforms
@@ -153,7 +153,7 @@ class Compose:
     ) -> Any:
         """Augments a batch; see the class."""
         taken = take_images(images, self.layout)
-        n = len(taken.heights)
+        n = taken.n
         self._chain.check(taken.channels)
         epoch = check_epoch(epoch)
         target = None if labels is None else check_labels(labels, n, self._chain.labels_checked_by)
@@ -161,11 +161,11 @@ class Compose:
             raise ValueError("Compose: boxes, keypoints and masks must be None with MixUp and CutMix, got some")
         taken_masks = None if masks is None else take_masks(masks, taken)
         points = self._points(taken, boxes, keypoints)
-        plan = Plan(taken.heights, taken.widths, taken.channels, taken.unit)
+        plan = new_plan(n, taken.heights, taken.widths, taken.channels, taken.unit)
         plans: list[Geometry] = [plan]
         mask_plan = None
         if taken_masks is not None:
-            mask_plan = Plan(taken.heights, taken.widths, 1, 1.0, masks=True)
+            mask_plan = new_plan(n, taken.heights, taken.widths, 1, 1.0, masks=True)
             plans.append(mask_plan)
         if points is not None:
             plans.append(points)
@@ -179,7 +179,7 @@ class Compose:
             if target is not None:
                 parts.append(self._target(target, plan))
             if mask_plan is not None and taken_masks is not None:
-                check_mask_fills(mask_plan.values.numbers, taken_masks[1])
+                check_mask_fills(mask_plan.fills, taken_masks[1])
                 parts.append(_call.run_masks(*taken_masks, mask_plan))
             if points is not None:
                 parts.extend(
@@ -224,7 +224,7 @@ class Compose:
         table = Parameters(id=numbers)
         with np.errstate(invalid="ignore"):
             # Nobody says whether the images are uint8; nan is no unit, and exceeds no threshold.
-            plan = Plan(heights, widths, 3, math.nan)
+            plan = new_plan(len(numbers), heights, widths, 3, math.nan)
             self._chain.plan(self._chain.draw(self.seed, numbers, epoch), [plan], table)
         return table
 
@@ -286,29 +286,29 @@ class Compose:
     def _points(self, taken: Images, boxes: Any, keypoints: Any) -> Points | None:
         if boxes is None and keypoints is None:
             return None
-        n = len(taken.heights)
+        n = taken.n
         given = [] if boxes is None else take_list(boxes, n, "boxes", 4)
         places = [] if keypoints is None else take_list(keypoints, n, "keypoints", 2)
-        return Points(taken.heights, taken.widths, taken.channels, taken.unit, given, places)
+        return Points(*taken.sizes, taken.channels, taken.unit, given, places)
 
-    def _output(self, plan: Plan, taken: Images, out: Tensor | None) -> Tensor:
-        height, width = plan.height, plan.width
-        if (height != height[0]).any() or (width != width[0]).any():
+    def _output(self, plan: Any, taken: Images, out: Tensor | None) -> Tensor:
+        size = plan.common
+        if size is None:
+            height, width = plan.height, plan.width
             k = int(((height != height[0]) | (width != width[0])).argmax())
             raise ValueError(
                 "Compose: transforms must give all samples one size, as Resize((height, width)) does, got "
                 f"({height[0]:.0f}, {width[0]:.0f}) and ({height[k]:.0f}, {width[k]:.0f})"
             )
-        shape = (plan.n, taken.channels, int(height[0]), int(width[0]))
+        shape = (taken.n, taken.channels, *size)
         if out is None:
             return torch.empty(shape, dtype=self.dtype, device=taken.device, memory_format=self.memory_format)
         return check_out(out, shape, self.dtype, self.memory_format, taken.device)
 
-    def _target(self, labels: Tensor, plan: Plan) -> Any:
+    def _target(self, labels: Tensor, plan: Any) -> Any:
         if not self._chain.mixing:
             return labels
-        mixed = plan.samples["mixing"] != 0
-        shares = torch.from_numpy(np.where(mixed, plan.samples["lam"], 1.0).astype(np.float32))
+        shares = torch.from_numpy(plan.shares.astype(np.float32))
         lam = _call.to_device(shares, labels.device)
         other = labels.roll(1, 0)
         if labels.dim() == 1:

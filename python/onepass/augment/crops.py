@@ -10,7 +10,7 @@ import numpy as np
 from onepass._arguments import told
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import check_flag, to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
-from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill
+from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill, places
 from onepass.augment.sizes import FILTERS, SIDES, check_mode_fill, check_padding, scale
 
 __all__ = ["TRIES", "RandomCrop", "RandomResizedCrop", "log_uniform"]
@@ -76,23 +76,22 @@ class RandomCrop(Transform):
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
         left, top, right, bottom = self._sides
-        height, width = canvas.height + (top + bottom), canvas.width + (left + right)
-        drawn = {}
+        height, width, drawn = canvas.height, canvas.width, {}
+        # The part of the image without its padding.
+        part_y, part_x = self.size[0] - top - bottom, self.size[1] - left - right
+        least_y, least_x = canvas.least
         if self.pad_if_needed:
-            more_y, more_x = np.maximum(self.size[0] - height, 0), np.maximum(self.size[1] - width, 0)
+            more_y, more_x = np.maximum(part_y - height, 0), np.maximum(part_x - width, 0)
             height, width = height + 2 * more_y, width + 2 * more_x
             for side, own, more in zip(SIDES, self._sides, (more_x, more_y, more_x, more_y), strict=True):
                 drawn[f"pad_{side}"] = own + more
-        spare_y, spare_x = height - self.size[0], width - self.size[1]
-        small = (spare_y < 0) | (spare_x < 0)
-        if small.any():
-            k = int(np.argmax(small))
+        elif least_y < part_y or least_x < part_x:
+            k = int(np.argmax((height < part_y) | (width < part_x)))
             raise ValueError(
-                f"RandomCrop: size must be at most that of the image with its padding, ({height[k]:.0f}, "
-                f"{width[k]:.0f}), got {self.size}"
+                f"RandomCrop: size must be at most that of the image with its padding, "
+                f"({height[k] + top + bottom:.0f}, {width[k] + left + right:.0f}), got {self.size}"
             )
-        drawn["top"] = np.floor(u[:, 0] * (spare_y + 1))
-        drawn["left"] = np.floor(u[:, 1] * (spare_x + 1))
+        drawn["top"], drawn["left"] = places(u[:, 0], height, part_y), places(u[:, 1], width, part_x)
         return drawn
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onepass import _native
 from onepass.augment._arrays import Bools, Floats
 from onepass.augment._checks import (
     check_between,
@@ -17,14 +18,14 @@ from onepass.augment._checks import (
     to_fill,
     to_interpolation,
 )
-from onepass.augment._columns import tiled
-from onepass.augment._maps import center_of, expanded, inverse_affine, perspective
+from onepass.augment._maps import center_of, expanded, from_middles, inverse_affine, perspective, tiled
 from onepass.augment._transform import (
     Canvas,
     Drawn,
     Geometry,
     RandomTransform,
     Transform,
+    between,
     check_fill,
     chosen,
 )
@@ -159,8 +160,7 @@ class RandomRotation(Transform):
         check_fill("RandomRotation", self._fill, channels)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
-        low, high = self.degrees
-        return {"angle": low + (high - low) * u[:, 0]}
+        return {"angle": between(u[:, 0], *self.degrees)}
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
         rotate(plan, drawn["angle"], self.interpolation, self._fill, on, self.expand, self.center)
@@ -184,30 +184,20 @@ def rotate(
     center: tuple[float, float] | None = None,
 ) -> None:
     """Plans a rotation against the clock; multiples of 90 degrees turn pixels without sampling."""
-    angle = angle % 360
-    rows = np.ones(plan.n, bool) if on is None else on
+    height, width = plan.height, plan.width
     if center is None:
-        square = (plan.height == plan.width) | expand
-        exact = (angle % 180 == 0) | ((angle % 90 == 0) & square)
-        if (exact & rows).any():
-            plan.turn(np.where(exact, angle / 90, 0.0), rows & exact)
-            rows = rows & ~exact
-            on = rows
-    if not rows.any():
+        clockwise, exact, on = _native.core.augment_turns(angle, height, width, expand, on)
+        if exact is not None:
+            plan.turn(clockwise / -90, exact)
+            height, width = plan.height, plan.width
+    else:
+        clockwise = -(angle % 360)
+    if on is not None and not on.any():
         return
-    zeros = np.zeros(plan.n)
-    matrix = inverse_affine(center_of(center, plan), -angle, zeros, zeros, np.ones(plan.n), zeros, zeros)
+    matrix = inverse_affine(center_of(center, plan), clockwise)
     size = expanded(matrix, plan) if expand else None
-    height, width = (plan.height, plan.width) if size is None else size
-    _shift(matrix, plan.width, plan.height, width, height)
+    from_middles(matrix, height, width, *(size or (height, width)))
     plan.warp(matrix, interpolation == "bilinear", fill, on, size)
-
-
-def _shift(matrix: Floats, width: Floats, height: Floats, new_width: Floats, new_height: Floats) -> None:
-    """Makes a map between positions from the middle one between pixel indices."""
-    x, y = (new_width - 1) / 2, (new_height - 1) / 2
-    matrix[:, 0, 2] += (width - 1) / 2 - matrix[:, 0, 0] * x - matrix[:, 0, 1] * y
-    matrix[:, 1, 2] += (height - 1) / 2 - matrix[:, 1, 0] * x - matrix[:, 1, 1] * y
 
 
 def affine(
@@ -222,8 +212,9 @@ def affine(
     center: tuple[float, float] | None = None,
 ) -> None:
     """Plans a rotation with the clock, a scale, shears and a translation."""
-    matrix = inverse_affine(center_of(center, plan), angle, *translate, scale, *shear)
-    _shift(matrix, plan.width, plan.height, plan.width, plan.height)
+    matrix = inverse_affine(center_of(center, plan), angle, translate, scale, shear)
+    height, width = plan.height, plan.width
+    from_middles(matrix, height, width, height, width)
     plan.warp(matrix, interpolation == "bilinear", fill, on)
 
 
@@ -288,19 +279,16 @@ class RandomAffine(Transform):
         check_fill("RandomAffine", self._fill, channels)
 
     def _draw(self, u: Floats, canvas: Canvas) -> Drawn:
-        def between(low: float, high: float, k: int) -> Floats:
-            return low + (high - low) * u[:, k]
-
         most = self.translate or (0.0, 0.0)
         scale = self.scale or (1.0, 1.0)
         shear = (*(self.shear or (0.0, 0.0)), 0.0, 0.0)
         return {
-            "angle": between(self.degrees[0], self.degrees[1], 0),
+            "angle": between(u[:, 0], self.degrees[0], self.degrees[1]),
             "translate_x": np.rint(most[0] * canvas.width * (2 * u[:, 1] - 1)),
             "translate_y": np.rint(most[1] * canvas.height * (2 * u[:, 2] - 1)),
-            "scale": between(*scale, 3),
-            "shear_x": between(shear[0], shear[1], 4),
-            "shear_y": between(shear[2], shear[3], 5),
+            "scale": between(u[:, 3], *scale),
+            "shear_x": between(u[:, 4], shear[0], shear[1]),
+            "shear_y": between(u[:, 5], shear[2], shear[3]),
         }
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:

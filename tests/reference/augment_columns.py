@@ -1,4 +1,4 @@
-"""Holds the operations of a batch while it is planned, one column for each step, and lays them out as records."""
+"""Holds the operations of a batch while `reference.augment_plan` plans it, and lays them out as records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from onepass.augment._arrays import Array, Bools, Floats, Ints, Number
 from onepass.augment._records import OP
 
-__all__ = ["Column", "Values", "lay_out", "tiled"]
+__all__ = ["Column", "Values", "lay_out"]
 
 
 _FIELDS = OP.itemsize // 8
@@ -67,13 +67,6 @@ class Values:
             self._known[key] = len(self.numbers)
             self.numbers.extend(key)
         return self._known[key]
-
-
-def tiled(n: int) -> Floats:
-    """Returns n identities, (n, 3, 3)."""
-    maps = np.zeros((n, 3, 3))
-    maps[:, 0, 0] = maps[:, 1, 1] = maps[:, 2, 2] = 1.0
-    return maps
 
 
 def lay_out(columns: list[Column], passes: Array, current: Ints) -> Array:
