@@ -55,11 +55,11 @@ struct Axis {
   double least, most;
 };
 
+ONEPASS_HD double smaller(double a, double b) { return a < b ? a : b; }
+ONEPASS_HD double larger(double a, double b) { return a > b ? a : b; }
+
 // A nan becomes `least`.
-ONEPASS_HD double clamped(double p, double least, double most) {
-  p = p > least ? p : least;
-  return p < most ? p : most;
-}
+ONEPASS_HD double clamped(double p, double least, double most) { return smaller(larger(p, least), most); }
 
 // The nearest integer, half to even, for |p| < 2^51.
 ONEPASS_HD double nearest_integer(double p) {
@@ -122,18 +122,7 @@ ONEPASS_HD int32_t folded_tap(double p, Axis axis, Nearest kind, Border border) 
   return int32_t(folded(kind == Nearest::kFloor ? floor(inside) : nearest_integer(inside), axis, border));
 }
 
-// The first tap of a position that is not negative and before the last pixel, and the weight of the second.
-template <class T>
-struct InsideTap {
-  T first, weight;
-};
-template <class T>
-ONEPASS_HD InsideTap<T> inside_tap(T p) {
-  const T first = whole_part(p);
-  return {first, p - first};
-}
-
-// The place of a pixel, exact below 2^53.
+// The place of a pixel.
 template <class T>
 ONEPASS_HD T place_of(T x, T y, T column, T row) {
   return y * row + x * column;
@@ -182,10 +171,11 @@ struct Canvas {
   bool soft;
 
   // The share of a pixel at p that the canvas covers, along one axis.
-  ONEPASS_HD static float soft_share(double p, double size) {
-    const double before = p + 1, behind = size - p;
-    return float(clamped(before < behind ? before : behind, 0, 1));
+  template <class T>
+  ONEPASS_HD static T share(T p, T size) {
+    return smaller(larger(smaller(p + T(1.0), size - p), T(0.0)), T(1.0));
   }
+  ONEPASS_HD static float soft_share(double p, double size) { return float(share(p, size)); }
   ONEPASS_HD static float hard_share(double p, double size) {
     const double whole = nearest_integer(clamped(p, -kFar, kFar));
     return whole >= 0 && whole < size ? 1.0f : 0.0f;

@@ -22,7 +22,11 @@ namespace {
 class Sampler {
  public:
   Sampler(const Augment& op, const MoveShared& shared, const Workspace& workspace)
-      : op_(op), workspace_(workspace), finish_(op, workspace_), move_(op, shared, workspace_), turn_(op, workspace_) {}
+      : op_(op),
+        workspace_(workspace),
+        finish_(op, workspace_),
+        move_(op, shared, workspace_),
+        turn_(op, workspace_) {}
 
   // Samples that are mixed with the one before find it finished.
   void run(int64_t begin, int64_t end) {

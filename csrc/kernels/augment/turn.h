@@ -32,12 +32,23 @@ struct TurnEdge {
   int64_t count;
   math::Canvas canvas[kTurnBlends];
   float fill[kTurnBlends][3];
-  const float* share[kTurnBlends];
+  Wide share[kTurnBlends] = {Wide(0.0f), Wide(0.0f), Wide(0.0f), Wide(0.0f)};
 
+  // Blend k is blend `which` of another, at a block of columns.
+  ONEPASS_HD void set(int64_t k, const TurnEdge& other, int64_t which, const math::RowMap& row, int64_t x) {
+    canvas[k] = other.canvas[which];
+    for (int c = 0; c < 3; ++c) fill[k][c] = other.fill[which][c];
+    const WideDoubles columns = WideDoubles::from(double(x));
+    const auto along = [&](double slope, double offset, double size) ONEPASS_INLINED {
+      const WideDoubles p = math::RowMap::affine_at(WideDoubles(slope), WideDoubles(offset), columns);
+      return math::Canvas::share(p, WideDoubles(size)).floats();
+    };
+    share[k] = along(row.dx, row.x, canvas[k].width) * along(row.dy, row.y, canvas[k].height);
+  }
   ONEPASS_HD Wide operator()(Wide a, Wide b, Wide c, Wide d, Wide x, Wide y, int channel) const {
     Wide v = math::of_byte(math::bilinear(a, b, c, d, x, y));
     for (int64_t k = 0; k < count; ++k) {
-      const Wide m = Wide::load(share[k]);
+      const Wide m = share[k];
       v = chosen_where_equal(m, Wide(1.0f), v, canvas[k].mixed(v, m, Wide(fill[k][channel])));
     }
     return inside.finished(v, channel);
@@ -131,8 +142,8 @@ class Turn {
   LineTarget<O> target(int64_t y) const {
     const int64_t height = op_.height, width = op_.width;
     if (!direct_) return {reinterpret_cast<O*>(workspace_.moved), end_, false};
-    const int64_t at = op_.channels_last ? (sample_ * height + y) * width * 3
-                                         : (sample_ * 3 * height + y) * width;
+    const int64_t at =
+        op_.channels_last ? (sample_ * height + y) * width * 3 : (sample_ * 3 * height + y) * width;
     return {static_cast<O*>(op_.output) + at, height * width, nontemporal_};
   }
 
@@ -178,20 +189,28 @@ class Turn {
         store_filled<kPlanes>(filled_, x, x + kLineBlock, to);
         continue;
       }
+      TurnEdge edge = edge_;
+      edge.count = 0;
       for (int64_t k = 0; k < edge_.count; ++k) {
-        float* share = workspace_.grey + k * kLineBlock;
-        find_coverage<true>(edge_.canvas[k], canvas_row_[k], int32_t(x), int32_t(kLineBlock), share);
-        edge_.share[k] = share;
+        if (covers(k, x) && covers(k, x + kLineBlock - 1)) continue;
+        edge.set(edge.count++, edge_, k, canvas_row_[k], x);
       }
-      gather_clamped<kPlanes>(edge_, image_, map, box_, x, *workspace_.bytes, to);
+      gather_clamped<kPlanes>(edge, image_, map, box_, x, *workspace_.bytes, to);
     }
   }
+
+  bool covers(int64_t k, int64_t x) const {
+    return edge_.canvas[k].coverage(canvas_row_[k].affine_at(double(x))) == 1;
+  }
+
+  // Positions of taps are rounded to 2^-28 (math/fixed_position.h).
+  static constexpr double kMargin = 0x1p-16;
 
   // Columns whose taps are inside, and which all canvases cover wholly; {1, 0} for none.
   math::Columns find_inside(const math::RowMap& map) const {
     math::ColumnRange range{0, double(op_.width - 1)};
-    range.narrow(across_, map.x, box_.x.least, box_.x.most);
-    range.narrow(down_, map.y, box_.y.least, box_.y.most);
+    range.narrow(across_, map.x, box_.x.least + kMargin, box_.x.most - kMargin);
+    range.narrow(down_, map.y, box_.y.least + kMargin, box_.y.most - kMargin);
     for (int64_t k = 0; k < edge_.count; ++k) {
       range.narrow(slopes_[k][0], canvas_row_[k].x, 0, edge_.canvas[k].width - 1);
       range.narrow(slopes_[k][1], canvas_row_[k].y, 0, edge_.canvas[k].height - 1);
@@ -204,16 +223,16 @@ class Turn {
   // Whether that is so at both ends: positions along a row are in order.
   bool holds(const math::RowMap& map, const math::Columns& found) const {
     const math::Position a = map.affine_at(double(found.first)), b = map.affine_at(double(found.last));
-    const auto is_within = [](double p, const math::Axis& axis) { return p >= axis.least && p < axis.most; };
+    const auto is_within = [](double p, const math::Axis& axis) {
+      return p >= axis.least + kMargin / 2 && p <= axis.most - kMargin / 2;
+    };
     if (!(is_within(a.x, box_.x) && is_within(b.x, box_.x) && is_within(a.y, box_.y) &&
           is_within(b.y, box_.y)))
       return false;
     const int64_t right = int64_t(a.x > b.x ? a.x : b.x), below = int64_t(a.y > b.y ? a.y : b.y);
     if ((below + 1) * image_.row + right * 3 + 8 > image_.extent) return false;
     for (int64_t k = 0; k < edge_.count; ++k) {
-      if (edge_.canvas[k].coverage(canvas_row_[k].affine_at(double(found.first))) != 1 ||
-          edge_.canvas[k].coverage(canvas_row_[k].affine_at(double(found.last))) != 1)
-        return false;
+      if (!covers(k, found.first) || !covers(k, found.last)) return false;
     }
     return true;
   }

@@ -17,6 +17,7 @@ namespace onepass::ONEPASS_ISA {
 #if defined(__AVX512F__)
 constexpr bool kGathersLines = true;
 constexpr int64_t kLineBlock = kWide;  // pixels
+static_assert(kLineBlock == math::kGroup, "positions come in groups");
 
 // Where pixels are stored: channels one after the other, or in planes that begin `plane` elements apart.
 template <class O>
@@ -40,27 +41,49 @@ struct LineBytes {
   int64_t row, extent;
 };
 
-// Pixels of a row from column x on whose taps are within the image, with eight bytes behind each: their
-// positions do not need to be clamped. formula(a, b, c, d, weight x, weight y, channel).
+// Positions of blocks whose taps are within the image: they do not need to be clamped.
+struct LinePlaces {
+  math::FixedAxis across, down;
+  WideFixed steps_x, steps_y;
+  WideWords column, row;
+
+  ONEPASS_HD LinePlaces(const math::RowMap& map, int64_t row_bytes)
+      : across(math::FixedAxis::make(map.dx, map.x)),
+        down(math::FixedAxis::make(map.dy, map.y)),
+        steps_x(WideFixed::steps(across.step)),
+        steps_y(WideFixed::steps(down.step)),
+        column(WideWords::each(3)),
+        row(WideWords::each(int32_t(row_bytes))) {}
+  struct Weights {
+    Wide x, y;
+  };
+  // The places of the block at column x are stored.
+  ONEPASS_HD Weights find(int64_t x, int32_t* place) const {
+    const WideFixed position_x = steps_x.from(across.group(x)), position_y = steps_y.from(down.group(x));
+    math::place_of(position_x.whole(), position_y.whole(), column, row).store(place);
+    return {math::weight_of(position_x.part()), math::weight_of(position_y.part())};
+  }
+};
+
+// Pixels of a row from column x on whose taps are within the image, with eight bytes behind each.
+// formula(a, b, c, d, weight x, weight y, channel). Places are found a block ahead: they go through memory,
+// which takes as long as all arithmetic of a block.
 template <bool kPlanes, class F, class O>
 ONEPASS_WALK void gather_inside(const F formula, const LineBytes image, const math::RowMap map, int64_t x,
                                 int64_t end, const LineTarget<O> to) {
-  const WideDoubles slope_x(map.dx), slope_y(map.dy), offset_x(map.x), offset_y(map.y), step{double(kWide)},
-      column{double(3)}, row{double(image.row)};
-  WideDoubles columns = WideDoubles::from(double(x));
-  for (; x < end; x += kLineBlock) {
-    alignas(64) int32_t place[kLineBlock];
-    const auto across = math::inside_tap(math::RowMap::affine_at(slope_x, offset_x, columns)),
-               down = math::inside_tap(math::RowMap::affine_at(slope_y, offset_y, columns));
-    math::place_of(across.first, down.first, column, row).store(place);
-    columns = columns + step;
-    const WideTaps upper = WideTaps::load(image.data, place),
-                   lower = WideTaps::load(image.data + image.row, place);
-    const Wide weight_x = across.weight.floats(), weight_y = down.weight.floats();
+  const LinePlaces places(map, image.row);
+  const char *upper_row = image.data, *lower_row = image.data + image.row;
+  alignas(64) int32_t place[2][kLineBlock];
+  LinePlaces::Weights next = places.find(x, place[0]);
+  for (int which = 0; x < end; x += kLineBlock, which = 1 - which) {
+    const LinePlaces::Weights weights = next;
+    next = places.find(x + kLineBlock, place[1 - which]);
+    const WideTaps upper = WideTaps::load(upper_row, place[which]),
+                   lower = WideTaps::load(lower_row, place[which]);
     Wide v[3] = {Wide(0.0f), Wide(0.0f), Wide(0.0f)};
     ONEPASS_UNROLLED
     for (int c = 0; c < 3; ++c) {
-      v[c] = formula(upper.byte(c), upper.byte(c + 3), lower.byte(c), lower.byte(c + 3), weight_x, weight_y,
+      v[c] = formula(upper.byte(c), upper.byte(c + 3), lower.byte(c), lower.byte(c + 3), weights.x, weights.y,
                      c);
     }
     to.template store<kPlanes>(x, v);
@@ -78,8 +101,7 @@ ONEPASS_WALK void gather_edge(const F formula, const char* upper_bytes, const ch
   Wide v[3] = {Wide(0.0f), Wide(0.0f), Wide(0.0f)};
   ONEPASS_UNROLLED
   for (int c = 0; c < 3; ++c) {
-    v[c] =
-        formula(upper.byte(c), upper.byte(c + 3), lower.byte(c), lower.byte(c + 3), weight_x, weight_y, c);
+    v[c] = formula(upper.byte(c), upper.byte(c + 3), lower.byte(c), lower.byte(c + 3), weight_x, weight_y, c);
   }
   to.template store<kPlanes>(x, v);
 }
@@ -89,7 +111,7 @@ template <bool kPlanes, class F, class O>
 inline void gather_clamped(const F& formula, const LineBytes& image, const math::RowMap& map,
                            const TapBox& box, int64_t x, ByteTaps& taps, const LineTarget<O>& to) {
   const int32_t most =
-      find_neighbours<true>(map, box, int32_t(image.row), 3, int32_t(x), int32_t(kLineBlock), taps);
+      find_neighbours(map, box, int32_t(image.row), 3, int32_t(x), int32_t(kLineBlock), taps);
   if (most + 8 <= image.extent) {
     return gather_edge<kPlanes>(formula, image.data, image.data, taps.offset[0], taps.offset[1], taps, x, to);
   }

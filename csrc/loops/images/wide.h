@@ -39,8 +39,8 @@ struct Wide {
   }
   // In each lane `first` where a equals b.
   ONEPASS_HD friend Wide chosen_where_equal(Wide a, Wide b, Wide first, Wide second) {
-    return Wide(_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_EQ_OQ), second.lanes,
-                                     first.lanes));
+    return Wide(
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_EQ_OQ), second.lanes, first.lanes));
   }
 
   ONEPASS_HD void store(float* to, bool nontemporal) const {
