@@ -198,6 +198,31 @@ struct Normalize {
   ONEPASS_HD float operator()(float v) const { return (v - mean) / std; }
 };
 
+// The same without a division: near is at most an ulp from the quotient, what it lacks is exact, and Markstein
+// 1990, "Computation of elementary functions on the IBM RISC System/6000 processor", shows that adding it
+// rounds as the division does, for an std whose bits are not all ones. high + low: 1 / std, high as a float.
+//
+// No intermediate result may be subnormal: is_safe() bounds the terms for values of at most kMost.
+struct NormalizeTerms {
+  float mean, minus_std, high, low;
+  static constexpr float kLeast = 0x1p-20f, kMost = 0x1p20f;
+
+  ONEPASS_HD static NormalizeTerms make(float mean, float std) {
+    const double each = 1 / double(std);
+    return {mean, -std, float(each), float(each - double(float(each)))};
+  }
+  ONEPASS_HD static bool is_safe(float mean, float std) {
+    const float size = mean < 0 ? -mean : mean;
+    const bool is_scale = std >= kLeast && std <= kMost && (~bits_of(std) & 0x7fffffu) != 0;
+    return (size >= kLeast && size <= kMost && is_scale) || (mean == 0 && std == 1);
+  }
+};
+template <class T>
+ONEPASS_HD T normalized(T v, T mean, T minus_std, T high, T low) {
+  const T from_mean = v - mean, near = fused(from_mean, high, from_mean * low);
+  return fused(fused(near, minus_std, from_mean), high, near);
+}
+
 struct ClampValue {
   float least, most;
   ONEPASS_HD float operator()(float v) const { return between_bounds(v, least, most); }

@@ -35,6 +35,11 @@ struct RowMap {
             m[6] == 0 && m[7] == 0 && m[8] == 1};
   }
   ONEPASS_HD Position affine_at(double column) const { return {dx * column + x, dy * column + y}; }
+  // One coordinate, also of columns side by side.
+  template <class T>
+  ONEPASS_HD static T affine_at(T slope, T offset, T column) {
+    return slope * column + offset;
+  }
   ONEPASS_HD Position projected_at(double column) const {
     const double scale = dw * column + w;
     return {(dx * column + x) / scale, (dy * column + y) / scale};
@@ -50,11 +55,11 @@ struct Axis {
   double least, most;
 };
 
+ONEPASS_HD double smaller(double a, double b) { return a < b ? a : b; }
+ONEPASS_HD double larger(double a, double b) { return a > b ? a : b; }
+
 // A nan becomes `least`.
-ONEPASS_HD double clamped(double p, double least, double most) {
-  p = p > least ? p : least;
-  return p < most ? p : most;
-}
+ONEPASS_HD double clamped(double p, double least, double most) { return smaller(larger(p, least), most); }
 
 // The nearest integer, half to even, for |p| < 2^51.
 ONEPASS_HD double nearest_integer(double p) {
@@ -117,15 +122,46 @@ ONEPASS_HD int32_t folded_tap(double p, Axis axis, Nearest kind, Border border) 
   return int32_t(folded(kind == Nearest::kFloor ? floor(inside) : nearest_integer(inside), axis, border));
 }
 
-// a + w (b - a): a itself for w = 0, and for equal a and b.
-ONEPASS_HD float between(float a, float b, float weight) { return a + weight * (b - a); }
+// The place of a pixel.
+template <class T>
+ONEPASS_HD T place_of(T x, T y, T column, T row) {
+  return y * row + x * column;
+}
 
-ONEPASS_HD float bilinear(float a, float b, float c, float d, float wx, float wy) {
+// a + w (b - a): a itself for w = 0, and for equal a and b.
+template <class T>
+ONEPASS_HD T between(T a, T b, T weight) {
+  return a + weight * (b - a);
+}
+
+template <class T>
+ONEPASS_HD T bilinear(T a, T b, T c, T d, T wx, T wy) {
   return between(between(a, b, wx), between(c, d, wx), wy);
 }
 
 struct Columns {
   int64_t first, last;
+};
+
+// A range that shrinks to the columns of a row whose positions along an axis lie between two bounds. The
+// reciprocal of the slope is made once for all rows; what rounding does is less than a column.
+struct ColumnRange {
+  double first, last;
+
+  struct Slope {
+    double each, back;
+    ONEPASS_HD static Slope make(double each) { return {each, each != 0 ? 1 / each : 0}; }
+  };
+  ONEPASS_HD void narrow(const Slope& slope, double offset, double least, double most) {
+    if (slope.each == 0) {
+      if (!(offset >= least && offset <= most)) last = -1;
+      return;
+    }
+    const double a = (least - offset) * slope.back, b = (most - offset) * slope.back;
+    const double low = a < b ? a : b, high = a < b ? b : a;
+    first = first > low ? first : low;
+    last = last < high ? last : high;
+  }
 };
 
 // A canvas that pixels lie on, and how what is not on it is filled (kernels/augment/augment.h, BLEND).
@@ -135,10 +171,11 @@ struct Canvas {
   bool soft;
 
   // The share of a pixel at p that the canvas covers, along one axis.
-  ONEPASS_HD static float soft_share(double p, double size) {
-    const double before = p + 1, behind = size - p;
-    return float(clamped(before < behind ? before : behind, 0, 1));
+  template <class T>
+  ONEPASS_HD static T share(T p, T size) {
+    return smaller(larger(smaller(p + T(1.0), size - p), T(0.0)), T(1.0));
   }
+  ONEPASS_HD static float soft_share(double p, double size) { return float(share(p, size)); }
   ONEPASS_HD static float hard_share(double p, double size) {
     const double whole = nearest_integer(clamped(p, -kFar, kFar));
     return whole >= 0 && whole < size ? 1.0f : 0.0f;
@@ -170,10 +207,16 @@ struct Canvas {
     most = most < high ? most : high;
   }
   // A pixel that is covered wholly is left as it is.
-  ONEPASS_HD float blend(float v, float m, float fill) const {
-    if (m == 1) return v;
+  ONEPASS_HD float blend(float v, float m, float fill) const { return m == 1 ? v : mixed(v, m, fill); }
+  template <class T>
+  ONEPASS_HD T mixed(T v, T m, T fill) const {
     if (power == 0) return m * v;
-    return power == 1 ? m * v + (1 - m) * fill : m * (m * v - fill) + fill;
+    return power == 1 ? m * v + (T(1) - m) * fill : m * (m * v - fill) + fill;
+  }
+  // Whether pixels between two positions are not covered at all.
+  ONEPASS_HD bool misses(Position a, Position b) const {
+    return (a.x <= -1 && b.x <= -1) || (a.x >= width && b.x >= width) || (a.y <= -1 && b.y <= -1) ||
+           (a.y >= height && b.y >= height);
   }
 };
 

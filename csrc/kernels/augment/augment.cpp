@@ -11,6 +11,7 @@
 #include "kernels/augment/operations.h"
 #include "kernels/augment/resized_rows.h"
 #include "kernels/augment/source.h"
+#include "kernels/augment/turn.h"
 #include "kernels/kernels.h"
 #include "loops/common/units.h"
 
@@ -21,7 +22,11 @@ namespace {
 class Sampler {
  public:
   Sampler(const Augment& op, const MoveShared& shared, const Workspace& workspace)
-      : op_(op), workspace_(workspace), finish_(op, workspace_), move_(op, shared, workspace_) {}
+      : op_(op),
+        workspace_(workspace),
+        finish_(op, workspace_),
+        move_(op, shared, workspace_),
+        turn_(op, workspace_) {}
 
   // Samples that are mixed with the one before find it finished.
   void run(int64_t begin, int64_t end) {
@@ -60,7 +65,10 @@ class Sampler {
     while (passes[first].kind == 0) ++first;
     at_once_ = is_one;
     sample_ = i;
-    moves_ = is_one && first == last && move_.begin(i);
+    const bool is_single = is_one && first == last;
+    moves_ = is_single && move_.begin(i);
+    turns_ = is_single && !moves_ &&
+             turn_.begin(i, passes[first], op_.ops + (i * op_.pass_count + first) * op_.op_count);
     for (int64_t p = 0; p <= last; ++p) {
       if (passes[p].kind == 0) continue;
       input = run_pass(input, passes[p], op_.ops + (i * op_.pass_count + p) * op_.op_count, p == last);
@@ -102,6 +110,7 @@ class Sampler {
     const bool at_once = at_once_ && resizes_ && !kept && begin == end && ResizedRows::stores(op_);
     for (int64_t y = 0; y < height; ++y) {
       if (moves_ && move_.row(y)) continue;
+      if (turns_ && turn_.row(y)) continue;
       if (resizes_) {
         resized_.begin_row(y);
       } else {
@@ -133,9 +142,10 @@ class Sampler {
   const Workspace workspace_;
   Finish finish_;
   Move move_;
+  Turn turn_;
   ResizedRows resized_;
-  // Whether rows are moved; whether they are resized; whether nothing but a store comes behind the last pass.
-  bool moves_ = false, resizes_ = false, at_once_ = false;
+  // Whether rows are moved, turned or resized; whether nothing but a store comes behind the last pass.
+  bool moves_ = false, turns_ = false, resizes_ = false, at_once_ = false;
   int64_t sample_ = 0;
   int image_ = 0;  // of the two kept images the one that is free
   Statistic statistic_, next_;

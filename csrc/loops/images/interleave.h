@@ -1,5 +1,5 @@
-// interleave.h - planes of three channels to pixels that are stored past the caches, on the CPU: from
-// register to memory, without a strip of pixels in between.
+// interleave.h - three channels, each a register or a plane, to pixels that are stored past the caches, on
+// the CPU: from register to memory, without a strip of pixels in between.
 #pragma once
 
 #include <cstdint>
@@ -29,18 +29,23 @@ struct PixelOrder {
 constexpr bool kInterleavesLines = true;
 constexpr int64_t kLinePixels = 16;
 
+ONEPASS_HD void interleave_wide(Wide a, Wide b, Wide c, Wide (&to)[3]) {
+  static constexpr PixelOrder kOrder;
+  ONEPASS_UNROLLED
+  for (int v = 0; v < 3; ++v) {
+    const __m512 pair = _mm512_permutex2var_ps(a.lanes, _mm512_load_si512(kOrder.pair[v]), b.lanes);
+    to[v] = Wide(_mm512_permutex2var_ps(pair, _mm512_load_si512(kOrder.third[v]), c.lanes));
+  }
+}
+
 // n: a multiple of kLinePixels; to: where a line begins.
 ONEPASS_WALK inline void interleave_lines(const Planes planes, float* to, int64_t n) {
-  static constexpr PixelOrder kOrder;
   const float *first = planes[0], *second = planes[1], *last = planes[2];
   for (int64_t i = 0; i < n; i += kLinePixels, to += 3 * kLinePixels) {
-    const __m512 a = _mm512_loadu_ps(first + i), b = _mm512_loadu_ps(second + i),
-                 c = _mm512_loadu_ps(last + i);
+    Wide pixels[3] = {Wide::load(first + i), Wide::load(second + i), Wide::load(last + i)};
+    interleave_wide(pixels[0], pixels[1], pixels[2], pixels);
     ONEPASS_UNROLLED
-    for (int v = 0; v < 3; ++v) {
-      const __m512 pair = _mm512_permutex2var_ps(a, _mm512_load_si512(kOrder.pair[v]), b);
-      _mm512_stream_ps(to + 16 * v, _mm512_permutex2var_ps(pair, _mm512_load_si512(kOrder.third[v]), c));
-    }
+    for (int v = 0; v < 3; ++v) pixels[v].store(to + 16 * v, true);
   }
 }
 #else

@@ -37,6 +37,11 @@ struct Wide {
   ONEPASS_HD friend Wide fused(Wide a, Wide b, Wide c) {
     return Wide(_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes));
   }
+  // In each lane `first` where a equals b.
+  ONEPASS_HD friend Wide chosen_where_equal(Wide a, Wide b, Wide first, Wide second) {
+    return Wide(
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.lanes, b.lanes, _CMP_EQ_OQ), second.lanes, first.lanes));
+  }
 
   ONEPASS_HD void store(float* to, bool nontemporal) const {
     if (nontemporal) return _mm512_stream_ps(to, lanes);
