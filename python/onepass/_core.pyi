@@ -192,7 +192,7 @@ def batch_norm_merge_moments(
 def batch_norm_merge_gradients(
     *, x: torch.Tensor, threads: int, invstd: torch.Tensor, total: torch.Tensor, terms: torch.Tensor
 ) -> None:
-    """Writes the two terms of each channel that `batch_norm_backward_elements` reads, from x, a row of each rank."""
+    """Writes the two terms of a channel that `batch_norm_backward_elements` reads, from x, a row of each rank."""
 
 def batch_norm_apply(
     *,
