@@ -22,7 +22,8 @@ BatchPlan::BatchPlan(int64_t count, int64_t channels, double unit, bool masks, E
     SamplePlan& sample = samples_[size_t(i)];
     sample.height = heights[i];
     sample.width = widths[i];
-    sample.begin_pass(0);
+    sample.across = {0, sample.width};
+    sample.down = {0, sample.height};
   }
 }
 

@@ -50,6 +50,7 @@ class Chain:
         self.mixing = bool(transforms) and transforms[-1].mixing and train
         if not train:
             self.nodes = [node for node in self.nodes if self._stays(node.transform)]
+        self._passed = 0  # the last number of channels that all transforms take
         self._all = [one for node in self.nodes for one in _with_children(node.transform)]
 
     def _node(self, transform: Transform, path: str, nested: bool) -> Node:
@@ -80,8 +81,10 @@ class Chain:
 
     def check(self, channels: int) -> None:
         """Raises where a transform cannot take images of so many channels."""
-        for transform in self._all:
-            transform._check(channels)
+        if channels != self._passed:
+            for transform in self._all:
+                transform._check(channels)
+            self._passed = channels
 
     def draw(self, seed: int, ids: Words, epoch: int) -> Floats:
         """Draws all random numbers of a batch, (n, words)."""

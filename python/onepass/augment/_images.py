@@ -30,6 +30,7 @@ __all__ = [
 
 DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_CPU = torch.device("cpu")
 _NUMPY = {
     np.dtype(np.uint8): torch.uint8,
     np.dtype(np.float32): torch.float32,
@@ -82,10 +83,13 @@ def take_images(images: Any, layout: str) -> Images:
         heights, widths = (np.array([shape[k] for shape in shapes], np.float64) for k in (1, 2))
         dtype, device = kinds.pop()
         return Images(data, len(data), heights, widths, channels.pop(), dtype, device)
-    batch = _array(images, "images")
-    dtype = _dtype(batch, "images")
+    if type(images) is Tensor and images.dtype == torch.uint8 and images.is_cpu and images.layout == torch.strided:
+        batch, dtype, device = images, torch.uint8, _CPU  # the regular case, in which nothing is refused
+    else:
+        batch = _array(images, "images")
+        dtype, device = _dtype(batch, "images"), _device(batch)
     c, h, w = _shape(batch, layout, "images", 4)
-    return Images(batch, batch.shape[0], float(h), float(w), c, dtype, _device(batch))
+    return Images(batch, batch.shape[0], float(h), float(w), c, dtype, device)
 
 
 def _is_dual(value: Tensor) -> bool:

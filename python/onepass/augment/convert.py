@@ -65,8 +65,9 @@ class Normalize(Transform):
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
         plan.unit = 1.0
-        mean, std = (numbers * (plan.channels // len(numbers)) for numbers in (self._mean, self._std))
-        plan.op(OPS["normalize"], (), on, COMMUTES, (*mean, *std))
+        mean, std, channels = self._mean, self._std, plan.channels
+        values = mean * (channels // len(mean)) + std * (channels // len(std))
+        plan.op(OPS["normalize"], (), on, COMMUTES, values)
 
 
 class ToDtype(Transform):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onepass._arguments import told
-from onepass.augment._arrays import Bools, Floats
+from onepass.augment._arrays import Bools, Floats, Number
 from onepass.augment._checks import check_flag, to_fill, to_interpolation, to_mode, to_pair, to_sides, to_size
 from onepass.augment._transform import Canvas, Drawn, Geometry, Transform, check_fill, places
 from onepass.augment.sizes import FILTERS, SIDES, check_mode_fill, check_padding, scale
@@ -65,6 +65,7 @@ class RandomCrop(Transform):
         self.size = to_size("RandomCrop", size)
         self.padding = padding
         self._sides = (0, 0, 0, 0) if padding is None else to_sides("RandomCrop", padding)
+        self._pads = tuple(map(float, self._sides))
         self.pad_if_needed = check_flag("RandomCrop", "pad_if_needed", pad_if_needed)
         self.fill = fill
         self._fill = to_fill("RandomCrop", fill) or (0.0,)
@@ -95,8 +96,10 @@ class RandomCrop(Transform):
         return drawn
 
     def _apply(self, plan: Geometry, drawn: Drawn, on: Bools | None) -> None:
-        sides = [drawn.get(f"pad_{side}", float(own)) for side, own in zip(SIDES, self._sides, strict=True)]
-        if self.pad_if_needed or any(self._sides):
+        sides: Sequence[Number] = self._pads
+        if self.pad_if_needed:
+            sides = [drawn[f"pad_{side}"] for side in SIDES]
+        if self.pad_if_needed or self.padding is not None:
             check_padding("RandomCrop", sides, self.padding_mode, plan, on)
             plan.pad(sides, self.padding_mode, self._fill, on)
         plan.crop(drawn["top"], drawn["left"], float(self.size[0]), float(self.size[1]), on)
