@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -322,6 +324,31 @@ def test_a_rank_that_does_not_come():
     waiting = caught.value.outcomes[0]
     assert waiting.kind == "raised"
     assert waiting.seconds < 10
+    assert "SyncBatchNorm(4) on rank 0: the statistics of all ranks must arrive, got an error" in waiting.text
+
+
+def faulty(fault: str, backward: bool) -> None:
+    layer, x = onepass.nn.SyncBatchNorm(4), torch.randn(4, 4, requires_grad=True)
+    y = layer(x)
+    if dist.get_rank() == 1:
+        if fault == "raises":
+            raise ValueError("rank 1 has a fault")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if backward:
+        y.sum().backward()
+    else:
+        layer(x)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("fault", "kind"), [("raises", "raised"), ("is killed", "died")])
+def test_a_rank_with_a_fault(fault, kind, backward):
+    """The other one ends with an error, at once and not after the time limit of the group."""
+    with pytest.raises(RanksFailed) as caught:
+        run_ranks(faulty, 2, 30, fault, backward, patience=20)
+    waiting, ended = caught.value.outcomes
+    assert (waiting.kind, ended.kind) == ("raised", kind)
+    assert waiting.seconds < 15
     assert "SyncBatchNorm(4) on rank 0: the statistics of all ranks must arrive, got an error" in waiting.text
 
 
