@@ -26,7 +26,7 @@ from batch_norm_setup import (
     torchs,
 )
 from distributed_ranks import RanksFailed, run_ranks
-from tolerance import FACTOR, assert_parity, error, ulp
+from tolerance import FACTOR, NORM_GRADIENTS, assert_parity, error, ulp
 
 # How a batch of 12 goes to the ranks.
 CUTS = {
@@ -235,7 +235,7 @@ def in_ddp(static: bool) -> list[Tensor]:
             one(batch).square().mean().backward()
     pairs = zip(model.parameters(), whole.parameters(), strict=True)
     for own, other in pairs:
-        torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(own.grad, other.grad, **NORM_GRADIENTS)
     torch.testing.assert_close(model[1].running_var, whole[1].running_var)
     return [param.grad for param in model.parameters()]
 
