@@ -5,6 +5,7 @@ set(onepass_kernels
   dropout/dropout
   loss/cross_entropy
   norm/batch_norm
+  norm/merge_ranks
   optim/adam
   optim/clip
   optim/lion
@@ -34,7 +35,6 @@ list(APPEND bind_sources
   csrc/bind/core/probe.cpp
   csrc/bind/core/target.cpp
   csrc/bind/core/tensor.cpp
-  csrc/bind/norm/merge_ranks.cpp
   csrc/bind/optim/batch.cpp
   csrc/bind/optim/optim.cpp
   csrc/bind/optim/param_groups.cpp

@@ -16,7 +16,7 @@ import onepass.nn
 from cross_entropy_setup import DTYPES, SHAPE_IDS, SHAPES, Inputs, Options, expected
 from distributed_ranks import RanksFailed, run_ranks
 from onepass.nn.functional import cross_entropy
-from tolerance import assert_parity, assert_scalar
+from tolerance import CONFIDENT, assert_parity, assert_scalar
 
 OPTIONS = [
     Options(),
@@ -91,8 +91,8 @@ def test_confident_rows():
     whole = torch.tensor([[0.0, 40.0, 0.0, 1.0]], dtype=torch.float64)
     rest = (whole - 40).exp().sum() - 1
     for loss, dx in run_ranks(confident, 2, 30):
-        assert loss == pytest.approx(rest.item(), rel=3e-7)
-        assert dx == pytest.approx(-rest.item(), rel=3e-7)
+        assert loss == pytest.approx(rest.item(), rel=CONFIDENT["rtol"])
+        assert dx == pytest.approx(-rest.item(), rel=CONFIDENT["rtol"])
 
 
 def on_two_dimensions() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from batch_norm_setup import (
     torchs,
 )
 from distributed_ranks import RanksFailed, run_ranks
-from tolerance import FACTOR, assert_parity, error, ulp
+from tolerance import FACTOR, NORM_GRADIENTS, assert_parity, error, ulp
 
 # How a batch of 12 goes to the ranks.
 CUTS = {
@@ -233,7 +235,7 @@ def in_ddp(static: bool) -> list[Tensor]:
             one(batch).square().mean().backward()
     pairs = zip(model.parameters(), whole.parameters(), strict=True)
     for own, other in pairs:
-        torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(own.grad, other.grad, **NORM_GRADIENTS)
     torch.testing.assert_close(model[1].running_var, whole[1].running_var)
     return [param.grad for param in model.parameters()]
 
@@ -322,6 +324,31 @@ def test_a_rank_that_does_not_come():
     waiting = caught.value.outcomes[0]
     assert waiting.kind == "raised"
     assert waiting.seconds < 10
+    assert "SyncBatchNorm(4) on rank 0: the statistics of all ranks must arrive, got an error" in waiting.text
+
+
+def faulty(fault: str, backward: bool) -> None:
+    layer, x = onepass.nn.SyncBatchNorm(4), torch.randn(4, 4, requires_grad=True)
+    y = layer(x)
+    if dist.get_rank() == 1:
+        if fault == "raises":
+            raise ValueError("rank 1 has a fault")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if backward:
+        y.sum().backward()
+    else:
+        layer(x)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("fault", "kind"), [("raises", "raised"), ("is killed", "died")])
+def test_a_rank_with_a_fault(fault, kind, backward):
+    """The other one ends with an error, at once and not after the time limit of the group."""
+    with pytest.raises(RanksFailed) as caught:
+        run_ranks(faulty, 2, 30, fault, backward, patience=20)
+    waiting, ended = caught.value.outcomes
+    assert (waiting.kind, ended.kind) == ("raised", kind)
+    assert waiting.seconds < 15
     assert "SyncBatchNorm(4) on rank 0: the statistics of all ranks must arrive, got an error" in waiting.text
 
 

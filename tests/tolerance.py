@@ -99,6 +99,8 @@ TOOL_OUTPUTS = both(1e-5)
 NORM_GRADIENTS = both(1e-4)
 # Second derivatives of a batch norm: they divide by its variance three times; float16 has 11 binary digits.
 SECOND_DERIVATIVES = {torch.float32: both(1e-3), torch.float16: both(0.1)}
+# Gradients of weight and bias that several ranks have each rounded, next to those of one batch.
+RANK_SUMS = both(1e-5)
 # Results in bfloat16, which has 8 binary digits, after some roundings.
 HALF_RESULTS = both(0.02)
 # The same after four operations of torch's, each of which rounds.

@@ -7,6 +7,7 @@
 
 #include "math/batch_norm.h"
 #include "kernels/kernels.h"
+#include "kernels/norm/parameters.h"
 #include "loops/channels/channels.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -31,29 +32,6 @@ struct Params {
     at[kBias][c] = plain_nan(affine.bias);
   }
 };
-
-double param_of(const BatchNorm& op, const void* stored, int64_t c, double missing) {
-  double value = missing;
-  if (stored) load_strip(op.param_dtype, stored, c, &value, 1);
-  return value;
-}
-
-void set_param(const BatchNorm& op, void* stored, int64_t c, double value) {
-  if (!stored) return;
-  if (op.param_dtype == DType::kFloat64) {
-    static_cast<double*>(stored)[c] = value;
-  } else if (op.param_dtype == DType::kFloat32) {
-    static_cast<float*>(stored)[c] = float(value);
-  } else {
-    const float rounded = float(value);
-    store_strip(op.param_dtype, stored, c, &rounded, 1);
-  }
-}
-
-template <class T>
-math::Affine<T> affine_of(const BatchNorm& op, int64_t c, T mean, T invstd) {
-  return math::Affine<T>::make(mean, invstd, param_of(op, op.weight, c, 1), param_of(op, op.bias, c, 0));
-}
 
 PassFlags dropout_of(const BatchNorm& op) {
   PassFlags passing;
@@ -133,22 +111,6 @@ math::Moments moments_of(const ChannelShape& shape, const math::Pair* parts) {
   return {mean, m2};
 }
 
-// Saves the statistics of channel c, updates the running ones, and makes the channel's parameters.
-template <class T>
-math::Affine<T> use_moments(const BatchNorm& op, double factor, int64_t c, const math::Moments& moments,
-                            double rows) {
-  const T mean = T(moments.mean), invstd = T(math::invstd_of(moments.m2 / rows, op.eps));
-  static_cast<T*>(op.mean)[c] = mean;
-  static_cast<T*>(op.invstd)[c] = invstd;
-  const double running_mean = param_of(op, op.running_mean, c, 0),
-               running_var = param_of(op, op.running_var, c, 0);
-  set_param(op, op.running_mean, c, math::running_average(running_mean, moments.mean, factor));
-  set_param(op, op.running_var, c, math::running_average(running_var, moments.m2 / (rows - 1), factor));
-  return affine_of(op, c, mean, invstd);
-}
-
-double factor_of(const BatchNorm& op) { return op.batches ? 1 / double(*op.batches) : op.momentum; }
-
 // Merges the statistics of channel c from its tiles.
 template <class T>
 void finish_forward(const BatchNorm& op, double factor, const Params<T>& params, int64_t c,
@@ -178,50 +140,6 @@ void moments(const BatchNorm& op, int threads) {
   for (int64_t c = 0; c < channels; ++c) {
     const math::Moments found = moments_of(op.shape, parts + c * tiles);
     set_own(op, c, found.mean, found.m2);
-  }
-}
-
-// The ranks' parts of channel c, as moments_of those of the tiles. A rank without elements has a count of 0.
-template <class T>
-void merge_moments(const BatchNorm& op) {
-  const RankNumbers at{op.shape.channels};
-  const auto count = [&](int64_t r) { return op.gathered[r * op.stride + RankNumbers::kCount]; };
-  double total = 0;
-  for (int64_t r = 0; r < op.ranks; ++r) total += count(r);
-  *op.total = total;
-  const double factor = factor_of(op);
-  for (int64_t c = 0; c < at.channels; ++c) {
-    if (total == 0) {  // nothing to move the running statistics by
-      static_cast<T*>(op.mean)[c] = 0;
-      static_cast<T*>(op.invstd)[c] = T(math::invstd_of(0, op.eps));
-      continue;
-    }
-    const auto part = [&](int64_t r) {
-      const double* sent = op.gathered + r * op.stride;
-      return math::Pair{sent[at.first(c)], sent[at.second(c)]};
-    };
-    double mean = 0, m2 = 0;
-    for (int64_t r = 0; r < op.ranks; ++r) mean += math::mean_term(part(r), count(r));
-    mean /= total;
-    for (int64_t r = 0; r < op.ranks; ++r) m2 += math::m2_term(part(r), count(r), mean);
-    use_moments<T>(op, factor, c, {mean, m2}, total);
-  }
-}
-
-template <class T>
-void merge_gradients(const BatchNorm& op) {
-  const RankNumbers at{op.shape.channels};
-  T* terms = static_cast<T*>(op.terms);
-  for (int64_t c = 0; c < at.channels; ++c) {
-    math::Pair sums{0, 0};
-    for (int64_t r = 0; r < op.ranks; ++r) {
-      const double* sent = op.gathered + r * op.stride;
-      sums = math::merge(sums, {sent[at.first(c)], sent[at.second(c)]});
-    }
-    const double invstd = double(static_cast<const T*>(op.invstd)[c]);
-    const auto made = math::GradientTerms<T>::make(sums, invstd, *op.total);
-    terms[2 * c] = made.mean_g;
-    terms[2 * c + 1] = made.slope;
   }
 }
 
@@ -361,14 +279,6 @@ void batch_norm_forward(const BatchNorm& op, const Launch& launch) {
 void batch_norm_moments(const BatchNorm& op, const Launch& launch) {
   const int threads = threads_for(op.shape.numel(), launch.threads);
   op.dtype == DType::kFloat64 ? moments<double>(op, threads) : moments<float>(op, threads);
-}
-
-void batch_norm_merge_moments(const BatchNorm& op, const Launch&) {
-  op.dtype == DType::kFloat64 ? merge_moments<double>(op) : merge_moments<float>(op);
-}
-
-void batch_norm_merge_gradients(const BatchNorm& op, const Launch&) {
-  op.dtype == DType::kFloat64 ? merge_gradients<double>(op) : merge_gradients<float>(op);
 }
 
 void batch_norm_inference(const BatchNorm& op, const Launch& launch) {

@@ -7,6 +7,7 @@
 // may ask for is the same for all threads.
 
 #include "kernels/kernels.h"
+#include "kernels/norm/parameters.cuh"
 #include "loops/channels/channels.cuh"
 #include "loops/channels/flags.cuh"
 #include "math/batch_norm.h"
@@ -14,40 +15,15 @@
 namespace onepass {
 namespace {
 
+using gpu::param_of;
+using gpu::set_param;
+using gpu::use_moments;
+
 constexpr int V = gpu::kChannelPack;
-
-// Parameter c of a list; `missing` where there is no list.
-__device__ __forceinline__ double param_of(DType dtype, const void* list, int64_t c, double missing) {
-  double value = missing;
-  if (list) gpu::with_typed(dtype, list, [&](auto* typed) { value = double(gpu::widen(typed[c])); });
-  return value;
-}
-
-__device__ __forceinline__ void set_param(DType dtype, void* list, int64_t c, double value) {
-  if (!list) return;
-  if (dtype == DType::kFloat64) static_cast<double*>(list)[c] = value;
-  if (dtype == DType::kFloat32) static_cast<float*>(list)[c] = float(value);
-  if (dtype == DType::kBFloat16)
-    static_cast<__nv_bfloat16*>(list)[c] = gpu::narrow<__nv_bfloat16>(float(value));
-  if (dtype == DType::kFloat16) static_cast<__half*>(list)[c] = gpu::narrow<__half>(float(value));
-}
 
 gpu::PassBits passing_of(const BatchNorm& op, bool masked) {
   return {op.shape, math::Dropout::make(op.dropout, op.seed), op.dropout > 0, op.device_seed,
           masked ? op.mask : nullptr};
-}
-
-// Saves a channel's statistics and updates the running ones, in one thread.
-template <class T>
-__device__ void use_moments(const BatchNorm& op, int64_t c, double mean, double m2, double rows) {
-  static_cast<T*>(op.mean)[c] = T(mean);
-  static_cast<T*>(op.invstd)[c] = T(math::invstd_of(m2 / rows, op.eps));
-  const double factor = op.batches ? 1 / double(*op.batches) : op.momentum;
-  const DType dtype = op.param_dtype;
-  set_param(dtype, op.running_mean, c,
-            math::running_average(param_of(dtype, op.running_mean, c, 0), mean, factor));
-  set_param(dtype, op.running_var, c,
-            math::running_average(param_of(dtype, op.running_var, c, 0), m2 / (rows - 1), factor));
 }
 
 __device__ void set_own(const BatchNorm& op, int64_t c, double first, double second) {
@@ -257,71 +233,6 @@ struct Backward : Work<S> {
   }
 };
 
-// Stops the kernel, since nobody on the host looks at what the ranks sent.
-__device__ void check_rank(const double* sent, int64_t rank, int64_t channels, double tag) {
-  const double found = sent[RankNumbers::kTag];
-  if (sent[RankNumbers::kChannels] == double(channels) && (found == tag || found == 0 || tag == 0)) return;
-  printf("SyncBatchNorm: rank %lld must be in the same layer, of %lld channels, got %lld%s\n",
-         static_cast<long long>(rank), static_cast<long long>(channels),
-         static_cast<long long>(sent[RankNumbers::kChannels]), found == tag ? "" : " of another layer");
-  __trap();
-}
-
-// As the CPU's: the ranks in their order, a thread for each channel.
-template <class T>
-__global__ void __launch_bounds__(gpu::kChannelThreads)
-    merge_moments_kernel(const __grid_constant__ BatchNorm op) {
-  const RankNumbers at{op.shape.channels};
-  const int64_t c = int64_t(blockIdx.x) * gpu::kChannelThreads + threadIdx.x;
-  if (c >= at.channels) return;
-  double total = 0, mean = 0, m2 = 0;
-  for (int64_t r = 0; r < op.ranks; ++r) {
-    const double *sent = op.gathered + r * op.stride, count = sent[RankNumbers::kCount];
-    if (c == 0) check_rank(sent, r, at.channels, op.tag);
-    total += count;
-    mean += math::mean_term({sent[at.first(c)], sent[at.second(c)]}, count);
-  }
-  if (c == 0) *op.total = total;
-  if (total == 0) {  // nothing to move the running statistics by
-    static_cast<T*>(op.mean)[c] = 0;
-    static_cast<T*>(op.invstd)[c] = T(math::invstd_of(0, op.eps));
-    return;
-  }
-  mean /= total;
-  for (int64_t r = 0; r < op.ranks; ++r) {
-    const double* sent = op.gathered + r * op.stride;
-    m2 += math::m2_term({sent[at.first(c)], sent[at.second(c)]}, sent[RankNumbers::kCount], mean);
-  }
-  use_moments<T>(op, c, mean, m2, total);
-}
-
-template <class T>
-__global__ void __launch_bounds__(gpu::kChannelThreads)
-    merge_gradients_kernel(const __grid_constant__ BatchNorm op) {
-  const RankNumbers at{op.shape.channels};
-  const int64_t c = int64_t(blockIdx.x) * gpu::kChannelThreads + threadIdx.x;
-  if (c >= at.channels) return;
-  math::Pair sums{0, 0};
-  for (int64_t r = 0; r < op.ranks; ++r) {
-    const double* sent = op.gathered + r * op.stride;
-    sums = math::merge(sums, {sent[at.first(c)], sent[at.second(c)]});
-  }
-  const double invstd = double(static_cast<const T*>(op.invstd)[c]);
-  const auto made = math::GradientTerms<T>::make(sums, invstd, *op.total);
-  static_cast<T*>(op.terms)[2 * c] = made.mean_g;
-  static_cast<T*>(op.terms)[2 * c + 1] = made.slope;
-}
-
-// Launches a thread for each channel.
-template <class Kernel>
-void merge(Kernel wide, Kernel narrow, const BatchNorm& op, const Launch& launch) {
-  const DeviceGuard guard(launch.device);
-  const dim3 grid(unsigned((op.shape.channels + gpu::kChannelThreads - 1) / gpu::kChannelThreads));
-  cuda_check(gpu::launch(op.dtype == DType::kFloat64 ? wide : narrow, grid, dim3(gpu::kChannelThreads), 0,
-                         static_cast<cudaStream_t>(launch.stream), op),
-             "batch_norm");
-}
-
 template <class Op>
 void walk(const Op& op, cudaStream_t stream) {
   const ChannelShape& shape = op.shape();
@@ -376,14 +287,6 @@ void cuda::batch_norm_moments(const BatchNorm& op, const Launch& launch) {
                          reinterpret_cast<math::Pair*>(op.workspace),
                          static_cast<cudaStream_t>(launch.stream), "batch_norm");
   });
-}
-
-void cuda::batch_norm_merge_moments(const BatchNorm& op, const Launch& launch) {
-  merge(merge_moments_kernel<double>, merge_moments_kernel<float>, op, launch);
-}
-
-void cuda::batch_norm_merge_gradients(const BatchNorm& op, const Launch& launch) {
-  merge(merge_gradients_kernel<double>, merge_gradients_kernel<float>, op, launch);
 }
 
 void cuda::batch_norm_inference(const BatchNorm& op, const Launch& launch) {

@@ -5,8 +5,11 @@
 
 #include "core/dtype.h"
 #include "loops/channels/shape.h"
+#include "math/merge_ranks.h"
 
 namespace onepass {
+
+using math::RankNumbers;
 
 // One call. nullptr: not there. x, y, residual, dy, dx and dresidual have one dtype and lie in memory alike;
 // T is double for float64, else float.
@@ -51,15 +54,6 @@ struct BatchNorm {
   int64_t ranks = 0, stride = 0;
   double* total = nullptr;  // elements of a channel of all ranks: written by merge_moments, then read
   void* terms = nullptr;    // T, two for each channel: written by merge_gradients, read by backward
-};
-
-// What a rank sends: where the doubles are. The first three say whose numbers they are.
-struct RankNumbers {
-  static constexpr int64_t kChannels = 0, kTag = 1, kCount = 2, kFirst = 4;
-  int64_t channels;
-  ONEPASS_HD int64_t first(int64_t c) const { return kFirst + c; }
-  ONEPASS_HD int64_t second(int64_t c) const { return kFirst + channels + c; }
-  ONEPASS_HD int64_t size() const { return kFirst + 2 * channels; }
 };
 
 // Parameters of a channel, at most, for which the CPU's workspace has room: inference needs nothing else.

@@ -79,7 +79,6 @@ class SyncBatchNorm(FusedBatchNorm):
 
     # The layer's name in its model, for errors; `convert_sync_batchnorm` knows it.
     _layer: str = ""
-    process_group: Any = None
 
     def __init__(
         self,
@@ -113,7 +112,7 @@ class SyncBatchNorm(FusedBatchNorm):
             activation=activation,
             dropout=dropout,
         )
-        self.process_group = process_group
+        self.process_group: Any = process_group
 
     def __prepare_scriptable__(self) -> SyncBatchNorm:
         """Refuses, before TorchScript compiles anything, the exchange, which it cannot express."""

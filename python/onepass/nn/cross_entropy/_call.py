@@ -37,24 +37,15 @@ def cross_entropy(
     return_stats: bool,
 ) -> Tensor | tuple[Tensor, LossStatistics]:
     """Returns the loss for checked arguments; is_dense: the target holds probabilities."""
+    compiling = torch.compiler.is_compiling()
+    # torch.compile does not know caches.
+    options = (Options if compiling else options_of)(ignore_index, label_smoothing, z_loss, reduction)
     if is_sharded(input):
-        return sharded(
-            input,
-            target,
-            is_dense,
-            weight,
-            Options(ignore_index, label_smoothing, z_loss, reduction),
-            target2=target2 is not None,
-            inplace_backward=inplace_backward,
-            return_stats=return_stats,
-        )
+        return _of_shards(input, target, is_dense, weight, options, target2, inplace_backward, return_stats)
     shape = target.shape if not is_dense else rows_shape(input)
     target = _widened(target, input) if is_dense else _labels(target)
     weight = None if weight is None else _widened(weight, input)
     second = FIRST_ALONE if target2 is None else _second(input, target2, lam)
-    compiling = torch.compiler.is_compiling()
-    # torch.compile does not know caches.
-    options = (Options if compiling else options_of)(ignore_index, label_smoothing, z_loss, reduction)
     transformed = not compiling and is_transformed()
     plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second.target)
     if second.lams is not None and plain:
@@ -92,6 +83,20 @@ def cross_entropy(
         # Only then: a view does not take a sparse gradient.
         loss = loss.view(shape)
     return (loss, statistics_of(totals)) if return_stats else loss
+
+
+def _of_shards(
+    input: Tensor,
+    target: Tensor,
+    is_dense: bool,
+    weight: Tensor | None,
+    options: Options,
+    target2: Tensor | None,
+    inplace_backward: bool,
+    return_stats: bool,
+) -> Tensor:
+    others = {"target2": target2, "inplace_backward": inplace_backward, "return_stats": return_stats}
+    return sharded(input, target, is_dense, weight, options, others)
 
 
 def _second(input: Tensor, target2: Tensor, lam: float | Tensor | None) -> Second:

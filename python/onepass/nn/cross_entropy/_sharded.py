@@ -60,7 +60,7 @@ def sharded(
     is_dense: bool,
     weight: Tensor | None,
     options: Options,
-    **others: Any,
+    others: dict[str, Any],
 ) -> Tensor:
     """Returns the loss of a DTensor of logits as a replicated one; only placements are left to check.
 
@@ -70,7 +70,7 @@ def sharded(
         RuntimeError: It is called under torch.func.
     """
     for name, value in {"target of probabilities": is_dense, **others}.items():
-        if value:
+        if value is not None and value is not False:
             raise ValueError(f"cross_entropy: {name} must not be given with logits that are sharded, got one")
     mesh, dim = input.device_mesh, min(1, input.dim() - 1)
     over = [at for at, one in enumerate(input.placements) if one.is_shard() and one.dim % input.dim() == dim]
