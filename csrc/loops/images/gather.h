@@ -150,7 +150,8 @@ ONEPASS_WALK void blend_taps(const F formula, const TapStrip& strip, float* to, 
 }
 
 struct Bilinear {
-  ONEPASS_HD float operator()(float a, float b, float c, float d, float x, float y) const {
+  template <class T>
+  ONEPASS_HD T operator()(T a, T b, T c, T d, T x, T y) const {
     return math::bilinear(a, b, c, d, x, y);
   }
 };
