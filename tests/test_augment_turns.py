@@ -74,8 +74,8 @@ def test_turns_of_resized_pixels_have_the_bits_of_planes(border, channels):
         case = Case(2, output, passes=2)
         for i in range(2):
             case.resize(i, size, output=between)
-            map = rotation(float(draws.uniform(-180, 180)), between, output, 0.9)
-            case.gather(i, between, map, "bilinear" if i == 0 else "nearest", border, p=1)
+            turn = rotation(float(draws.uniform(-180, 180)), between, output, 0.9)
+            case.gather(i, between, turn, "bilinear" if i == 0 else "nearest", border, p=1)
             case.op(i, "normalize", values=[0.5] * channels + [0.25] * channels, p=1)
         for dtype in (torch.uint8, torch.float32):
             images = pictures(2, size, channels, dtype, seed)
