@@ -173,6 +173,11 @@ def probe(reads, writes) -> None:
     _native.core.probe(reads, writes, 1)
 
 
+def probe_taps(source, target, side) -> None:
+    """The probe of turned images."""
+    _native.core.probe_taps(source, target, side, 1)
+
+
 def grad_norm(grads, control=None, workspace=None) -> Any:
     """The norm of gradients; workspace: makes float64 memory of a number of elements."""
     control = torch.zeros(_native.core.control_size, dtype=torch.float64) if control is None else control

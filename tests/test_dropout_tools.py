@@ -47,6 +47,18 @@ def test_widen_probe_converts(numel, offset):
     assert torch.equal(target, torch.cat([torch.full((offset,), -1.0), source.float(), torch.full((3,), -1.0)]))
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_taps_probe_reads_its_images_and_writes_all(offset):
+    """An even image's bytes come out everywhere, and nothing else is written."""
+    count, side = 3, 37
+    numel = count * side * side * 3
+    source, target = torch.full((numel,), 7, dtype=torch.uint8), torch.full((numel + offset + 3,), -1.0)
+    _native.core.probe_taps(source, target[offset : offset + numel], side, 2)
+    written = target[offset : offset + numel].view(torch.uint8)
+    assert bool((written == 7).all())
+    assert bool((target[:offset] == -1).all() and (target[offset + numel :] == -1).all())
+
+
 def test_copy_probe_is_beside_what_leaves_its_input():
     """It moves the bytes that the operation has to; in place there is no copy to compare with."""
     moved = []

@@ -106,6 +106,7 @@ CALLS = {
         " must be , got ": lambda: core.probe([ones(4, dtype=WIDE)], [ones(4)]),
         " must be contiguous on the CPU, got one that is not": lambda: core.probe([ones(8)[::2]], [ones(4)]),
         " must have  elements, got ": lambda: core.probe([ones(4)], [ones(5)]),
+        "probe_taps: side must be 16 to 4096, got ": lambda: core.probe_taps(ones(4), ones(4), 4),
         "probe: reads must have 1 array and writes 1 to 4, got  and ": lambda: core.probe([], [ones(4)]),
     },
     "core/record.h": {

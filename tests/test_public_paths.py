@@ -39,7 +39,7 @@ PUBLIC = {
     "onepass.bench.machine": "commit cpu_model environment gpus machine record versions",
     "onepass.bench.memory": "kept_bytes touch_heap",
     "onepass.bench.optim": "LARGE OVERHEAD RULES Rule SHAPES Shape TORCHS cases",
-    "onepass.bench.probe": "Step copy_probe probe widen_probe",
+    "onepass.bench.probe": "Step copy_probe probe taps_probe widen_probe",
     "onepass.bench.report": "faults heading plot table",
     "onepass.bench.schedule": "cases",
     "onepass.bench.tail": "cases",

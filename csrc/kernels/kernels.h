@@ -128,6 +128,11 @@ using ProbeKernel = void(const float* const* reads, int read_count, float* const
 using ProbeCopyKernel = void(const float* from, float* to, int64_t n, const Launch& launch);
 // to[0 .. n) = from[0 .. n), bytes that become floats: the bandwidth of loops that normalise images.
 using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const Launch& launch);
+// For each pixel of `count` images of side x side pixels, of three bytes each: reads the eight bytes of its
+// upper and those of its lower taps at slanted places, and writes twelve bytes of them: the bandwidth of
+// loops that turn images.
+using ProbeTapsKernel = void(const uint8_t* from, float* to, int64_t count, int64_t side,
+                             const Launch& launch);
 
 // The one list of kernels, X(name, type): declarations, the tables below and the choice of an instruction set
 // follow from it.
@@ -157,7 +162,8 @@ using ProbeWidenKernel = void(const uint8_t* from, float* to, int64_t n, const L
 #define ONEPASS_CPU_ONLY_KERNELS(X) \
   X(probe, ProbeKernel)             \
   X(probe_copy, ProbeCopyKernel)    \
-  X(probe_widen, ProbeWidenKernel)
+  X(probe_widen, ProbeWidenKernel)  \
+  X(probe_taps, ProbeTapsKernel)
 #define ONEPASS_CUDA_ONLY_KERNELS(X) X(increment, IncrementKernel)
 
 #define ONEPASS_DECLARE(name, Type) Type name;

@@ -122,7 +122,18 @@ ONEPASS_HD int32_t folded_tap(double p, Axis axis, Nearest kind, Border border) 
   return int32_t(folded(kind == Nearest::kFloor ? floor(inside) : nearest_integer(inside), axis, border));
 }
 
-// The place of a pixel.
+// The first tap of a position that is not negative and before the last pixel, and the weight of the second.
+template <class T>
+struct InsideTap {
+  T first, weight;
+};
+template <class T>
+ONEPASS_HD InsideTap<T> inside_tap(T p) {
+  const T first = whole_part(p);
+  return {first, p - first};
+}
+
+// The place of a pixel, exact below 2^53.
 template <class T>
 ONEPASS_HD T place_of(T x, T y, T column, T row) {
   return y * row + x * column;

@@ -493,3 +493,6 @@ def probe_copy(source: Any, target: Any, threads: int) -> None:
 
 def probe_widen(source: Any, target: Any, threads: int) -> None:
     """A plain loop that reads uint8 and writes float32, past the caches: the bandwidth of normalising images."""
+
+def probe_taps(source: Any, target: Any, side: int, threads: int) -> None:
+    """A plain loop that reads the taps of turned uint8 images and writes as many bytes as their values have."""

@@ -77,12 +77,28 @@ void probe_widen(const py::object& source, const py::object& target, int threads
                             launch);
 }
 
+void probe_taps(const py::object& source, const py::object& target, int64_t side, int threads) {
+  OP_CHECK(side >= 16 && side <= 4096, ValueError, "probe_taps: side must be 16 to 4096, got ", side);
+  TensorReader reader;
+  int64_t numel = -1;
+  const ArgumentName from{"probe_taps", "source"}, to{"probe_taps", "target"};
+  const char* bytes = memory_of(reader.read(source.ptr(), from), "torch.uint8", from, numel);
+  char* floats = memory_of(reader.read(target.ptr(), to), "torch.float32", to, numel);
+  Launch launch;
+  launch.threads = threads;
+  py::gil_scoped_release release;
+  cpu_kernels().probe_taps(reinterpret_cast<const uint8_t*>(bytes), reinterpret_cast<float*>(floats),
+                           numel / (side * side * 3), side, launch);
+}
+
 }  // namespace
 
 void register_probe(py::module_& module) {
   module.def("probe", &probe, py::arg("reads"), py::arg("writes"), py::arg("threads"));
   module.def("probe_copy", &probe_copy, py::arg("source"), py::arg("target"), py::arg("threads"));
   module.def("probe_widen", &probe_widen, py::arg("source"), py::arg("target"), py::arg("threads"));
+  module.def("probe_taps", &probe_taps, py::arg("source"), py::arg("target"), py::arg("side"),
+             py::arg("threads"));
 }
 
 }  // namespace onepass

@@ -71,15 +71,17 @@ class Sampler {
              turn_.begin(i, passes[first], op_.ops + (i * op_.pass_count + first) * op_.op_count);
     for (int64_t p = 0; p <= last; ++p) {
       if (passes[p].kind == 0) continue;
-      input = run_pass(input, passes[p], op_.ops + (i * op_.pass_count + p) * op_.op_count, p == last);
+      input =
+          run_pass(input, p > first, passes[p], op_.ops + (i * op_.pass_count + p) * op_.op_count, p == last);
     }
   }
 
-  // Returns the result, unless it was stored.
-  ImageView run_pass(const ImageView& input, const ImagePass& pass, const ImageOp* ops, bool stores) {
+  // Returns the result, unless it was stored. is_ours: whether the input is the result of a pass.
+  ImageView run_pass(const ImageView& input, bool is_ours, const ImagePass& pass, const ImageOp* ops,
+                     bool stores) {
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     const Operations operations(ops, op_, workspace_);
-    PassSource source(input, pass, workspace_);
+    PassSource source(input, pass, is_ours, workspace_);
     bool after_statistic = false;
     resizes_ = ResizedRows::fits(input, pass);
     if (resizes_) resized_ = ResizedRows(input, pass, workspace_);
@@ -87,8 +89,9 @@ class Sampler {
       int64_t end = begin;
       while (end < op_.op_count && ops[end].kind != 0 && !is_statistic(OpKind(int(ops[end].kind)))) ++end;
       const bool finds = end < op_.op_count && ops[end].kind != 0;
-      const FloatImage kept{workspace_.image[image_], height, width, op_.channels};
       const bool keeps = finds || !stores;
+      const FloatImage kept{workspace_.image[image_], height, width, op_.channels,
+                            resizes_ && !finds && begin == end};
       if (keeps) image_ = 1 - image_;
       if (finds) next_.begin(ops[end], op_.channels, height * width);
       walk(source, operations, begin, end, after_statistic, finds, keeps ? &kept : nullptr, height, width);
@@ -118,6 +121,10 @@ class Sampler {
       }
       if (at_once) {
         resized_.store(op_, sample_, y);
+        continue;
+      }
+      if (kept && kept->interleaved) {
+        resized_.keep(kept->row(y));
         continue;
       }
       for (int64_t x = 0; x < width; x += kStripPixels) {

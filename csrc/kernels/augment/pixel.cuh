@@ -86,7 +86,7 @@ class PixelMaker {
     const Taken taken{
         {pass.left, pass.right - 1}, {pass.top, pass.bottom - 1}, math::Border(int(pass.border))};
     const auto kind = Interpolation(int(pass.interpolation));
-    if (kind == Interpolation::kBilinear) return gather_bilinear(image, taken, map, x_, p, channels_, v);
+    if (kind == Interpolation::kBilinear) return gather_bilinear(image, taken, p, channels_, v);
     gather_nearest(image, taken,
                    kind == Interpolation::kFloor ? math::Nearest::kFloor : math::Nearest::kRound, p,
                    channels_, v);

@@ -69,6 +69,13 @@ class ResizedRows {
                      : part_planes<4>(ValueAsItIs{}, from, to, n);
   }
 
+  // The values of the whole row, pixel by pixel.
+  void keep(float* to) const {
+    const int64_t n = width_ * image_.channels;
+    if (is_bytes_) return map_elements(math::OfByte{}, row_, to, n);
+    map_elements(ValueAsItIs{}, row_, to, n);
+  }
+
   // Whether store() is for outputs like this one. Planes of bytes take less time by way of planes of floats.
   static bool stores(const Augment& op) {
     return op.stored == PixelType::kFloat32 || (op.stored == PixelType::kUint8 && op.channels_last);

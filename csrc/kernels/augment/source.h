@@ -4,6 +4,7 @@
 #include "kernels/augment/moved_row.h"
 #include "kernels/augment/workspace.h"
 #include "loops/images/gather_bytes.h"
+#include "loops/images/gather_pixels.h"
 #include "loops/images/resize.h"
 #include "loops/images/rows_ahead.h"
 #include "math/color.h"
@@ -18,8 +19,8 @@ struct BilinearBytes {
 
 class PassSource {
  public:
-  // The first source of a pass.
-  PassSource(const ImageView& image, const ImagePass& pass, const Workspace& workspace)
+  // The first source of a pass. is_ours: whether the image is one of the workspace's, behind which is memory.
+  PassSource(const ImageView& image, const ImagePass& pass, bool is_ours, const Workspace& workspace)
       : image_(image), pass_(&pass), workspace_(workspace) {
     const auto kind = Interpolation(int(pass.interpolation));
     smooth_ = kind == Interpolation::kBilinear || kind == Interpolation::kBicubic;
@@ -28,6 +29,7 @@ class PassSource {
     moves_ = MovedRows::fits(image, pass);
     if (moves_) moved_ = MovedRows(image, pass);
     packed_ = smooth_ && is_of_packed_bytes(image, box_);
+    pixels_ = is_ours && smooth_ && is_of_float_pixels(image);
     if (PassKind(int(pass.kind)) != PassKind::kResize || !smooth_) {
       ahead_ = RowsAhead(image, pass.map, box_, int64_t(pass.height), int64_t(pass.width));
       return;
@@ -72,6 +74,12 @@ class PassSource {
       }
     } else if (packed_) {
       return gather_bytes(BilinearBytes{}, image_, map_, box_, x, n, *workspace_.bytes, to);
+    } else if (pixels_) {
+      find_taps(map_, box_, x, n, *workspace_.taps);
+      const float* data = static_cast<const float*>(image_.data);
+      if (image_.channels == 3)
+        return gather_pixels<3>(Bilinear{}, data, image_.row, *workspace_.taps, to, n);
+      return gather_pixels<4>(Bilinear{}, data, image_.row, *workspace_.taps, to, n);
     } else if (smooth_) {
       find_taps(map_, box_, x, n, *workspace_.taps);
       gather(image_, true, *workspace_.taps, n, to);
@@ -131,7 +139,7 @@ class PassSource {
   math::Nearest nearest_ = math::Nearest::kRound;
   MovedRows moved_;
   bool moves_ = false;
-  bool smooth_ = false, packed_ = false, resizes_ = false, sharpens_ = false;
+  bool smooth_ = false, packed_ = false, pixels_ = false, resizes_ = false, sharpens_ = false;
   math::Sharpness sharpness_{};
   TapTable columns_{}, rows_{};
   math::RowMap map_{};

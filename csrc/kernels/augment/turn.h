@@ -203,14 +203,11 @@ class Turn {
     return edge_.canvas[k].coverage(canvas_row_[k].affine_at(double(x))) == 1;
   }
 
-  // Positions of taps are rounded to 2^-28 (math/fixed_position.h).
-  static constexpr double kMargin = 0x1p-16;
-
   // Columns whose taps are inside, and which all canvases cover wholly; {1, 0} for none.
   math::Columns find_inside(const math::RowMap& map) const {
     math::ColumnRange range{0, double(op_.width - 1)};
-    range.narrow(across_, map.x, box_.x.least + kMargin, box_.x.most - kMargin);
-    range.narrow(down_, map.y, box_.y.least + kMargin, box_.y.most - kMargin);
+    range.narrow(across_, map.x, box_.x.least, box_.x.most);
+    range.narrow(down_, map.y, box_.y.least, box_.y.most);
     for (int64_t k = 0; k < edge_.count; ++k) {
       range.narrow(slopes_[k][0], canvas_row_[k].x, 0, edge_.canvas[k].width - 1);
       range.narrow(slopes_[k][1], canvas_row_[k].y, 0, edge_.canvas[k].height - 1);
@@ -223,9 +220,7 @@ class Turn {
   // Whether that is so at both ends: positions along a row are in order.
   bool holds(const math::RowMap& map, const math::Columns& found) const {
     const math::Position a = map.affine_at(double(found.first)), b = map.affine_at(double(found.last));
-    const auto is_within = [](double p, const math::Axis& axis) {
-      return p >= axis.least + kMargin / 2 && p <= axis.most - kMargin / 2;
-    };
+    const auto is_within = [](double p, const math::Axis& axis) { return p >= axis.least && p < axis.most; };
     if (!(is_within(a.x, box_.x) && is_within(b.x, box_.x) && is_within(a.y, box_.y) &&
           is_within(b.y, box_.y)))
       return false;

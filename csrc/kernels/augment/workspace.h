@@ -4,6 +4,7 @@
 #include "kernels/augment/augment.h"
 #include "loops/common/fetch.h"
 #include "loops/images/gather_bytes.h"
+#include "loops/images/gather_pixels.h"
 #include "loops/images/resize_rows.h"
 
 namespace onepass::ONEPASS_ISA {
@@ -66,7 +67,8 @@ struct WorkspaceSizes {
     }
     const int64_t height = int64_t(pass.height), width = int64_t(pass.width);
     // The result of this pass, should another follow, and the image before a statistic.
-    if (keeps || op.pass_count > 1) raise(image, FloatImage::elements(height, width, op.channels));
+    if (keeps || op.pass_count > 1)
+      raise(image, FloatImage::elements(height, width, op.channels) + kBehindPixels);
     if (pass.kind != double(PassKind::kResize)) return;
     raise(columns, TapTable::bytes(width, resize_axis(pass, true).most_taps()));
     raise(rows, TapTable::bytes(height, resize_axis(pass, false).most_taps()));

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "loops/images/pixels.cuh"
-#include "math/fixed_position.h"
 #include "math/image_resize.h"
 
 namespace onepass::gpu {
@@ -13,12 +12,8 @@ struct Taken {
   math::Border border;
 };
 
-// Along one axis, at column x of the row; p: the position in double.
-__device__ __forceinline__ math::Taps taps_of(bool affine, double slope, double offset, int64_t x, double p,
-                                              const math::Axis& axis, math::Border border) {
-  if (border != math::Border::kEdge) return math::folded_taps(p, axis, border);
-  if (!affine) return math::bilinear_taps(p, axis);
-  return math::bilinear_taps(math::FixedAxis::make(slope, offset).at(x), math::FixedBounds::make(axis));
+__device__ __forceinline__ math::Taps taps_of(double p, const math::Axis& axis, math::Border border) {
+  return border == math::Border::kEdge ? math::bilinear_taps(p, axis) : math::folded_taps(p, axis, border);
 }
 
 __device__ __forceinline__ int64_t nearest_of(double p, const math::Axis& axis, math::Nearest kind,
@@ -28,11 +23,9 @@ __device__ __forceinline__ int64_t nearest_of(double p, const math::Axis& axis, 
 }
 
 template <int kC>
-__device__ __forceinline__ void gather_bilinear(const ImageView& image, const Taken& taken,
-                                                const math::RowMap& map, int64_t column, math::Position p,
+__device__ __forceinline__ void gather_bilinear(const ImageView& image, const Taken& taken, math::Position p,
                                                 const Channels<kC>& channels, float (&v)[kC]) {
-  const math::Taps x = taps_of(map.affine, map.dx, map.x, column, p.x, taken.x, taken.border),
-                   y = taps_of(map.affine, map.dy, map.y, column, p.y, taken.y, taken.border);
+  const math::Taps x = taps_of(p.x, taken.x, taken.border), y = taps_of(p.y, taken.y, taken.border);
   const int64_t upper = y.first * image.row, lower = y.second * image.row;
   const int64_t left = x.first * image.column, right = x.second * image.column;
   with_pixels(image.type, image.data, [&](const auto* data) {

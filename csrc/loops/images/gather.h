@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "loops/images/pixels.h"
-#include "math/fixed_position.h"
+#include "math/image_map.h"
 
 namespace onepass::ONEPASS_ISA {
 
@@ -23,44 +23,12 @@ struct TapBox {
   math::Border border;
 };
 
-// Positions of an affine map, group by group: lane l of the group that begins with column `begin` is at
-// group + lane[l]. A strip begins with a group.
-struct FixedLanes {
-  math::FixedAxis axis;
-  math::FixedBounds bounds;
-  alignas(64) int64_t lane[math::kGroup];
-
-  FixedLanes(double slope, double offset, const math::Axis& box)
-      : axis(math::FixedAxis::make(slope, offset)), bounds(math::FixedBounds::make(box)) {
-    for (int64_t l = 0; l < math::kGroup; ++l) lane[l] = l * axis.step;
-  }
-};
-
-// The last group may reach beyond n.
-ONEPASS_WALK inline void find_bilinear(const math::RowMap map, const TapBox box, int32_t begin, int32_t n,
-                                       TapStrip& strip) {
-  const FixedLanes across(map.dx, map.x, box.x), down(map.dy, map.y, box.y);
-  for (int32_t g = 0; g < n; g += int32_t(math::kGroup)) {
-    const int64_t group_x = across.axis.group(begin + g), group_y = down.axis.group(begin + g);
-    ONEPASS_LANES
-    for (int32_t l = 0; l < int32_t(math::kGroup); ++l) {
-      const math::Taps x = math::bilinear_taps(group_x + across.lane[l], across.bounds),
-                       y = math::bilinear_taps(group_y + down.lane[l], down.bounds);
-      strip.x[0][g + l] = x.first;
-      strip.x[1][g + l] = x.second;
-      strip.weight_x[g + l] = x.weight;
-      strip.y[0][g + l] = y.first;
-      strip.y[1][g + l] = y.second;
-      strip.weight_y[g + l] = y.weight;
-    }
-  }
-}
-
-ONEPASS_WALK inline void find_projected(const math::RowMap map, const TapBox box, int32_t begin, int32_t n,
-                                        TapStrip& strip) {
+template <bool kAffine>
+ONEPASS_WALK void find_bilinear(const math::RowMap map, const TapBox box, int32_t begin, int32_t n,
+                                TapStrip& strip) {
   ONEPASS_INDEPENDENT
   for (int32_t i = 0; i < n; ++i) {
-    const math::Position p = map.projected_at(double(begin + i));
+    const math::Position p = map.at<kAffine>(double(begin + i));
     const math::Taps x = math::bilinear_taps(p.x, box.x), y = math::bilinear_taps(p.y, box.y);
     strip.x[0][i] = x.first;
     strip.x[1][i] = x.second;
@@ -114,8 +82,8 @@ inline void find_taps(const math::RowMap& map, const TapBox& box, int64_t begin,
     return map.affine ? find_folded<true>(map, box, first, count, strip)
                       : find_folded<false>(map, box, first, count, strip);
   }
-  return map.affine ? find_bilinear(map, box, first, count, strip)
-                    : find_projected(map, box, first, count, strip);
+  return map.affine ? find_bilinear<true>(map, box, first, count, strip)
+                    : find_bilinear<false>(map, box, first, count, strip);
 }
 
 inline void find_nearest_taps(const math::RowMap& map, const TapBox& box, math::Nearest kind, int64_t begin,
@@ -150,7 +118,8 @@ ONEPASS_WALK void blend_taps(const F formula, const TapStrip& strip, float* to, 
 }
 
 struct Bilinear {
-  ONEPASS_HD float operator()(float a, float b, float c, float d, float x, float y) const {
+  template <class T>
+  ONEPASS_HD T operator()(T a, T b, T c, T d, T x, T y) const {
     return math::bilinear(a, b, c, d, x, y);
   }
 };

@@ -29,35 +29,14 @@ inline bool is_of_packed_bytes(const ImageView& image, const TapBox& box) {
          extent_of_bytes(image) < (int64_t(1) << 30) && box.border == math::Border::kEdge;
 }
 
-// Returns the largest offset. The last group of columns may reach beyond n.
-ONEPASS_WALK inline int32_t find_neighbours(const math::RowMap map, const TapBox box, int32_t row,
-                                            int32_t column, int32_t begin, int32_t n, ByteTaps& taps) {
-  const FixedLanes across(map.dx, map.x, box.x), down(map.dy, map.y, box.y);
-  int32_t most = 0;
-  for (int32_t g = 0; g < n; g += int32_t(math::kGroup)) {
-    const int64_t group_x = across.axis.group(begin + g), group_y = down.axis.group(begin + g);
-    ONEPASS_LANES
-    for (int32_t l = 0; l < int32_t(math::kGroup); ++l) {
-      const math::Taps x = math::neighbour_taps(group_x + across.lane[l], across.bounds),
-                       y = math::bilinear_taps(group_y + down.lane[l], down.bounds);
-      const int32_t left = x.first * column, upper = y.first * row + left, lower = y.second * row + left;
-      taps.offset[0][g + l] = upper;
-      taps.offset[1][g + l] = lower;
-      taps.weight_x[g + l] = x.weight;
-      taps.weight_y[g + l] = y.weight;
-      most = lower > most ? lower : most;
-    }
-  }
-  return most;
-}
-
-ONEPASS_WALK inline int32_t find_projected_neighbours(const math::RowMap map, const TapBox box, int32_t row,
-                                                      int32_t column, int32_t begin, int32_t n,
-                                                      ByteTaps& taps) {
+// Returns the largest offset.
+template <bool kAffine>
+ONEPASS_WALK int32_t find_neighbours(const math::RowMap map, const TapBox box, int32_t row, int32_t column,
+                                     int32_t begin, int32_t n, ByteTaps& taps) {
   int32_t most = 0;
   ONEPASS_INDEPENDENT
   for (int32_t i = 0; i < n; ++i) {
-    const math::Position p = map.projected_at(double(begin + i));
+    const math::Position p = map.at<kAffine>(double(begin + i));
     const math::Taps x = math::neighbour_taps(p.x, box.x), y = math::bilinear_taps(p.y, box.y);
     const int32_t left = x.first * column, upper = y.first * row + left, lower = y.second * row + left;
     taps.offset[0][i] = upper;
@@ -116,8 +95,8 @@ inline void gather_bytes(const F& formula, const ImageView& image, const math::R
                          int64_t begin, int64_t n, ByteTaps& taps, const Planes& to) {
   const int32_t row = int32_t(image.row), column = int32_t(image.column);
   const int32_t first = int32_t(begin), count = int32_t(n);
-  const int32_t most = map.affine ? find_neighbours(map, box, row, column, first, count, taps)
-                                  : find_projected_neighbours(map, box, row, column, first, count, taps);
+  const int32_t most = map.affine ? find_neighbours<true>(map, box, row, column, first, count, taps)
+                                  : find_neighbours<false>(map, box, row, column, first, count, taps);
   const int64_t extent = extent_of_bytes(image);
   const char* data = static_cast<const char*>(image.data);
   if (most + 8 <= extent) {

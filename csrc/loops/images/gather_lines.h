@@ -17,7 +17,6 @@ namespace onepass::ONEPASS_ISA {
 #if defined(__AVX512F__)
 constexpr bool kGathersLines = true;
 constexpr int64_t kLineBlock = kWide;  // pixels
-static_assert(kLineBlock == math::kGroup, "positions come in groups");
 
 // Where pixels are stored: channels one after the other, or in planes that begin `plane` elements apart.
 template <class O>
@@ -43,25 +42,25 @@ struct LineBytes {
 
 // Positions of blocks whose taps are within the image: they do not need to be clamped.
 struct LinePlaces {
-  math::FixedAxis across, down;
-  WideFixed steps_x, steps_y;
-  WideWords column, row;
+  WideDoubles slope_x, offset_x, slope_y, offset_y, column, row;
 
   ONEPASS_HD LinePlaces(const math::RowMap& map, int64_t row_bytes)
-      : across(math::FixedAxis::make(map.dx, map.x)),
-        down(math::FixedAxis::make(map.dy, map.y)),
-        steps_x(WideFixed::steps(across.step)),
-        steps_y(WideFixed::steps(down.step)),
-        column(WideWords::each(3)),
-        row(WideWords::each(int32_t(row_bytes))) {}
+      : slope_x(map.dx),
+        offset_x(map.x),
+        slope_y(map.dy),
+        offset_y(map.y),
+        column(double(3)),
+        row(double(row_bytes)) {}
   struct Weights {
     Wide x, y;
   };
   // The places of the block at column x are stored.
   ONEPASS_HD Weights find(int64_t x, int32_t* place) const {
-    const WideFixed position_x = steps_x.from(across.group(x)), position_y = steps_y.from(down.group(x));
-    math::place_of(position_x.whole(), position_y.whole(), column, row).store(place);
-    return {math::weight_of(position_x.part()), math::weight_of(position_y.part())};
+    const WideDoubles columns = WideDoubles::from(double(x));
+    const auto across = math::inside_tap(math::RowMap::affine_at(slope_x, offset_x, columns)),
+               down = math::inside_tap(math::RowMap::affine_at(slope_y, offset_y, columns));
+    math::place_of(across.first, down.first, column, row).store(place);
+    return {across.weight.floats(), down.weight.floats()};
   }
 };
 
@@ -111,7 +110,7 @@ template <bool kPlanes, class F, class O>
 inline void gather_clamped(const F& formula, const LineBytes& image, const math::RowMap& map,
                            const TapBox& box, int64_t x, ByteTaps& taps, const LineTarget<O>& to) {
   const int32_t most =
-      find_neighbours(map, box, int32_t(image.row), 3, int32_t(x), int32_t(kLineBlock), taps);
+      find_neighbours<true>(map, box, int32_t(image.row), 3, int32_t(x), int32_t(kLineBlock), taps);
   if (most + 8 <= image.extent) {
     return gather_edge<kPlanes>(formula, image.data, image.data, taps.offset[0], taps.offset[1], taps, x, to);
   }

@@ -40,22 +40,29 @@ constexpr int64_t kStripPixels = 512;
 // processor takes a load for the reader of a store before it whose address has the same last 12 bits.
 constexpr int64_t kStripPitch = kStripPixels + 16;
 
-// An image of floats row by row, and in a row plane by plane.
+// An image of floats row by row, and in a row plane by plane, or interleaved: pixel by pixel.
 struct FloatImage {
   float* data = nullptr;
   int64_t height = 0, width = 0, channels = 0;
+  bool interleaved = false;
 
   ONEPASS_HD static int64_t pitch_of(int64_t width) { return (width + 15) / 16 * 16; }
   ONEPASS_HD static int64_t elements(int64_t height, int64_t width, int64_t channels) {
     return height * channels * pitch_of(width);
   }
-  ONEPASS_HD Planes at(int64_t y, int64_t x) const {
-    const int64_t pitch = pitch_of(width);
-    return {data + y * channels * pitch + x, pitch};
-  }
+  ONEPASS_HD float* row(int64_t y) const { return data + y * channels * pitch_of(width); }
+  // Of an image of planes.
+  ONEPASS_HD Planes at(int64_t y, int64_t x) const { return {row(y) + x, pitch_of(width)}; }
   ONEPASS_HD ImageView view() const {
     const int64_t pitch = pitch_of(width);
-    return {data, height, width, channels, channels * pitch, 1, pitch, PixelType::kFloat32};
+    return {data,
+            height,
+            width,
+            channels,
+            channels * pitch,
+            interleaved ? channels : 1,
+            interleaved ? 1 : pitch,
+            PixelType::kFloat32};
   }
 };
 

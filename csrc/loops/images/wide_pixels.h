@@ -37,6 +37,16 @@ struct WideDoubles {
   ONEPASS_HD friend WideDoubles larger(WideDoubles a, WideDoubles b) {
     return {_mm512_maskz_max_pd(0xff, a.half[0], b.half[0]), _mm512_maskz_max_pd(0xff, a.half[1], b.half[1])};
   }
+  ONEPASS_HD friend WideDoubles whole_part(WideDoubles a) {
+    constexpr int kDown = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+    return {_mm512_maskz_roundscale_pd(0xff, a.half[0], kDown),
+            _mm512_maskz_roundscale_pd(0xff, a.half[1], kDown)};
+  }
+  // Whole numbers.
+  ONEPASS_HD void store(int32_t* to) const {
+    _mm256_store_si256((__m256i*)to, _mm512_maskz_cvttpd_epi32(0xff, half[0]));
+    _mm256_store_si256((__m256i*)(to + 8), _mm512_maskz_cvttpd_epi32(0xff, half[1]));
+  }
   ONEPASS_HD Wide floats() const {
     const __m256 first = _mm512_maskz_cvtpd_ps(0xff, half[0]), second = _mm512_maskz_cvtpd_ps(0xff, half[1]);
     return Wide(_mm512_maskz_insertf32x8(kAll, _mm512_castps256_ps512(first), second, 1));
@@ -47,46 +57,11 @@ struct WideDoubles {
 struct WideWords {
   __m512i lanes;
 
-  ONEPASS_HD static WideWords each(int32_t word) { return {_mm512_set1_epi32(word)}; }
-  ONEPASS_HD friend WideWords operator*(WideWords a, WideWords b) {
-    return {_mm512_mullo_epi32(a.lanes, b.lanes)};
-  }
-  ONEPASS_HD friend WideWords operator+(WideWords a, WideWords b) {
-    return {_mm512_add_epi32(a.lanes, b.lanes)};
-  }
-  ONEPASS_HD void store(int32_t* to) const { _mm512_store_si512(to, lanes); }
-
   // Byte `place` of each word.
   ONEPASS_HD Wide byte(int place) const {
     __m512i bytes = place == 0 ? lanes : _mm512_maskz_srli_epi32(kAll, lanes, unsigned(8 * place));
     if (place < 3) bytes = _mm512_and_si512(bytes, _mm512_set1_epi32(0xff));
     return Wide(_mm512_maskz_cvtepi32_ps(kAll, bytes));
-  }
-};
-
-// Positions of a group of columns (math/fixed_position.h). Two shuffles take halves of the numbers apart, so
-// columns 0, 1, 4, 5, 8, 9, 12, 13 are in the first register.
-struct WideFixed {
-  __m512i half[2];
-
-  // 0, step, 2 step, and so on.
-  ONEPASS_HD static WideFixed steps(int64_t step) {
-    const __m512i each = _mm512_set1_epi64(step), first = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
-    const __m512i second = _mm512_add_epi64(first, _mm512_set1_epi64(2));
-    return {{_mm512_mullo_epi64(first, each), _mm512_mullo_epi64(second, each)}};
-  }
-  ONEPASS_HD WideFixed from(int64_t group) const {
-    const __m512i each = _mm512_set1_epi64(group);
-    return {{_mm512_add_epi64(half[0], each), _mm512_add_epi64(half[1], each)}};
-  }
-  ONEPASS_HD WideWords whole() const {
-    return {_mm512_castps_si512(
-        _mm512_shuffle_ps(_mm512_castsi512_ps(half[0]), _mm512_castsi512_ps(half[1]), 0xdd))};
-  }
-  ONEPASS_HD Wide part() const {
-    const __m512i low = _mm512_castps_si512(
-        _mm512_shuffle_ps(_mm512_castsi512_ps(half[0]), _mm512_castsi512_ps(half[1]), 0x88));
-    return Wide(_mm512_maskz_cvtepi32_ps(kAll, _mm512_maskz_srli_epi32(kAll, low, 8)));
   }
 };
 

@@ -3,8 +3,10 @@
 Competitors: ``ours``, writing into one batch by ``out=``; ``torch``, its operations on the whole batch;
 ``torchvision``, ``opencv`` and ``albumentations``, an image at a time in as many Python threads as torch has;
 ``kornia``, on the whole batch; ``stream``, a plain loop that reads one byte and writes four for each element of
-the result. Packages that are not installed are left out by name. The cases ``mixup`` and ``bfloat16`` time ours
-next to ours ``without`` mixup and in ``float32``; ``threads`` times ours next to ours with ``1 thread``.
+the result; ``taps``, next to rotations, a plain loop that reads the two rows of each pixel's taps and writes as
+many bytes as its values have. Packages that are not installed are left out by name. The cases ``mixup`` and
+``bfloat16`` time ours next to ours ``without`` mixup and in ``float32``; ``threads`` times ours next to ours with
+``1 thread``.
 
 On CUDA the images are on the device, and ours is next to a copy that moves as many bytes.
 """
@@ -24,16 +26,18 @@ from onepass.augment._transform import Transform
 from onepass.bench.augment_rivals import Work, left_out, rivals, versions
 from onepass.bench.augment_rivals.work import DEGREES, JITTER, MEAN, PADDING, SIZE, STD
 from onepass.bench.harness import OURS, STREAM, Case, Prepared, Step
-from onepass.bench.probe import probe, widen_probe
+from onepass.bench.probe import probe, taps_probe, widen_probe
 
 _PHOTOS = (375, 500)
 _ALPHA = 0.2
+TAPS = "taps"
 WORKS = (
     Work("crop-channels_last", "crop"),
     Work("crop-nchw", "crop", channels_last=False),
     Work("rotate-channels_last", "rotate"),
     Work("rotate-nchw", "rotate", channels_last=False),
     Work("resized-crop-jitter", "jitter", source=_PHOTOS),
+    Work("resized-crop-jitter-no-antialias", "jitter", source=_PHOTOS, antialias=False),
     Work("resize-uint8", "resize", source=_PHOTOS),
     Work("crop-mixup", "crop", mixup=True),
 )
@@ -74,7 +78,8 @@ def transforms(work: Work) -> list[Transform]:
     if work.chain == "resize":
         return [A.Resize((SIZE, SIZE))]
     jitter = work.chain == "jitter"
-    found: list[Transform] = [A.RandomResizedCrop(SIZE) if jitter else A.RandomCrop(SIZE, padding=PADDING)]
+    resized = A.RandomResizedCrop(SIZE, antialias=work.antialias)
+    found: list[Transform] = [resized if jitter else A.RandomCrop(SIZE, padding=PADDING)]
     found.append(A.RandomHorizontalFlip())
     if work.chain != "crop":
         found.append(A.RandomRotation(DEGREES, interpolation="bilinear"))
@@ -114,6 +119,8 @@ def _case(work: Work) -> Case:
 
     def setup() -> dict[str, Step]:
         found = {OURS: ours(work), **rivals(work, work.images())}
+        if work.chain == "rotate":
+            found[TAPS] = taps_probe(work.count, SIZE)
         return {**found, STREAM: widen_probe(work.numel)} if bandwidth else found
 
     moved = 5 * work.numel if bandwidth else None

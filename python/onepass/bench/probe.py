@@ -8,7 +8,7 @@ import torch
 
 from onepass import _native
 
-__all__ = ["Step", "copy_probe", "probe", "widen_probe"]
+__all__ = ["Step", "copy_probe", "probe", "taps_probe", "widen_probe"]
 
 # A call that is timed.
 Step = Callable[[], object]
@@ -62,3 +62,18 @@ def widen_probe(numel: int) -> Step:
     """
     source, target = torch.zeros(numel, dtype=torch.uint8), torch.zeros(numel)
     return lambda: _native.core.probe_widen(source, target, torch.get_num_threads())
+
+
+def taps_probe(count: int, side: int) -> Step:
+    """Makes the probe of a loop that reads the taps of turned images and writes 12 bytes a pixel on the CPU.
+
+    It does what every bilinear rotation of uint8 images to float32 has to do, and no arithmetic but that of the
+    places: eight bytes of the upper and of the lower row a pixel, at slanted places.
+
+    Args:
+        count: Number of images.
+        side: Their height and width.
+    """
+    numel = count * side * side * 3
+    source, target = torch.zeros(numel, dtype=torch.uint8), torch.zeros(numel)
+    return lambda: _native.core.probe_taps(source, target, side, torch.get_num_threads())

@@ -47,7 +47,7 @@ def step(work: Work, images: NDArray[np.uint8]) -> Step | None:
     # Its resize is faster on views of the decoder's memory, all else on planes.
     if work.chain != "jitter":
         given = given.contiguous()
-    chain = v2.Compose(_chain(v2, work.chain))
+    chain = v2.Compose(_chain(v2, work.chain, work.antialias))
     batch, _ = batch_like(work)
 
     def one(i: int) -> None:
@@ -56,9 +56,10 @@ def step(work: Work, images: NDArray[np.uint8]) -> Step | None:
     return over_images(one, work.count)
 
 
-def _chain(v2: Any, chain: str) -> list[Any]:
+def _chain(v2: Any, chain: str, antialias: bool) -> list[Any]:
     bilinear = v2.InterpolationMode.BILINEAR
-    crop = v2.RandomCrop(SIZE, padding=PADDING) if chain != "jitter" else v2.RandomResizedCrop(SIZE)
+    resized = v2.RandomResizedCrop(SIZE, antialias=antialias)
+    crop = resized if chain == "jitter" else v2.RandomCrop(SIZE, padding=PADDING)
     found = [crop, v2.RandomHorizontalFlip()]
     if chain != "crop":
         found.append(v2.RandomRotation(DEGREES, interpolation=bilinear))

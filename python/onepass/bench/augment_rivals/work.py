@@ -34,6 +34,8 @@ class Work:
         count: Images in the batch.
         channels_last: Whether the result is channels_last, otherwise contiguous.
         mixup: Whether mixup ends the chain.
+        antialias: Whether the photos' crop is resized with antialias. OpenCV, Albumentations and Kornia
+            resize without here: they do both works in the same way.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Work:
     count: int = 64
     channels_last: bool = True
     mixup: bool = False
+    antialias: bool = True
 
     @property
     def numel(self) -> int:
