@@ -33,7 +33,8 @@ def test_a_result_is_of_the_experiment_as_it_is(name):
     assert made["command"].startswith(f"onepass lab {name} --long")
     assert made["seeds"] == list(range(experiment.long_seeds))
     assert made["settings"] == experiment.settings()
-    assert [made["claim"], made["criterion"]] == [experiment.said(title) for title in ("Claim", "Criterion")]
+    for title in ("Claim", "Criterion"):
+        assert made[title.lower()].replace(" ", "") == experiment.said(title).replace(" ", "")
 
 
 @each

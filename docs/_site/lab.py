@@ -8,6 +8,7 @@ from pathlib import Path
 
 from _site.markdown import FOLDER, grid, load
 from onepass.lab import Result, find
+from onepass.lab.experiment import SECTIONS
 
 __all__ = ["NAMES", "TABLES", "draw", "result"]
 
@@ -36,21 +37,28 @@ def verdicts() -> str:
         found = result(name)
         held = f"{sum(check.holds for check in found.checks)} of {len(found.checks)}"
         cells = [f"**{found.verdict}**", held, str(len(found.seeds)), f"{found.cpu_seconds:.0f}"]
-        rows.append([f"[{name}](#{name})", found.said["Claim"], *cells])
+        rows.append([f"[{name}](#{name})", find(name).said("Claim"), *cells])
     return grid(["experiment", "claim", "verdict", "checks that hold", "seeds", "CPU seconds"], rows)
 
 
 def one(name: str) -> str:
     """One experiment: what it claims, by which criterion, every check, and the rows where they are few."""
     found, made = result(name), load(f"lab-{name}")
-    said = [f"**{title}.** {_code(found.said[title])}" for title in ("Claim", "Criterion")]
-    # What a run has taught is written after it.
-    limits, source = (_code(find(name).said(title)) for title in ("Limits", "Source"))
+    # Of the docstring: limits are written after a run. A test compares claim and criterion with those of the file.
+    claim, criterion, limits, source = (_code(find(name).said(title)) for title in SECTIONS)
     checks = grid(*map(_escaped, found.check_cells()))
     verdict = f"**Verdict: {found.verdict}** ({len(found.seeds)} seeds). **Limits.** {limits}"
     commit = made["commit"][:7]
     link = f"[lab-{name}.json](../benchmarks/results/lab-{name}.json), {made['date'][:10]}, commit `{commit}`"
-    return "\n\n".join([*said, checks, verdict, f"Source: {source} Numbers: {link}."])
+    return "\n\n".join(
+        [
+            f"**Claim.** {claim}",
+            f"**Criterion.** {criterion}",
+            checks,
+            verdict,
+            f"Source: {source} Numbers: {link}.",
+        ]
+    )
 
 
 def rows(name: str) -> str:

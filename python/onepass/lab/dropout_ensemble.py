@@ -46,12 +46,13 @@ class DropoutEnsemble(Experiment):
     softmax, and elsewhere a good approximation of the average of all thinned networks: nearer than ten of them.
 
     Criterion: On the inputs of a softmax the weight-scaled probabilities and the normalised geometric mean differ
-    by less than 1e-9; for the largest hidden layer the mean KL divergence from the exact average to the weight-
-    scaled network is that of more than 10 Monte-Carlo networks; its accuracy is within 1 point of the exact
+    by less than 1e-9; for the largest hidden layer the mean KL divergence from the exact average to the
+    weight-scaled network is that of more than 10 Monte-Carlo networks; its accuracy is within 1 point of the exact
     average's (all 95 % intervals).
 
-    Limits: Enumeration allows at most about 16 dropped units, in one layer. With several layers of dropout the
-    approximation may be worse.
+    Limits: Enumeration allows about 16 dropped units in one layer; networks in use have hundreds. With few units
+    half of which are dropped, thinned networks differ much: their average is cautious, and weight scaling, which
+    is near the geometric mean, is confident. Its lag in accuracy shrinks as the number of units grows.
 
     Source: Srivastava et al. 2014, section 7.5; Baldi and Sadowski 2013; Goodfellow et al. 2016, section 7.12.
     """

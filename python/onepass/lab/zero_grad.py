@@ -130,7 +130,14 @@ class ZeroGrad(Experiment):
         axes = figure.subplots()
         for i, name in enumerate((FORGOTTEN, ONE, MICRO, RATE, UNDIVIDED)):
             curve_bands(axes, result.points.where(training=name), "loss", name, i)
+            # A wide pale line below a thin dashed one: where two coincide, both are visible.
+            if name in (ONE, RATE):
+                axes.lines[-1].set(linewidth=5, alpha=0.4)
+            elif name != FORGOTTEN:
+                axes.lines[-1].set(linestyle="--")
         axes.set(xlabel="step", ylabel="loss of the batch", yscale="log")
+        # A swing of the training without zero_grad may pass a loss of 0 on its way.
+        axes.set_ylim(bottom=1e-3)
         axes.legend(frameon=False)
 
 
