@@ -12,7 +12,9 @@ from torch import nn
 
 import onepass.optim
 from monitor_setup import BAD, OPTIMIZERS, STEPS, data, network, train
-from onepass.monitor import History, Monitor
+from onepass.monitor import History, Monitor, _optimizer
+from onepass.monitor import monitor as monitor_module
+from onepass.monitor._pending import Batch
 from onepass.nn import CrossEntropyLoss
 from onepass.optim.lr_scheduler import ScheduleLR
 
@@ -233,3 +235,28 @@ def test_micro_batches_are_no_fault():
             optimizer.step()
             monitor.log(1.0)
     assert monitor.history.events == []
+
+
+@pytest.mark.parametrize("name", ["adamw-tail", "torch-fused"])
+def test_numbers_that_are_read_later(name, monkeypatch):
+    """As on a GPU: tensors are kept, their copies start at one reading and are looked at in the next."""
+
+    def options():
+        return {"bad": True, "scaled": True, "layers_every": 3, "steps": 130}
+
+    expected = train(OPTIMIZERS[name], **options())[2].history
+    for module in (_optimizer, monitor_module):
+        monkeypatch.setattr(module, "kept", lambda tensor: tensor.detach().clone().reshape(-1))
+    monkeypatch.setattr(Batch, "is_waiting", True, raising=False)
+    read = []
+    monkeypatch.setattr(
+        Batch, "__setattr__", lambda self, key, value: key == "is_waiting" or object.__setattr__(self, key, value)
+    )
+    rows = Batch.rows
+    monkeypatch.setattr(Batch, "rows", lambda self, totals: read.append(len(self._pending)) or rows(self, totals))
+    found = train(OPTIMIZERS[name], **options())[2].history
+    assert sum(read) == 130
+    assert read[:2] == [50, 50]
+    for table in ("steps", "layers", "epochs"):
+        for column, values in getattr(expected, table).items():
+            np.testing.assert_array_equal(values, getattr(found, table)[column], err_msg=column)

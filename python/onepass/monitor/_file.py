@@ -28,6 +28,16 @@ def strict(value: Any) -> Any:
     return value
 
 
+_ENCODE = json.JSONEncoder(allow_nan=False).encode
+
+
+def _text_of(row: dict[str, Any]) -> str:
+    try:
+        return _ENCODE(row)
+    except ValueError:  # a number that is not finite
+        return _ENCODE(strict(row))
+
+
 class RunFile:
     """Writes rows to a new file; each call leaves whole lines on the disk.
 
@@ -48,7 +58,7 @@ class RunFile:
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Writes rows, and hands them to the operating system."""
         if self._file is not None and rows:
-            self._file.write("".join(f"{json.dumps(strict(row), allow_nan=False)}\n" for row in rows))
+            self._file.write("".join([f"{_text_of(row)}\n" for row in rows]))
             self._file.flush()
 
     def close(self) -> None:

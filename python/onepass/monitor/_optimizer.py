@@ -1,34 +1,30 @@
-"""Watches an optimizer's steps: norms, lost updates and skipped steps, kept as tensors for which nobody waits."""
+"""Watches an optimizer's steps: norms, lost updates and skipped steps, for which nobody waits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.monitor._layers import LayerProbe
+from onepass.monitor._packed import Value, kept
 from onepass.optim._step.tailed import TailedOptimizer
 
-__all__ = ["Measured", "OptimizerWatch", "norm_of"]
+__all__ = ["Measured", "OptimizerWatch", "norm_of", "rates_of"]
 
 Failed = Callable[[str, Exception], None]
 
 
-class Measured(NamedTuple):
-    """What one step did, as tensors."""
-
-    lrs: list[float | Tensor]
-    statistics: Tensor | None
-    """Of our optimizers: a row of `GroupStatistics` for each param group."""
-    grad_norms: Tensor | None
-    """Of torch's optimizers: the gradients' norm of each param group."""
-    control: Tensor | None
-    """Of our optimizers that may skip a step: the control tensor, which counts skipped steps."""
-    dropped: Tensor | None
-    """Of torch's fused optimizers under a GradScaler: not 0 if the step was dropped."""
+# What one step did, by these names:
+# "lr": the rate of each param group;
+# "statistics": of our optimizers a row of `GroupStatistics` for each param group;
+# "grad_norm": of torch's optimizers the norm of the gradients of each param group;
+# "control": of our optimizers that may skip a step the tensor that counts skipped steps;
+# "dropped": of torch's fused optimizers under a GradScaler a number that is not 0 if the step was dropped.
+Measured = dict[str, Value]
 
 
 class OptimizerWatch:
@@ -84,9 +80,9 @@ class OptimizerWatch:
         found, self._found = self._found, None
         return found
 
-    def lrs(self) -> list[float | Tensor]:
+    def lrs(self) -> Value:
         """Returns each group's rate."""
-        return [_kept(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
+        return rates_of(self.optimizer)
 
     def stop(self) -> None:
         """Leaves the optimizer as it was."""
@@ -123,24 +119,23 @@ class OptimizerWatch:
 
     def _measured(self, zeroed: bool) -> Measured:
         optimizer = self.optimizer
-        statistics = grad_norms = control = dropped = None
+        found: Measured = {"lr": self.lrs()}
         if isinstance(optimizer, TailedOptimizer):
             memory = optimizer._tail
             if memory is not None:
                 if memory.statistics is not None:
-                    statistics = memory.statistics.clone()
+                    found["statistics"] = kept(memory.statistics)
                 if optimizer.skip_nonfinite or getattr(optimizer, "found_inf", None) is not None:
-                    control = memory.control.clone()
-        else:
-            found = getattr(optimizer, "found_inf", None)
-            dropped = found.clone() if isinstance(found, Tensor) else None
-        if statistics is None:
+                    found["control"] = kept(memory.control)
+        elif isinstance(dropped := getattr(optimizer, "found_inf", None), Tensor):
+            found["dropped"] = kept(dropped)
+        if "statistics" not in found:
             self._asks = False
             if self._scaled is not None:
-                grad_norms, self._scaled = self._scaled, None
+                found["grad_norm"], self._scaled = kept(self._scaled), None
             elif not zeroed:
-                grad_norms = self._grad_norms()
-        return Measured(self.lrs(), statistics, grad_norms, control, dropped)
+                found["grad_norm"] = kept(self._grad_norms())
+        return found
 
     def _grad_norms(self) -> Tensor:
         """The norm of each group's gradients, without a GradScaler's factor."""
@@ -162,8 +157,13 @@ def norm_of(tensors: list[Tensor]) -> Tensor:
     return norm
 
 
-def _kept(lr: Any) -> float | Tensor:
-    return lr.detach().clone() if isinstance(lr, Tensor) else float(lr)
+def rates_of(optimizer: Any) -> Value:
+    """Returns the rate of each param group."""
+    rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
+    device = next((rate.device for rate in rates if isinstance(rate, Tensor) and not rate.is_cpu), None)
+    if device is None:
+        return [float(rate) for rate in rates]
+    return torch.stack([torch.as_tensor(rate, dtype=torch.float64, device=device).reshape(()) for rate in rates])
 
 
 def _has_closure(args: Any, kwargs: Any) -> bool:

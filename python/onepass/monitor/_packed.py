@@ -12,7 +12,22 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Packed"]
+__all__ = ["Packed", "Value", "kept"]
+
+
+# Numbers that have been read, or a tensor that is read later.
+Value = list[float] | Tensor
+
+
+def kept(tensor: Tensor) -> Value:
+    """Returns the numbers of a real tensor: read at once on the CPU, elsewhere a copy that is read later."""
+    tensor = tensor.detach()
+    if not tensor.is_cpu:
+        return tensor.clone().reshape(-1)
+    found: Any = tensor.tolist()
+    if tensor.dim() < 2:
+        return found if tensor.dim() else [found]
+    return kept(tensor.reshape(-1))
 
 
 class Packed:
@@ -27,11 +42,16 @@ class Packed:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._sizes = [tensor.numel() for tensor in tensors]
-        places: dict[torch.device, list[int]] = {}
-        for place, tensor in enumerate(tensors):
-            places.setdefault(tensor.device, []).append(place)
-        self._places = list(places.values())
+        places: dict[Any, list[int]] = {}
+        if all([tensor.is_cpu for tensor in tensors]):
+            places["cpu"] = list(range(len(tensors)))
+        else:
+            for place, tensor in enumerate(tensors):
+                places.setdefault(tensor.device, []).append(place)
+        self._places = [found for found in places.values() if found]
         self._flat = [_on_host([tensors[place] for place in found]) for found in self._places]
+        self.is_waiting = any(copied is not None for _, copied in self._flat)
+        """Whether a GPU has been asked for some of the numbers."""
 
     def arrays(self) -> list[NDArray[np.float64]]:
         """Returns each tensor's numbers, flat, in the order of the tensors."""
@@ -41,15 +61,26 @@ class Packed:
                 copied.synchronize()
             numbers, begin = flat.numpy(), 0
             for place in places:
-                found[place] = numbers[begin : begin + self._sizes[place]]
-                begin += self._sizes[place]
+                end = begin + self._sizes[place]
+                found[place] = numbers[begin:end]
+                begin = end
         return found
+
+    def together(self) -> NDArray[np.float64]:
+        """Returns all numbers in the order of the tensors."""
+        if len(self._flat) != 1:
+            return np.concatenate([np.zeros(0), *self.arrays()])
+        flat, copied = self._flat[0]
+        if copied is not None:
+            copied.synchronize()
+        return flat.numpy()
 
 
 def _on_host(tensors: list[Tensor]) -> tuple[Tensor, Any]:
     """Returns the numbers of tensors of one device, and the event after which they are there."""
     with torch.no_grad():
-        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(torch.float64)
+        flat = torch.cat([tensor if tensor.dim() == 1 else tensor.reshape(-1) for tensor in tensors])
+        flat = flat.to(torch.float64)
         if flat.device.type != "cuda":
             return flat.cpu(), None
         copy = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)

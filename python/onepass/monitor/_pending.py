@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from onepass.monitor._optimizer import Measured
-from onepass.monitor._packed import Packed
+from onepass.monitor._packed import Packed, Value
 from onepass.monitor._sample import Sample
 from onepass.nn.cross_entropy import LossStatistics
 from onepass.optim._lists.tail import SKIPPED_STEPS
@@ -20,23 +18,21 @@ from onepass.optim._step.statistics import GroupStatistics
 __all__ = ["Batch", "Pending", "Totals"]
 
 Row = dict[str, Any]
+# Bins of confidence of our loss.
+BINS = 15
 
 
 class Pending(NamedTuple):
-    """One step as it was logged: numbers and tensors."""
+    """One step as it was logged."""
 
     step: int
     epoch: int
-    loss: float | Tensor | None
-    lrs: list[float | Tensor]
-    measured: Measured | None
-    scale: Tensor | None
-    """The GradScaler's scale."""
+    values: dict[str, Value]
+    """What `Measured` holds, and "loss", "scale" of the GradScaler, "forgotten": whether the gradients of the step
+    before were still there."""
+    more: dict[str, float | Value]
     stats: LossStatistics | None
-    more: dict[str, float | Tensor]
     sample: Sample | None
-    forgotten: Tensor | None
-    """Whether the gradients of the step before were still there."""
 
 
 class Totals:
@@ -101,14 +97,19 @@ def calibration(bins: Any) -> tuple[float, float, float]:
 
 
 def bins_of(stats: LossStatistics) -> list[Tensor]:
-    """Returns the tensors of the bins."""
+    """Returns the tensors of the bins, each of shape (BINS,)."""
     return [stats.bin_rows, stats.bin_accuracy, stats.bin_confidence]
 
 
-def sums_of_bins(arrays: list[Any]) -> Any:
-    """Returns rows of the bins, and the sums over them of accuracy and confidence, which are nan without rows."""
-    rows, accuracy, confidence = arrays
-    return np.stack([rows, np.where(rows > 0, accuracy, 0.0) * rows, np.where(rows > 0, confidence, 0.0) * rows])
+def sums_of_bins(numbers: Any) -> Any:
+    """Returns the sums over the rows of each bin, of shape (statistics, 3, BINS): 1, accuracy and confidence.
+
+    Args:
+        numbers: The numbers of `bins_of`, one statistics after the other; the means of bins without rows are nan.
+    """
+    table = numbers.reshape(-1, 3, BINS)
+    rows = table[:, :1]
+    return np.concatenate([rows, np.where(rows > 0, table[:, 1:], 0.0) * rows], 1)
 
 
 class Batch:
@@ -120,59 +121,52 @@ class Batch:
 
     def __init__(self, pending: list[Pending]) -> None:
         self._pending = pending
-        self._tensors: list[Tensor] = []
-        self._places: list[Row] = [self._plan(one) for one in pending]
-        self._numbers = Packed(self._tensors)
-        self.is_waiting = any(tensor.device.type == "cuda" for tensor in self._tensors)
-
-    def _place(self, tensor: Tensor) -> int:
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
-
-    def _plan(self, one: Pending) -> Row:
-        """Says which tensor is which."""
-        places: Row = {}
-        for name, value in (("loss", one.loss), ("scale", one.scale), ("forgotten", one.forgotten)):
-            if isinstance(value, Tensor):
-                places[name] = self._place(value)
-        for number, lr in enumerate(one.lrs):
-            if isinstance(lr, Tensor):
-                places[f"lr {number}"] = self._place(lr)
-        for name in ("statistics", "grad_norms", "control", "dropped"):
-            value = None if one.measured is None else getattr(one.measured, name)
-            if value is not None:
-                places[name] = self._place(value)
-        if one.stats is not None:
-            places["stats"] = self._place(torch.stack([one.stats.accuracy, one.stats.entropy]))
-            places["bins"] = [self._place(tensor) for tensor in bins_of(one.stats)]
-        for name, value in one.more.items():
-            if isinstance(value, Tensor):
-                places[f"more {name}"] = self._place(value)
-        return places
+        # Of each step the tensors among its values, and among what the user gave.
+        self._names = [
+            [
+                (place, name)
+                for place in ("values", "more")
+                for name, value in getattr(one, place).items()
+                if isinstance(value, Tensor)
+            ]
+            for one in pending
+        ]
+        tensors = [
+            getattr(one, place)[name]
+            for one, names in zip(pending, self._names, strict=True)
+            for place, name in names
+        ]
+        self._numbers = Packed(tensors)
+        self._bins = Packed([bin for one in pending if one.stats is not None for bin in bins_of(one.stats)])
+        self.is_waiting = self._numbers.is_waiting or self._bins.is_waiting
+        """Whether the numbers are still on their way from a GPU."""
 
     def rows(self, totals: Totals) -> Iterator[Row]:
         """Returns the rows of the steps and of their layers, and events; reads the tensors."""
-        arrays = self._numbers.arrays()
-        for one, places in zip(self._pending, self._places, strict=True):
-            found = {
-                name: [arrays[p] for p in place] if isinstance(place, list) else arrays[place]
-                for name, place in places.items()
-            }
-            yield from _rows(one, found, totals)
+        arrays = iter(self._numbers.arrays())
+        bins = iter(sums_of_bins(self._bins.together()))
+        for one, names in zip(self._pending, self._names, strict=True):
+            for place, name in names:
+                getattr(one, place)[name] = next(arrays).tolist()
+            yield from _rows(one, None if one.stats is None else next(bins), totals)
 
 
-def _rows(one: Pending, found: Row, totals: Totals) -> Iterator[Row]:
-    loss = float(found["loss"][0]) if "loss" in found else one.loss
+def _rows(one: Pending, bins: Any, totals: Totals) -> Iterator[Row]:
+    found: dict[str, Any] = one.values
     row: Row = {"kind": "step", "step": one.step, "epoch": one.epoch}
-    if loss is not None:
-        row["loss"] = loss
-    if one.lrs:
-        row["lr"] = [float(found[f"lr {n}"][0]) if isinstance(lr, Tensor) else lr for n, lr in enumerate(one.lrs)]
-    row.update(_norms(found))
+    if "loss" in found:
+        (row["loss"],) = found["loss"]
+    if found["lr"]:
+        row["lr"] = found["lr"]
+    if "statistics" in found:
+        table, width = found["statistics"], len(GroupStatistics._fields)
+        row.update({name: table[place::width] for place, name in enumerate(GroupStatistics._fields)})
+    elif "grad_norm" in found:
+        row["grad_norm"] = found["grad_norm"]
     layers: dict[str, Row] = {}
     if one.sample is not None:
         layers, groups = one.sample.rows()
-        if one.measured is not None and "update_norm" not in row:
+        if "grad_norm" in row and "update_norm" not in row:
             row.update(groups)
     if "update_norm" in row:
         pairs = zip(row["update_norm"], row["param_norm"], strict=True)
@@ -180,16 +174,14 @@ def _rows(one: Pending, found: Row, totals: Totals) -> Iterator[Row]:
     row["skipped"] = totals.count_skipped(found)
     if totals.scale is not None:
         row["scale"] = totals.scale
-    bins = None
-    if "stats" in found:
-        bins = sums_of_bins(found["bins"])
-        rows = float(bins[0].sum())
-        row["accuracy"], row["entropy"] = (float(value) for value in found["stats"])
-        row["confidence"] = float(bins[2].sum()) / rows if rows else math.nan
+    if bins is not None:
+        rows, _, confident = bins.sum(1).tolist()
+        row["accuracy"], row["entropy"] = found["accuracy"][0], found["entropy"][0]
+        row["confidence"] = confident / rows if rows else math.nan
         row["batch"] = int(rows)
     for name, value in one.more.items():
-        row[name] = float(found[f"more {name}"][0]) if isinstance(value, Tensor) else value
-    totals.add(loss, bins)
+        row[name] = value[0] if isinstance(value, list) else value
+    totals.add(row.get("loss"), bins)
     yield row
     if layers:
         yield {"kind": "layers", "step": one.step, "layers": layers}
@@ -200,11 +192,3 @@ def _rows(one: Pending, found: Row, totals: Totals) -> Iterator[Row]:
             "name": "missing_zero_grad",
             "text": "the gradients of the step before were still there when this step's were added to them",
         }
-
-
-def _norms(found: Row) -> Row:
-    """What was measured for each param group."""
-    if "statistics" in found:
-        table = found["statistics"].reshape(-1, len(GroupStatistics._fields))
-        return {name: table[:, place].tolist() for place, name in enumerate(GroupStatistics._fields)}
-    return {"grad_norm": found["grad_norms"].tolist()} if "grad_norms" in found else {}

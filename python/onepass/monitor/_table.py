@@ -53,17 +53,26 @@ class _Column:
             self.rows = rows
 
     def append(self, value: Any) -> None:
-        if self.is_text:
+        """Adds a row."""
+        self.rows += 1
+        if type(value) is float and not self.width and not self.is_text:  # most are
+            self.numbers.append(value)
+        elif self.is_text:
             self.texts.append(value)
         elif self.width:
-            numbers = [as_number(one) for one in value] if isinstance(value, list) else []
-            if len(numbers) != self.width:
-                numbers = [None] * self.width
-            self.numbers.extend([_NAN if one is None else one for one in numbers])
+            self.numbers.extend(self._several(value))
         else:
             number = as_number(value)
             self.numbers.append(_NAN if number is None else number)
-        self.rows += 1
+
+    def _several(self, value: Any) -> array[float]:
+        if not isinstance(value, list) or len(value) != self.width:
+            return array("d", [_NAN] * self.width)
+        try:
+            return array("d", value)
+        except TypeError:  # texts that stand for numbers
+            numbers = [as_number(one) for one in value]
+            return array("d", [_NAN if one is None else one for one in numbers])
 
     def values(self) -> NDArray[Any]:
         if self.is_text:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from onepass._arguments import check_module, listed, told
 from onepass.monitor._header import header_of
 from onepass.monitor._layers import LayerProbe
-from onepass.monitor._optimizer import OptimizerWatch
+from onepass.monitor._optimizer import OptimizerWatch, rates_of
 from onepass.monitor._outlet import Outlet
-from onepass.monitor._packed import Packed
+from onepass.monitor._packed import Packed, Value, kept
 from onepass.monitor._pending import Batch, Pending, Totals, bins_of, calibration, sums_of_bins
 from onepass.monitor._zero_grad import ZeroGradWatch
 from onepass.monitor.history import History
@@ -219,15 +219,12 @@ class Monitor:
                 if stats is not None and not isinstance(stats, LossStatistics):
                     self._out.refused("log", "stats", "LossStatistics", stats)
                     stats = None
-                kept = None if loss is None else _number(loss)
-                if kept is None and loss is not None:
-                    self._out.refused("log", "loss", "a number or a tensor of one element", loss)
-                lrs = measured.lrs if measured is not None else self._lrs()
-                scale = None if self._scaler is None else self._scale()
-                others = self._numbers("log", more) if more else more
-                self._pending.append(
-                    Pending(self._step, self._epoch, kept, lrs, measured, scale, stats, others, sample, forgotten)
-                )
+                values = {"lr": self._rates()} if measured is None else measured
+                if forgotten is not None:
+                    values["forgotten"] = kept(forgotten)
+                self._keep(values, loss, stats)
+                others = self._numbers("log", more) if more else {}
+                self._pending.append(Pending(self._step, self._epoch, values, others, stats, sample))
                 if len(self._pending) >= _BATCH or time.monotonic() - self._flushed > _SECONDS:
                     self._flush()
         except Exception as error:  # whatever goes wrong here, the training goes on
@@ -269,7 +266,7 @@ class Monitor:
         row: dict[str, Any] = {"kind": "epoch", "epoch": self._epoch, "step": self._step, **self._totals.epoch()}
         given = {name: value for name, value in losses.items() if value is not None}
         for name, value in self._numbers("log_epoch", {**given, **more}).items():
-            row[name] = float(value) if isinstance(value, Tensor) else value
+            row[name] = value if isinstance(value, (int, float)) else float(value[0])
         for prefix, found in stats.items():
             if found is not None:
                 accuracy, error, confidence = calibration(_pooled(found))
@@ -297,15 +294,22 @@ class Monitor:
         except Exception as error:  # as in log
             self._out.failed("looking at layers", error)
 
-    def _lrs(self) -> list[float | Tensor]:
-        return [float(group["lr"]) for group in self._optimizer.param_groups if "lr" in group]
+    def _rates(self) -> Value:
+        return rates_of(self._optimizer)
 
-    def _scale(self) -> Tensor | None:
-        """The scaler's scale, without waiting for it where it is a tensor."""
-        scale = getattr(self._scaler, "_scale", None)
-        if isinstance(scale, Tensor):
-            return scale.detach().clone()
-        return None if scale is None else torch.tensor(float(scale))
+    def _keep(self, values: dict[str, Value], loss: Any, stats: LossStatistics | None) -> None:
+        """Adds to a step's values, without waiting for a GPU."""
+        if loss is not None:
+            found = _number(loss)
+            if found is None:
+                self._out.refused("log", "loss", "a number or a tensor of one element", loss)
+            else:
+                values["loss"] = [found] if isinstance(found, (int, float)) else found
+        scale = None if self._scaler is None else getattr(self._scaler, "_scale", None)
+        if scale is not None:
+            values["scale"] = kept(scale) if isinstance(scale, Tensor) else [float(scale)]
+        if stats is not None:
+            values["accuracy"], values["entropy"] = kept(stats.accuracy), kept(stats.entropy)
 
     def _stats_of(self, logits: Any, target: Any, stats: Any) -> Any:
         """The statistics of logits and target."""
@@ -322,9 +326,9 @@ class Monitor:
             self._out.failed("log's logits", error)
             return None
 
-    def _numbers(self, function: str, values: dict[str, Any]) -> dict[str, float | Tensor]:
+    def _numbers(self, function: str, values: dict[str, Any]) -> dict[str, float | Value]:
         """Those of the values that can be recorded; each other one is a warning, once."""
-        kept: dict[str, float | Tensor] = {}
+        found: dict[str, float | Value] = {}
         for name, value in values.items():
             number = _number(value)
             if name in _OWN:
@@ -332,8 +336,8 @@ class Monitor:
             elif number is None:
                 self._out.refused(function, name, "a number or a tensor of one element", value)
             else:
-                kept[name] = number
-        return kept
+                found[name] = number
+        return found
 
     def _flush(self) -> None:
         """Lets the numbers of the pending steps be read; on a GPU those of the steps before are read now."""
@@ -360,10 +364,10 @@ def _positive(name: str, value: Any) -> int:
     return int(value)
 
 
-def _number(value: Any) -> float | Tensor | None:
-    """The number or a copy of the tensor; None if it is neither."""
+def _number(value: Any) -> float | Value | None:
+    """The number, or what is kept of the tensor; None if it is neither."""
     if isinstance(value, Tensor):
-        return value.detach().clone() if value.numel() == 1 and not value.is_complex() else None
+        return kept(value) if value.numel() == 1 and not value.is_complex() else None
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else None
@@ -372,5 +376,4 @@ def _number(value: Any) -> float | Tensor | None:
 def _pooled(stats: LossStatistics | Iterable[LossStatistics]) -> Any:
     """The sums of the bins of all of them."""
     found = [stats] if isinstance(stats, LossStatistics) else list(stats)
-    arrays = Packed([tensor for one in found for tensor in bins_of(one)]).arrays()
-    return sum(sums_of_bins(arrays[place : place + 3]) for place in range(0, len(arrays), 3))
+    return sums_of_bins(Packed([tensor for one in found for tensor in bins_of(one)]).together()).sum(0)
