@@ -81,7 +81,7 @@ PLANTED |= {
     "generalization_gap.perceptron": Fault(
         Training(partial(perceptron, width=200), optimizer(SGD, lr=0.05, momentum=0.9), examples=300, epochs=60)
     ),
-    "learning_rate_too_high.batch_norm": Fault(replace(_sgd, network=_normed, optimizer=optimizer(SGD, lr=4.0))),
+    "learning_rate_too_high.batch_norm": Fault(replace(_sgd, network=_normed, optimizer=optimizer(SGD, lr=1.0))),
     "learning_rate_too_high.adam": Fault(replace(_adam, network=_wide, optimizer=optimizer(Adam, lr=0.05))),
     "divergence.recurrent": Fault(Training(Recurrent, optimizer(torch.optim.SGD, lr=1.0, momentum=0.9), epochs=3)),
     "vanishing_gradients.sigmoid": Fault(
