@@ -5,16 +5,18 @@ The thresholds were not chosen by these trainings: `onepass.lab.faults.tuning` h
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from onepass.lab.diagnose import CURED, HEALTHY, PLANTED, WRONG, judged
 from onepass.lab.faults import proof, tuning
-from onepass.lab.faults.data import small_mnist
+from onepass.lab.faults.data import sklearn_digits, small_mnist
 from onepass.lab.faults.training import Fault, Training, name_of, record
 from onepass.monitor import RULES, Cure, Evidence, Finding, diagnose
 
 pytest.importorskip("mlxtend")
+pytest.importorskip("sklearn")
 
 SEED = proof.SEEDS[0]
 # A variant is left to the long form, and so are the cured runs that are healthy ones, too.
@@ -56,6 +58,17 @@ def test_the_sets_have_nothing_in_common():
     assert not set(tuning.SEEDS) & set(proof.SEEDS)
     pairs = [(tuning.PLANTED[name].faulty, proof.PLANTED[name].faulty) for name in MAIN]
     assert all(repr(a.network) != repr(b.network) or a.optimizer is not b.optimizer for a, b in pairs)
+
+
+def test_a_training_is_the_same_each_time():
+    """Whatever was drawn before; torch's generator is left as it was."""
+    training, images = tuning.PLANTED["divergence"].faulty, sklearn_digits()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = record(training, images, 1).steps["loss"]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert np.array_equal(record(training, images, 1).steps["loss"], first)
 
 
 def test_what_is_judged_right():

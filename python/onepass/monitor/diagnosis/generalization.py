@@ -119,7 +119,11 @@ def overconfidence(facts: Facts, limit: Limits) -> Finding | None:
     source="Zhang et al. 2017; Arpit et al. 2017; Song et al. 2022 (survey), section 2",
     explains=("generalization_gap", "overconfidence", "plateau"),
     drop=(0.04, "best validation accuracy - last", "with right labels the loss rises, the accuracy hardly falls"),
-    late=(0.15, "rise of the training accuracy after that best", "what is learned then helps no other example"),
+    late=(
+        0.08,
+        "rise of the training accuracy after that best",
+        "four times its scatter; it helps no other example",
+    ),
     ahead=(0.1, "validation accuracy - training accuracy", "wrong labels do that to training, or augmentation"),
 )
 def label_noise(facts: Facts, limit: Limits) -> Finding | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from onepass.monitor.diagnosis import cures
@@ -9,8 +11,15 @@ from onepass.monitor.diagnosis.facts import Facts, finite, median_of
 from onepass.monitor.diagnosis.finding import Cure, Evidence, Finding
 from onepass.monitor.diagnosis.rule import Limits, found, rule
 
+if TYPE_CHECKING:
+    from onepass.monitor.diagnosis.facts import Array
+
 # The largest slope of activations that level off.
 _SLOPES = {"Sigmoid": 0.25, "Tanh": 1.0, "Softsign": 1.0, "Hardsigmoid": 1 / 6, "Hardtanh": 1.0}
+
+
+# Steps that a leap is compared with.
+_BEFORE = 20
 
 
 @rule(
@@ -83,7 +92,11 @@ def vanishing_gradients(facts: Facts, limit: Limits) -> Finding | None:
         "overconfidence",
     ),
     start=(5.0, "gradient norm / parameter norm of the first step", "a well scaled net has below 1"),
-    leap=(100.0, "largest gradient norm / median", "Pascanu et al. clip at a few times the average"),
+    leap=(
+        100.0,
+        "gradient norm / median of the 20 steps before",
+        "Pascanu et al. clip at a few times the average",
+    ),
     calm=(0.1, "update ratio before a leap, at most", "after larger steps a leap is the rate's doing"),
 )
 def exploding_gradients(facts: Facts, limit: Limits) -> Finding | None:
@@ -91,15 +104,13 @@ def exploding_gradients(facts: Facts, limit: Limits) -> Finding | None:
     norms = facts.grad_norm
     if not facts.count or np.isnan(norms).all():
         return None
-    size, known = float(facts.param_norm[0]), finite(norms)
+    size = float(facts.param_norm[0])
     first = float(norms[0]) / size if size > 0 else float("nan")
-    usual = median_of(norms)
-    leap = float(known.max()) / usual if len(known) and usual > 0 else 0.0
-    where = int(np.nanargmax(norms))
-    before = finite(facts.update_ratio[:where])
-    is_calm = facts.early_ratio < limit.calm and (not len(before) or float(before.max()) < limit.calm)
     starts = first > limit.start or (np.isinf(norms[0]) and not facts.run.get("scaler"))
-    leaps = facts.count >= 20 and leap > limit.leap and is_calm and not facts.run.get("scaler")
+    where, leap = _leap(norms)
+    before = finite(facts.update_ratio[:where])
+    is_calm = not len(before) or float(before.max()) < limit.calm
+    leaps = leap > limit.leap and is_calm and not facts.run.get("scaler")
     if not (starts or leaps):
         return None
     evidence = []
@@ -110,13 +121,24 @@ def exploding_gradients(facts: Facts, limit: Limits) -> Finding | None:
         evidence.append(Evidence(text, {"loss": facts.first_loss}, (1, 1)))
     if leaps:
         step = int(facts.step[where])
-        text = f"the norm of the gradients leaps to {known.max():.3g}, {leap:.0f} times the median"
+        text = f"the norm of the gradients leaps to {norms[where]:.3g}, {leap:.0f} times what it was before"
         evidence.append(Evidence(text, {"leap": leap}, (step, step)))
     names = facts.layers_with("grad_norm")
     layer = [cures.initialise(names[0])] if names else []
     cure = [*layer, cures.clip(facts)] if starts else [cures.clip(facts), *layer]
-    confidence = "high" if starts else "medium"
+    # Where the updates are not known, the rate may be what makes the gradients leap.
+    confidence = "high" if starts else "medium" if len(before) else "low"
     return found("exploding_gradients", confidence, evidence, [*cure, cures.lower_rate(facts)])
+
+
+def _leap(norms: Array) -> tuple[int, float]:
+    """Where the gradients' norm is largest compared with the median of the steps before, and that ratio."""
+    where, largest = 0, 0.0
+    for place in range(_BEFORE, len(norms)):
+        usual = median_of(norms[place - _BEFORE : place])
+        if norms[place] < np.inf and norms[place] > largest * usual > -1:
+            where, largest = place, float(norms[place] / usual)
+    return where, largest
 
 
 @rule(

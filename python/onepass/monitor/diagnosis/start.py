@@ -68,12 +68,12 @@ def divergence(facts: Facts, limit: Limits) -> Finding | None:
         "largest update norm / parameter norm of the first 10 steps",
         "150 times CS231n's rule of thumb of 0.001",
     ),
-    calm=(0.2, "median of that ratio in the second half / the early one", "later steps are not the trouble"),
+    calm=(0.005, "median of that ratio in the second half", "5 times the rule: later steps are not the trouble"),
     rise=(1.3, "a later eighth's median loss / the least before it", "above, the rate is too high later, too"),
     spike=(1.5, "largest loss of the first tenth / first loss", "the batches of a good start differ by less"),
     leap=(20.0, "largest gradient norm of the first tenth / later median", "a good start has a few times that"),
     left=(0.1, "last loss / first loss, without a spike", "below, the start has done no lasting damage"),
-    recovered=(0.9, "last loss / first loss, but for Adam on attention", "above, more than the start is wrong"),
+    recovered=(0.9, "last loss / first loss and first eighth, but for Adam on attention", "more is wrong then"),
     start=(0.5, "first rate / largest rate", "a warm-up begins at a small share"),
 )
 def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
@@ -86,7 +86,7 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     usual = median_of(facts.grad_norm[tenth:])
     leap = float(grads.max()) / usual if len(grads) and usual > 0 else 0.0
     later = median_of(facts.update_ratio[facts.count // 2 :])
-    is_calm = later < limit.calm * facts.early_ratio and facts.rise < limit.rise
+    is_calm = later < limit.calm and facts.rise < limit.rise
     if not (facts.early_ratio > limit.early and is_calm):
         return None
     spikes, leaps, died = peak > limit.spike, leap > limit.leap, facts.died
@@ -95,7 +95,7 @@ def no_warmup(facts: Facts, limit: Limits) -> Finding | None:
     # Adam's first steps of full size are known to throw transformers away without any other trace.
     has_attention = facts.has_layer("Attention", "Transformer")
     is_known = has_attention and facts.is_adaptive
-    recovers = facts.last_loss < limit.recovered * facts.first_loss
+    recovers = facts.last_loss < limit.recovered * min(facts.first_loss, facts.course[0])
     if not ((recovers and (spikes or (harmed and (died or leaps)))) or (harmed and is_known)):
         return None
     text = f"one of the first 10 steps changes the weights by {facts.early_ratio:.0%} of their norm"
