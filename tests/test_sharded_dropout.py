@@ -38,9 +38,9 @@ FUNCTIONS = {
     "all": (F.dropout, {"p": 1.0}),
     "test-time": (F.dropout, {"scaling": "test_time"}),
     "shared": (F.dropout, {"shared": True}),
-    "alpha": (F.alpha_dropout, {}),
+    "alpha": (F.alpha_dropout, {"training": True}),
     "1d": (F.dropout1d, {}),
-    "feature-alpha": (F.feature_alpha_dropout, {}),
+    "feature-alpha": (F.feature_alpha_dropout, {"training": True}),
 }
 
 
