@@ -31,14 +31,14 @@ def draw(name: str, path: Path) -> None:
 
 
 def verdicts() -> str:
-    """All experiments: claim, verdict, how many checks hold, seeds and time."""
+    """All experiments: verdict, how many checks hold, seeds and time."""
     rows = []
     for name in NAMES:
         found = result(name)
         held = f"{sum(check.holds for check in found.checks)} of {len(found.checks)}"
         cells = [f"**{found.verdict}**", held, str(len(found.seeds)), f"{found.cpu_seconds:.0f}"]
-        rows.append([f"[{name}](#{name})", find(name).said("Claim"), *cells])
-    return grid(["experiment", "claim", "verdict", "checks that hold", "seeds", "CPU seconds"], rows)
+        rows.append([f"[{name}](#{name})", *cells])
+    return grid(["experiment", "verdict", "checks that hold", "seeds", "CPU seconds"], rows)
 
 
 def one(name: str) -> str:

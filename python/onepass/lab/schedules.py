@@ -43,10 +43,10 @@ class Schedules(Experiment):
     cosine and for plateau; the highest rate with a validation accuracy of at least 80 % is higher with warm-up
     than without (95 % intervals of the ratios are below and above 1).
 
-    Limits: One network, Adam, 600 steps. The best rate is chosen by the mean over the seeds that are judged, for all
-    schedules alike. What the criterion asks of warm-up mixes two things: a constant rate behind a warm-up is still
-    too high at the end. The picture suggests that a warm-up does allow a higher rate where a cosine follows, but the
-    criterion did not ask for that, and a claim needs seeds that nobody has seen.
+    Limits: One network, Adam, 600 steps. The best rate is chosen by the mean over the seeds that are judged, for
+    all schedules alike. What the criterion asks of warm-up mixes two things: a constant rate behind a warm-up is
+    still too high at the end. The picture suggests that a warm-up does allow a higher rate where a cosine follows,
+    but the criterion did not ask for that, and a claim needs seeds that nobody has seen.
 
     Source: Loshchilov and Hutter 2017 (cosine); Goyal et al. 2017, section 2.2 (warm-up); torch's
     ReduceLROnPlateau.
