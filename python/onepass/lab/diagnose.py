@@ -39,7 +39,7 @@ class Diagnose(Experiment):
 
     Limits: Each fault is planted by itself, in up to three small networks for digits of MNIST. Most harm the
     validation loss; decay on norms does not with SGD. The thresholds were chosen by scikit-learn's digits and
-    other networks; earlier seeds of this set showed what was missing in six rules (docs/diagnosis.md).
+    other networks; earlier seeds of this set showed what was missing in five rules (docs/diagnosis.md).
 
     Source: Each rule names its own, in docs/diagnosis.md.
     """
