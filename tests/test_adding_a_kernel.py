@@ -25,10 +25,15 @@ FILES = [re.match(r"`([^`]+)`", step).group(1) for step in steps("New files")]
 LINES = [re.fullmatch(r"`([^`]+)`: `([^`]+)`", step).groups() for step in steps("New lines")]
 
 
+# Programs that choose among the rules; a new rule works without being named in them.
+CHOOSING = ("python/onepass/visualize", "python/onepass/cli/visualize.py", "python/onepass/lab")
+
+
 def sources() -> list[Path]:
     """The files that a package is built of."""
     folders = ("csrc", "cmake", "python/onepass")
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+    found = [path for path in found if not str(path.relative_to(ROOT)).startswith(CHOOSING)]
     kinds = (".h", ".cuh", ".cpp", ".cu", ".cmake", ".py", ".pyi")
     return [*(path for path in found if path.suffix in kinds), ROOT / "CMakeLists.txt"]
 

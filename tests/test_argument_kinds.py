@@ -44,6 +44,7 @@ RECORDS = {
     "NoDecay",
 }
 RECORDS |= {"GroupStatistics", "FunctionLR", "Schedule"}
+RECORDS |= {"Cure", "Evidence", "Finding", "Rule", "Threshold"}
 
 
 def param():
@@ -79,7 +80,7 @@ def given(name: str) -> dict:
         "lr_lambda": abs, "T_max": 5, "T_0": 5, "max_lr": 0.1, "base_lr": 0.01, "gamma": 0.9, "steps": 10,
         "warmup_steps": 2, "total_steps": 9, "stable_steps": 3, "decay_steps": 3, "timescale": 2.0,
         "text": "cosine(3)", "loss_fn": nn.functional.mse_loss, "loader": [(BATCH, BATCH)], "metrics": 1.0,
-        "param_group": {"params": [param()]}, "averages": [],
+        "param_group": {"params": [param()]}, "averages": [], "history": monitor.History(),
     }  # fmt: skip
     if name in ("dropout2d", "dropout3d", "feature_alpha_dropout"):
         values["input"] = torch.randn(2, 3, 4, 4, 4) if name == "dropout3d" else torch.randn(2, 3, 4, 4)
@@ -106,6 +107,7 @@ def sgd_of_one():
 
 
 METHODS = {
+    "History.to_pandas": monitor.History,
     "BatchNorm1d.forward": lambda: onepass.nn.BatchNorm1d(4),
     "Dropout.forward": lambda: onepass.nn.Dropout(0.5),
     "CrossEntropyLoss.forward": onepass.nn.CrossEntropyLoss,
@@ -160,6 +162,12 @@ def test_an_argument_of_a_wrong_kind_is_named(name, wrong):
             if not by_name and (short, argument) not in FREE:
                 unnamed.append(f"{argument}: {type(error).__name__}: {text}")
     assert unnamed == []
+
+
+@pytest.mark.parametrize("wrong", [None, 3, Nothing()], ids=["None", "number", "object"])
+def test_what_is_no_path_of_a_run_file(wrong):
+    with pytest.raises(TypeError, match=r"^History\.read: path must be a path, got "):
+        monitor.History.read(wrong)
 
 
 LONG = {

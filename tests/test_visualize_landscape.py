@@ -16,6 +16,13 @@ from onepass.visualize import SURFACES, landscape
 from onepass.visualize._directions import PrincipalPlane, RandomPlane, parameters_of
 from onepass.visualize._refine import heights, refine
 
+# Weights that moved, less what they were: one rounding of the sum and one of the difference, each relative to the
+# weights.
+MOVED_ATOL = 1e-5
+# All of a path in a plane, but for the roundings of its weights in float32.
+EXPLAINED_ATOL = 1e-6
+# Weights in float32 that are put together again from directions, which are sums of such weights.
+PLACES_ATOL = 1e-4
 cross_entropy = nn.functional.cross_entropy
 quick = partial(landscape, resolution=17, progress=False)
 
@@ -133,8 +140,7 @@ def test_directions_are_normalised_by_filter():
     for param, old in zip(params, before, strict=True):
         moved = (param.detach() - old).flatten(1) if old.dim() > 1 else (param.detach() - old)[:, None]
         wanted = 0.5 * old.flatten(1).norm(dim=1) if old.dim() > 1 else torch.zeros(len(old))
-        # One rounding of the sum and one of the difference, each relative to the weights.
-        assert torch.allclose(moved.norm(dim=1), wanted, atol=1e-5)
+        assert torch.allclose(moved.norm(dim=1), wanted, atol=MOVED_ATOL)
     first, second = (plane.direction(i, 0, params[0]) for i in range(2))
     assert torch.equal(first, RandomPlane(7).direction(0, 0, params[0]))
     assert not torch.allclose(first, second)
@@ -175,14 +181,14 @@ def test_principal_directions():
     places = [(3.0, 0.5), (2.0, -1.0), (1.0, -0.5), (0.0, 0.0)]
     path = [{name: p + a * first[name] + b * second[name] for name, p in named.items()} for a, b in places]
     plane = PrincipalPlane(path, named)
-    assert sum(plane.explained) == pytest.approx(1.0, abs=1e-6)
+    assert sum(plane.explained) == pytest.approx(1.0, abs=EXPLAINED_ATOL)
     params = list(model.parameters())
     before = [param.detach().clone() for param in params]
     for place, weights in zip(plane.path.tolist(), path, strict=True):
         with torch.no_grad():
             plane.shift(params, *place)
             for (name, param), old in zip(model.named_parameters(), before, strict=True):
-                assert torch.allclose(param, weights[name], atol=1e-4)
+                assert torch.allclose(param, weights[name], atol=PLACES_ATOL)
                 param.copy_(old)
     scene = quick(model, cross_entropy, [data_of()], trajectory=path)
     assert (scene.path == plane.path).all()

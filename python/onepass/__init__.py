@@ -3,9 +3,9 @@
 `onepass.nn` has batch normalisation with ReLU, a residual and dropout in the same pass, dropout, and the
 cross-entropy loss, with torch.nn's names and arguments. `onepass.optim` has optimizers with torch.optim's names,
 arguments and checkpoints, which update all parameters in one kernel call per device and dtype, and schedules of
-the learning rate. `onepass.augment` augments batches of images, with torchvision's names. `onepass.monitor` finds
-a learning rate. The command `onepass` (also ``python -m onepass``) shows what is installed, shows a training run,
-and measures speed and accuracy.
+the learning rate. `onepass.augment` augments batches of images, with torchvision's names. `onepass.monitor`
+records and diagnoses a training. The command `onepass` (also ``python -m onepass``) shows what is installed, shows
+a training run, and measures speed and accuracy.
 """
 
 from importlib.metadata import version as _version

@@ -6,7 +6,7 @@ How to add one:
    and has the sections Claim, Criterion, Limits and Source. Commit the criterion before the first run.
 2. ``cases()`` lists the cases, ``measure(case, seed)`` yields points, ``checks(points)`` computes the effects that
    the criterion names, ``draw(result, figure)`` makes the picture.
-3. Set ``EXPERIMENT`` to the class, and enter the file in `EXPERIMENTS` below.
+3. Set ``EXPERIMENT`` to the class, and enter the file in `EXPERIMENTS` of registry.py.
 4. Add small settings to TINY in `tests/test_lab.py`, and numbers that do and do not show the claim to FED in
    `tests/test_lab_verdicts.py`.
 5. Commit, run ``onepass lab NAME --long --threads 1 --output benchmarks/results/lab-NAME.json``, and add a section
@@ -15,13 +15,13 @@ How to add one:
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 
 from onepass.lab.experiment import Case, Experiment, Point, Points
+from onepass.lab.registry import EXPERIMENTS, find
 from onepass.lab.result import NOT_SHOWN, SHOWN, Result, Row
 from onepass.lab.statistics import Check, Estimate, estimate, ratio
 
@@ -42,37 +42,6 @@ __all__ = [
     "ratio",
     "run",
 ]
-
-# The module of each experiment, which is loaded when it is asked for.
-EXPERIMENTS: dict[str, str] = {
-    "activations": "onepass.lab.activations",
-    "batch-norm-rates": "onepass.lab.batch_norm_rates",
-    "batch-norm-eval": "onepass.lab.batch_norm_eval",
-    "dropout-ensemble": "onepass.lab.dropout_ensemble",
-    "dropout-scaling": "onepass.lab.dropout_scaling",
-    "gap": "onepass.lab.gap",
-    "label-smoothing": "onepass.lab.label_smoothing",
-    "schedules": "onepass.lab.schedules",
-    "adam-sgd": "onepass.lab.adam_sgd",
-    "zero-grad": "onepass.lab.zero_grad",
-    "rates": "onepass.lab.rates",
-    "diagnose": "onepass.lab.diagnose",
-}
-
-
-def find(name: str) -> Experiment:
-    """Returns an experiment with its regular settings.
-
-    Args:
-        name: A name in `EXPERIMENTS`.
-
-    Raises:
-        ValueError: There is no such experiment.
-    """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"lab: name must be one of {', '.join(EXPERIMENTS)}, got {name}")
-    kind: type[Experiment] = importlib.import_module(EXPERIMENTS[name]).EXPERIMENT
-    return kind()
 
 
 def run(experiment: Experiment, seeds: Sequence[int], advance: Callable[[], object] = lambda: None) -> Result:

@@ -14,7 +14,6 @@ from onepass.lab.statistics import Check, decoded, encoded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from onepass.lab.result import Result
 
 __all__ = ["SECTIONS", "Case", "Experiment", "Point", "Points"]
 
@@ -150,7 +149,7 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def draw(self, result: Result, figure: Figure) -> None:
+    def draw(self, result: Any, figure: Figure) -> None:
         """Draws the result, only from what is in it: the documentation draws it from a JSON file.
 
         Args:

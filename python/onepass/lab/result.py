@@ -170,7 +170,7 @@ class Result:
         """
         from matplotlib.figure import Figure
 
-        from onepass.lab import find
+        from onepass.lab.registry import find
 
         figure = Figure(figsize=(11, 4), layout="constrained")
         find(self.experiment).draw(self, figure)

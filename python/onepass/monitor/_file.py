@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from onepass._arguments import told
 from onepass.monitor._table import as_json_number
 
 __all__ = ["FORMAT", "KINDS", "RunFile", "read_rows", "strict"]
@@ -51,7 +52,7 @@ class RunFile:
     def __init__(self, path: Path) -> None:
         if path.exists() and path.stat().st_size:
             raise FileExistsError(
-                f"Monitor: file must be a new or an empty file, got {str(path)!r}, which holds something"
+                f"Monitor: file must be a new or an empty file, got {told(str(path))}, which holds something"
             )
         self._file: TextIO | None = path.open("w", encoding="utf-8")
 
@@ -94,10 +95,12 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     if not rows:
         raise ValueError(f"{_NAME}: path must hold at least one whole line, got none: {path}")
     if rows[0]["kind"] != "run":
-        raise ValueError(f"{_NAME}: path must begin with a line of kind 'run', got {rows[0]['kind']!r}: {path}")
+        raise ValueError(
+            f"{_NAME}: path must begin with a line of kind 'run', got {told(rows[0]['kind'])}: {path}"
+        )
     if rows[0].get("format") != FORMAT:
         raise ValueError(
-            f"{_NAME}: path must have format {FORMAT}, got {rows[0].get('format')!r} (written by onepass "
+            f"{_NAME}: path must have format {FORMAT}, got {told(rows[0].get('format'))} (written by onepass "
             f"{rows[0].get('onepass')}): {path}"
         )
     return rows, cut
@@ -113,6 +116,6 @@ def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
         got = line[:60].decode("utf-8", "replace")
         raise ValueError(
             f"{_NAME}: path must be a run file of onepass.monitor, a JSON object of a kind ({', '.join(KINDS)}) a "
-            f"line, got in line {number} {got!r}: {path}"
+            f"line, got in line {number} {told(got)}: {path}"
         )
     return row

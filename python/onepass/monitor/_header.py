@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import onepass
 from onepass.monitor._file import FORMAT
 from onepass.optim.lr_scheduler import ScheduleLR
 from onepass.optim.no_decay import no_decay_groups
@@ -42,7 +42,7 @@ def header_of(
     return {
         "kind": "run",
         "format": FORMAT,
-        "onepass": onepass.__version__,
+        "onepass": version("onepass"),
         "torch": torch.__version__,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": str(params[0].device) if params else "cpu",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onepass._arguments import told
+from onepass._arguments import listed, told
 from onepass.monitor._file import FORMAT, read_rows
 from onepass.monitor._table import Table
 
@@ -32,7 +32,7 @@ class History:
         rows: The rows of a run file in their order, the first of kind "run". The default is a run without a row.
 
     Raises:
-        TypeError: A row is no dict.
+        TypeError: The rows cannot be iterated, or a row is no dict.
         ValueError: The first row is not of kind "run", or another one is.
 
     Example:
@@ -59,7 +59,7 @@ class History:
             "layers": Table(("step",)),
             "epochs": Table(("epoch", "step")),
         }
-        for number, row in enumerate(rows):
+        for number, row in enumerate(listed("History", "rows", rows, "dicts")):
             if not isinstance(row, dict):
                 raise TypeError(f"History: rows[{number}] must be a dict, got {told(row)}")
             if (row.get("kind") == "run") != (number == 0):
@@ -151,9 +151,12 @@ class History:
             path: A file that a `Monitor` has written.
 
         Raises:
+            TypeError: The path is no path.
             OSError: The file cannot be read.
             ValueError: The file is empty, or is no run file; the message has the line.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"History.read: path must be a path, got {told(path)}")
         rows, cut = read_rows(Path(path))
         history = cls(rows)
         history.truncated = cut

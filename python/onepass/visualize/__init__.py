@@ -4,9 +4,10 @@ It is no part of `import onepass`: a training script does not pay for it. HTML p
 """
 
 from onepass.visualize._landscape import landscape
-from onepass.visualize._paths import Trajectories, Trajectory
+from onepass.visualize._paths import Trajectories
 from onepass.visualize._scene import Landscape
 from onepass.visualize._trajectories import trajectories
+from onepass.visualize._trajectory import Trajectory
 from onepass.visualize.surfaces import SURFACES, Surface, surface
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from onepass._arguments import listed, told
 from onepass.optim.lr_scheduler import ReduceLROnPlateau, ScheduleLR
 from onepass.optim.schedules import Schedule
 from onepass.visualize._normals import NOISE, normals
-from onepass.visualize._paths import Trajectory
+from onepass.visualize._trajectory import Trajectory
 
 __all__ = ["OPTIMIZERS", "Contender", "Descent", "contenders", "descend"]
 
@@ -173,53 +173,66 @@ def descend(
             group.pop("initial_lr", None)
     own = float(optimizer.param_groups[0]["lr"])
     scheduler = descent.scheduler(optimizer)
-    points: list[list[float]] = [point.tolist()]
-    losses: list[float] = []
-    rates: list[float] = []
-    norms: list[float] = []
+    seen = _Seen([point.tolist()])
     ended = ""
-    for step in range(descent.steps):
-        shift = descent.shifts[step] if descent.noise else None
-
-        def closure(step: int = step, shift: Tensor | None = shift) -> Tensor:
-            value, slope = _evaluated(descent, point)
-            if len(losses) == step:  # the first call of a step: an optimizer may make more
-                losses.append(float(value))
-                norms.append(float(slope.norm()))
-            point.grad = slope if shift is None else slope + shift
-            return value
-
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step(closure)  # type: ignore[arg-type]  # torch wants a float, and takes a tensor
-        if len(losses) == step:
-            raise TypeError(f"{_NAME}: optimizers[{contender.label!r}] must call the closure of step, got no call")
-        points.append(point.tolist())
-        if not all(map(math.isfinite, (*points[-1], losses[-1]))):
+    while len(seen.rates) < descent.steps and not ended:
+        _step(descent, contender, optimizer, point, seen)
+        if not all(map(math.isfinite, (*seen.points[-1], seen.losses[-1]))):
             ended = "not finite"
-        elif within is not None and not _inside(points[-1], within):
+        elif within is not None and not _inside(seen.points[-1], within):
             ended = "left the window"
-        if ended:
-            break
-        if isinstance(scheduler, (TorchsPlateau, ReduceLROnPlateau)):
-            scheduler.step(losses[-1])
+        elif isinstance(scheduler, (TorchsPlateau, ReduceLROnPlateau)):
+            scheduler.step(seen.losses[-1])
         elif scheduler is not None:
             scheduler.step()
-    value, slope = _evaluated(descent, point)
-    losses.append(float(value))
-    norms.append(float(slope.norm()))
-    if not math.isfinite(losses[-1]):
+    seen.note(*_evaluated(descent, point))
+    if not math.isfinite(seen.losses[-1]):
         ended = ended or "not finite"
     return Trajectory(
         label=contender.label,
         optimizer=type(optimizer).__name__,
         lr=own,
-        points=np.array(points),
-        losses=np.array(losses),
-        rates=np.array(rates),
-        grad_norms=np.array(norms),
+        points=np.array(seen.points),
+        losses=np.array(seen.losses),
+        rates=np.array(seen.rates),
+        grad_norms=np.array(seen.norms),
         ended=ended,
         tried=list(tried),
     )
+
+
+@dataclass
+class _Seen:
+    """What a run has seen so far."""
+
+    points: list[list[float]]
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+
+    def note(self, value: Tensor, slope: Tensor) -> None:
+        """Keeps the loss at a point, and the norm of its gradient."""
+        self.losses.append(float(value))
+        self.norms.append(float(slope.norm()))
+
+
+def _step(descent: Descent, contender: Contender, optimizer: Any, point: nn.Parameter, seen: _Seen) -> None:
+    """Takes one step and keeps what it sees."""
+    step = len(seen.rates)
+    shift = descent.shifts[step] if descent.noise else None
+
+    def closure() -> Tensor:
+        value, slope = _evaluated(descent, point)
+        if len(seen.losses) == step:  # the first call of a step: an optimizer may make more
+            seen.note(value, slope)
+        point.grad = slope if shift is None else slope + shift
+        return value
+
+    seen.rates.append(float(optimizer.param_groups[0]["lr"]))
+    optimizer.step(closure)
+    if len(seen.losses) == step:
+        raise TypeError(f"{_NAME}: optimizers[{contender.label!r}] must call the closure of step, got no call")
+    seen.points.append(point.tolist())
 
 
 def _evaluated(descent: Descent, point: Tensor) -> tuple[Tensor, Tensor]:

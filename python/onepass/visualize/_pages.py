@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,10 @@ from onepass._page import render
 from onepass.visualize._evaluate import BATCH_NORM
 from onepass.visualize._picture import COLOURS, levels_of
 
-if TYPE_CHECKING:
-    from onepass.visualize._paths import Trajectories
-    from onepass.visualize._scene import Landscape
-
 __all__ = ["paths_page", "scene_page"]
 
 
-def paths_page(runs: Trajectories) -> str:
+def paths_page(runs: Any) -> str:
     """Makes the page that plays the steps of optimizers."""
     x, y, values = runs.grid
     found = runs.to_json()
@@ -48,7 +44,7 @@ def paths_page(runs: Trajectories) -> str:
     )
 
 
-def scene_page(scene: Landscape) -> str:
+def scene_page(scene: Any) -> str:
     """Makes the page of a landscape."""
     one, asked = scene.refined, scene.asked
     kind = asked["directions"]
@@ -99,7 +95,7 @@ def scene_page(scene: Landscape) -> str:
     )
 
 
-def _on_surface(scene: Landscape, points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _on_surface(scene: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Heights of points of the plane, by bilinear interpolation."""
     shown = scene.heights
     rows = []

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from onepass.visualize._trajectory import Floats, Trajectory
 from onepass.visualize.surfaces import Surface
 
 if TYPE_CHECKING:
@@ -22,69 +21,13 @@ if TYPE_CHECKING:
 
     from onepass.visualize._descent import Descent
 
-__all__ = ["Trajectories", "Trajectory"]
+__all__ = ["Trajectories"]
 
-Floats = NDArray[np.float64]
 Window = tuple[tuple[float, float], tuple[float, float]]
 # Points of the grid of values along each axis.
 _GRID = 121
 # The share of the points' extent that a window adds at each side.
 _MARGIN = 0.15
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """Holds the path of one optimizer: n steps from the start.
-
-    Example:
-        >>> from onepass.visualize import trajectories
-        >>> (path,) = trajectories("ravine", {"plain": "sgd"}, steps=3, lr=0.01).paths
-        >>> path.label, path.optimizer, path.lr, path.losses.shape, path.step_sizes.shape
-        ('plain', 'SGD', 0.01, (4,), (3,))
-    """
-
-    label: str
-    """Its name in tables and pictures."""
-    optimizer: str
-    """The optimizer's class."""
-    lr: float
-    """The learning rate, before the schedule."""
-    points: Floats
-    """Where it was before each step and at the end, (n + 1, 2)."""
-    losses: Floats
-    """The loss at each point, without noise, (n + 1,)."""
-    rates: Floats
-    """The learning rate of each step, (n,)."""
-    grad_norms: Floats
-    """The norm of the gradient at each point, without noise, (n + 1,)."""
-    ended: str = ""
-    """Why it has fewer steps than asked for: "not finite", or "" if it has all."""
-    tried: list[tuple[float, float]] = field(default_factory=list)
-    """The rates of the search and their scores; empty where the rate was given."""
-
-    @property
-    def step_sizes(self) -> Floats:
-        """The distance that each step went, (n,)."""
-        # The last point of a run that diverged may be infinite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            distances: Floats = np.hypot(*np.diff(self.points, axis=0).T)
-        return distances
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the path as JSON takes it: numbers that are not finite are None."""
-        return {
-            "label": self.label,
-            "optimizer": self.optimizer,
-            "lr": self.lr,
-            "ended": self.ended,
-            "x": _plain(self.points[:, 0]),
-            "y": _plain(self.points[:, 1]),
-            "losses": _plain(self.losses),
-            "rates": _plain(self.rates),
-            "step_sizes": _plain(self.step_sizes),
-            "grad_norms": _plain(self.grad_norms),
-            "tried": [[rate, value if math.isfinite(value) else None] for rate, value in self.tried],
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +147,3 @@ class Trajectories:
         from onepass.visualize._pages import paths_page
 
         Path(path).write_text(paths_page(self), encoding="utf-8")
-
-
-def _plain(values: Floats) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from onepass.visualize._paths import Trajectories
-    from onepass.visualize._scene import Landscape
 
 __all__ = ["COLOURS", "draw_paths", "draw_scene", "levels_of"]
 
@@ -38,7 +34,7 @@ def levels_of(values: Floats) -> Floats:
     return scaled
 
 
-def draw_paths(runs: Trajectories) -> Any:
+def draw_paths(runs: Any) -> Any:
     """Draws the paths over the contours, and the losses; returns the figure."""
     from matplotlib.figure import Figure
 
@@ -70,7 +66,7 @@ def _colours(count: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def draw_scene(scene: Landscape) -> Any:
+def draw_scene(scene: Any) -> Any:
     """Draws the contours of a landscape; returns the figure."""
     from matplotlib.figure import Figure
 

@@ -13,9 +13,10 @@ from onepass._arguments import told
 from onepass.optim.schedules import Schedule, parse
 from onepass.visualize._arguments import check_count, check_positive, check_seed, pair
 from onepass.visualize._descent import Contender, Descent, contenders, descend
-from onepass.visualize._paths import Trajectories, Trajectory
+from onepass.visualize._paths import Trajectories
 from onepass.visualize._progress import bar
 from onepass.visualize._rates import search
+from onepass.visualize._trajectory import Trajectory
 from onepass.visualize.surfaces import Surface, surface
 
 __all__ = ["trajectories"]

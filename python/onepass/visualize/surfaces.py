@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
+
 __all__ = ["SURFACES", "Surface", "surface"]
 
 Point = tuple[float, float]
@@ -191,5 +193,5 @@ def surface(name: str) -> Surface:
     """
     found = SURFACES.get(name) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"surface: name must be one of {', '.join(SURFACES)}, got {name!r}")
+        raise ValueError(f"surface: name must be one of {', '.join(SURFACES)}, got {told(name)}")
     return found

@@ -40,7 +40,7 @@ class DropoutModule(torch.nn.Module):
     planes: bool = False
     batched: int = 0
     # Whether all ranks draw what the first one draws.
-    same_across_ranks: bool = False
+    same_across_ranks = False
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
     _thinned: Callable[[torch.nn.Module], int] | None = None
 
