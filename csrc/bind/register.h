@@ -17,8 +17,8 @@
   X(merge_ranks)            \
   X(dropout)                \
   X(cross_entropy)          \
-  X(augment)               \
-  X(augment_draws)         \
+  X(augment)                \
+  X(augment_draws)          \
   X(augment_plan)
 
 namespace onepass {

@@ -198,9 +198,10 @@ struct Normalize {
   ONEPASS_HD float operator()(float v) const { return (v - mean) / std; }
 };
 
-// The same without a division: near is at most an ulp from the quotient, what it lacks is exact, and Markstein
-// 1990, "Computation of elementary functions on the IBM RISC System/6000 processor", shows that adding it
-// rounds as the division does, for an std whose bits are not all ones. high + low: 1 / std, high as a float.
+// The same without a division: near is at most an ulp from the quotient, what it lacks is exact, and
+// Markstein 1990, "Computation of elementary functions on the IBM RISC System/6000 processor", shows that
+// adding it rounds as the division does, for an std whose bits are not all ones. high + low: 1 / std, high as
+// a float.
 //
 // No intermediate result may be subnormal: is_safe() bounds the terms for values of at most kMost.
 struct NormalizeTerms {

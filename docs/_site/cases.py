@@ -68,6 +68,7 @@ CASES = {
     "rotate-nchw": "the same to NCHW",
     "resized-crop-jitter": "64 of 375 x 500: `RandomResizedCrop(224)`, flip, rotation, `ColorJitter(.2, .2, .2)`, "
     "normalise",
+    "resized-crop-jitter-no-antialias": "the same without antialiasing, as OpenCV resizes",
     "resize-uint8": "64 of 375 x 500 to 224 x 224, antialiased, uint8 to uint8",
     "crop-mixup": "the first row with mixup",
     "mixup-beside-without": "the first row with mixup compared with none",

@@ -66,11 +66,18 @@ def augment() -> str:
             continue
         ours = times["ours"]
         others = [ratio(times.get(name, {}).get("theirs_over_ours")) for name in RIVALS]
-        share = ours["share_of_stream"]
-        cells = [f"{ours['seconds_50'] * 1e3:.3g}", "" if share is None else percent(share)]
+        share, taps = ours["share_of_stream"], times.get("taps")
+        of_taps = "" if taps is None else percent(taps["seconds_50"] / ours["seconds_50"])
+        cells = [f"{ours['seconds_50'] * 1e3:.3g}", "" if share is None else percent(share), of_taps]
         rows.append([CASES[case["case"]], *others, *cells])
         versions = case["notes"][0]
-    heads = ["work", *(f"{name} / onepass" for name in RIVALS), "onepass, ms", "of the bandwidth"]
+    heads = [
+        "work",
+        *(f"{name} / onepass" for name in RIVALS),
+        "onepass, ms",
+        "of the bandwidth",
+        "of a loop over the taps",
+    ]
     return grid(heads, rows) + f"\n\n{versions[:1].upper()}{versions[1:]}. " + source("augment-cpu")
 
 
@@ -85,6 +92,19 @@ def augment_pairs() -> str:
             rows.append([CASES[case["case"]], *milliseconds, ratio(other["theirs_over_ours"])])
     heads = ["work", "ms", "compared with, ms", "the other / this"]
     return grid(heads, rows) + "\n\n" + source("augment-cpu")
+
+
+def monitor() -> str:
+    """What a monitor adds to a training step, compared with other ways to look at it."""
+    rows = []
+    for case in load("monitor-cpu")["results"]:
+        plain = case["competitors"]["nothing"]["seconds_50"]
+        for name, one in case["competitors"].items():
+            added = f"{one['seconds_50'] / plain:.3f}"
+            rows.append([case["case"], name.replace("ours", "onepass"), f"{one['seconds_50'] * 20:.3g}", added])
+    return (
+        grid(["training", "looked at by", "ms a step", "of a plain step"], rows) + "\n\n" + source("monitor-cpu")
+    )
 
 
 def demo_augment() -> str:
@@ -337,6 +357,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cross_entropy": lambda: bench("cross_entropy"),
     "augment": augment,
     "augment_pairs": augment_pairs,
+    "monitor": monitor,
     "demo_augment": demo_augment,
     "schedule": schedule,
     "lr_range": lr_range,
