@@ -62,6 +62,8 @@ CASES = {
     "smoothed-8x19x512x512": "smoothed, (8, 19, 512, 512), classes strided",
     "forward-bfloat16-beside-float32-p0.1": "onepass in bfloat16 compared with onepass in float32, p = 0.1",
     "forward-bfloat16-beside-float32-p0.5": "onepass in bfloat16 compared with onepass in float32, p = 0.5",
+    "demo-onepass": "50 steps of the demo's network with our layers and AdamW",
+    "demo-torch": "50 steps of the demo's network with torch's layers and AdamW",
     "crop-channels_last": "(64, 224, 224, 3): random crop with padding 4, flip, normalise; to channels_last",
     "crop-nchw": "the same to NCHW",
     "rotate-channels_last": "with a rotation by up to 15 degrees, bilinear; to channels_last",

@@ -101,7 +101,9 @@ def monitor() -> str:
         plain = case["competitors"]["nothing"]["seconds_50"]
         for name, one in case["competitors"].items():
             added = f"{one['seconds_50'] / plain:.3f}"
-            rows.append([case["case"], name.replace("ours", "onepass"), f"{one['seconds_50'] * 20:.3g}", added])
+            rows.append(
+                [CASES[case["case"]], name.replace("ours", "onepass"), f"{one['seconds_50'] * 20:.3g}", added]
+            )
     return (
         grid(["training", "looked at by", "ms a step", "of a plain step"], rows) + "\n\n" + source("monitor-cpu")
     )
