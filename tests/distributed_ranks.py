@@ -153,8 +153,13 @@ class _Pool:
         if process.pid is not None and process.is_alive():
             os.kill(process.pid, signal.SIGUSR1)
         end = time.monotonic() + _STACK_PATIENCE
-        while "most recent call first" not in (text := self._read(f"stacks-{rank}")) and time.monotonic() < end:
-            time.sleep(0.05)
+        text = self._read(f"stacks-{rank}")
+        while time.monotonic() < end:
+            time.sleep(0.1)
+            before, text = text, self._read(f"stacks-{rank}")
+            # Written piece by piece: whole once it grows no more.
+            if "most recent call first" in text and text == before:
+                break
         process.kill()
         return text + self._read(f"stderr-{rank}")
 
