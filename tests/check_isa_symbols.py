@@ -40,6 +40,7 @@ ARITHMETIC = {
     "cross_entropy": "fmadd mul",
     "dropout": "mul",
     "lion": "mul add sub",
+    "merge_ranks": "",  # a few rows for each channel
     "sgd": "mul add sub",
     "statistics": "",  # a few rows in a leaf: no loop over elements
     "probe": "mul add",
@@ -59,6 +60,7 @@ TYPES = {
     "dropout": BOTH,
     "lion": BOTH,
     "sgd": BOTH,
+    "merge_ranks": (),
     "statistics": (),
     "probe": ("float",),
 }
