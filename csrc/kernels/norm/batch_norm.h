@@ -25,7 +25,8 @@ struct BatchNorm {
   const void* bias = nullptr;
   void* running_mean = nullptr;  // updated by forward, read by inference
   void* running_var = nullptr;
-  void* mean = nullptr;  // the batch's, T for each channel: written by forward, read by backward
+  void* mean = nullptr;  // the batch's, T for each channel: written by forward, read by backward, and by
+                         // inference where it is there
   void* invstd = nullptr;
 
   double momentum = 0;               // of the running statistics,
