@@ -33,6 +33,7 @@ list(APPEND bind_sources
   csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp
   csrc/bind/core/probe.cpp
+  csrc/bind/core/read_numbers.cpp
   csrc/bind/core/target.cpp
   csrc/bind/core/tensor.cpp
   csrc/bind/optim/batch.cpp

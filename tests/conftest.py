@@ -42,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs tens of GiB or minutes: run with --large"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_compiled() -> None:
+    """Lets each file begin without compiled code: what a file before it compiled counts towards torch's limits."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
 @dataclass(frozen=True)
 class Backend:
     """Says where a test puts its tensors, and which kernels update them there."""

@@ -173,6 +173,11 @@ def probe(reads, writes) -> None:
     _native.core.probe(reads, writes, 1)
 
 
+def read_numbers(*tensors) -> None:
+    """The reader of small tensors."""
+    _native.core.read_numbers(list(tensors))
+
+
 def probe_taps(source, target, side) -> None:
     """The probe of turned images."""
     _native.core.probe_taps(source, target, side, 1)

@@ -126,6 +126,11 @@ CALLS = {
             x=core.on_device(CUDA)
         ),
     },
+    "core/read_numbers.cpp": {
+        " must be on cpu, got ": lambda: core.read_numbers(core.on_device(CUDA, ones())),
+        " must be contiguous, got strides ": lambda: core.read_numbers(ones(4)[::2]),
+        " must be real, got ": lambda: core.read_numbers(ones(dtype=torch.complex64)),
+    },
     "core/tensor.cpp": {
         " must be a plain tensor, got , whose memory is not its own (for a DTensor pass its to_local())": (
             lambda: core.sgd([Wrapper()])

@@ -12,7 +12,7 @@ from torch import nn
 
 import onepass.optim
 from monitor_setup import BAD, OPTIMIZERS, STEPS, data, network, train
-from onepass.monitor import History, Monitor, _optimizer
+from onepass.monitor import History, Monitor
 from onepass.monitor import monitor as monitor_module
 from onepass.monitor._pending import Batch
 from onepass.nn import CrossEntropyLoss
@@ -252,8 +252,12 @@ def test_numbers_that_are_read_later(name, monkeypatch):
         return {"bad": True, "scaled": True, "layers_every": 3, "steps": 130}
 
     expected = train(OPTIMIZERS[name], **options())[2].history
-    for module in (_optimizer, monitor_module):
-        monkeypatch.setattr(module, "kept", lambda tensor: tensor.detach().clone().reshape(-1))
+
+    def copies(tensors):
+        return [tensor.detach().clone().reshape(-1) for tensor in tensors]
+
+    monkeypatch.setattr(monitor_module, "kept_all", copies)
+    monkeypatch.setattr(monitor_module, "kept", lambda tensor: copies([tensor])[0])
     monkeypatch.setattr(Batch, "is_waiting", True, raising=False)
     read = []
     monkeypatch.setattr(

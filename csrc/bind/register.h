@@ -13,6 +13,7 @@
   X(param_groups)           \
   X(statistics)             \
   X(probe)                  \
+  X(read_numbers)           \
   X(batch_norm)             \
   X(merge_ranks)            \
   X(dropout)                \

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onepass.monitor._layers import LayerProbe
-from onepass.monitor._packed import Value, kept
+from onepass.monitor._packed import Value
 from onepass.optim._step.tailed import TailedOptimizer
 
 __all__ = ["Measured", "OptimizerWatch", "norm_of", "rates_of"]
@@ -18,7 +18,7 @@ __all__ = ["Measured", "OptimizerWatch", "norm_of", "rates_of"]
 Failed = Callable[[str, Exception], None]
 
 
-# What one step did, by these names:
+# What one step did, by these names; the next step may change the tensors:
 # "lr": the rate of each param group;
 # "statistics": of our optimizers a row of `GroupStatistics` for each param group;
 # "grad_norm": of torch's optimizers the norm of the gradients of each param group;
@@ -124,17 +124,17 @@ class OptimizerWatch:
             memory = optimizer._tail
             if memory is not None:
                 if memory.statistics is not None:
-                    found["statistics"] = kept(memory.statistics)
+                    found["statistics"] = memory.statistics
                 if optimizer.skip_nonfinite or getattr(optimizer, "found_inf", None) is not None:
-                    found["control"] = kept(memory.control)
+                    found["control"] = memory.control
         elif isinstance(dropped := getattr(optimizer, "found_inf", None), Tensor):
-            found["dropped"] = kept(dropped)
+            found["dropped"] = dropped
         if "statistics" not in found:
             self._asks = False
             if self._scaled is not None:
-                found["grad_norm"], self._scaled = kept(self._scaled), None
+                found["grad_norm"], self._scaled = self._scaled, None
             elif not zeroed:
-                found["grad_norm"] = kept(self._grad_norms())
+                found["grad_norm"] = self._grad_norms()
         return found
 
     def _grad_norms(self) -> Tensor:

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onepass import _native
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Packed", "Value", "kept"]
+__all__ = ["Packed", "Value", "kept", "kept_all"]
 
 
 # Numbers that have been read, or a tensor that is read later.
@@ -21,13 +23,24 @@ Value = list[float] | Tensor
 
 def kept(tensor: Tensor) -> Value:
     """Returns the numbers of a real tensor: read at once on the CPU, elsewhere a copy that is read later."""
-    tensor = tensor.detach()
+    return kept_all([tensor])[0]
+
+
+def kept_all(tensors: list[Tensor]) -> list[Value]:
+    """Returns the numbers of each tensor, as `kept` does."""
+    try:
+        # After a step the caches hold other things, and each call of torch takes ten times its usual time. So
+        # one call reads all.
+        return _native.core.read_numbers(tensors)  # type: ignore[no-any-return]
+    except (TypeError, ValueError):  # some are on a GPU, have gaps, or memory that the core does not see
+        return [_kept_by_torch(tensor.detach()) for tensor in tensors]
+
+
+def _kept_by_torch(tensor: Tensor) -> Value:
     if not tensor.is_cpu:
         return tensor.clone().reshape(-1)
-    found: Any = tensor.tolist()
-    if tensor.dim() < 2:
-        return found if tensor.dim() else [found]
-    return kept(tensor.reshape(-1))
+    found: list[float] = tensor.reshape(-1).tolist()
+    return found
 
 
 class Packed:

@@ -29,7 +29,7 @@ class Pending(NamedTuple):
     epoch: int
     values: dict[str, Value]
     """What `Measured` holds, and "loss", "scale" of the GradScaler, "forgotten": whether the gradients of the step
-    before were still there."""
+    before were still there, "accuracy" and "entropy"."""
     more: dict[str, float | Value]
     stats: LossStatistics | None
     sample: Sample | None

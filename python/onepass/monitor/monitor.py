@@ -19,7 +19,7 @@ from onepass.monitor._header import header_of
 from onepass.monitor._layers import LayerProbe
 from onepass.monitor._optimizer import OptimizerWatch, rates_of
 from onepass.monitor._outlet import Outlet
-from onepass.monitor._packed import Packed, Value, kept
+from onepass.monitor._packed import Packed, Value, kept, kept_all
 from onepass.monitor._pending import Batch, Pending, Totals, bins_of, calibration, sums_of_bins
 from onepass.monitor._zero_grad import ZeroGradWatch
 from onepass.monitor.history import History
@@ -221,8 +221,9 @@ class Monitor:
                     stats = None
                 values = {"lr": self._rates()} if measured is None else measured
                 if forgotten is not None:
-                    values["forgotten"] = kept(forgotten)
-                self._keep(values, loss, stats)
+                    values["forgotten"] = forgotten
+                self._add(values, loss, stats)
+                _keep(values)
                 others = self._numbers("log", more) if more else {}
                 self._pending.append(Pending(self._step, self._epoch, values, others, stats, sample))
                 if len(self._pending) >= _BATCH or time.monotonic() - self._flushed > _SECONDS:
@@ -297,9 +298,11 @@ class Monitor:
     def _rates(self) -> Value:
         return rates_of(self._optimizer)
 
-    def _keep(self, values: dict[str, Value], loss: Any, stats: LossStatistics | None) -> None:
-        """Adds to a step's values, without waiting for a GPU."""
-        if loss is not None:
+    def _add(self, values: dict[str, Value], loss: Any, stats: LossStatistics | None) -> None:
+        """Adds to a step's values."""
+        if isinstance(loss, Tensor) and _is_number(loss):
+            values["loss"] = loss
+        elif loss is not None:
             found = _number(loss)
             if found is None:
                 self._out.refused("log", "loss", "a number or a tensor of one element", loss)
@@ -307,9 +310,9 @@ class Monitor:
                 values["loss"] = [found] if isinstance(found, (int, float)) else found
         scale = None if self._scaler is None else getattr(self._scaler, "_scale", None)
         if scale is not None:
-            values["scale"] = kept(scale) if isinstance(scale, Tensor) else [float(scale)]
+            values["scale"] = scale if isinstance(scale, Tensor) else [float(scale)]
         if stats is not None:
-            values["accuracy"], values["entropy"] = kept(stats.accuracy), kept(stats.entropy)
+            values["accuracy"], values["entropy"] = stats.accuracy, stats.entropy
 
     def _stats_of(self, logits: Any, target: Any, stats: Any) -> Any:
         """The statistics of logits and target."""
@@ -367,10 +370,21 @@ def _positive(name: str, value: Any) -> int:
 def _number(value: Any) -> float | Value | None:
     """The number, or what is kept of the tensor; None if it is neither."""
     if isinstance(value, Tensor):
-        return kept(value) if value.numel() == 1 and not value.is_complex() else None
+        return kept(value) if _is_number(value) else None
     if isinstance(value, Integral):
         return int(value)
     return float(value) if isinstance(value, Real) else None
+
+
+def _keep(values: dict[str, Value]) -> None:
+    """Puts numbers, or what is kept of them, in the place of tensors that the next step may change."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if tensors:
+        values.update(zip(tensors, kept_all(list(tensors.values())), strict=True))
+
+
+def _is_number(value: Tensor) -> bool:
+    return value.numel() == 1 and not value.is_complex()
 
 
 def _pooled(stats: LossStatistics | Iterable[LossStatistics]) -> Any:
