@@ -15,7 +15,7 @@ import onepass
 
 # Public modules and their names, separated by spaces. A name that goes away breaks somebody's program.
 PUBLIC = {
-    "onepass": "__version__ augment monitor nn optim",
+    "onepass": "KeptMemory __version__ augment keep_freed_memory monitor nn optim",
     "onepass.augment": (
         "Boxes CenterCrop ColorJitter Compose CutMix Keypoints MixUp Normalize Pad Parameters RandAugment "
         "RandomAffine RandomApply RandomChoice RandomCrop RandomErasing RandomGrayscale RandomHorizontalFlip "
