@@ -43,6 +43,7 @@ PUBLIC = {
     "onepass.bench.report": "faults heading plot table",
     "onepass.bench.schedule": "cases",
     "onepass.bench.tail": "cases",
+    "onepass.bench.train": "KEPT PROFILED cases",
     "onepass.cli": "check_picture check_place device_of finite lacks_cuda one_of torch_threads writing",
     "onepass.cli.app": "app main",
     "onepass.cli.bench": "bench",

@@ -69,6 +69,8 @@ class Times:
     """Median over the rounds of the bandwidth probe's time divided by its own."""
     difference: float | None = None
     """The largest difference of its results from torch's; None where they were not compared."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What else the case has measured."""
 
     @property
     def quantiles(self) -> tuple[float, float, float]:
@@ -93,6 +95,7 @@ class Times:
             "theirs_over_ours": self.theirs_over_ours,
             "difference": self.difference,
             "seconds": self.seconds,
+            **({"figures": self.figures} if self.figures else {}),
         }
 
 
@@ -178,13 +181,18 @@ def measure(
             competitors["compile"] = compiled
         except Exception as error:  # whatever the compiler raises, the others are still worth timing
             notes.append(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}")
-    seconds = interleave(competitors, rounds, timer_of(device), faults, after_round)
+    if with_compile and case.more_compiled is not None:
+        competitors |= case.more_compiled()
+    timer = _own_seconds if case.own_clock else timer_of(device)
+    seconds = interleave(competitors, rounds, timer, faults, after_round)
     times = {name: Times(values, case.bytes_moved) for name, values in seconds.items()}
+    more = {} if case.figures is None else case.figures({name: competitors[name] for name in seconds}, rounds)
     for name, entry in times.items():
-        entry.difference = differences.get(name)
-        if name != OURS and OURS in seconds:
-            entry.theirs_over_ours = median_ratio(entry.seconds, seconds[OURS])
-        if STREAM in seconds:
+        entry.difference, entry.figures = differences.get(name), more.get(name, {})
+        ours = case.baseline(name)
+        if name != ours and ours in seconds:
+            entry.theirs_over_ours = median_ratio(entry.seconds, seconds[ours])
+        if STREAM in seconds and ours == OURS:
             entry.share_of_stream = median_ratio(seconds[STREAM], entry.seconds)
     # Optimizers and their parameters refer to each other; the next case needs the memory.
     competitors.clear()
@@ -316,6 +324,14 @@ def timer_of(device: torch.device) -> Timer:
         return float(begin.elapsed_time(end)) / 1e3
 
     return device_seconds
+
+
+def _own_seconds(step: Step) -> float:
+    """Calls what times itself."""
+    seconds = step()
+    if not isinstance(seconds, float):
+        raise TypeError(f"Case: a competitor with own_clock must return seconds, got {type(seconds).__name__}")
+    return seconds
 
 
 def _host_seconds(step: Step) -> float:

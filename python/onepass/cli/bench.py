@@ -61,11 +61,11 @@ _Compile = Annotated[
     bool, typer.Option("--compile/--no-compile", help="Also time torch's step under torch.compile.")
 ]
 _Malloc = Annotated[
-    str,
+    str | None,
     typer.Option(
         parser=one_of("malloc", (_KEPT, _DEFAULT)),
         help="Keep freed memory for the next allocation (kept), so that no competitor pays for new pages, or "
-        "leave malloc as it is (default).",
+        "leave malloc as it is (default). Without it freed memory is kept; train times both.",
         metavar="STATE",
     ),
 ]
@@ -86,7 +86,7 @@ def bench(
     quick: _Quick = False,
     with_compile: _Compile = False,
     device: Device = "cpu",
-    malloc: _Malloc = _KEPT,
+    malloc: _Malloc = None,
 ) -> None:
     """Time an operation against torch, in turns, with the memory bandwidth measured in the same run.
 
@@ -101,13 +101,16 @@ def bench(
         before = None if compare is None else _old(compare, op)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if plot is not None and all(one.bytes_moved is None for one in cases):
+    if plot is not None and all(one.bytes_moved is None and one.plot is None for one in cases):
         raise typer.BadParameter("plot must have a case with a bandwidth, got overhead cases only")
+    in_processes = any(one.own_clock for one in cases)
+    if in_processes and malloc is not None:
+        raise typer.BadParameter(f"malloc must be left out with {op}, which times both states, got {malloc}")
     if output is not None:
         check_place("output", output)
     if plot is not None:
         check_picture("plot", plot)
-    with torch_threads(threads), _memory(console, malloc):
+    with torch_threads(threads), _memory(console, _DEFAULT if in_processes else malloc or _KEPT):
         facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "quick": quick}
         counts = [rounds or (_QUICK_ROUNDS if quick else one.rounds) for one in cases]
         results = []
@@ -123,7 +126,7 @@ def bench(
     if op in OPS and any(default in result.times for result in results):
         console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
     if plot is not None:
-        _plot(written, results, plot)
+        _plot(written, results, plot, cases[0])
     if before is not None:
         _compare(console, before, written)
     if any(result.faults for result in results):
@@ -192,7 +195,7 @@ class _Run:
             message = f"case {case.name}: {place_of(error)}"
             self.console.print(message, markup=False, style="bold red", soft_wrap=True)
             raise typer.Exit(1) from error
-        self.console.print(report.table(result))
+        self.console.print((case.table or report.table)(result))
         for note in [*result.notes, *report.faults(result)]:
             self.console.print(note, markup=False)
         return result
@@ -212,7 +215,7 @@ def _write(written: dict[str, Any], output: Path | None) -> None:
             output.write_text(json.dumps(written, indent=1) + "\n")
 
 
-def _plot(written: dict[str, Any], results: list[Result], plot: Path) -> None:
+def _plot(written: dict[str, Any], results: list[Result], plot: Path, case: Case) -> None:
     described, versions = written["machine"], written["versions"]
     chip = described["gpus"][0] if written["device"] == "cuda" else described["cpu"]
     caption = (
@@ -220,7 +223,7 @@ def _plot(written: dict[str, Any], results: list[Result], plot: Path) -> None:
         f"onepass {versions['onepass']}, torch {versions['torch']}, {written['date'][:10]}"
     )
     with writing("plot", plot):
-        report.plot(results, caption, plot)
+        (case.plot or report.plot)(results, caption, plot)
 
 
 @contextmanager
