@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from _site import diagnosis, lab, peers
 from _site.cases import CASES, HEADLINES
@@ -29,17 +30,28 @@ def source(*names: str) -> str:
         facts += [made["versions"][key] for key in ("isa",) if key in made["versions"]]
         facts += [f"torch {made['versions']['torch']}"] if "torch" in made["versions"] else []
         commit, _, dirty = made["commit"].partition("-")
+        facts += [malloc(made)] if "op" in made else []
         facts += [made["date"][:10], f"commit `{commit[:7]}`" + ("-dirty" if dirty else "")]
         lines.append(f"Source: [{name}.json](../benchmarks/results/{name}.json). {', '.join(facts)}.")
     return "\n\n".join(lines)
+
+
+def malloc(made: dict[str, Any]) -> str:
+    """Which of the two states of malloc a run of `onepass bench` was in."""
+    # Older files have what the command started again with.
+    default = "kept" if made["environment"].get("MALLOC_MMAP_MAX_") == "0" else "default"
+    state = made["malloc"]["freed_memory"] if "malloc" in made else default
+    if made["op"] == "train":
+        return "default malloc, and freed memory kept where the table says so"
+    return "freed memory kept" if state == "kept" else "default malloc"
 
 
 def bench(op: str, *beginnings: str) -> str:
     """The cases of one `onepass bench` whose names begin so; a column for each competitor of torch's."""
     chosen = [case for case in load(f"{op}-cpu")["results"] if case["case"].startswith(beginnings or ("",))]
     found = dict.fromkeys(name for case in chosen for name in case["competitors"])
-    names = [name for name in found if name not in ("ours", "stream", "copy")]
-    heads = ["work", *(f"{name} / onepass" for name in names), "onepass, ms", "of the bandwidth"]
+    names = [name for name in found if name.partition(" (")[0] not in ("ours", "stream", "copy")]
+    heads = ["work", *(quotient(name) for name in names), "onepass, ms", "of the bandwidth"]
     rows, notes = [], []
     for case in chosen:
         ours = case["competitors"]["ours"]
@@ -52,6 +64,12 @@ def bench(op: str, *beginnings: str) -> str:
         heads.append("kept for backward")
         rows = [[*row, note] for row, note in zip(rows, notes, strict=True)]
     return grid(heads, rows) + "\n\n" + source(f"{op}-cpu")
+
+
+def quotient(name: str) -> str:
+    """The head of the column of a competitor, which may be one in a second state of the caches."""
+    competitor, _, state = name.rstrip(")").partition(" (")
+    return f"{competitor} / onepass" + (f", {state}" if state else "")
 
 
 RIVALS = ("torch", "torchvision", "opencv", "albumentations", "kornia")

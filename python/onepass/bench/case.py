@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from onepass.bench.entrants import Entrant, Entry
 from onepass.bench.probe import Step
 
-__all__ = ["OURS", "STREAM", "Case", "Prepared", "choose"]
+__all__ = ["OURS", "STREAM", "Case", "Prepared", "SelfTimed", "choose"]
 
 # The names, in all operations, of the two competitors that the others are compared with.
 OURS = "ours"
@@ -40,6 +41,18 @@ class Prepared:
         return self.run()
 
 
+class SelfTimed(ABC):
+    """A competitor that measures its time itself, such as one in another process."""
+
+    @abstractmethod
+    def seconds(self) -> float:
+        """Makes a call and returns the time it took."""
+
+    def __call__(self) -> object:
+        """Makes a call, for the warm-up."""
+        return self.seconds()
+
+
 @dataclass(frozen=True)
 class Case:
     """Describes one size of one operation: what competes, and how many bytes it must move.
@@ -62,7 +75,7 @@ class Case:
             returns figures by name of the competitor.
         table: Makes the table of the result, in the place of the usual one.
         plot: Draws all results of the operation: gets them, a caption and the path.
-        own_clock: Whether the competitors measure their time themselves and return the seconds.
+        in_processes: Whether each competitor lives in a process of its own, which sets its malloc itself.
         states: States in which competitors are timed, too: ``ours (STATE)`` is what ``torch (STATE)`` is compared
             with.
 
@@ -93,7 +106,7 @@ class Case:
     figures: Callable[[Mapping[str, Step], int], dict[str, dict[str, Any]]] | None = None
     table: Callable[[Any], Any] | None = None
     plot: Callable[[Any, str, Any], None] | None = None
-    own_clock: bool = False
+    in_processes: bool = False
     states: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

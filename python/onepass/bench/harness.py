@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from onepass.bench.case import OURS, STREAM, Case, Prepared, choose
+from onepass.bench.case import OURS, STREAM, Case, Prepared, SelfTimed, choose
 from onepass.bench.entrants import Entrant
 from onepass.bench.faults import WRONG, Fault, raised
 from onepass.bench.probe import Step, probe
@@ -26,6 +26,7 @@ __all__ = [
     "Case",
     "Prepared",
     "Result",
+    "SelfTimed",
     "Step",
     "Timer",
     "Times",
@@ -183,8 +184,7 @@ def measure(
             notes.append(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}")
     if with_compile and case.more_compiled is not None:
         competitors |= case.more_compiled()
-    timer = _own_seconds if case.own_clock else timer_of(device)
-    seconds = interleave(competitors, rounds, timer, faults, after_round)
+    seconds = interleave(competitors, rounds, timer_of(device), faults, after_round)
     times = {name: Times(values, case.bytes_moved) for name, values in seconds.items()}
     more = {} if case.figures is None else case.figures({name: competitors[name] for name in seconds}, rounds)
     for name, entry in times.items():
@@ -266,6 +266,8 @@ def interleave(
             del seconds[name]
 
     def timed(step: Step) -> float:
+        if isinstance(step, SelfTimed):
+            return step.seconds()
         if isinstance(step, Prepared):
             step.prepare()
             step = step.run
@@ -324,14 +326,6 @@ def timer_of(device: torch.device) -> Timer:
         return float(begin.elapsed_time(end)) / 1e3
 
     return device_seconds
-
-
-def _own_seconds(step: Step) -> float:
-    """Calls what times itself."""
-    seconds = step()
-    if not isinstance(seconds, float):
-        raise TypeError(f"Case: a competitor with own_clock must return seconds, got {type(seconds).__name__}")
-    return seconds
 
 
 def _host_seconds(step: Step) -> float:

@@ -103,7 +103,7 @@ def bench(
         raise typer.BadParameter(str(error)) from None
     if plot is not None and all(one.bytes_moved is None and one.plot is None for one in cases):
         raise typer.BadParameter("plot must have a case with a bandwidth, got overhead cases only")
-    in_processes = any(one.own_clock for one in cases)
+    in_processes = any(one.in_processes for one in cases)
     if in_processes and malloc is not None:
         raise typer.BadParameter(f"malloc must be left out with {op}, which times both states, got {malloc}")
     if output is not None:

@@ -70,7 +70,7 @@ def _case(work: Work) -> Case:
         figures=_figures,
         table=shown.table,
         plot=shown.plot,
-        own_clock=True,
+        in_processes=True,
         states=(KEPT,),
     )
 

@@ -22,6 +22,7 @@ import torch
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from onepass import keep_freed_memory
+from onepass.bench.case import SelfTimed
 from onepass.bench.train import profile
 from onepass.bench.train.training import VARIANTS, WORKS, Training
 
@@ -36,8 +37,8 @@ class WorkerError(RuntimeError):
     """Says what a competitor's process raised, with the line."""
 
 
-class Worker:
-    """Runs one competitor in a process of its own; calling it takes a step, which it times itself.
+class Worker(SelfTimed):
+    """Runs one competitor in a process of its own; each call takes a step, which it times.
 
     The model is made at the first call.
 
@@ -64,7 +65,7 @@ class Worker:
         self.faults: list[int] = []
         """Page faults of each step."""
 
-    def __call__(self) -> float:
+    def seconds(self) -> float:
         """Takes a step; returns its seconds."""
         seconds, faults = self._ask(_STEP if self._is_made else _FIRST)
         self._is_made = True
