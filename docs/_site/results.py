@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from _site import diagnosis, lab, peers
+from _site import diagnosis, lab, peers, training
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -21,8 +21,8 @@ __all__ = ["DRAWN", "FOLDER", "ROOT", "TABLES", "load", "redraw", "table"]
 
 
 def source(*names: str) -> str:
-    """How and when the figures were made, a line for each file."""
-    lines = []
+    """How and when the figures were made, a line for each file, or for all that were made alike."""
+    links: dict[str, list[str]] = {}
     for name in names:
         made = load(name)
         facts = [made["machine"]["cpu"], f"{made['machine']['cores']} cores"]
@@ -32,8 +32,8 @@ def source(*names: str) -> str:
         commit, _, dirty = made["commit"].partition("-")
         facts += [malloc(made)] if "op" in made else []
         facts += [made["date"][:10], f"commit `{commit[:7]}`" + ("-dirty" if dirty else "")]
-        lines.append(f"Source: [{name}.json](../benchmarks/results/{name}.json). {', '.join(facts)}.")
-    return "\n\n".join(lines)
+        links.setdefault(", ".join(facts), []).append(f"[{name}.json](../benchmarks/results/{name}.json)")
+    return "\n\n".join(f"Source: {', '.join(files)}. {facts}." for facts, files in links.items())
 
 
 def malloc(made: dict[str, Any]) -> str:
@@ -151,7 +151,7 @@ def demo_augment() -> str:
 
 def headlines() -> str:
     """One row an operation, and how far its other cases lie from it."""
-    rows = []
+    rows = [training.headline()]
     for name, work, op, chosen, competitor in HEADLINES:
         cases = {case["case"]: case["competitors"] for case in load(f"{op}-cpu")["results"]}
         one = cases[chosen]
@@ -391,6 +391,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_refused": peers.refused,
     "peers_speed": peers.speed,
     "peers_bandwidth": peers.bandwidth,
+    "train": lambda: training.steps() + "\n\n" + source(*training.NAMES),
+    "train_kept": lambda: training.steps(training.KEPT) + "\n\n" + source(*training.NAMES),
+    "train_outside": lambda: training.outside() + "\n\n" + source(*training.NAMES),
+    "train_memory": lambda: training.memory() + "\n\n" + source(*training.NAMES),
+    "train_users": lambda: training.users() + "\n\n" + source(*training.NAMES),
     **diagnosis.TABLES,
     **lab.TABLES,
 }
