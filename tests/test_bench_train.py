@@ -128,7 +128,7 @@ def test_command(tmp_path):
         assert figures["peak_bytes"] > 50 * 2**20
         assert figures["outside_seconds"] < sum(figures["families"].values())
     kept = result["competitors"][f"torch ({KEPT})"]["figures"]["page_faults"]
-    assert kept < result["competitors"]["torch"]["figures"]["page_faults"]
+    assert kept < result["competitors"]["torch"]["figures"]["page_faults"] / 4
 
 
 def test_a_competitor_that_raises_is_reported_and_its_process_goes_on():
