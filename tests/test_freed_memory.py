@@ -26,7 +26,7 @@ def block(elements=9 * 2**20):
     torch.ones(elements)
 
 def faults(elements=9 * 2**20):
-    # glibc before 2.38 cannot put an aligned block into the hole that it has left until a cache of seven leftovers
+    # glibc 2.36 cannot put an aligned block into the hole that it has left until a cache of seven leftovers
     # of each small size is full.
     for _ in range(20):
         block(elements)
@@ -279,7 +279,7 @@ def test_a_torch_with_an_allocator_of_its_own_is_refused(set_values, monkeypatch
 
 
 def test_an_old_glibc_maps_nothing_or_says_what_it_takes(monkeypatch):
-    """glibc 2.34 and before refuse thresholds above half of an arena."""
+    """Old versions of glibc refuse thresholds above half of an arena."""
     given: list[dict] = []
 
     def apply(settings):
