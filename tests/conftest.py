@@ -10,13 +10,14 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from onepass import _native
+from onepass import _freed_memory, _native
 
 BACKENDS = ("cpu", "simt", "cuda")
 
@@ -83,6 +84,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if name == "cuda" and not (torch.cuda.is_available() and _native.core.build_info()["cuda"]):
         pytest.skip("no CUDA GPU, or onepass was built without CUDA")
     return Backend(name, torch.device("cuda" if name == "cuda" else "cpu"))
+
+
+@pytest.fixture(autouse=True)
+def malloc_as_it_was() -> Iterator[None]:
+    """Takes back what a test, or an example of a page, has left of `keep_freed_memory`: it is the process's."""
+    yield
+    for kept in list(_freed_memory._active):
+        kept.revert()
 
 
 def apart(module: str, *code: str) -> str:

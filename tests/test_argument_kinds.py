@@ -43,7 +43,7 @@ RECORDS = {
     "Suggestion",
     "NoDecay",
 }
-RECORDS |= {"GroupStatistics", "FunctionLR", "Schedule"}
+RECORDS |= {"GroupStatistics", "FunctionLR", "Schedule", "KeptMemory"}
 RECORDS |= {"Cure", "Evidence", "Finding", "Rule", "Threshold"}
 
 

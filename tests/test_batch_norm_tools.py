@@ -7,6 +7,7 @@ import torch
 
 from onepass.bench import batch_norm as bench
 from onepass.bench import harness
+from onepass.bench.caches import IN_TURN
 from onepass.bench.memory import kept_bytes
 from onepass.parity import batch_norm as parity
 from tolerance import LONG_HALF_RESULTS
@@ -27,7 +28,7 @@ def test_a_case_is_timed_with_its_bytes_kept():
     work = bench.Work("small", (4, 3, 8, 8), relu=True, residual=True)
     result = harness.measure(bench._case(work, CPU), 2, CPU)
     assert result.bytes_moved == 7 * 4 * 3 * 64 * 4
-    assert result.times.keys() == {"ours", "torch", "stream"}
+    assert result.times.keys() == {"ours", "torch", "stream", *(f"{one} ({IN_TURN})" for one in ("ours", "torch"))}
     (note,) = result.notes
     assert note.startswith("kept for backward, bytes per element: ours 4.")
 

@@ -62,12 +62,14 @@ def test_settings_that_differ_are_named():
         machine={**FACTS["machine"], "cpu": "other"},
         versions={**FACTS["versions"], "torch": "2.15.0"},
         environment={"OMP_NUM_THREADS": "1"},
+        malloc={"freed_memory": "kept"},
     )
     assert list(compare.differences(old, old)) == []
     assert list(compare.differences(old, new)) == [
         "machine cpu: one before, other now",
         "threads: 2 before, 1 now",
         "environment: {} before, {'OMP_NUM_THREADS': '1'} now",
+        "malloc freed_memory: None before, kept now",
         "versions torch: 2.13.0 before, 2.15.0 now",
     ]
 

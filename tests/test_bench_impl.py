@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from onepass.bench import Case, Entrant, Entry, batch_norm, cross_entropy, dropout, harness, measure, optim
+from onepass.bench.caches import IN_TURN
 from onepass.bench.entrants import entrants_of
 from test_cli import read, run
 
 CPU = torch.device("cpu")
+LAYER_TIMES = ("ours", "torch", "stream", *(f"{one} ({IN_TURN})" for one in ("ours", "torch")))
 HERE = "bench_entrants"
 # Small shapes of each operation: what is tested is who competes, not how fast.
 BATCH = (4, 6, 5, 5)
@@ -215,11 +217,11 @@ def test_one_that_lacks_a_part_of_the_work_does_not_join(op, name, more):
 
 def test_a_layer_of_other_dimensions_does_not_join():
     one = Entrant("BatchNorm1d", torch.nn.BatchNorm1d, "batch_norm")
-    assert set(measure(LAYERS["batch_norm"](), 1, CPU, entrants=[one]).times) == {"ours", "torch", "stream"}
+    assert set(measure(LAYERS["batch_norm"](), 1, CPU, entrants=[one]).times) == {*LAYER_TIMES}
     images = dropout._case(dropout.Work("small", (8, 64, 5, 5), function="dropout2d"), CPU)
     two = [Entrant(name, getattr(torch.nn, name), "dropout") for name in ("Dropout", "Dropout2d")]
     found = measure(images, 1, CPU, entrants=two)
-    assert (found.faults, set(found.times)) == ({}, {"ours", "torch", "stream", "Dropout2d"})
+    assert (found.faults, set(found.times)) == ({}, {*LAYER_TIMES, "Dropout2d"})
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 import onepass
+from onepass import _freed_memory
 from onepass.bench import harness
-from onepass.cli import bench as cli_bench
 from onepass.cli.app import app
 from onepass.parity import rule
 from onepass.parity.harness import Tally
@@ -129,7 +129,7 @@ def test_info_shows_every_fact():
         (
             ("bench", "nope"),
             "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, monitor, "
-            "got nope",
+            "train, got nope",
         ),
         (
             ("parity", "nope"),
@@ -202,26 +202,21 @@ def test_bench_case_names_differ():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
-def test_bench_starts_again_once_with_malloc_settings(again, monkeypatch):
-    class Replaced(Exception):
-        pass
+@pytest.mark.parametrize(("options", "state"), [((), "kept"), (("--malloc", "default"), "default")], ids=str)
+def test_bench_keeps_freed_memory_while_it_runs(options, state, tmp_path):
+    status, text = run("bench", "optim", "--case", "overhead-sgd", "--quick", "--output", tmp_path / "a", *options)
+    assert status == 0
+    assert ("Freed memory is kept" in text) == (state == "kept")
+    assert read(tmp_path / "a")["malloc"]["freed_memory"] == state
+    assert _freed_memory.describe()["freed_memory"] == "default"
 
-    def execve(path, arguments, environment):
-        assert path == sys.executable
-        assert environment["MALLOC_MMAP_MAX_"] == "0"
-        assert environment[cli_bench._STARTED_AGAIN] == "1"
-        raise Replaced
 
-    monkeypatch.setattr(cli_bench.os, "execve", execve)
-    monkeypatch.setattr(cli_bench.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    arguments = ("bench", "optim", "--case", "overhead-sgd", "--rounds", 1)
-    if again:
-        monkeypatch.setenv(cli_bench._STARTED_AGAIN, "1")
-        assert run(*arguments)[0] == 0
-    else:
-        with pytest.raises(Replaced):
-            run(*arguments)
+def test_bench_says_where_freed_memory_cannot_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(_freed_memory._malloc, "allocator", lambda: ("jemalloc", False))
+    status, text = run("bench", "optim", "--case", "overhead-sgd", "--quick", "--output", tmp_path / "a")
+    assert status == 0
+    assert "malloc stays as it is: keep_freed_memory: the process must have glibc's malloc, got jemalloc" in text
+    assert read(tmp_path / "a")["malloc"] == {"allocator": "jemalloc", "freed_memory": "default", "settings": {}}
 
 
 def test_bench_has_no_picture_of_overhead_alone(tmp_path):

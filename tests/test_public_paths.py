@@ -15,7 +15,7 @@ import onepass
 
 # Public modules and their names, separated by spaces. A name that goes away breaks somebody's program.
 PUBLIC = {
-    "onepass": "__version__ augment monitor nn optim",
+    "onepass": "KeptMemory __version__ augment keep_freed_memory monitor nn optim",
     "onepass.augment": (
         "Boxes CenterCrop ColorJitter Compose CutMix Keypoints MixUp Normalize Pad Parameters RandAugment "
         "RandomAffine RandomApply RandomChoice RandomCrop RandomErasing RandomGrayscale RandomHorizontalFlip "
@@ -43,6 +43,7 @@ PUBLIC = {
     "onepass.bench.report": "faults heading plot table",
     "onepass.bench.schedule": "cases",
     "onepass.bench.tail": "cases",
+    "onepass.bench.train": "KEPT PROFILED cases",
     "onepass.cli": "check_picture check_place device_of finite lacks_cuda one_of torch_threads writing",
     "onepass.cli.app": "app main",
     "onepass.cli.bench": "bench",

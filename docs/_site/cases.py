@@ -80,6 +80,15 @@ CASES = {
     "threads-crop": "the first row with all threads compared with 1 thread",
     "threads-rotate": "with rotation, all threads compared with 1 thread",
     "threads-jitter": "the photos, all threads compared with 1 thread",
+    "gpt": "small GPT",
+    "resnet18-channels_last": "ResNet-18, channels_last",
+    "resnet18-nchw": "ResNet-18, NCHW",
+    "resnet18-bfloat16-channels_last": "ResNet-18, channels_last, bfloat16 autocast",
+    "mlp": "residual MLP",
+    "chain-32x64x56x56-channels_last": "chain on (32, 64, 56, 56), channels_last",
+    "chain-32x64x56x56-nchw": "chain on (32, 64, 56, 56), NCHW",
+    "chain-32x256x8x8-channels_last": "chain on (32, 256, 8, 8), channels_last",
+    "chain-32x256x8x8-nchw": "chain on (32, 256, 8, 8), NCHW",
     "two-labels-4096x1000": "two labels (mixup), (4096, 1000), compared with dense targets",
 }
 

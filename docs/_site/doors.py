@@ -4,6 +4,7 @@ import importlib
 
 # The doors of the package: what a program imports from.
 MODULES = (
+    "onepass",
     "onepass.optim",
     "onepass.optim.functional",
     "onepass.optim.lr_scheduler",

@@ -11,8 +11,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
-from _site import diagnosis, lab, peers
+from _site import diagnosis, lab, peers, training
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
 
@@ -20,8 +21,8 @@ __all__ = ["DRAWN", "FOLDER", "ROOT", "TABLES", "load", "redraw", "table"]
 
 
 def source(*names: str) -> str:
-    """How and when the figures were made, a line for each file."""
-    lines = []
+    """How and when the figures were made, a line for each file, or for all that were made alike."""
+    links: dict[str, list[str]] = {}
     for name in names:
         made = load(name)
         facts = [made["machine"]["cpu"], f"{made['machine']['cores']} cores"]
@@ -29,17 +30,28 @@ def source(*names: str) -> str:
         facts += [made["versions"][key] for key in ("isa",) if key in made["versions"]]
         facts += [f"torch {made['versions']['torch']}"] if "torch" in made["versions"] else []
         commit, _, dirty = made["commit"].partition("-")
+        facts += [malloc(made)] if "op" in made else []
         facts += [made["date"][:10], f"commit `{commit[:7]}`" + ("-dirty" if dirty else "")]
-        lines.append(f"Source: [{name}.json](../benchmarks/results/{name}.json). {', '.join(facts)}.")
-    return "\n\n".join(lines)
+        links.setdefault(", ".join(facts), []).append(f"[{name}.json](../benchmarks/results/{name}.json)")
+    return "\n\n".join(f"Source: {', '.join(files)}. {facts}." for facts, files in links.items())
+
+
+def malloc(made: dict[str, Any]) -> str:
+    """Which of the two states of malloc a run of `onepass bench` was in."""
+    # Older files have what the command started again with.
+    default = "kept" if made["environment"].get("MALLOC_MMAP_MAX_") == "0" else "default"
+    state = made["malloc"]["freed_memory"] if "malloc" in made else default
+    if made["op"] == "train":
+        return "default malloc, and freed memory kept where the table says so"
+    return "freed memory kept" if state == "kept" else "default malloc"
 
 
 def bench(op: str, *beginnings: str) -> str:
     """The cases of one `onepass bench` whose names begin so; a column for each competitor of torch's."""
     chosen = [case for case in load(f"{op}-cpu")["results"] if case["case"].startswith(beginnings or ("",))]
     found = dict.fromkeys(name for case in chosen for name in case["competitors"])
-    names = [name for name in found if name not in ("ours", "stream", "copy")]
-    heads = ["work", *(f"{name} / onepass" for name in names), "onepass, ms", "of the bandwidth"]
+    names = [name for name in found if name.partition(" (")[0] not in ("ours", "stream", "copy")]
+    heads = ["work", *(quotient(name) for name in names), "onepass, ms", "of the bandwidth"]
     rows, notes = [], []
     for case in chosen:
         ours = case["competitors"]["ours"]
@@ -52,6 +64,12 @@ def bench(op: str, *beginnings: str) -> str:
         heads.append("kept for backward")
         rows = [[*row, note] for row, note in zip(rows, notes, strict=True)]
     return grid(heads, rows) + "\n\n" + source(f"{op}-cpu")
+
+
+def quotient(name: str) -> str:
+    """The head of the column of a competitor, which may be one in a second state of the caches."""
+    competitor, _, state = name.rstrip(")").partition(" (")
+    return f"{competitor} / onepass" + (f", {state}" if state else "")
 
 
 RIVALS = ("torch", "torchvision", "opencv", "albumentations", "kornia")
@@ -133,7 +151,7 @@ def demo_augment() -> str:
 
 def headlines() -> str:
     """One row an operation, and how far its other cases lie from it."""
-    rows = []
+    rows = [training.headline()]
     for name, work, op, chosen, competitor in HEADLINES:
         cases = {case["case"]: case["competitors"] for case in load(f"{op}-cpu")["results"]}
         one = cases[chosen]
@@ -373,6 +391,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_refused": peers.refused,
     "peers_speed": peers.speed,
     "peers_bandwidth": peers.bandwidth,
+    "train": lambda: training.steps() + "\n\n" + source(*training.NAMES),
+    "train_kept": lambda: training.steps(training.KEPT) + "\n\n" + source(*training.NAMES),
+    "train_outside": lambda: training.outside() + "\n\n" + source(*training.NAMES),
+    "train_memory": lambda: training.memory() + "\n\n" + source(*training.NAMES),
+    "train_users": lambda: training.users() + "\n\n" + source(*training.NAMES),
     **diagnosis.TABLES,
     **lab.TABLES,
 }

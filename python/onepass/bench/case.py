@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onepass.bench.entrants import Entrant, Entry
 from onepass.bench.probe import Step
 
-__all__ = ["OURS", "STREAM", "Case", "Prepared", "choose"]
+__all__ = ["OURS", "STREAM", "Case", "Prepared", "SelfTimed", "choose"]
 
 # The names, in all operations, of the two competitors that the others are compared with.
 OURS = "ours"
@@ -39,6 +41,18 @@ class Prepared:
         return self.run()
 
 
+class SelfTimed(ABC):
+    """A competitor that measures its time itself, such as one in another process."""
+
+    @abstractmethod
+    def seconds(self) -> float:
+        """Makes a call and returns the time it took."""
+
+    def __call__(self) -> object:
+        """Makes a call, for the warm-up."""
+        return self.seconds()
+
+
 @dataclass(frozen=True)
 class Case:
     """Describes one size of one operation: what competes, and how many bytes it must move.
@@ -56,6 +70,14 @@ class Case:
         notes: Makes lines that are shown with the times, about anything else that is measured.
         stands_for: What an implementation must compute to join the case (``--impl``): ``adamw``, ``dropout``, ...
         join: Makes an implementation's `Entry`; None where the implementation does not fit.
+        more_compiled: Makes more competitors by name, under torch.compile (``--compile``).
+        figures: Measures more about the competitors after they are timed; gets them and the number of rounds,
+            returns figures by name of the competitor.
+        table: Makes the table of the result, in the place of the usual one.
+        plot: Draws all results of the operation: gets them, a caption and the path.
+        in_processes: Whether each competitor lives in a process of its own, which sets its malloc itself.
+        states: States in which competitors are timed, too: ``ours (STATE)`` is what ``torch (STATE)`` is compared
+            with.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -80,6 +102,12 @@ class Case:
     notes: Callable[[], list[str]] | None = None
     stands_for: str | None = None
     join: Callable[[Entrant], Entry | None] | None = None
+    more_compiled: Callable[[], dict[str, Step]] | None = None
+    figures: Callable[[Mapping[str, Step], int], dict[str, dict[str, Any]]] | None = None
+    table: Callable[[Any], Any] | None = None
+    plot: Callable[[Any, str, Any], None] | None = None
+    in_processes: bool = False
+    states: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -95,10 +123,18 @@ class Case:
                 raise TypeError(f"Case: {name} must be {wanted}, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"Case: {name} must be at least 1, got {value}")
-        for name in ("setup", "compiled", "notes", "join"):
+        for name in ("setup", "compiled", "notes", "join", "more_compiled", "figures", "table", "plot"):
             value = getattr(self, name)
             if not callable(value) and (value is not None or name == "setup"):
                 raise TypeError(f"Case: {name} must be callable, got {type(value).__name__}")
+
+    def baseline(self, name: str) -> str:
+        """Returns the name of ours that a competitor is compared with: in its own state.
+
+        Args:
+            name: The competitor's.
+        """
+        return next((f"{OURS} ({one})" for one in self.states if name.endswith(f" ({one})")), OURS)
 
 
 def choose(cases: list[Case], wanted: list[str]) -> list[Case]:

@@ -22,6 +22,7 @@ _SETTINGS = (
     ("device",),
     ("quick",),
     ("environment",),
+    ("malloc", "freed_memory"),
     ("versions", "onepass"),
     ("versions", "python"),
     ("versions", "torch"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from onepass.bench.case import OURS, STREAM, Case, Prepared, choose
+from onepass.bench.case import OURS, STREAM, Case, Prepared, SelfTimed, choose
 from onepass.bench.entrants import Entrant
 from onepass.bench.faults import WRONG, Fault, raised
 from onepass.bench.probe import Step, probe
@@ -26,6 +26,7 @@ __all__ = [
     "Case",
     "Prepared",
     "Result",
+    "SelfTimed",
     "Step",
     "Timer",
     "Times",
@@ -69,6 +70,8 @@ class Times:
     """Median over the rounds of the bandwidth probe's time divided by its own."""
     difference: float | None = None
     """The largest difference of its results from torch's; None where they were not compared."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What else the case has measured."""
 
     @property
     def quantiles(self) -> tuple[float, float, float]:
@@ -93,6 +96,7 @@ class Times:
             "theirs_over_ours": self.theirs_over_ours,
             "difference": self.difference,
             "seconds": self.seconds,
+            **({"figures": self.figures} if self.figures else {}),
         }
 
 
@@ -178,13 +182,17 @@ def measure(
             competitors["compile"] = compiled
         except Exception as error:  # whatever the compiler raises, the others are still worth timing
             notes.append(f"torch.compile failed: {type(error).__name__}: {str(error).splitlines()[0]}")
+    if with_compile and case.more_compiled is not None:
+        competitors |= case.more_compiled()
     seconds = interleave(competitors, rounds, timer_of(device), faults, after_round)
     times = {name: Times(values, case.bytes_moved) for name, values in seconds.items()}
+    more = {} if case.figures is None else case.figures({name: competitors[name] for name in seconds}, rounds)
     for name, entry in times.items():
-        entry.difference = differences.get(name)
-        if name != OURS and OURS in seconds:
-            entry.theirs_over_ours = median_ratio(entry.seconds, seconds[OURS])
-        if STREAM in seconds:
+        entry.difference, entry.figures = differences.get(name), more.get(name, {})
+        ours = case.baseline(name)
+        if name != ours and ours in seconds:
+            entry.theirs_over_ours = median_ratio(entry.seconds, seconds[ours])
+        if STREAM in seconds and ours == OURS:
             entry.share_of_stream = median_ratio(seconds[STREAM], entry.seconds)
     # Optimizers and their parameters refer to each other; the next case needs the memory.
     competitors.clear()
@@ -258,6 +266,8 @@ def interleave(
             del seconds[name]
 
     def timed(step: Step) -> float:
+        if isinstance(step, SelfTimed):
+            return step.seconds()
         if isinstance(step, Prepared):
             step.prepare()
             step = step.run

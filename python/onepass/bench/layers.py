@@ -10,8 +10,9 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from onepass.bench.caches import IN_TURN, Consumer, InTurn, flush
 from onepass.bench.entrants import Entrant, Entry, largest, limit_of
-from onepass.bench.harness import OURS, STREAM, Case, Step
+from onepass.bench.harness import OURS, STREAM, Case, Prepared, Step
 from onepass.bench.memory import kept_bytes, touch_heap
 from onepass.bench.probe import probe
 
@@ -129,6 +130,18 @@ class Competitors(ABC, Generic[W]):
         self._require_grad()
         return lambda: torch.autograd.grad(forward(), self.leaves, self.dy)
 
+    def in_turn(self, forward: Callable[[], Tensor], consumer: Consumer) -> Step:
+        """Makes a call as `step` does, between a producer of the input and a consumer of the output.
+
+        Args:
+            forward: `ours` or `torchs`.
+            consumer: Reads the output, and the input's gradient.
+        """
+        if not self.work.backward:
+            return InTurn(consumer, forward, self.x)
+        self._require_grad()
+        return InTurn(consumer, forward, self.x, self.leaves, self.dy)
+
     def kept(self) -> tuple[int, int]:
         """Measures the bytes that autograd keeps for the backward pass, for ours and for torch's functions."""
         self._require_grad()
@@ -148,6 +161,8 @@ def case_of(
 ) -> Case:
     """Makes the case of one work: ours, torch's, the bandwidth probe, and torch's functions compiled.
 
+    Before each call the caches are emptied. Ours and torch's are there a second time, as `InTurn`.
+
     Args:
         kind: Class of the competitors.
         work: What they do.
@@ -159,12 +174,14 @@ def case_of(
     def setup() -> dict[str, Step]:
         competitors = kind(work, device)
         touch_heap(competitors.x, kind.heap_tensors)
-        return {
-            OURS: competitors.step(competitors.ours),
-            "torch": competitors.step(competitors.torchs),
-            STREAM: probe(work.bytes_moved, 1, device),
-            **({} if more is None else more()),
-        }
+        calls = {OURS: competitors.ours, "torch": competitors.torchs}
+        cold = {name: competitors.step(call) for name, call in calls.items()}
+        cold |= {STREAM: probe(work.bytes_moved, 1, device), **({} if more is None else more())}
+        if device.type != "cpu":  # its timer empties the cache
+            return cold
+        consumer = Consumer(competitors.x)
+        in_turn = {f"{name} ({IN_TURN})": competitors.in_turn(call, consumer) for name, call in calls.items()}
+        return {**{name: Prepared(flush, step) for name, step in cold.items()}, **in_turn}
 
     def compiled() -> Step:
         competitors = kind(work, device)
@@ -180,7 +197,17 @@ def case_of(
             lambda: competitors.step(forward), lambda: competitors.difference(forward), limit_of(work.dtype)
         )
 
-    return Case(work.name, work.bytes_moved, work.rounds, setup, compiled, notes, kind.stands_for, join)
+    return Case(
+        work.name,
+        work.bytes_moved,
+        work.rounds,
+        setup,
+        compiled,
+        notes,
+        kind.stands_for,
+        join,
+        states=(IN_TURN,),
+    )
 
 
 def overhead_case(

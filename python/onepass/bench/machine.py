@@ -14,7 +14,7 @@ import numpy
 import torch
 
 import onepass
-from onepass import _native
+from onepass import _freed_memory, _native
 
 # Environment variables that change the speed, or which code runs.
 _ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "GLIBC_TUNABLES", "ONEPASS_ISA")
@@ -96,6 +96,7 @@ def record(threads: int) -> dict[str, Any]:
         "versions": versions(),
         "threads": threads,
         "environment": environment(),
+        "malloc": _freed_memory.describe(),
     }
 
 

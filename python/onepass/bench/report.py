@@ -9,7 +9,8 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from onepass.bench.harness import OURS, STREAM, Case, Result
+from onepass.bench.caches import IN_TURN
+from onepass.bench.harness import OURS, STREAM, Case, Result, Times
 
 # Each competitor has one colour in every picture; ours stands out.
 _COLOURS = {OURS: "#d1495b", STREAM: "#b0b0b0"}
@@ -17,6 +18,10 @@ _OTHERS = ("#30638e", "#4f9dc4", "#8fbfd8", "#edae49", "#2a9d8f", "#8f5fbf", "#6
 
 # Letters that fit next to each other above the picture.
 _LEGEND_WIDTH = 100
+
+# What the names of competitors in the second state of the caches end in.
+_IN_TURN = f" ({IN_TURN})"
+_CAPTION = "Caches are empty before a call; in turn: the input was just produced, the output is consumed next."
 
 
 def heading(case: Case, rounds: int) -> str:
@@ -36,23 +41,34 @@ def table(result: Result) -> Table:
     Args:
         result: What was measured.
     """
-    shown = Table(box=SIMPLE)
+    in_turn = {name: times for name, times in result.times.items() if name.endswith(_IN_TURN)}
+    shown = Table(box=SIMPLE, caption=_CAPTION if in_turn else None, caption_justify="left")
     # The name of a user's class may be longer than a narrow terminal: no part of it is left out.
     shown.add_column("competitor", overflow="fold")
     headings = ["20 % ms", "50 % ms", "80 % ms", "theirs/ours"]
     if result.bytes_moved is not None:
         headings += ["GB/s", "% of stream"]
+    if in_turn:
+        headings += ["in turn ms", "theirs/ours"]
     for text in headings:
         shown.add_column(text, justify="right")
     for name, times in result.times.items():
+        if name in in_turn:
+            continue
         cells = [f"{seconds * 1e3:.3f}" for seconds in times.quantiles]
-        cells.append("" if times.theirs_over_ours is None else f"{times.theirs_over_ours:.2f}")
+        cells.append(_ratio(times))
         if times.gb_per_s is not None and times.share_of_stream is not None:
             cells += [f"{times.gb_per_s:.1f}", f"{times.share_of_stream:.0%}"]
+        if (other := in_turn.get(name + _IN_TURN)) is not None:
+            cells += [f"{other.quantiles[1] * 1e3:.3f}", _ratio(other)]
         shown.add_row(escape(name), *cells, style="bold" if name == OURS else None)
     for name, fault in result.faults.items():
         shown.add_row(escape(name), "", fault.how, style="bold red")
     return shown
+
+
+def _ratio(times: Times) -> str:
+    return "" if times.theirs_over_ours is None else f"{times.theirs_over_ours:.2f}"
 
 
 def faults(result: Result) -> list[str]:
@@ -83,19 +99,20 @@ def plot(results: list[Result], caption: str, path: Path) -> None:
     drawn = [result for result in results if STREAM in result.times]
     if not drawn:
         raise ValueError("plot: results must have a case with a bandwidth, got overhead cases only")
-    names = [name for name in dict.fromkeys(n for r in drawn for n in r.times) if name != STREAM]
+    shares = {name for r in drawn for name, times in r.times.items() if times.share_of_stream is not None}
+    names = [name for name in dict.fromkeys(n for r in drawn for n in r.times) if name in shares - {STREAM}]
     height = 0.8 / len(names)
     figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(names) * len(drawn)), layout="constrained")
     others = cycle(_OTHERS)
     for index, name in enumerate(names):
-        places, shares = [], []
+        places, widths = [], []
         for row, result in enumerate(drawn):
             share = result.times[name].share_of_stream if name in result.times else None
             if share is not None:
                 places.append(row + (index - (len(names) - 1) / 2) * height)
-                shares.append(100 * share)
+                widths.append(100 * share)
         colour = _COLOURS.get(name) or next(others)
-        bars = axes.barh(places, shares, height * 0.92, label=name, color=colour)
+        bars = axes.barh(places, widths, height * 0.92, label=name, color=colour)
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
     axes.axvline(100, color=_COLOURS[STREAM], linewidth=1)
     axes.set_yticks(range(len(drawn)), [result.case for result in drawn])

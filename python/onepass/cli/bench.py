@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import platform
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
+from onepass import keep_freed_memory
 from onepass.bench import OPS, entrants, files, machine, report
 from onepass.bench import compare as comparison
 from onepass.bench.entrants import Entrant
@@ -25,10 +25,7 @@ from onepass.cli.options import As, Compare, Device, JsonFile, Kwargs, Picture, 
 from onepass.cli.progress import Bar
 
 _QUICK_ROUNDS = 3
-# With these settings glibc keeps freed memory, so that no competitor pays for page faults of fresh buffers.
-_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
-# Set in the process by which this command replaces itself.
-_STARTED_AGAIN = "ONEPASS_BENCH_STARTED_AGAIN"
+_KEPT, _DEFAULT = "kept", "default"
 
 
 def _op(value: str) -> str:
@@ -59,14 +56,18 @@ _Tolerance = Annotated[
 _Rounds = Annotated[
     int | None, typer.Option(min=1, help="Time each case this many times, instead of its own number.")
 ]
-_Quick = Annotated[
-    bool, typer.Option("--quick", help=f"Take {_QUICK_ROUNDS} rounds in this process: a look, no measurement.")
-]
+_Quick = Annotated[bool, typer.Option("--quick", help=f"Take {_QUICK_ROUNDS} rounds: a look, no measurement.")]
 _Compile = Annotated[
     bool, typer.Option("--compile/--no-compile", help="Also time torch's step under torch.compile.")
 ]
-_Reexec = Annotated[
-    bool, typer.Option("--reexec/--no-reexec", help="Start again with malloc settings for even timing.")
+_Malloc = Annotated[
+    str | None,
+    typer.Option(
+        parser=one_of("malloc", (_KEPT, _DEFAULT)),
+        help="Keep freed memory for the next allocation (kept), so that no competitor pays for new pages, or "
+        "leave malloc as it is (default). Without it freed memory is kept; train times both.",
+        metavar="STATE",
+    ),
 ]
 
 
@@ -85,7 +86,7 @@ def bench(
     quick: _Quick = False,
     with_compile: _Compile = False,
     device: Device = "cpu",
-    reexec: _Reexec = True,
+    malloc: _Malloc = None,
 ) -> None:
     """Time an operation against torch, in turns, with the memory bandwidth measured in the same run.
 
@@ -100,15 +101,16 @@ def bench(
         before = None if compare is None else _old(compare, op)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    if plot is not None and all(one.bytes_moved is None for one in cases):
+    if plot is not None and all(one.bytes_moved is None and one.plot is None for one in cases):
         raise typer.BadParameter("plot must have a case with a bandwidth, got overhead cases only")
+    in_processes = any(one.in_processes for one in cases)
+    if in_processes and malloc is not None:
+        raise typer.BadParameter(f"malloc must be left out with {op}, which times both states, got {malloc}")
     if output is not None:
         check_place("output", output)
     if plot is not None:
         check_picture("plot", plot)
-    if reexec and not quick:
-        _start_again(console)
-    with torch_threads(threads):
+    with torch_threads(threads), _memory(console, _DEFAULT if in_processes else malloc or _KEPT):
         facts = {**machine.record(torch.get_num_threads()), "op": op, "device": device, "quick": quick}
         counts = [rounds or (_QUICK_ROUNDS if quick else one.rounds) for one in cases]
         results = []
@@ -124,7 +126,7 @@ def bench(
     if op in OPS and any(default in result.times for result in results):
         console.print(f"{default} is what torch.optim does on {device} when no implementation is asked for.")
     if plot is not None:
-        _plot(written, results, plot)
+        _plot(written, results, plot, cases[0])
     if before is not None:
         _compare(console, before, written)
     if any(result.faults for result in results):
@@ -193,7 +195,7 @@ class _Run:
             message = f"case {case.name}: {place_of(error)}"
             self.console.print(message, markup=False, style="bold red", soft_wrap=True)
             raise typer.Exit(1) from error
-        self.console.print(report.table(result))
+        self.console.print((case.table or report.table)(result))
         for note in [*result.notes, *report.faults(result)]:
             self.console.print(note, markup=False)
         return result
@@ -213,7 +215,7 @@ def _write(written: dict[str, Any], output: Path | None) -> None:
             output.write_text(json.dumps(written, indent=1) + "\n")
 
 
-def _plot(written: dict[str, Any], results: list[Result], plot: Path) -> None:
+def _plot(written: dict[str, Any], results: list[Result], plot: Path, case: Case) -> None:
     described, versions = written["machine"], written["versions"]
     chip = described["gpus"][0] if written["device"] == "cuda" else described["cpu"]
     caption = (
@@ -221,18 +223,25 @@ def _plot(written: dict[str, Any], results: list[Result], plot: Path) -> None:
         f"onepass {versions['onepass']}, torch {versions['torch']}, {written['date'][:10]}"
     )
     with writing("plot", plot):
-        report.plot(results, caption, plot)
+        (case.plot or report.plot)(results, caption, plot)
 
 
-def _start_again(console: Console) -> None:
-    """Replaces this process, once, by one whose malloc keeps freed memory.
+@contextmanager
+def _memory(console: Console, malloc: str) -> Iterator[None]:
+    """Keeps freed memory for the time of the block, if asked to and glibc's malloc serves the process.
 
-    torch's foreach allocates large temporaries in each step. Each of them would be a fresh mapping and cost page
-    faults, which other settings or a longer-running program do not pay. glibc reads these settings only at start.
+    torch's foreach allocates large temporaries in each step. By default each of them is a new mapping and costs
+    page faults, which a program that keeps freed memory does not pay.
     """
-    if _STARTED_AGAIN in os.environ or platform.libc_ver()[0] != "glibc":
+    if malloc == _DEFAULT:
+        yield
         return
-    settings = " ".join(f"{name}={value}" for name, value in _MALLOC.items())
-    console.print(f"Starting again with {settings}, so that freed memory is kept (--no-reexec leaves it out).")
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **_MALLOC, _STARTED_AGAIN: "1"})
+    try:
+        kept = keep_freed_memory()
+    except RuntimeError as error:
+        console.print(f"malloc stays as it is: {error}", markup=False)
+        yield
+        return
+    console.print("Freed memory is kept (--malloc default leaves malloc as it is).")
+    with kept:
+        yield

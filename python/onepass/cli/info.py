@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from onepass import _native
+from onepass import _freed_memory, _native
 from onepass.bench import machine
 
 
@@ -39,6 +39,7 @@ def collect() -> dict[str, Any]:
         "fast_pointers": _native.use_fast_pointers(_native.core),
         "threads": torch.get_num_threads(),
         **machine.machine(),
+        "malloc": _freed_memory.describe(),
         "environment": machine.environment(),
     }
 
