@@ -17,7 +17,7 @@ from onepass.nn.dropout import OURS as DROPOUTS
 from onepass.nn.fusion.chain import ADD, DROPOUT, IDENTITY, RELU
 from onepass.nn.fusion.moves import may_move
 
-__all__ = ["Found", "Step", "found_in", "is_norm", "is_step"]
+__all__ = ["Found", "Step", "behind", "found_in", "in_place", "is_norm", "is_step"]
 
 _ORDER = (ADD, RELU, DROPOUT)
 _ADDS = (operator.add, operator.iadd, torch.add)
@@ -78,6 +78,17 @@ def _behind(norm: Node, graph: Graph, module_of: _Resolve) -> Found:
         return Found(norm, [], "it is called with more than an input")
     if getattr(module, "activation", None) is not None or getattr(module, "dropout", None):
         return Found(norm, [], "it has an activation or dropout of its own")
+    found = behind(norm, module_of)
+    if found.steps:
+        fault = may_move(norm, [step.node for step in found.steps], graph, module_of)
+        if fault:
+            # What stands right behind the batch norm needs no move.
+            return Found(norm, found.steps[: in_place(norm, found.steps)], fault)
+    return found
+
+
+def behind(norm: Node, module_of: _Resolve) -> Found:
+    """Follows what is done with a batch norm's result, as long as one pass can do it."""
     steps: list[Step] = []
     value, stage, reason = norm, -1, ""
     while not reason:
@@ -94,16 +105,10 @@ def _behind(norm: Node, graph: Graph, module_of: _Resolve) -> Found:
         value = step.node
     while steps and steps[-1].kind == IDENTITY:
         steps.pop()
-    if steps:
-        fault = may_move(norm, [step.node for step in steps], graph, module_of)
-        if fault:
-            # What stands right behind the batch norm needs no move.
-            steps = steps[: _in_place(norm, steps)]
-            reason = fault
     return Found(norm, steps, reason)
 
 
-def _in_place(norm: Node, steps: list[Step]) -> int:
+def in_place(norm: Node, steps: list[Step]) -> int:
     """Returns how many steps follow the batch norm without another node between them."""
     node, count = norm.next, 0
     for step in steps:
