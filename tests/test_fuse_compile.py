@@ -30,8 +30,11 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def fresh(monkeypatch, request):
+    """Fuses whatever is right, whether it is worth it or not."""
     torch._dynamo.reset()
+    if "worth" not in request.node.name:
+        monkeypatch.setattr(compiled, "why_not_worth", lambda input, steps: "")
 
 
 def compiled_by(model, reports, autograd=False, **options):
@@ -155,6 +158,41 @@ def test_what_is_left(caplog):
     ]
     torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))
     assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("convert", [False, True])
+def test_what_is_worth_it(convert):
+    """Inductor gets torch's batch norms where ours would be slower, also in a converted model."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.wide = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.lin, self.flat = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            y = F.relu(self.wide(self.conv(x)))
+            return F.relu(self.flat(self.lin(y.mean((2, 3)))))
+
+    torch.manual_seed(0)
+    model, x, reports, graphs = Both(), torch.randn(8, 3, 4, 4), [], []
+    plain = copy.deepcopy(model)
+    if convert:
+        onepass.nn.convert(model)
+
+    def backend(module, example_inputs):
+        reports.append(compiled.rewrite(module))
+        graphs.append(str(module.graph))
+        return module.forward
+
+    torch.testing.assert_close(torch.compile(model, backend=backend)(x), plain(x))
+    assert [outcome for _, outcome in reports[0]] == [
+        "left to Inductor: Inductor is faster on inputs of more than 2 dimensions",
+        "fused with relu",
+    ]
+    assert graphs[0].count("functional.batch_norm") == graphs[0].count("fused_batch_norm](") == 1
+    assert "ops.onepass" not in graphs[0]
+    torch.testing.assert_close(dict(model.named_buffers()), dict(plain.named_buffers()))
 
 
 def test_a_fused_model_compiles():

@@ -12,7 +12,6 @@ from onepass.nn import fuse
 from onepass.nn.batch_norm import FusedBatchNorm
 from tolerance import FLOAT32_STEPS
 
-
 RELU, ALL = "fused with ReLU", "fused with add, ReLU, dropout"
 
 

@@ -1,4 +1,4 @@
-"""The backend "onepass" of torch.compile: fuses batch norms with what follows them, and leaves the rest to Inductor.
+"""The backend "onepass" of torch.compile: batch norms are fused with what follows them, Inductor does the rest.
 
 Python finds it by the entry point of the group torch_dynamo_backends in pyproject.toml.
 """
@@ -30,8 +30,10 @@ _DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "
 _FRESH = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear)
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Positions in our operator's arguments and results.
-_OPERATOR = ("input", "weight", "bias", "residual", "running_mean", "running_var", "batches", "seed", "training")
-_OPERATOR = (*_OPERATOR, "momentum", "eps", "activation", "dropout")
+_OPERATOR = (
+    "input", "weight", "bias", "residual", "running_mean", "running_var", "batches", "seed", "training", "momentum",
+    "eps", "activation", "dropout",
+)  # fmt: skip
 _OUTPUT, _NEW_MEAN, _NEW_VAR = 0, 4, 5
 
 

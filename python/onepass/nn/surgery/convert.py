@@ -92,7 +92,8 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
         fuse_relu: Run a batch norm and the nn.ReLU behind it in one pass, where both are neighbours in an
             nn.Sequential that runs its modules in turn: the container becomes a `Sequential` of ours, and both
             stay what they are. In each call the container looks who stands in it: whoever replaces
-            or watches one of them, or runs the modules by himself, gets what torch would give.
+            or watches one of them, or runs the modules by himself, gets what torch would give. `fuse` finds
+            ReLUs, additions and dropouts in forward code, too.
 
     Returns:
         A table of what was replaced and what was not, with ``revert()``; ``print`` shows it. `revert` does
