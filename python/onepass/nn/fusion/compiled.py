@@ -31,8 +31,8 @@ _FRESH = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Positions in our operator's arguments and results.
 _OPERATOR = (
-    "input", "weight", "bias", "residual", "running_mean", "running_var", "batches", "seed", "training", "momentum",
-    "eps", "activation", "dropout",
+    "input", "weight", "bias", "residual", "running_mean", "running_var", "batches", "seed", "training",
+    "momentum", "eps", "activation", "dropout",
 )  # fmt: skip
 _OUTPUT, _NEW_MEAN, _NEW_VAR = 0, 4, 5
 
@@ -163,7 +163,8 @@ def _checked(found: Found) -> Found:
             break
     input = _example(given["input"])
     if found.steps:
-        reason = _why_unfit(given, input) or why_not_worth(input, {step.kind for step in found.steps})
+        kinds = {step.kind for step in found.steps if step.kind != DROPOUT or step.what}
+        reason = _why_unfit(given, input) or why_not_worth(kinds)
         if reason:
             return Found(norm, [], reason)
     return found
