@@ -151,6 +151,27 @@ def test_attributes_that_change():
         model(x, scales=1.0)
 
 
+def test_a_part_of_two_names():
+    """It is recorded by its first name; another module of the second name is called all the same."""
+
+    class Named(Base):
+        def __init__(self):
+            super().__init__()
+            self.first = self.second = nn.ReLU()
+
+        def forward(self, x):
+            return self.second(self.norm(self.first(self.norm(x))))
+
+    torch.manual_seed(0)
+    model, x = Named(), torch.randn(4, 3, 5, 5)
+    assert fuse(model).table[0].outcome == "fused with ReLU"
+    plain = copy.deepcopy(model)
+    onepass.nn.revert(plain)
+    for one in (model, plain):
+        one.second = nn.Tanh()
+    torch.testing.assert_close(model(x), plain(x))
+
+
 def test_other_layers_in_the_place():
     model, x = Residual(), torch.randn(4, 8, 5, 5)
     fuse(model)

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.fx import Graph, Proxy, Tracer
 from torch.overrides import TorchFunctionMode
 
-from onepass.nn.fusion.guards import ATTRIBUTE, CHILDREN, GLOBAL, Guard, children_of, is_simple, original_class
+from onepass.nn.fusion.guards import (
+    ATTRIBUTE,
+    CHILDREN,
+    GLOBAL,
+    Guard,
+    children_of,
+    is_simple,
+    original_class,
+    same_of,
+)
 from onepass.nn.fusion.purity import ImpureError, Watcher, is_users, watching
 
 __all__ = ["Capture", "Variant", "captured"]
@@ -197,6 +206,7 @@ def _record(
         if id(module) in paths:
             guards[Guard(CHILDREN, paths[id(module)], "", children_of(module))] = None
     guards[Guard(CHILDREN, "", "", children_of(block))] = None
+    guards.update(dict.fromkeys(same_of(block)))
     for variable, value in watcher.globals.items():
         guards[Guard(GLOBAL, "", variable, value)] = None
     return graph
