@@ -1,0 +1,1 @@
+"""Fusion in forward code: batch norms and the additions, ReLUs and dropouts behind them, found by torch.fx."""
