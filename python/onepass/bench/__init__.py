@@ -32,4 +32,5 @@ OPS = {
     "schedule": "onepass.bench.schedule",
     "augment": "onepass.bench.augment",
     "monitor": "onepass.bench.monitor",
+    "distributed": "onepass.bench.distributed",
 }

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from onepass import _native
 from onepass.optim._lists.kinds import is_sharded
+from onepass.optim._lists.norms import NONFINITE, NORM, measure
 
 __all__ = ["Decision", "Shares", "decide", "memory_of", "sum_over"]
 
-# Places in the control tensor (csrc/math/clip.h, StepControl).
-_NORM, _NONFINITE = 2, 3
 # A float that multiplies gradients becomes 0 below this; a factor of 0 would be no scale.
 _LEAST = 1e-300
 
@@ -37,13 +34,9 @@ class Shares(NamedTuple):
         full = [grad for grad in grads if grad.numel()]
         if not full:
             return Shares(torch.zeros(2, dtype=torch.float64, device=device))
-        control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=full[0].device)
-        workspace = functools.partial(torch.empty, dtype=torch.float64, device=full[0].device)
         dense = [grad if grad.is_contiguous() else grad.contiguous() for grad in full]
-        _native.core.grad_norm(
-            "grad_norm", dense, 2.0, float("inf"), None, control, workspace, torch.get_num_threads()
-        )
-        return Shares(torch.stack([control[_NORM].square(), control[_NONFINITE]]))
+        control, _ = measure("grad_norm", dense)
+        return Shares(torch.stack([control[NORM].square(), control[NONFINITE]]))
 
 
 class Decision(NamedTuple):

@@ -63,6 +63,8 @@ class FusedOptimizer(PartlyFused):
     _shards: Any = None
     # The numbers of the groups' first parameters, where they are those of another optimizer.
     _firsts: Sequence[int] | None = None
+    # Whether a step has made, replaced or removed states since this was last set to False.
+    has_replaced_states = False
     # What the core and the groups' options remember between steps. Neither is pickled or copied:
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
@@ -312,6 +314,7 @@ class FusedOptimizer(PartlyFused):
 
     def _step_irregular(self, tail: Tail) -> None:
         """Takes a step where a state is missing or a layout differs; raises if something is wrong."""
+        self.has_replaced_states = True
         if self._holds_shards():
             # A parameter has become one since the first step, or its gradient is one.
             self._is_sharded = True

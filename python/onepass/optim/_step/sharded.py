@@ -8,19 +8,18 @@ of all gradients and whether a step is skipped, is decided together before the t
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
-from onepass.optim._sharding.reduce import Decision, Shares, decide, memory_of, sum_over
+from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
+from onepass.optim._sharding.shard import Shard
 
 __all__ = ["Shards"]
 
@@ -30,59 +29,12 @@ _PLACE_BITS = 20
 _NOT_SHARED = ("params", "param_names")
 
 
-class _Shard:
-    """A parameter, its local part, and the states that both know.
-
-    Attributes:
-        param: A DTensor or a plain tensor.
-        local: Its memory on this rank.
-        states: The visible states when they were last the same as the twin's.
-    """
-
-    __slots__ = ("local", "param", "states")
-
-    def __init__(self, param: Tensor) -> None:
-        self.param = param
-        self.local = memory_of(param).detach()
-        self.states: dict[str, Any] = {}
-
-    def is_current(self) -> bool:
-        """Whether the parameter still has the memory that it had."""
-        memory = memory_of(self.param)
-        return bool(memory.data_ptr() == self.local.data_ptr() and memory.shape == self.local.shape)
-
-    def wrapped(self, value: Any) -> Any:
-        """A state of the twin as the user sees it."""
-        if not is_sharded(self.param) or not isinstance(value, Tensor) or value.shape != self.local.shape:
-            return value
-        if value.dim() == 0 and self.param.dim() != 0:
-            return value
-        whole: Any = self.param
-        return DTensor.from_local(
-            value,
-            whole.device_mesh,
-            whole.placements,
-            run_check=False,
-            shape=whole.shape,
-            stride=whole.stride(),
-        )
-
-    def unwrapped(self, value: Any) -> Any:
-        """A visible state as the twin has it."""
-        if not is_sharded(value):
-            return value
-        whole: Any = self.param
-        if value.placements != whole.placements or value.device_mesh != whole.device_mesh:
-            value = value.redistribute(whole.device_mesh, whole.placements)
-        return memory_of(value)
-
-
 class _Part(NamedTuple):
     """Parameters that follow each other in a group of the owner, one group of the twin."""
 
     group: int
     """The number of the owner's group."""
-    shards: list[_Shard]
+    shards: list[Shard]
     counted: bool
     """Whether this rank counts them in norms; else another one with the same shards does."""
     first: int
@@ -103,7 +55,8 @@ class Shards:
     def __init__(self, owner: Optimizer, kind: type[Any]) -> None:
         self._kind = kind
         self._names = [type(owner).__name__, ""]
-        self._groups = [[_Shard(param) for param in group["params"]] for group in owner.param_groups]
+        self._groups = [[Shard(param) for param in group["params"]] for group in owner.param_groups]
+        self._shards = [shard for group in self._groups for shard in group]
         for number, group in enumerate(owner.param_groups):
             for index, param in enumerate(group["params"]):
                 if is_sharded(param):
@@ -135,21 +88,20 @@ class Shards:
 
     def fit(self, owner: Any) -> bool:
         """Whether the twin still holds the memory of the owner's parameters."""
-        return len(owner.param_groups) == len(self._groups) and all(
-            len(group["params"]) == len(shards)
-            and all(
-                shard.param is param and shard.is_current()
-                for shard, param in zip(shards, group["params"], strict=True)
-            )
-            for group, shards in zip(owner.param_groups, self._groups, strict=True)
+        if [len(group["params"]) for group in owner.param_groups] != [len(shards) for shards in self._groups]:
+            return False
+        params = itertools.chain.from_iterable(group["params"] for group in owner.param_groups)
+        return all(
+            shard.param is param and shard.is_current() for shard, param in zip(self._shards, params, strict=True)
         )
 
     def step(self, owner: Any, zero_grad: bool) -> None:
         """Takes a step of the owner."""
+        twin = self.twin
         self._take_options(owner)
         self._take_grads(owner)
-        self._take_states(owner)
-        twin = self.twin
+        for shard in self._shards:
+            shard.take_states(owner.state, twin.state)
         decided = self._decide(owner)
         twin.ema_decay, twin.telemetry = owner.ema_decay, owner.telemetry
         twin.max_grad_norm, twin.skip_nonfinite = None, False
@@ -158,8 +110,11 @@ class Shards:
                 setattr(twin, name, value)
             elif hasattr(twin, name):
                 delattr(twin, name)
+        twin.has_replaced_states = False
         twin.step(zero_grad=zero_grad)
-        self._show_states(owner)
+        if twin.has_replaced_states:
+            for shard in self._shards:
+                shard.show_states(owner.state, twin.state)
         self._note(owner, decided)
 
     def _take_options(self, owner: Any) -> None:
@@ -169,72 +124,10 @@ class Shards:
                     own[key] = value
 
     def _take_grads(self, owner: Any) -> None:
+        name = type(owner).__name__
         for number, group in enumerate(self._groups):
             for index, shard in enumerate(group):
-                grad = shard.param.grad
-                if grad is None:
-                    shard.local.grad = None
-                    continue
-                local = self._local_grad(owner, number, index, shard, grad)
-                if shard.local.grad is not local:
-                    shard.local.grad = local
-
-    def _local_grad(self, owner: Any, number: int, index: int, shard: _Shard, grad: Tensor) -> Tensor:
-        name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
-        if is_sharded(grad) != is_sharded(shard.param):
-            what = ("a DTensor", "a plain tensor")
-            wanted, got = what if is_sharded(shard.param) else what[::-1]
-            raise TypeError(f"{name} must have a gradient that is {wanted} as it is itself, got {got}")
-        if not is_sharded(grad):
-            return grad
-        whole: Any = grad
-        param: Any = shard.param
-        if whole.device_mesh != param.device_mesh:
-            raise ValueError(
-                f"{name} must have a gradient on its own mesh {param.device_mesh}, got one on {whole.device_mesh}"
-            )
-        if whole.placements != param.placements:
-            # Written back, so that zeroing and clipping reach what is used.
-            param.grad = whole = whole.redistribute(param.device_mesh, param.placements)
-        local: Tensor = memory_of(whole)
-        return local
-
-    def _take_states(self, owner: Any) -> None:
-        for group in self._groups:
-            for shard in group:
-                own = owner.state.get(shard.param)
-                if own is None:
-                    if shard.states:
-                        shard.states = {}
-                        self.twin.state.pop(shard.local, None)
-                    continue
-                kept = shard.states
-                if len(own) == len(kept) and all(map(operator.is_, own.values(), kept.values())):
-                    continue
-                self.twin.state[shard.local] = {name: shard.unwrapped(value) for name, value in own.items()}
-                shard.states = dict(own)
-
-    def _show_states(self, owner: Any) -> None:
-        """Gives the owner the states that a step has made or replaced."""
-        for group in self._groups:
-            for shard in group:
-                made = self.twin.state.get(shard.local)
-                if not made:
-                    if shard.states:
-                        shard.states = {}
-                        owner.state.pop(shard.param, None)
-                    continue
-                kept = shard.states
-                if len(made) == len(kept) and all(
-                    name in kept and value is memory_of(kept[name]) for name, value in made.items()
-                ):
-                    continue
-                shown = {
-                    name: kept[name] if name in kept and memory_of(kept[name]) is value else shard.wrapped(value)
-                    for name, value in made.items()
-                }
-                owner.state[shard.param] = shown
-                shard.states = dict(shown)
+                shard.take_grad(name, number, index)
 
     def _decide(self, owner: Any) -> Decision:
         scale, found = owner._scaling()

@@ -1,0 +1,163 @@
+"""Steps of sharded optimizers and SyncBatchNorm on two processes, next to their parts and to torch's.
+
+A timed call runs on both ranks at the same time, each with its share of the threads; the clock is rank 0's.
+
+Optimizers: ``ours`` steps DTensors. ``local`` is the same optimizer on plain tensors of the shards' shapes, plus
+one all-reduce of what the ranks add up; in a case without a norm ranks have nothing to add up, and there is no
+all-reduce. ``fused`` and ``foreach`` are torch's AdamW on the same DTensors, with its `clip_grad_norm_`.
+
+SyncBatchNorm, forward and backward: ``ours`` is the layer. ``local`` is our batch norm of the rank's own batch,
+plus an all-reduce of as many numbers each way. ``by hand`` adds up sums and squares by
+`torch.distributed.nn.functional.all_reduce`, as one writes it where torch's layer is not available: torch's
+SyncBatchNorm takes no CPU tensors.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as collective
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.optim import Optimizer
+
+import onepass.nn
+import onepass.optim
+from onepass.bench.case import OURS, Case
+from onepass.bench.memory import touch_heap
+from onepass.bench.probe import Step
+from onepass.bench.ranks import RANKS, on_ranks
+
+# A difference of five percent needs many rounds.
+_ROUNDS = 41
+_MAX_NORM = 1.0
+# Shapes of each rank's batch.
+_BATCHES = ((32, 64, 56, 56), (64, 256, 14, 14), (32, 512, 7, 7), (8, 64, 8, 8))
+# What SyncBatchNorm sends besides two numbers a channel (nn/batch_norm/_exchange.py).
+_FIRST, _WIDTH = 4, 256
+
+
+def cases(device: torch.device) -> list[Case]:
+    """Lists all cases.
+
+    Args:
+        device: The CPU.
+
+    Raises:
+        ValueError: The device is another one.
+    """
+    if device.type != "cpu":
+        raise ValueError(f"bench distributed: device must be cpu, as two ranks need two GPUs, got {device}")
+    made = {
+        "fsdp2-4x4M": partial(_optimizers, "layers", None),
+        "fsdp2-4x4M-clip": partial(_optimizers, "layers", _MAX_NORM),
+        "shards-500x4096": partial(_optimizers, "vectors", None),
+        "shards-500x4096-clip": partial(_optimizers, "vectors", _MAX_NORM),
+        **{f"sync-{'x'.join(map(str, shape))}": partial(_batch_norms, shape) for shape in _BATCHES},
+    }
+    return [Case(name, None, _ROUNDS, partial(on_ranks, make)) for name, make in made.items()]
+
+
+def _layers() -> list[nn.Parameter]:
+    """The parameters, of 4 M elements, of four layers that FSDP2 shards."""
+    model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False) for _ in range(4)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
+    return list(model.parameters())
+
+
+def _vectors() -> list[nn.Parameter]:
+    mesh = init_device_mesh("cpu", (RANKS,))
+    return [nn.Parameter(distribute_tensor(torch.randn(4096), mesh, [Shard(0)])) for _ in range(500)]
+
+
+def _optimizers(kind: str, max_norm: float | None) -> dict[str, Step]:
+    """Makes the steps of one case on this rank."""
+    make = {"layers": _layers, "vectors": _vectors}[kind]
+    torch.manual_seed(0)
+    sharded = [_with_grads(make()) for _ in range(3)]
+    local = _with_grads([nn.Parameter(_local(param).detach().clone()) for param in sharded[0]])
+    ours, plain = (onepass.optim.AdamW(params, max_grad_norm=max_norm) for params in (sharded[0], local))
+    torchs = {
+        name: torch.optim.AdamW(params, fused=name == "fused", foreach=name == "foreach")
+        for name, params in zip(("fused", "foreach"), sharded[1:], strict=True)
+    }
+    sums = torch.zeros(2, dtype=torch.float64)
+
+    def step_local() -> None:
+        plain.step()
+        if max_norm is not None:
+            dist.all_reduce(sums)
+
+    return {
+        OURS: ours.step,
+        "local": step_local,
+        **{name: partial(_step_torch, optimizer, max_norm) for name, optimizer in torchs.items()},
+    }
+
+
+def _local(param: Tensor) -> Tensor:
+    assert isinstance(param, DTensor)
+    return param.to_local()
+
+
+def _with_grads(params: list[nn.Parameter]) -> list[nn.Parameter]:
+    for param in params:
+        param.grad = torch.ones_like(param)
+    return params
+
+
+def _step_torch(optimizer: Optimizer, max_norm: float | None) -> None:
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
+    optimizer.step()
+
+
+def _batch_norms(shape: tuple[int, ...]) -> dict[str, Step]:
+    """Makes forward and backward of one shape on this rank."""
+    torch.manual_seed(dist.get_rank())
+    channels = shape[1]
+    x = torch.randn(shape, requires_grad=True)
+    dy = torch.randn(shape)
+    touch_heap(dy, 6)
+    numbers = torch.zeros(_FIRST + 2 * (-(-channels // _WIDTH) * _WIDTH), dtype=torch.float64)
+    exchange = partial(dist.all_reduce, numbers)
+    return {
+        OURS: partial(_forward_backward, onepass.nn.SyncBatchNorm(channels), x, dy),
+        "local": partial(_forward_backward, onepass.nn.BatchNorm2d(channels), x, dy, exchange),
+        "by hand": partial(_forward_backward, _ByHand(channels), x, dy),
+    }
+
+
+def _forward_backward(layer: nn.Module, x: Tensor, dy: Tensor, exchange: Any = None) -> None:
+    x.grad = None
+    layer.zero_grad()
+    y = layer(x)
+    if exchange is not None:
+        exchange()
+    y.backward(dy)
+    if exchange is not None:
+        exchange()
+
+
+class _ByHand(nn.BatchNorm2d):
+    """Statistics of all ranks by torch's differentiable all-reduce."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises by mean and mean square over all ranks, whose batches are of one size."""
+        own = torch.cat([input.mean((0, 2, 3)), input.square().mean((0, 2, 3))])
+        mean, square = (collective.all_reduce(own) / RANKS).chunk(2)  # type: ignore[no-untyped-call]
+        var = square - mean * mean
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            count = input.numel() / input.shape[1] * RANKS
+            self.running_mean.lerp_(mean, 0.1)
+            self.running_var.lerp_(var * (count / (count - 1)), 0.1)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        bias = self.bias - mean * scale
+        return input * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
