@@ -7,9 +7,9 @@ one all-reduce of what the ranks add up; in a case without a norm ranks have not
 all-reduce. ``fused`` and ``foreach`` are torch's AdamW on the same DTensors, with its `clip_grad_norm_`.
 
 SyncBatchNorm, forward and backward: ``ours`` is the layer. ``local`` is our batch norm of the rank's own batch,
-plus an all-reduce of as many numbers each way. ``by hand`` adds up sums and squares by
-`torch.distributed.nn.functional.all_reduce`, as one writes it where torch's layer is not available: torch's
-SyncBatchNorm takes no CPU tensors.
+plus an all-reduce of as many numbers each way. ``by hand`` is composed of torch's functions and a differentiable
+all-reduce of means and mean squares, as one writes it where torch's layer is not available: torch's SyncBatchNorm
+takes no CPU tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -144,13 +143,32 @@ def _forward_backward(layer: nn.Module, x: Tensor, dy: Tensor, exchange: Any = N
         exchange()
 
 
+class _Sum(torch.autograd.Function):
+    """Adds up a tensor over the ranks, and its gradient, too."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        """Adds up the input."""
+        total = input.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Adds up the gradient."""
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class _ByHand(nn.BatchNorm2d):
     """Statistics of all ranks by torch's differentiable all-reduce."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises by mean and mean square over all ranks, whose batches are of one size."""
         own = torch.cat([input.mean((0, 2, 3)), input.square().mean((0, 2, 3))])
-        mean, square = (collective.all_reduce(own) / RANKS).chunk(2)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
+        mean, square = (total / RANKS).chunk(2)
         var = square - mean * mean
         with torch.no_grad():
             assert self.running_mean is not None
@@ -160,4 +178,5 @@ class _ByHand(nn.BatchNorm2d):
             self.running_var.lerp_(var * (count / (count - 1)), 0.1)
         scale = self.weight * torch.rsqrt(var + self.eps)
         bias = self.bias - mean * scale
-        return input * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+        output: Tensor = input * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+        return output

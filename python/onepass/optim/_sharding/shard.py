@@ -45,7 +45,8 @@ class Shard:
         memory = memory_of(param)
         self.local: Any = memory.detach()
         # The object that holds the memory, if it does so itself, and where the memory is.
-        held = self.param._local_tensor if self._is_sharded else param
+        whole: Any = param
+        held = whole._local_tensor if self._is_sharded else whole
         self._memory = held if is_plain(held) else None
         self._pointer, self._shape = memory.data_ptr(), memory.shape
         self._grad: Any = None
