@@ -109,6 +109,19 @@ def monitor() -> str:
     )
 
 
+def distributed(*beginnings: str) -> str:
+    """Steps on two ranks: of ours, of their parts, and of torch's."""
+    chosen = [case for case in load("distributed-cpu")["results"] if case["case"].startswith(beginnings)]
+    names = [name for name in dict.fromkeys(n for case in chosen for n in case["competitors"]) if name != "ours"]
+    rows = []
+    for case in chosen:
+        times = case["competitors"]
+        others = [ratio(times.get(name, {}).get("theirs_over_ours")) for name in names]
+        rows.append([CASES[case["case"]], f"{times['ours']['seconds_50'] * 1e3:.3g}", *others])
+    heads = ["work of each rank", "onepass, ms", *(f"{name} / onepass" for name in names)]
+    return grid(heads, rows) + "\n\n" + source("distributed-cpu")
+
+
 def demo_augment() -> str:
     """The demo's accuracies with and without augmentation, by seed."""
     found: dict[int, dict[bool, tuple[float, float]]] = {}
@@ -360,6 +373,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "augment": augment,
     "augment_pairs": augment_pairs,
     "monitor": monitor,
+    "distributed_optim": lambda: distributed("fsdp2", "shards"),
+    "distributed_sync": lambda: distributed("sync"),
     "demo_augment": demo_augment,
     "schedule": schedule,
     "lr_range": lr_range,
