@@ -24,17 +24,18 @@ class Shard:
     Attributes:
         param: A DTensor or a plain tensor.
         local: Its memory on this rank, the parameter of the twin.
+        grad: The gradient of `local`.
     """
 
     __slots__ = (
         "_grad",
-        "_grad_memory",
         "_is_sharded",
         "_made",
         "_memory",
         "_pointer",
         "_shape",
         "_states",
+        "grad",
         "local",
         "param",
     )
@@ -50,7 +51,7 @@ class Shard:
         self._memory = held if is_plain(held) else None
         self._pointer, self._shape = memory.data_ptr(), memory.shape
         self._grad: Any = None
-        self._grad_memory: Any = None
+        self.grad: Any = None
         # The values of the states: those that the user sees, and those of the twin.
         self._states: tuple[Any, ...] = ()
         self._made: tuple[Any, ...] = ()
@@ -71,16 +72,14 @@ class Shard:
             index: Its place there.
         """
         grad = self.param.grad
-        if grad is self._grad and (
-            grad is None or not self._is_sharded or grad._local_tensor is self._grad_memory
-        ):
+        if grad is self._grad and (grad is None or not self._is_sharded or grad._local_tensor is self.grad):
             return
         place = f"{optimizer}: param_groups[{group}]['params'][{index}]"
         local = None if grad is None else self._local_grad(place, grad)
         self.local.grad = local
         # A gradient that was redistributed is another one than was found.
         self._grad = self.param.grad
-        self._grad_memory = local
+        self.grad = local
 
     def _local_grad(self, place: str, grad: Any) -> Tensor:
         param = self.param

@@ -135,10 +135,7 @@ class Shards:
         if norm is None and not owner.skip_nonfinite:
             return Decision(scale, found, None, None)
         grads = [
-            shard.local.grad
-            for part in self._parts
-            for shard in part.shards
-            if part.counted and shard.local.grad is not None
+            shard.grad for part in self._parts if part.counted for shard in part.shards if shard.grad is not None
         ]
         shares = sum_over(self.group, Shares.of(grads, owner._device()))
         return decide(shares, norm, owner.skip_nonfinite, scale, found)
