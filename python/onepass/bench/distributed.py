@@ -10,10 +10,14 @@ SyncBatchNorm, forward and backward: ``ours`` is the layer. ``local`` is our bat
 plus an all-reduce of as many numbers each way. ``by hand`` is composed of torch's functions and a differentiable
 all-reduce of means and mean squares, as one writes it where torch's layer is not available: torch's SyncBatchNorm
 takes no CPU tensors.
+
+Messages: what docs/distributed.md reckons with for more ranks. ``all-reduce`` is that of a step, ``gather`` that
+of a SyncBatchNorm of 256 channels; ``merge`` is what a rank does with the numbers that 1,024 ranks have sent it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,10 +31,12 @@ from torch.optim import Optimizer
 
 import onepass.nn
 import onepass.optim
+from onepass import _native
 from onepass.bench.case import OURS, Case
 from onepass.bench.memory import touch_heap
 from onepass.bench.probe import Step
 from onepass.bench.ranks import RANKS, on_ranks
+from onepass.nn.batch_norm._exchange import Peers, gather
 
 # A difference of five percent needs many rounds where two processes share the memory.
 _ROUNDS = 61
@@ -39,6 +45,7 @@ _MAX_NORM = 1.0
 _BATCHES = ((32, 64, 56, 56), (64, 256, 14, 14), (32, 512, 7, 7), (8, 64, 8, 8))
 # What SyncBatchNorm sends besides two numbers a channel (nn/batch_norm/_exchange.py).
 _FIRST, _WIDTH = 4, 256
+_MANY_RANKS = 1024
 
 
 def cases(device: torch.device) -> list[Case]:
@@ -52,12 +59,13 @@ def cases(device: torch.device) -> list[Case]:
     """
     if device.type != "cpu":
         raise ValueError(f"bench distributed: device must be cpu, as two ranks need two GPUs, got {device}")
-    made = {
+    made: dict[str, Callable[[], dict[str, Step]]] = {
         "fsdp2-4x4M": partial(_optimizers, "layers", None),
         "fsdp2-4x4M-clip": partial(_optimizers, "layers", _MAX_NORM),
         "shards-500x4096": partial(_optimizers, "vectors", None),
         "shards-500x4096-clip": partial(_optimizers, "vectors", _MAX_NORM),
         **{f"sync-{'x'.join(map(str, shape))}": partial(_batch_norms, shape) for shape in _BATCHES},
+        "messages": _messages,
     }
     return [Case(name, None, _ROUNDS, partial(on_ranks, make)) for name, make in made.items()]
 
@@ -125,12 +133,45 @@ def _batch_norms(shape: tuple[int, ...]) -> dict[str, Step]:
     x = torch.randn(shape, requires_grad=True)
     dy = torch.randn(shape)
     touch_heap(dy, 6)
-    numbers = torch.zeros(_FIRST + 2 * (-(-channels // _WIDTH) * _WIDTH), dtype=torch.float64)
-    exchange = partial(dist.all_reduce, numbers)
+    exchange = partial(dist.all_reduce, _numbers(channels))
     return {
         OURS: partial(_forward_backward, onepass.nn.SyncBatchNorm(channels), x, dy),
         "local": partial(_forward_backward, onepass.nn.BatchNorm2d(channels), x, dy, exchange),
         "by hand": partial(_forward_backward, _ByHand(channels), x, dy),
+    }
+
+
+def _numbers(channels: int) -> Tensor:
+    """What a SyncBatchNorm sends."""
+    return torch.zeros(_FIRST + 2 * (-(-channels // _WIDTH) * _WIDTH), dtype=torch.float64)
+
+
+def _messages() -> dict[str, Step]:
+    sums, numbers = torch.zeros(2, dtype=torch.float64), _numbers(_WIDTH)
+    # Its first numbers are the channels, the layer's tag and the count (csrc/math/merge_ranks.h).
+    many = torch.ones(_MANY_RANKS, len(numbers), dtype=torch.float64)
+    many[:, 0], many[:, 1] = _WIDTH, 0
+    mean, invstd = torch.empty(2, _WIDTH).unbind()
+    merge = partial(
+        _native.core.batch_norm_merge_moments,
+        x=many,
+        threads=1,
+        mean=mean,
+        invstd=invstd,
+        total=numbers.new_empty(1),
+        running_mean=None,
+        running_var=None,
+        momentum=0.1,
+        batches=None,
+        eps=1e-5,
+        tag=0,
+        layer="SyncBatchNorm",
+        rank=0,
+    )
+    return {
+        "all-reduce": partial(dist.all_reduce, sums),
+        "gather": partial(gather, numbers, Peers(dist.group.WORLD, "SyncBatchNorm", 0), _WIDTH),
+        "merge": merge,
     }
 
 
