@@ -149,7 +149,7 @@ def distributed_scaling() -> str:
     each = (next(apart) - next(apart)) / 500 * 1e6
     return (
         grid(heads, rows)
-        + f"\n\nHost work of a step: {each:.2g} us for each sharded parameter, whatever the number of ranks is.\n\n"
+        + f"\n\nHost work of a step: {each:.2g} us for each sharded parameter, for any number of ranks.\n\n"
         + source("distributed-cpu")
     )
 

@@ -60,12 +60,12 @@ def cases(device: torch.device) -> list[Case]:
     if device.type != "cpu":
         raise ValueError(f"bench distributed: device must be cpu, as two ranks need two GPUs, got {device}")
     made: dict[str, Callable[[], dict[str, Step]]] = {
+        "messages": _messages,
         "fsdp2-4x4M": partial(_optimizers, "layers", None),
         "fsdp2-4x4M-clip": partial(_optimizers, "layers", _MAX_NORM),
         "shards-500x4096": partial(_optimizers, "vectors", None),
         "shards-500x4096-clip": partial(_optimizers, "vectors", _MAX_NORM),
         **{f"sync-{'x'.join(map(str, shape))}": partial(_batch_norms, shape) for shape in _BATCHES},
-        "messages": _messages,
     }
     return [Case(name, None, _ROUNDS, partial(on_ranks, make)) for name, make in made.items()]
 
