@@ -19,6 +19,7 @@ from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
 from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
+from onepass.optim._sharding.seen import Seen
 from onepass.optim._sharding.shard import Shard
 
 __all__ = ["Shards"]
@@ -57,6 +58,7 @@ class Shards:
         self._names = [type(owner).__name__, ""]
         self._groups = [[Shard(param) for param in group["params"]] for group in owner.param_groups]
         self._shards = [shard for group in self._groups for shard in group]
+        self._seen = Seen(self._shards)
         for number, group in enumerate(owner.param_groups):
             for index, param in enumerate(group["params"]):
                 if is_sharded(param):
@@ -90,18 +92,17 @@ class Shards:
         """Whether the twin still holds the memory of the owner's parameters."""
         if [len(group["params"]) for group in owner.param_groups] != [len(shards) for shards in self._groups]:
             return False
-        params = itertools.chain.from_iterable(group["params"] for group in owner.param_groups)
-        return all(
-            shard.param is param and shard.is_current() for shard, param in zip(self._shards, params, strict=True)
-        )
+        return self._seen.has_params([param for group in owner.param_groups for param in group["params"]])
 
     def step(self, owner: Any, zero_grad: bool) -> None:
         """Takes a step of the owner."""
         twin = self.twin
         self._take_options(owner)
         self._take_grads(owner)
-        for shard in self._shards:
-            shard.take_states(owner.state, twin.state)
+        has_states = self._seen.has_states(owner.state)
+        if not has_states:
+            for shard in self._shards:
+                shard.take_states(owner.state, twin.state)
         decided = self._decide(owner)
         twin.ema_decay, twin.telemetry = owner.ema_decay, owner.telemetry
         twin.max_grad_norm, twin.skip_nonfinite = None, False
@@ -115,6 +116,8 @@ class Shards:
         if twin.has_replaced_states:
             for shard in self._shards:
                 shard.show_states(owner.state, twin.state)
+        if twin.has_replaced_states or not has_states:
+            self._seen.keep_states(owner.state)
         self._note(owner, decided)
 
     def _take_options(self, owner: Any) -> None:
@@ -124,10 +127,13 @@ class Shards:
                     own[key] = value
 
     def _take_grads(self, owner: Any) -> None:
+        if self._seen.has_grads():
+            return
         name = type(owner).__name__
         for number, group in enumerate(self._groups):
             for index, shard in enumerate(group):
                 shard.take_grad(name, number, index)
+        self._seen.keep_grads()
 
     def _decide(self, owner: Any) -> Decision:
         scale, found = owner._scaling()
