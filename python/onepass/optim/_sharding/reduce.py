@@ -28,13 +28,12 @@ class Shares(NamedTuple):
         """Measures gradients in one pass over their memory.
 
         Args:
-            grads: Those that this rank counts.
+            grads: Those that this rank counts, none of which is empty.
             device: Where the result is, should there be none.
         """
-        full = [grad for grad in grads if grad.numel()]
-        if not full:
+        if not grads:
             return Shares(torch.zeros(2, dtype=torch.float64, device=device))
-        dense = [grad if grad.is_contiguous() else grad.contiguous() for grad in full]
+        dense = [grad if grad.is_contiguous() else grad.contiguous() for grad in grads]
         control, _ = measure("grad_norm", dense)
         return Shares(torch.stack([control[NORM].square(), control[NONFINITE]]))
 

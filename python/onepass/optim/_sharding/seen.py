@@ -16,7 +16,6 @@ from onepass.optim._sharding.shard import Shard
 __all__ = ["Seen"]
 
 _held_by = operator.attrgetter("_local_tensor")
-_shape_of = operator.attrgetter("shape")
 
 
 class Seen:
@@ -34,7 +33,6 @@ class Seen:
         memories = [_held_by(shard.param) if shard.is_sharded else shard.param for shard in shards]
         self._memories: Any = memories if all(shard.holds_memory for shard in shards) else None
         self._pointers = [shard.local.data_ptr() for shard in shards]
-        self._shapes = [shard.local.shape for shard in shards]
         self._grads: list[Any] | None = None
         self._grad_wrappers: list[Any] = []
         self._grad_memories: list[Any] = []
@@ -51,7 +49,6 @@ class Seen:
         return (
             _same(map(_held_by, self._wrapped), self._held)
             and [*map(Tensor.data_ptr, self._memories)] == self._pointers
-            and [*map(_shape_of, self._memories)] == self._shapes
         )
 
     def has_grads(self) -> bool:

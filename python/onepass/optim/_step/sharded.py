@@ -59,6 +59,8 @@ class Shards:
         self._groups = [[Shard(param) for param in group["params"]] for group in owner.param_groups]
         self._shards = [shard for group in self._groups for shard in group]
         self._seen = Seen(self._shards)
+        # The gradients that this rank counts in norms, those that are not empty.
+        self._counted: list[Tensor] = []
         for number, group in enumerate(owner.param_groups):
             for index, param in enumerate(group["params"]):
                 if is_sharded(param):
@@ -133,6 +135,13 @@ class Shards:
         for number, group in enumerate(self._groups):
             for index, shard in enumerate(group):
                 shard.take_grad(name, number, index)
+        self._counted = [
+            shard.grad
+            for part in self._parts
+            if part.counted
+            for shard in part.shards
+            if shard.grad is not None and shard.grad.numel()
+        ]
         self._seen.keep_grads()
 
     def _decide(self, owner: Any) -> Decision:
@@ -140,10 +149,7 @@ class Shards:
         norm, _ = owner._checked_numbers(type(owner).__name__.lower())
         if norm is None and not owner.skip_nonfinite:
             return Decision(scale, found, None, None)
-        grads = [
-            shard.grad for part in self._parts if part.counted for shard in part.shards if shard.grad is not None
-        ]
-        shares = sum_over(self.group, Shares.of(grads, owner._device()))
+        shares = sum_over(self.group, Shares.of(self._counted, owner._device()))
         return decide(shares, norm, owner.skip_nonfinite, scale, found)
 
     def _note(self, owner: Any, decided: Decision) -> None:
