@@ -13,8 +13,7 @@ from onepass._arguments import told
 from onepass._versions import bump_versions
 from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.norms import FACTOR, NORM, measure
-from onepass.optim._sharding.mesh import check_placements, common_group, contributes
-from onepass.optim._sharding.reduce import memory_of
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes, memory_of
 
 __all__ = ["clip_shards", "clip_shards_by_value"]
 

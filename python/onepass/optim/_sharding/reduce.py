@@ -8,10 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.norms import NONFINITE, NORM, measure
 
-__all__ = ["Decision", "Shares", "decide", "memory_of", "sum_over"]
+__all__ = ["Decision", "Shares", "decide", "sum_over"]
 
 # A float that multiplies gradients becomes 0 below this; a factor of 0 would be no scale.
 _LEAST = 1e-300
@@ -91,12 +90,3 @@ def decide(
             else torch.as_tensor(found_inf, device=norm.device).float() + overflowed
         )
     return Decision(scale, found, norm, share)
-
-
-def memory_of(value: Any) -> Any:
-    """The tensor that a DTensor has on this rank; anything else as it is."""
-    if not is_sharded(value):
-        return value
-    local = value._local_tensor
-    # What a collective has not delivered yet is waited for.
-    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from onepass.optim._lists.kinds import is_plain, is_sharded
-from onepass.optim._sharding.reduce import memory_of
+from onepass.optim._sharding.mesh import memory_of
 
 __all__ = ["Shard"]
 

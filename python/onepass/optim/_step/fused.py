@@ -277,6 +277,8 @@ class FusedOptimizer(PartlyFused):
                 for param in group["params"]:
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
+        # Their groups are cut by what is rounded by draws.
+        self._shards = None
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
         self._is_sharded = any(is_sharded(param) for group in self.param_groups for param in group["params"])
 

@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 
 from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
-from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes, draw_part_of, place_of
 from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
 from onepass.optim._sharding.seen import Seen
 from onepass.optim._sharding.shard import Shard
+from onepass.optim._step.precision import DRAW_PART, mode_of
 
 __all__ = ["Shards"]
 
@@ -40,6 +41,8 @@ class _Part(NamedTuple):
     """Whether this rank counts them in norms; else another one with the same shards does."""
     first: int
     """The number of the first one, for random draws."""
+    part: tuple[int, int, int] | None = None
+    """Where a shard that is rounded by draws is in the whole; then it is the only one."""
 
 
 class Shards:
@@ -55,7 +58,6 @@ class Shards:
 
     def __init__(self, owner: Optimizer, kind: type[Any]) -> None:
         self._kind = kind
-        self._names = [type(owner).__name__, ""]
         self._groups = [[Shard(param) for param in group["params"]] for group in owner.param_groups]
         self._shards = [shard for group in self._groups for shard in group]
         self._seen = Seen(self._shards)
@@ -67,26 +69,34 @@ class Shards:
                     check_placements(f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]", param)
         meshes = {p.device_mesh for group in owner.param_groups for p in group["params"] if is_sharded(p)}
         self.group = common_group(type(owner).__name__, meshes)
-        self._parts = list(self._runs())
+        self._parts = list(self._runs(owner))
         groups = [
-            {**options_of(owner.param_groups[part.group]), "params": [shard.local for shard in part.shards]}
+            {
+                **options_of(owner.param_groups[part.group]),
+                "params": [shard.local for shard in part.shards],
+                DRAW_PART: part.part,
+            }
             for part in self._parts
         ]
         self.twin = kind(groups)
         self.twin._firsts = [part.first for part in self._parts]
 
-    def _runs(self) -> Iterator[_Part]:
-        """Cuts the owner's groups where it changes which rank counts a parameter, or which shard this rank has.
+    def _runs(self, owner: Optimizer) -> Iterator[_Part]:
+        """Cuts the owner's groups where it changes which rank counts a parameter; if they round by draws, at each.
 
-        Parameters keep their numbers, by which stochastic rounding draws, the same for all copies of a shard.
+        Parameters keep their numbers, by which stochastic rounding draws: as for the whole parameter, if it is
+        known where the shard is in it. Else copies of a shard draw alike, and other shards otherwise.
         """
         number = 0
         for place, group in enumerate(self._groups):
-            kinds = [(contributes(shard.param, self.group), place_of(shard.param)) for shard in group]
+            draws = mode_of(owner.param_groups[place]) == "stochastic"
+            kinds = [(contributes(shard.param, self.group), k if draws else 0) for k, shard in enumerate(group)]
             at = 0
-            for (counted, index), run in itertools.groupby(kinds):
+            for (counted, _), run in itertools.groupby(kinds):
                 n = len(list(run))
-                yield _Part(place, group[at : at + n], counted, number + at + (index << _PLACE_BITS))
+                part = draw_part_of(group[at].param) if draws else None
+                index = place_of(group[at].param) if draws and part is None else 0
+                yield _Part(place, group[at : at + n], counted, number + at + (index << _PLACE_BITS), part)
                 at += n
             number += len(group)
 
