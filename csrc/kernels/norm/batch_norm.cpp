@@ -244,8 +244,8 @@ void backward(const BatchNorm& op, int threads) {
       walk_spans<T>(op.shape, slab, passing, params.view(), at_once,
                     [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
     };
-    // Of two calls with an exchange between them each walks all channels, in the order of memory and back: the
-    // second one begins with what the first one read last.
+    // Of two calls with an exchange between them each walks all channels, in the order of memory and back:
+    // the second one begins with what the first one read last.
     const bool walks_once = op.own || op.terms;
     const int64_t bytes = 2 * size_of(op.dtype);
     const int64_t kept = walks_once ? 0 : kept_width(op.shape, bytes, 1, threads);
