@@ -6,6 +6,7 @@ CASES = {
     "fsdp2-4x4M-clip": "the same with `max_grad_norm`",
     "shards-500x4096": "AdamW, half of 500 tensors of 4,096",
     "shards-500x4096-clip": "the same with `max_grad_norm`, 500 tensors",
+    "messages": "the messages of a step and of SyncBatchNorm",
     "sync-32x64x56x56": "forward and backward, (32, 64, 56, 56)",
     "sync-64x256x14x14": "forward and backward, (64, 256, 14, 14) of each rank",
     "sync-32x512x7x7": "forward and backward, (32, 512, 7, 7)",
