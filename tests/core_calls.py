@@ -210,9 +210,9 @@ def sgd(params=None, grads=None, buffers=None, *, lows=None, emas=None, tail=Non
     return _native.core.sgd.step_lists("sgd", [group], tail, 1)
 
 
-def precision(mode: str) -> dict[str, Any]:
+def precision(mode: str, part: Any = None) -> dict[str, Any]:
     """The option precision of `sgd`."""
-    return {"mode": mode, "seed": 0, "first": 0}
+    return {"mode": mode, "seed": 0, "first": 0, "part": part}
 
 
 def tail(**asked: Any) -> Tail:

@@ -270,6 +270,12 @@ CALLS = {
         ": precision.mode must be stochastic, kahan or master, got ": lambda: core.sgd(
             precision=core.precision("odd")
         ),
+        ": precision.part must be None or a tuple of first, run and apart, got ": lambda: core.sgd(
+            precision=core.precision("stochastic", [0, 0, 0])
+        ),
+        ": precision.part must be first, run and apart, from 0 on, run at most apart, got , , ": lambda: core.sgd(
+            precision=core.precision("stochastic", (0, 5, 4))
+        ),
         " must be torch.int16, got ": (
             lambda: core.sgd([ones(4, dtype=HALF)], lows=[ones(4)], precision=core.precision("master"))
         ),

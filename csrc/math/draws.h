@@ -1,5 +1,5 @@
 // draws.h - the random bits by which one tensor's elements are rounded in one step: 16 for each stored value,
-// from Philox by seed, step, tensor and the element's position in memory only.
+// from Philox by seed, step, tensor and the element's position in the memory of the whole tensor only.
 //
 // 256 elements share 16 Philox blocks, a byte an element: each 32-bit word serves four elements by its four
 // rotations, so that the high bytes of their draws are four different bytes and the low one is another's high
@@ -17,9 +17,23 @@
 
 namespace onepass::math {
 
+// Where the elements of a part of a tensor are in the whole: `run` of them follow each other, the next ones
+// begin `apart` elements after them. run 0: all follow each other.
+struct DrawPart {
+  int64_t first = 0;
+  int64_t run = 0, apart = 0;
+
+  ONEPASS_HD int64_t place(int64_t i) const { return first + (run > 0 ? i / run * apart + i % run : i); }
+  // How many elements follow each other from this one on, it included, of n at most.
+  ONEPASS_HD int64_t run_at(int64_t i, int64_t n) const {
+    return run > 0 && run - i % run < n ? run - i % run : n;
+  }
+};
+
 struct Draws {
   uint64_t seed = 0;
   uint32_t step = 0;
+  DrawPart part;
 };
 
 constexpr int kDrawGroup = 256;              // elements

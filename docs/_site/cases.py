@@ -2,6 +2,15 @@
 
 # The words for a case of `onepass bench`. A case without words is shown by its name.
 CASES = {
+    "fsdp2-4x4M": "AdamW, half of 4 tensors of 4 M under FSDP2",
+    "fsdp2-4x4M-clip": "the same with `max_grad_norm`",
+    "shards-500x4096": "AdamW, half of 500 tensors of 4,096",
+    "shards-500x4096-clip": "the same with `max_grad_norm`, 500 tensors",
+    "messages": "the messages of a step and of SyncBatchNorm",
+    "sync-32x64x56x56": "forward and backward, (32, 64, 56, 56)",
+    "sync-64x256x14x14": "forward and backward, (64, 256, 14, 14) of each rank",
+    "sync-32x512x7x7": "forward and backward, (32, 512, 7, 7)",
+    "sync-8x64x8x8": "forward and backward, (8, 64, 8, 8)",
     "sgd-4x16M": "SGD, momentum, 4 tensors of 16 M",
     "sgd-1000x1024": "SGD, momentum, 1,000 tensors of 1,024",
     "sgd-200x65536": "SGD, momentum, 200 tensors of 65,536",

@@ -132,12 +132,8 @@ def test_fsdp1(use_orig_params, strategy, of):
 
 
 def test_fsdp2(of):
-    """It works as torch's, or is refused by an error that names the parameter; then the shards are unchanged."""
     assert of("fsdp2-torch") == ["", ""]
-    for message in of("fsdp2-onepass"):
-        assert message == "" or ("DTensor" in message and "adamw" in message.lower() and "CHANGED" not in message)
-        assert "numpy" not in message
-        assert "data is NULL" not in message
+    assert of("fsdp2-onepass") == ["", ""]
 
 
 def test_post_local_sgd(of):

@@ -156,12 +156,29 @@ std::mutex* turn_of(const void* running_mean) {
   return running_mean ? &turns[reinterpret_cast<uintptr_t>(running_mean) / kLine % kTurns] : nullptr;
 }
 
+// What writes y: x's dtype and order of memory, the parameters.
+void set_output(Call& call) {
+  call.op().y = call.like_x("y", Access::kWrite);
+  call.op().residual = call.like_x("residual", Access::kRead);
+  call.set_params();
+}
+
+// Runs the kernel that writes y; returns the seed that its dropout drew, or None. turn: as in LayerCall::run.
+template <class Kernel>
+py::object run_output(Call& call, NamedArguments& arguments, Kernel kernel, std::mutex* turn = nullptr) {
+  call.set_activation();
+  call.set_new_mask();
+  const py::handle seed = arguments["seed"];
+  call.check_end();
+  py::object drawn = call.set_seed(call.op(), seed);
+  call.run(kernel, call.op(), turn);
+  return drawn;
+}
+
 py::object forward(NamedArguments& arguments) {
   Call call("batch_norm", arguments);
   BatchNorm& op = call.op();
-  op.y = call.like_x("y", Access::kWrite);
-  op.residual = call.like_x("residual", Access::kRead);
-  call.set_params();
+  set_output(call);
   op.running_mean = call.param("running_mean", Access::kWrite);
   op.running_var = call.param("running_var", Access::kWrite);
   op.mean = call.statistic("mean", Access::kWrite);
@@ -169,51 +186,50 @@ py::object forward(NamedArguments& arguments) {
   call.check_output();
   call.set_momentum();
   op.eps = arguments.number("eps");
-  call.set_activation();
-  call.set_new_mask();
   op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
-  const py::handle seed = arguments["seed"];
-  call.check_end();
-  py::object drawn = call.set_seed(op, seed);
-  call.run(&KernelTable::batch_norm_forward, op, turn_of(op.running_mean));
-  return drawn;
+  return run_output(call, arguments, &KernelTable::batch_norm_forward, turn_of(op.running_mean));
+}
+
+// Writes y with statistics that are there.
+py::object write_output(Call& call, NamedArguments& arguments) {
+  std::vector<double> workspace(call.target().on_gpu ? 0 : size_t(call.op().shape.channels * kChannelParams));
+  call.op().workspace = workspace.data();
+  return run_output(call, arguments, &KernelTable::batch_norm_inference);
 }
 
 py::object inference(NamedArguments& arguments) {
   Call call("batch_norm", arguments);
   BatchNorm& op = call.op();
-  op.y = call.like_x("y", Access::kWrite);
-  op.residual = call.like_x("residual", Access::kRead);
-  call.set_params();
+  set_output(call);
   op.running_mean = call.param("running_mean", Access::kRead);
   op.running_var = call.param("running_var", Access::kRead);
   OP_CHECK(op.y && op.running_mean && op.running_var, TypeError,
            "batch_norm: y, running_mean and running_var must be tensors, got None");
   op.eps = arguments.number("eps");
-  call.set_activation();
-  call.set_new_mask();
-  const py::handle seed = arguments["seed"];
-  call.check_end();
-  py::object drawn = call.set_seed(op, seed);
-  std::vector<double> workspace(call.target().on_gpu ? 0 : size_t(op.shape.channels * kChannelParams));
-  op.workspace = workspace.data();
-  call.run(&KernelTable::batch_norm_inference, op);
-  return drawn;
+  return write_output(call, arguments);
 }
 
-py::object backward(NamedArguments& arguments) {
+// sums: writes dweight and dbias of this rank. elements: writes dx and dresidual. Only one of them: a part of
+// the work of several ranks.
+py::object backward_of(NamedArguments& arguments, bool sums, bool elements) {
   Call call("batch_norm_backward", arguments);
   BatchNorm& op = call.op();
   op.dy = call.like_x("dy", Access::kRead);
-  op.dx = call.like_x("dx", Access::kWrite);
-  op.dresidual = call.like_x("dresidual", Access::kWrite);
+  if (elements) {
+    op.dx = call.like_x("dx", Access::kWrite);
+    op.dresidual = call.like_x("dresidual", Access::kWrite);
+  }
   call.set_params();
-  op.dweight = call.param("dweight", Access::kWrite);
-  op.dbias = call.param("dbias", Access::kWrite);
+  if (sums) {
+    op.dweight = call.param("dweight", Access::kWrite);
+    op.dbias = call.param("dbias", Access::kWrite);
+  }
   op.mean = call.statistic("mean", Access::kRead);
   op.invstd = call.statistic("invstd", Access::kRead);
   call.check_gradient();
-  op.training = arguments.flag("training");
+  if (sums && elements) op.training = arguments.flag("training");
+  if (!elements) call.set_own();
+  if (!sums) call.set_terms();
   call.set_activation();
   call.set_mask(Access::kRead);
   OP_CHECK(op.relu || !op.mask, ValueError,
@@ -225,6 +241,8 @@ py::object backward(NamedArguments& arguments) {
   call.run(&KernelTable::batch_norm_backward, op);
   return py::none();
 }
+
+py::object backward(NamedArguments& arguments) { return backward_of(arguments, true, true); }
 
 // The parts of training over several ranks. Between moments and apply, and between the two of backward, the
 // ranks exchange what is in own (merge_ranks.cpp).
@@ -242,55 +260,16 @@ py::object moments(NamedArguments& arguments) {
 
 py::object apply(NamedArguments& arguments) {
   Call call("batch_norm", arguments);
-  BatchNorm& op = call.op();
-  op.y = call.like_x("y", Access::kWrite);
-  op.residual = call.like_x("residual", Access::kRead);
-  call.set_params();
-  op.mean = call.statistic("mean", Access::kRead);
-  op.invstd = call.statistic("invstd", Access::kRead);
+  set_output(call);
+  call.op().mean = call.statistic("mean", Access::kRead);
+  call.op().invstd = call.statistic("invstd", Access::kRead);
   call.check_output();
-  call.set_activation();
-  call.set_new_mask();
-  const py::handle seed = arguments["seed"];
-  call.check_end();
-  py::object drawn = call.set_seed(op, seed);
-  std::vector<double> workspace(call.target().on_gpu ? 0 : size_t(op.shape.channels * kChannelParams));
-  op.workspace = workspace.data();
-  call.run(&KernelTable::batch_norm_inference, op);
-  return drawn;
+  return write_output(call, arguments);
 }
 
-// sums: writes own, dweight and dbias of this rank. Else writes dx and dresidual with the terms of all ranks.
-py::object backward_part(NamedArguments& arguments, bool sums) {
-  Call call("batch_norm_backward", arguments);
-  BatchNorm& op = call.op();
-  op.dy = call.like_x("dy", Access::kRead);
-  if (!sums) {
-    op.dx = call.like_x("dx", Access::kWrite);
-    op.dresidual = call.like_x("dresidual", Access::kWrite);
-  }
-  call.set_params();
-  if (sums) {
-    op.dweight = call.param("dweight", Access::kWrite);
-    op.dbias = call.param("dbias", Access::kWrite);
-  }
-  op.mean = call.statistic("mean", Access::kRead);
-  op.invstd = call.statistic("invstd", Access::kRead);
-  call.check_gradient();
-  sums ? call.set_own() : call.set_terms();
-  call.set_activation();
-  call.set_mask(Access::kRead);
-  op.workspace = call.workspace(call.target().kernels->batch_norm_workspace(op.shape));
-  const py::handle seed = arguments["seed"];
-  call.check_end();
-  const py::object drawn = call.set_seed(op, seed);
-  call.run(&KernelTable::batch_norm_backward, op);
-  return py::none();
-}
+py::object backward_sums(NamedArguments& arguments) { return backward_of(arguments, true, false); }
 
-py::object backward_sums(NamedArguments& arguments) { return backward_part(arguments, true); }
-
-py::object backward_elements(NamedArguments& arguments) { return backward_part(arguments, false); }
+py::object backward_elements(NamedArguments& arguments) { return backward_of(arguments, false, true); }
 
 py::object workspace(NamedArguments& arguments) {
   Call call("batch_norm", arguments, false);

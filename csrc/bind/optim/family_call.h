@@ -98,6 +98,7 @@ void FamilyCall<Family>::open_group(const pybind11::object& options, size_t grou
   group_.lr = lr_.device;
   group_.ema_decay = tail_.ema_decay();
   group_.seed = precision_.seed;
+  group_.part = precision_.part;
   group_.group = int64_t(group);
   group_.options.lr = lr_.value;
   variant_ = Family::read_options(given, function, group_.options);

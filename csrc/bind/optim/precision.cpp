@@ -20,7 +20,7 @@ bool is_stored(const TensorView& view, uint8_t code, uint8_t bits) {
 
 Precision precision_of(py::handle option, const char* function) {
   if (option.is_none()) return {};
-  static const Field kMode("mode"), kSeed("seed"), kFirst("first");
+  static const Field kMode("mode"), kSeed("seed"), kFirst("first"), kPart("part");
   const Record given(option, function, "precision");
   Precision precision;
   const auto mode = py::cast<std::string>(given.get(kMode));
@@ -31,6 +31,18 @@ Precision precision_of(py::handle option, const char* function) {
                                         : Precision::Mode::kMaster;
   precision.seed = py::cast<uint64_t>(given.get(kSeed));
   precision.first = py::cast<int64_t>(given.get(kFirst));
+  const py::object part = given.get(kPart);
+  if (!part.is_none()) {
+    OP_CHECK(PyTuple_CheckExact(part.ptr()) && PyTuple_GET_SIZE(part.ptr()) == 3, TypeError, function,
+             ": precision.part must be None or a tuple of first, run and apart, got ",
+             Py_TYPE(part.ptr())->tp_name);
+    const auto number = [&](int i) { return py::cast<int64_t>(PyTuple_GET_ITEM(part.ptr(), i)); };
+    const math::DrawPart given_part{number(0), number(1), number(2)};
+    OP_CHECK(given_part.first >= 0 && given_part.run >= 0 && given_part.apart >= given_part.run, ValueError,
+             function, ": precision.part must be first, run and apart, from 0 on, run at most apart, got ",
+             given_part.first, ", ", given_part.run, ", ", given_part.apart);
+    precision.part = given_part;
+  }
   given.check_read();
   return precision;
 }

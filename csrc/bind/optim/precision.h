@@ -6,6 +6,7 @@
 #include "bind/core/shared.h"
 #include "bind/core/tensor.h"
 #include "loops/tensors/tensor_list.h"
+#include "math/draws.h"
 
 namespace onepass {
 
@@ -14,7 +15,8 @@ struct Precision {
   enum class Mode { kNearest, kStochastic, kKahan, kMaster };
   Mode mode = Mode::kNearest;
   uint64_t seed = 0;
-  int64_t first = 0;  // number of the group's first parameter among all of the optimizer
+  math::DrawPart part;  // that the group's parameters are of those by which draws are numbered
+  int64_t first = 0;    // number of the group's first parameter among all of the optimizer
 
   bool has_low() const { return mode == Mode::kKahan || mode == Mode::kMaster; }
 };

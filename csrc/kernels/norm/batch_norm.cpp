@@ -244,12 +244,16 @@ void backward(const BatchNorm& op, int threads) {
       walk_spans<T>(op.shape, slab, passing, params.view(), at_once,
                     [&](Span<T>& span) { write_dx<S, F>(op, passing, dx, dresidual, span); });
     };
-    const int64_t bytes = 2 * size_of(op.dtype), kept = kept_width(op.shape, bytes, 1, threads);
+    // Of two calls with an exchange between them each walks all channels, in the order of memory and back:
+    // the second one begins with what the first one read last.
+    const bool walks_once = op.own || op.terms;
+    const int64_t bytes = 2 * size_of(op.dtype);
+    const int64_t kept = walks_once ? 0 : kept_width(op.shape, bytes, 1, threads);
     if (kept > 0) {
       in.ahead = op.shape.channels * op.shape.positions;
       return for_each_slab(op.shape, kept, threads, [&](const Slab& slab) { walk_both(slab, 1); });
     }
-    const int64_t channels = op.shape.channels, width = slab_width(op.shape, bytes);
+    const int64_t channels = op.shape.channels, width = walks_once ? channels : slab_width(op.shape, bytes);
     for (int64_t c = 0; c < channels; c += width) {
       walk_both({c, c + width < channels ? c + width : channels}, threads);
     }

@@ -110,8 +110,13 @@ ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype
   constexpr int kLists = kFirstState + Rule::kStates;
   const bool stochastic = step.storage == Storage::kStochastic;
   alignas(64) float strip[kLists][kUpdateStrip];
-  alignas(64) uint32_t words[kUpdateStrip / 2];
-  if (stochastic) draw_words(step.own.draws, item.number, begin, words);
+  alignas(64) uint32_t words[kUpdateStrip];
+  const StripDraws draws{words, stochastic && !draws_by_words(step.own.draws.part)};
+  if (draws.each) {
+    draw_each(step.own.draws, item.number, begin, n, words);
+  } else if (stochastic) {
+    draw_words(step.own.draws, item.number, step.own.draws.part.first + begin, words);
+  }
   load_value(item, dtype, step.storage, begin, strip[kParam], n);
   for (int k = kGrad; k < kLists; ++k) load_strip(dtype[k], item.list[k], begin, strip[k], n);
   float* state[Rule::kStates + 1];
@@ -121,12 +126,12 @@ ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype
     if (dtype[k] == DType::kFloat32) {
       std::memcpy(static_cast<float*>(item.list[k]) + begin, strip[k], size_t(n) * sizeof(float));
     } else if (stochastic) {
-      store_strip_stochastic(dtype[k], item.list[k], begin, strip[k], n, words, math::list_rotation(k - 1));
+      store_strip_stochastic(dtype[k], item.list[k], begin, strip[k], n, draws, math::list_rotation(k - 1));
     } else {
       store_strip(dtype[k], item.list[k], begin, strip[k], n);
     }
   }
-  store_value(item, dtype, step.storage, begin, strip[kParam], n, words);
+  store_value(item, dtype, step.storage, begin, strip[kParam], n, draws);
 }
 
 // begin .. end is at most a strip, and begin is a multiple of kDrawGroup.
@@ -135,9 +140,11 @@ inline void update_strip(const TensorItem& item, const DType* dtype, const StepU
                          int64_t begin, int64_t end) {
   if (step.storage == Storage::kNearest) return update_range<T>(item, dtype, step.rule, begin, end);
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (step.storage == Storage::kStochastic && all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
+    const math::DrawPart& part = step.own.draws.part;
+    if (step.storage == Storage::kStochastic && draws_by_words(part) &&
+        all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
       alignas(64) uint32_t words[kUpdateStrip / 2];
-      draw_words(step.own.draws, item.number, begin, words);
+      draw_words(step.own.draws, item.number, part.first + begin, words);
       return update_bfloat16(item, step.rule, begin, end, words);
     }
     update_stored_strip(item, dtype, step, begin, end - begin);

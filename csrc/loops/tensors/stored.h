@@ -11,6 +11,11 @@
 
 namespace onepass::ONEPASS_ISA {
 
+// Whether draw_words takes the part's elements: its strips begin with a group of draws. Else draw_each.
+inline bool draws_by_words(const math::DrawPart& part) {
+  return part.run == 0 && part.first % math::kDrawGroup == 0;
+}
+
 // words[j]: the draws of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is
 // a multiple of kDrawGroup; words has room for kUpdateStrip elements. All groups of a strip are drawn side by
 // side.
@@ -30,6 +35,33 @@ ONEPASS_WALK inline void draw_words(const math::Draws draws, uint32_t tensor, in
     }
   }
 }
+
+// each[i]: the word of element begin + i of a part, turned so that its draw is in the low half; n is at most
+// kUpdateStrip.
+inline void draw_each(const math::Draws& draws, uint32_t tensor, int64_t begin, int64_t n, uint32_t* each) {
+  alignas(64) uint32_t words[kUpdateStrip / 2];
+  int64_t drawn = -1;  // the element that the words begin with
+  for (int64_t done = 0; done < n;) {
+    const int64_t stop = done + draws.part.run_at(begin + done, n - done);
+    for (int64_t place = draws.part.place(begin + done); done < stop; ++done, ++place) {
+      if (drawn < 0 || place < drawn || place >= drawn + kUpdateStrip) {
+        drawn = place / math::kDrawGroup * math::kDrawGroup;
+        draw_words(draws, tensor, drawn, words);
+      }
+      each[done] = rotate_right(words[(place - drawn) / 2], place % 2 != 0 ? 16 : 0);
+    }
+  }
+}
+
+// The words of a strip: two elements share one, or each has its own.
+struct StripDraws {
+  const uint32_t* words;
+  bool each;
+  ONEPASS_HD uint32_t draw(int64_t i, int rotation) const {
+    return each ? rotate_right(words[i], rotation)
+                : rotate_right(words[i / 2], rotation + (i % 2 != 0 ? 16 : 0));
+  }
+};
 
 // values[0 .. n) = the parameter's value from element begin on; n is at most kUpdateStrip.
 template <class T>
@@ -66,11 +98,11 @@ inline void load_value(const TensorItem& item, const DType* dtype, Storage stora
   }
 }
 
-// words: those of draw_words from this element on; rotation: the list's.
+// draws: those from this element on; rotation: the list's.
 inline void store_strip_stochastic(DType dtype, void* stored, int64_t begin, const float* __restrict values,
-                                   int64_t n, const uint32_t* __restrict words, int rotation) {
+                                   int64_t n, const StripDraws& draws, int rotation) {
   uint16_t* to = static_cast<uint16_t*>(stored) + begin;
-  const auto draw = [=](int64_t i) { return rotate_right(words[i / 2], rotation + (i % 2 != 0 ? 16 : 0)); };
+  const auto draw = [=](int64_t i) { return draws.draw(i, rotation); };
   if (dtype == DType::kFloat16) {
     for (int64_t i = 0; i < n; ++i) to[i] = math::stochastic_float16(values[i], draw(i));
   } else {
@@ -79,9 +111,9 @@ inline void store_strip_stochastic(DType dtype, void* stored, int64_t begin, con
 }
 
 // Stores values[0 .. n) as the parameter's value from element begin on, and leaves in values what the storage
-// keeps of them. words: as above, read with kStochastic only.
+// keeps of them. draws: as above, read with kStochastic only.
 inline void store_value(const TensorItem& item, const DType* dtype, Storage storage, int64_t begin,
-                        float* __restrict values, int64_t n, const uint32_t* words) {
+                        float* __restrict values, int64_t n, const StripDraws& draws) {
   void* param = item.list[kParam];
   if (dtype[kParam] == DType::kFloat32) {  // with states of 16 bits
     std::memcpy(static_cast<float*>(param) + begin, values, size_t(n) * sizeof(float));
@@ -92,7 +124,7 @@ inline void store_value(const TensorItem& item, const DType* dtype, Storage stor
       store_strip(dtype[kParam], param, begin, values, n);
       break;
     case Storage::kStochastic:
-      store_strip_stochastic(dtype[kParam], param, begin, values, n, words, math::list_rotation(0));
+      store_strip_stochastic(dtype[kParam], param, begin, values, n, draws, math::list_rotation(0));
       break;
     case Storage::kKahan: {
       store_strip(dtype[kParam], param, begin, values, n);

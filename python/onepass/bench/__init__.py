@@ -33,4 +33,5 @@ OPS = {
     "augment": "onepass.bench.augment",
     "monitor": "onepass.bench.monitor",
     "train": "onepass.bench.train",
+    "distributed": "onepass.bench.distributed",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ from onepass.optim import _ops
 from onepass.optim._lists.arguments import Names, limit_number, number
 from onepass.optim._lists.kinds import is_sharded
 from onepass.optim._lists.layout import regular
+from onepass.optim._lists.norms import FACTOR, NORM, measure
 from onepass.optim._lists.overlap import check_apart
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
@@ -31,8 +31,6 @@ _Result = TypeVar("_Result")
 # from the module, whose names are rarely replaced, and not from torch.nn.utils.
 _torch_clip_grad_norm_: Callable[..., Tensor] = torch.nn.utils.clip_grad.clip_grad_norm_
 _torch_clip_grad_value_: Callable[..., None] = torch.nn.utils.clip_grad.clip_grad_value_
-# Places in the control tensor (csrc/math/clip.h, StepControl).
-_FACTOR, _NORM = 0, 2
 
 
 @torch.no_grad()
@@ -183,18 +181,19 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
     shares = _by_device(grads)
     # The factor depends neither on other devices nor on whether the norm is finite.
     at_once = len(shares) == 1 and not error_if_nonfinite
-    found = [_norm_of(share, order, max_norm, at_once) for share in shares]
+    written = bump_versions if at_once else None
+    found = [measure(name, share, order, max_norm, written) for share in shares]
     controls = [control for control, _ in found]
     if len(shares) > 1:
         _combine(controls, order, max_norm)
     wide = any(has_double for _, has_double in found)
-    total = controls[0][_NORM].to(torch.float64 if wide else torch.float32)
-    if error_if_nonfinite and not bool(controls[0][_NORM].isfinite()):
+    total = controls[0][NORM].to(torch.float64 if wide else torch.float32)
+    if error_if_nonfinite and not bool(controls[0][NORM].isfinite()):
         raise _Nonfinite(
             f"{name}: the gradients' norm of order {order} must be finite with error_if_nonfinite=True, "
             f"got {total.item()}"
         )
-    if at_once or (len(shares) == 1 and not total.is_cuda and controls[0][_FACTOR] == 1):
+    if at_once or (len(shares) == 1 and not total.is_cuda and controls[0][FACTOR] == 1):
         return total  # the gradients are scaled, or need no scaling
     # Comes before the scaling, so that versions are right wherever a signal interrupts it.
     bump_versions(grads)
@@ -203,36 +202,14 @@ def _clip_norm(grads: list[Tensor], max_norm: float, order: float, error_if_nonf
     return total
 
 
-def _norm_of(grads: list[Tensor], order: float, max_norm: float, scales: bool) -> tuple[Tensor, bool]:
-    """Computes the norm of gradients on one device.
-
-    Args:
-        grads: The gradients.
-        order: The order of the norm.
-        max_norm: The largest norm that is left as it is.
-        scales: Scale the gradients in the same call.
-
-    Returns:
-        The control tensor, which holds factor and norm, and whether a gradient is float64.
-    """
-    device = grads[0].device
-    control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
-    written = bump_versions if scales else None
-    workspace = functools.partial(torch.empty, dtype=torch.float64, device=device)
-    has_double: bool = _native.core.grad_norm(
-        "clip_grad_norm_", grads, order, max_norm, written, control, workspace, torch.get_num_threads()
-    )
-    return control, has_double
-
-
 def _combine(controls: list[Tensor], order: float, max_norm: float) -> None:
     """Puts the norm over all devices, and its factor, into each device's control tensor."""
-    norms = torch.stack([control[_NORM].to(controls[0].device) for control in controls])
+    norms = torch.stack([control[NORM].to(controls[0].device) for control in controls])
     total = torch.linalg.vector_norm(norms, order)
     factor = (max_norm / (total + 1e-6)).clamp(max=1)
     for control in controls:
-        control[_NORM] = total.to(control.device)
-        control[_FACTOR] = factor.to(control.device)
+        control[NORM] = total.to(control.device)
+        control[FACTOR] = factor.to(control.device)
 
 
 def _clamp(grads: list[Tensor], limit: float) -> None:

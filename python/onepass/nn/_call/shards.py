@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from onepass._placements import part_of
 from onepass.nn._call import seeds
 
-__all__ = ["agreed_seed", "collapsed", "is_sharded", "local_part", "seed_of_mesh"]
+__all__ = ["agreed_seed", "is_sharded", "local_part", "seed_of_mesh"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -34,26 +34,14 @@ def local_part(function: str, argument: str, tensor: Any) -> tuple[tuple[int, ..
         ValueError: It is neither sharded nor replicated in each dimension of its mesh, or is sharded in an order
             of its own (FSDP's parameters under tensor parallelism are).
     """
-    for placement in tensor.placements:
-        if type(placement).__name__ not in ("Shard", "Replicate"):
-            raise ValueError(
-                f"{function}: {argument} must be sharded or replicated, got the placements {tensor.placements}"
-            )
-    shape, offsets, mesh = list(tensor.shape), [0] * tensor.dim(), tensor.device_mesh
-    place = mesh.get_coordinate()
-    if place is None:
-        raise ValueError(f"{function}: {argument} must be on a mesh with this rank, got {mesh}")
-    for dim, placement in enumerate(tensor.placements):
-        if not placement.is_shard():
-            continue
-        # The ranks along a dimension of the mesh share out, in equal chunks but for the end, what those along the
-        # dimensions before it have left to them.
-        at = placement.dim % tensor.dim()
-        chunk = -(-shape[at] // mesh.size(dim))
-        begin = min(chunk * place[dim], shape[at])
-        offsets[at] += begin
-        shape[at] = min(chunk, shape[at] - begin)
-    return tuple(shape), tuple(offsets)
+    if tensor.device_mesh.get_coordinate() is None:
+        raise ValueError(f"{function}: {argument} must be on a mesh with this rank, got {tensor.device_mesh}")
+    found = part_of(tensor)
+    if found is None:
+        raise ValueError(
+            f"{function}: {argument} must be sharded or replicated, got the placements {tensor.placements}"
+        )
+    return found
 
 
 def seed_of_mesh(
@@ -92,18 +80,3 @@ _library.define("draw_agreed_seed(Tensor like) -> Tensor", tags=(torch.Tag.nonde
 _library.impl("draw_agreed_seed", _draw_agreed, "CPU")
 _library.impl("draw_agreed_seed", _draw_agreed, "CUDA")
 _library._register_fake("draw_agreed_seed", lambda like: torch.empty(1, dtype=torch.int64, device=like.device))
-
-
-def collapsed(sizes: Sequence[int], strides: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Returns the fewest dimensions that walk over the same places, the last one with stride 1."""
-    found: list[tuple[int, int]] = []
-    for size, stride in zip(sizes, strides, strict=True):
-        if size == 1:
-            continue
-        if found and found[-1][1] == size * stride:
-            found[-1] = (found[-1][0] * size, stride)
-        else:
-            found.append((size, stride))
-    if not found or found[-1][1] != 1:
-        found.append((1, 1))
-    return [size for size, _ in found], [stride for _, stride in found]

@@ -14,7 +14,7 @@ from onepass.nn._call.seeds import Seed
 from onepass.nn.batch_norm import _composed, _kernels
 from onepass.nn.batch_norm._kernels import Options, Running, Saved
 
-__all__ = ["apply", "differentiate", "remember"]
+__all__ = ["apply", "differentiate", "gradients", "remember"]
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -82,13 +82,33 @@ def differentiate(ctx: Any, grad: Tensor | None) -> _Gradients:
     wanted = list(ctx.needs_input_grad[:4])
     if torch.is_grad_enabled() or is_batched(grad):
         return _differentiably(grad, input, weight, bias, saved, options, wanted)
+    return gradients(
+        grad, input, options, wanted, lambda one: _backward(one, input, weight, bias, saved, options, wanted)
+    )
+
+
+def gradients(
+    grad: Tensor,
+    input: Tensor,
+    options: Options,
+    wanted: list[bool],
+    run: Callable[[Tensor], Sequence[Tensor | None]],
+) -> _Gradients:
+    """Returns the gradients of input, weight, bias and residual, those that are wanted.
+
+    Args:
+        grad: That of the output.
+        input: x.
+        options: Those of the call.
+        wanted: Which gradients are; changed where the residual's is the output's itself.
+        run: Computes those that are wanted from `grad` in the layout of `input`.
+    """
     dresidual = None
     if wanted[3] and options.activation is None and not options.dropout:
         dresidual, wanted[3] = grad, False
     if not any(wanted):
         return None, None, None, dresidual
-    grad = in_layout_of(grad, input, "batch_norm: grad")
-    dx, dweight, dbias, own = _backward(grad, input, weight, bias, saved, options, wanted)
+    dx, dweight, dbias, own = run(in_layout_of(grad, input, "batch_norm: grad"))
     return dx, dweight, dbias, dresidual if own is None else own
 
 

@@ -6,6 +6,7 @@ belong. So the operators are functions, which compilers may move about, and thei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,7 @@ from onepass.nn.batch_norm._checks import check_channels
 from onepass.nn.batch_norm._derivative import differentiate, remember
 from onepass.nn.batch_norm._kernels import Options, Running, Saved
 
-__all__ = ["batch_norm"]
+__all__ = ["as_result", "batch_norm", "move_running", "moved"]
 
 # torch gives these methods no types.
 _torch_library = cast(Any, torch.library)
@@ -57,10 +58,35 @@ def batch_norm(
         seed,
         *options,
     )
-    if options.training and running.mean is not None and running.var is not None:
+    if options.training:
+        move_running(running, new)
+    return cast(Tensor, output)
+
+
+def move_running(running: Running, new: Sequence[Tensor]) -> None:
+    """Copies new running statistics, those that an operator returns, to where they belong."""
+    if running.mean is not None and running.var is not None:
         for statistic, value in zip((running.mean, running.var), new, strict=True):
             statistic.copy_(value)
-    return cast(Tensor, output)
+
+
+def moved(input: Tensor, running: Running, training: bool) -> tuple[Running, tuple[Tensor, Tensor]]:
+    """Returns what a kernel moves in the place of the running statistics, and what an operator returns of it.
+
+    Args:
+        input: On the device in question.
+        running: The running statistics, which an operator must leave alone.
+        training: Whether they move.
+
+    Returns:
+        Copies of the running statistics, in both places. Nothing is moved when a call is computed again.
+    """
+    if not training or running.mean is None or running.var is None:
+        nothing = input.new_empty(0)
+        return running, (nothing, torch.empty_like(nothing))
+    new = (running.mean.clone(), running.var.clone())
+    mean, var = (None, None) if is_recomputed() else new
+    return Running(mean, var, running.batches), new
 
 
 def _forward(
@@ -75,22 +101,14 @@ def _forward(
     *options: Any,
 ) -> tuple[Tensor, ...]:
     how = Options(*options)
-    nothing = input.new_empty(0)
-    if how.training and running_mean is not None and running_var is not None:
-        running_mean, running_var = running_mean.clone(), running_var.clone()
-        new = (running_mean, running_var)
-        if is_recomputed():
-            running_mean = running_var = None
-    else:
-        new = (nothing, torch.empty_like(nothing))
-    running = Running(running_mean, running_var, batches)
+    running, new = moved(input, Running(running_mean, running_var, batches), how.training)
     drawn = 0 if seed is None else seed
     try:
         output, mean, spread, mask, _ = _kernels.forward(input, weight, bias, residual, running, drawn, how)
     except ValueError:
         check_channels(input, running.mean, running.var, weight, bias)
         raise
-    return (output, mean, spread, _tensor(mask, input), *new)
+    return (output, mean, spread, as_result(mask, input), *new)
 
 
 def _fake_forward(
@@ -111,11 +129,11 @@ def _fake_forward(
         new = (torch.empty_like(running_mean), torch.empty_like(running_var))
     else:
         new = (input.new_empty(0), input.new_empty(0))
-    return (torch.empty_like(input), mean, torch.empty_like(mean), _tensor(mask, input), *new)
+    return (torch.empty_like(input), mean, torch.empty_like(mean), as_result(mask, input), *new)
 
 
-def _tensor(mask: Tensor | None, input: Tensor) -> Tensor:
-    # An operator's results cannot be None.
+def as_result(mask: Tensor | None, input: Tensor) -> Tensor:
+    """Returns the mask, or an empty tensor for none: an operator's results cannot be None."""
     return input.new_empty(0, dtype=torch.uint8) if mask is None else mask
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from onepass.nn._call.dispatch import is_batched, with_memory
-from onepass.nn._call.layout import in_layout_of
-from onepass.nn._call.recomputation import is_recomputed
 from onepass.nn.batch_norm import _kernels, _sync_kernels
+from onepass.nn.batch_norm._derivative import gradients
 from onepass.nn.batch_norm._exchange import Peers, group_named
 from onepass.nn.batch_norm._kernels import Options, Running
+from onepass.nn.batch_norm._ops import as_result, move_running, moved
 from onepass.nn.batch_norm._sync_kernels import Saved
 
 __all__ = ["differentiate", "sync_batch_norm"]
@@ -55,9 +55,7 @@ def sync_batch_norm(
     output, _, _, _, _, *new = torch.ops.onepass.sync_batch_norm(
         input, weight, bias, residual, *running, seed, *options, peers.group.group_name
     )
-    if running.mean is not None and running.var is not None:
-        for statistic, value in zip((running.mean, running.var), new, strict=True):
-            statistic.copy_(value)
+    move_running(running, new)
     return cast(Tensor, output)
 
 
@@ -74,13 +72,13 @@ def differentiate(ctx: Any, grad: Tensor, run: _Run) -> tuple[Tensor | None, ...
         )
     input, weight, bias, *rest = ctx.saved_tensors
     options, wanted = ctx.options, list(ctx.needs_input_grad[:4])
-    grad = with_memory(grad)
-    dresidual = None
-    if wanted[3] and options.activation is None and not options.dropout:
-        dresidual, wanted[3] = grad, False
-    grad = in_layout_of(grad, input, "batch_norm: grad")
-    dx, dweight, dbias, own = run(grad, input, weight, bias, Saved(*rest), wanted)
-    return dx, dweight, dbias, dresidual if own is None else own
+    return gradients(
+        with_memory(grad),
+        input,
+        options,
+        wanted,
+        lambda one: run(one, input, weight, bias, Saved(*rest), wanted),
+    )
 
 
 def _peers(input: Tensor, group: str) -> Peers:
@@ -100,23 +98,18 @@ def _forward(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     *options, group = rest
-    nothing = input.new_empty(0)
-    new = (nothing, torch.empty_like(nothing))
-    if running_mean is not None and running_var is not None:
-        running_mean, running_var = new = (running_mean.clone(), running_var.clone())
-        if is_recomputed():
-            running_mean = running_var = None
+    running, new = moved(input, Running(running_mean, running_var, batches), True)
     output, mean, invstd, mask, _, total = _sync_kernels.forward(
         input,
         weight,
         bias,
         residual,
-        Running(running_mean, running_var, batches),
+        running,
         0 if seed is None else seed,
         Options(*options),
         _peers(input, group),
     )
-    return (output, mean, invstd, _tensor(mask, input), total, *new)
+    return (output, mean, invstd, as_result(mask, input), total, *new)
 
 
 def _fake_forward(
@@ -134,12 +127,7 @@ def _fake_forward(
     mask = None if residual is None else _kernels.new_mask(input, Options(*rest[:-1]).activation)
     total = input.new_empty(1, dtype=torch.float64)
     new = [input.new_empty(0) if one is None else torch.empty_like(one) for one in (running_mean, running_var)]
-    return (torch.empty_like(input), mean, torch.empty_like(mean), _tensor(mask, input), total, *new)
-
-
-def _tensor(mask: Tensor | None, input: Tensor) -> Tensor:
-    # An operator's results cannot be None.
-    return input.new_empty(0, dtype=torch.uint8) if mask is None else mask
+    return (torch.empty_like(input), mean, torch.empty_like(mean), as_result(mask, input), total, *new)
 
 
 def _backward(

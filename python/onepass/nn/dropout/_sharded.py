@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from onepass._memory import check_large
+from onepass._placements import collapsed
 from onepass.nn._call.dispatch import is_transformed
-from onepass.nn._call.shards import collapsed, is_sharded, local_part, seed_of_mesh
+from onepass.nn._call.shards import is_sharded, local_part, seed_of_mesh
 from onepass.nn.dropout import _ops
 from onepass.nn.dropout._derivative import apply
 from onepass.nn.dropout._kernels import Options, options_of, run

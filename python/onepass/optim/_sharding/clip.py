@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -13,13 +12,10 @@ from onepass import _native
 from onepass._arguments import told
 from onepass._versions import bump_versions
 from onepass.optim._lists.kinds import is_sharded
-from onepass.optim._sharding.mesh import check_placements, common_group, contributes
-from onepass.optim._sharding.reduce import memory_of
+from onepass.optim._lists.norms import FACTOR, NORM, measure
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes, memory_of
 
 __all__ = ["clip_shards", "clip_shards_by_value"]
-
-# Places in the control tensor (csrc/math/clip.h, StepControl).
-_FACTOR, _NORM = 0, 2
 
 
 def clip_shards(grads: list[Tensor], max_norm: float, order: float, error_if_nonfinite: bool) -> Tensor:
@@ -38,16 +34,15 @@ def clip_shards(grads: list[Tensor], max_norm: float, order: float, error_if_non
     group = _group_of(name, grads)
     own = [memory_of(grad) for grad in grads if contributes(grad, group) and memory_of(grad).numel()]
     local = [memory_of(grad) for grad in grads]
-    device = local[0].device
-    control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
     if own:
-        workspace = functools.partial(torch.empty, dtype=torch.float64, device=device)
-        _native.core.grad_norm(name, own, order, max_norm, None, control, workspace, torch.get_num_threads())
+        control, _ = measure(name, own, order, max_norm)
+    else:
+        control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=local[0].device)
     if math.isinf(order):
-        total = control[_NORM].clone()
+        total = control[NORM].clone()
         dist.all_reduce(total, op=dist.ReduceOp.MAX, group=group)
     else:
-        total = control[_NORM].pow(order)
+        total = control[NORM].pow(order)
         dist.all_reduce(total, group=group)
         total = total.pow(1 / order)
     if error_if_nonfinite and not bool(total.isfinite()):
@@ -55,8 +50,8 @@ def clip_shards(grads: list[Tensor], max_norm: float, order: float, error_if_non
             f"{name}: the gradients' norm of order {order} must be finite with error_if_nonfinite=True, "
             f"got {total.item()}"
         )
-    control[_NORM] = total
-    control[_FACTOR] = (max_norm / (total + 1e-6)).clamp(max=1)
+    control[NORM] = total
+    control[FACTOR] = (max_norm / (total + 1e-6)).clamp(max=1)
     bump_versions(local)
     _native.core.grad_scale(name, local, control, torch.get_num_threads())
     wide = any(grad.dtype == torch.float64 for grad in grads)

@@ -8,9 +8,10 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from onepass._placements import collapsed, part_of
 from onepass.optim._lists.kinds import is_sharded
 
-__all__ = ["check_placements", "common_group", "contributes", "place_of"]
+__all__ = ["check_placements", "common_group", "contributes", "draw_part_of", "memory_of", "place_of"]
 
 
 def check_placements(place: str, param: Any) -> None:
@@ -65,6 +66,34 @@ def contributes(param: Tensor, group: Any) -> bool:
     return all(at == 0 for at, kind in zip(place, whole.placements, strict=True) if kind.is_replicate())
 
 
+def draw_part_of(param: Tensor) -> tuple[int, int, int] | None:
+    """Says where the elements of this rank's shard are in the memory of the whole parameter (csrc/math/draws.h).
+
+    Args:
+        param: A DTensor, or a plain tensor.
+
+    Returns:
+        The first one; how many follow each other, 0 for all; how far the next ones begin after them. None if three
+        numbers cannot say it: the ranks' order is one of FSDP's under tensor parallelism, memory has another order
+        than the dimensions, or inner dimensions are sharded several times.
+    """
+    if not is_sharded(param):
+        return 0, 0, 0
+    whole: Any = param
+    found = part_of(whole) if whole.device_mesh.get_coordinate() is not None else None
+    if found is None or not whole.is_contiguous() or not memory_of(whole).is_contiguous():
+        return None
+    shape, offsets = found
+    if 0 in shape or not shape:
+        return 0, 0, 0
+    strides = whole.stride()
+    first = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
+    sizes, apart = collapsed(shape, strides)
+    if len(sizes) == 1:
+        return first, 0, 0
+    return (first, sizes[1], apart[0]) if len(sizes) == 2 else None
+
+
 def place_of(param: Tensor) -> int:
     """Numbers the shards of a parameter; ranks that have copies of one shard get the same number.
 
@@ -80,3 +109,12 @@ def place_of(param: Tensor) -> int:
         if at is not None and not placement.is_replicate():
             number = number * mesh.size(dim) + at[dim]
     return int(number)
+
+
+def memory_of(value: Any) -> Any:
+    """The tensor that a DTensor has on this rank; anything else as it is."""
+    if not is_sharded(value):
+        return value
+    local = value._local_tensor
+    # What a collective has not delivered yet is waited for.
+    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local

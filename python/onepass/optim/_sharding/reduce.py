@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from onepass import _native
-from onepass.optim._lists.kinds import is_sharded
+from onepass.optim._lists.norms import NONFINITE, NORM, measure
 
-__all__ = ["Decision", "Shares", "decide", "memory_of", "sum_over"]
+__all__ = ["Decision", "Shares", "decide", "sum_over"]
 
-# Places in the control tensor (csrc/math/clip.h, StepControl).
-_NORM, _NONFINITE = 2, 3
 # A float that multiplies gradients becomes 0 below this; a factor of 0 would be no scale.
 _LEAST = 1e-300
 
@@ -31,19 +27,14 @@ class Shares(NamedTuple):
         """Measures gradients in one pass over their memory.
 
         Args:
-            grads: Those that this rank counts.
+            grads: Those that this rank counts, none of which is empty.
             device: Where the result is, should there be none.
         """
-        full = [grad for grad in grads if grad.numel()]
-        if not full:
+        if not grads:
             return Shares(torch.zeros(2, dtype=torch.float64, device=device))
-        control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=full[0].device)
-        workspace = functools.partial(torch.empty, dtype=torch.float64, device=full[0].device)
-        dense = [grad if grad.is_contiguous() else grad.contiguous() for grad in full]
-        _native.core.grad_norm(
-            "grad_norm", dense, 2.0, float("inf"), None, control, workspace, torch.get_num_threads()
-        )
-        return Shares(torch.stack([control[_NORM].square(), control[_NONFINITE]]))
+        dense = [grad if grad.is_contiguous() else grad.contiguous() for grad in grads]
+        control, _ = measure("grad_norm", dense)
+        return Shares(torch.stack([control[NORM].square(), control[NONFINITE]]))
 
 
 class Decision(NamedTuple):
@@ -99,12 +90,3 @@ def decide(
             else torch.as_tensor(found_inf, device=norm.device).float() + overflowed
         )
     return Decision(scale, found, norm, share)
-
-
-def memory_of(value: Any) -> Any:
-    """The tensor that a DTensor has on this rank; anything else as it is."""
-    if not is_sharded(value):
-        return value
-    local = value._local_tensor
-    # What a collective has not delivered yet is waited for.
-    return local.wait() if hasattr(local, "wait") and type(local) is not Tensor else local

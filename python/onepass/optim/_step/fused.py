@@ -63,6 +63,8 @@ class FusedOptimizer(PartlyFused):
     _shards: Any = None
     # The numbers of the groups' first parameters, where they are those of another optimizer.
     _firsts: Sequence[int] | None = None
+    # Whether a step has made, replaced or removed states since this was last set to False.
+    has_replaced_states = False
     # What the core and the groups' options remember between steps. Neither is pickled or copied:
     # Optimizer.__getstate__ leaves them out.
     _plan: Any = None
@@ -275,6 +277,8 @@ class FusedOptimizer(PartlyFused):
                 for param in group["params"]:
                     self._fit_states(group, param, self.state.get(param, {}))
         self._precision = [tuple(map(group.get, _SETTLED)) for group in self.param_groups]
+        # Their groups are cut by what is rounded by draws.
+        self._shards = None
         self._asks_kernels = not any(group["differentiable"] for group in self.param_groups)
         self._is_sharded = any(is_sharded(param) for group in self.param_groups for param in group["params"])
 
@@ -312,6 +316,7 @@ class FusedOptimizer(PartlyFused):
 
     def _step_irregular(self, tail: Tail) -> None:
         """Takes a step where a state is missing or a layout differs; raises if something is wrong."""
+        self.has_replaced_states = True
         if self._holds_shards():
             # A parameter has become one since the first step, or its gradient is one.
             self._is_sharded = True

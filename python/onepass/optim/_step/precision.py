@@ -29,6 +29,8 @@ ROUNDINGS = ("nearest", "stochastic", "kahan")
 # Options of a param group. Groups, and so checkpoints, hold only those that are not at their defaults, because
 # torch does not know them.
 DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
+# Where the parameters of a group of shards are in the whole.
+DRAW_PART = "draw_part"
 # The first of them, which say what is done; the seed only says how.
 _CONCERNING = ("state_dtype", "rounding", "master_weights")
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
@@ -152,7 +154,11 @@ def precision_of(name: str, group: dict[str, Any], first: int) -> Precision | No
     mode = mode_of(group)
     if mode == "None" or (mode == "master" and group["master_weights"] is None):
         check_precision(name, group)
-    return None if mode is None else {"mode": mode, "seed": option(group, "seed") or 0, "first": first}
+    if mode is None:
+        return None
+    # A group of shards knows of which part of the whole its parameters are (_sharding/mesh.py).
+    part = group.get(DRAW_PART)
+    return {"mode": mode, "seed": option(group, "seed") or 0, "first": first, "part": part}
 
 
 def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:

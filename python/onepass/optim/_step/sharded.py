@@ -8,19 +8,20 @@ of all gradients and whether a step is skipped, is decided together before the t
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from onepass._arguments import told
 from onepass.optim._lists.kinds import is_sharded
-from onepass.optim._sharding.mesh import check_placements, common_group, contributes, place_of
-from onepass.optim._sharding.reduce import Decision, Shares, decide, memory_of, sum_over
+from onepass.optim._sharding.mesh import check_placements, common_group, contributes, draw_part_of, place_of
+from onepass.optim._sharding.reduce import Decision, Shares, decide, sum_over
+from onepass.optim._sharding.seen import Seen
+from onepass.optim._sharding.shard import Shard
+from onepass.optim._step.precision import DRAW_PART, mode_of
 
 __all__ = ["Shards"]
 
@@ -30,63 +31,18 @@ _PLACE_BITS = 20
 _NOT_SHARED = ("params", "param_names")
 
 
-class _Shard:
-    """A parameter, its local part, and the states that both know.
-
-    Attributes:
-        param: A DTensor or a plain tensor.
-        local: Its memory on this rank.
-        states: The visible states when they were last the same as the twin's.
-    """
-
-    __slots__ = ("local", "param", "states")
-
-    def __init__(self, param: Tensor) -> None:
-        self.param = param
-        self.local = memory_of(param).detach()
-        self.states: dict[str, Any] = {}
-
-    def is_current(self) -> bool:
-        """Whether the parameter still has the memory that it had."""
-        memory = memory_of(self.param)
-        return bool(memory.data_ptr() == self.local.data_ptr() and memory.shape == self.local.shape)
-
-    def wrapped(self, value: Any) -> Any:
-        """A state of the twin as the user sees it."""
-        if not is_sharded(self.param) or not isinstance(value, Tensor) or value.shape != self.local.shape:
-            return value
-        if value.dim() == 0 and self.param.dim() != 0:
-            return value
-        whole: Any = self.param
-        return DTensor.from_local(
-            value,
-            whole.device_mesh,
-            whole.placements,
-            run_check=False,
-            shape=whole.shape,
-            stride=whole.stride(),
-        )
-
-    def unwrapped(self, value: Any) -> Any:
-        """A visible state as the twin has it."""
-        if not is_sharded(value):
-            return value
-        whole: Any = self.param
-        if value.placements != whole.placements or value.device_mesh != whole.device_mesh:
-            value = value.redistribute(whole.device_mesh, whole.placements)
-        return memory_of(value)
-
-
 class _Part(NamedTuple):
     """Parameters that follow each other in a group of the owner, one group of the twin."""
 
     group: int
     """The number of the owner's group."""
-    shards: list[_Shard]
+    shards: list[Shard]
     counted: bool
     """Whether this rank counts them in norms; else another one with the same shards does."""
     first: int
     """The number of the first one, for random draws."""
+    part: tuple[int, int, int] | None = None
+    """Where a shard that is rounded by draws is in the whole; then it is the only one."""
 
 
 class Shards:
@@ -102,54 +58,63 @@ class Shards:
 
     def __init__(self, owner: Optimizer, kind: type[Any]) -> None:
         self._kind = kind
-        self._names = [type(owner).__name__, ""]
-        self._groups = [[_Shard(param) for param in group["params"]] for group in owner.param_groups]
+        self._groups = [[Shard(param) for param in group["params"]] for group in owner.param_groups]
+        self._shards = [shard for group in self._groups for shard in group]
+        self._seen = Seen(self._shards)
+        # The gradients that this rank counts in norms, those that are not empty.
+        self._counted: list[Tensor] = []
         for number, group in enumerate(owner.param_groups):
             for index, param in enumerate(group["params"]):
                 if is_sharded(param):
                     check_placements(f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]", param)
         meshes = {p.device_mesh for group in owner.param_groups for p in group["params"] if is_sharded(p)}
         self.group = common_group(type(owner).__name__, meshes)
-        self._parts = list(self._runs())
+        self._parts = list(self._runs(owner))
         groups = [
-            {**options_of(owner.param_groups[part.group]), "params": [shard.local for shard in part.shards]}
+            {
+                **options_of(owner.param_groups[part.group]),
+                "params": [shard.local for shard in part.shards],
+                DRAW_PART: part.part,
+            }
             for part in self._parts
         ]
         self.twin = kind(groups)
         self.twin._firsts = [part.first for part in self._parts]
 
-    def _runs(self) -> Iterator[_Part]:
-        """Cuts the owner's groups where it changes which rank counts a parameter, or which shard this rank has.
+    def _runs(self, owner: Optimizer) -> Iterator[_Part]:
+        """Cuts the owner's groups where it changes which rank counts a parameter; if they round by draws, at each.
 
-        Parameters keep their numbers, by which stochastic rounding draws, the same for all copies of a shard.
+        Parameters keep their numbers, by which stochastic rounding draws: as for the whole parameter, if it is
+        known where the shard is in it. Else copies of a shard draw alike, and other shards otherwise.
         """
         number = 0
         for place, group in enumerate(self._groups):
-            kinds = [(contributes(shard.param, self.group), place_of(shard.param)) for shard in group]
+            draws = mode_of(owner.param_groups[place]) == "stochastic"
+            kinds = [(contributes(shard.param, self.group), k if draws else 0) for k, shard in enumerate(group)]
             at = 0
-            for (counted, index), run in itertools.groupby(kinds):
+            for (counted, _), run in itertools.groupby(kinds):
                 n = len(list(run))
-                yield _Part(place, group[at : at + n], counted, number + at + (index << _PLACE_BITS))
+                part = draw_part_of(group[at].param) if draws else None
+                index = place_of(group[at].param) if draws and part is None else 0
+                yield _Part(place, group[at : at + n], counted, number + at + (index << _PLACE_BITS), part)
                 at += n
             number += len(group)
 
     def fit(self, owner: Any) -> bool:
         """Whether the twin still holds the memory of the owner's parameters."""
-        return len(owner.param_groups) == len(self._groups) and all(
-            len(group["params"]) == len(shards)
-            and all(
-                shard.param is param and shard.is_current()
-                for shard, param in zip(shards, group["params"], strict=True)
-            )
-            for group, shards in zip(owner.param_groups, self._groups, strict=True)
-        )
+        if [len(group["params"]) for group in owner.param_groups] != [len(shards) for shards in self._groups]:
+            return False
+        return self._seen.has_params([param for group in owner.param_groups for param in group["params"]])
 
     def step(self, owner: Any, zero_grad: bool) -> None:
         """Takes a step of the owner."""
+        twin = self.twin
         self._take_options(owner)
         self._take_grads(owner)
-        self._take_states(owner)
-        twin = self.twin
+        has_states = self._seen.has_states(owner.state)
+        if not has_states:
+            for shard in self._shards:
+                shard.take_states(owner.state, twin.state)
         decided = self._decide(owner)
         twin.ema_decay, twin.telemetry = owner.ema_decay, owner.telemetry
         twin.max_grad_norm, twin.skip_nonfinite = None, False
@@ -158,8 +123,13 @@ class Shards:
                 setattr(twin, name, value)
             elif hasattr(twin, name):
                 delattr(twin, name)
+        twin.has_replaced_states = False
         twin.step(zero_grad=zero_grad)
-        self._show_states(owner)
+        if twin.has_replaced_states:
+            for shard in self._shards:
+                shard.show_states(owner.state, twin.state)
+        if twin.has_replaced_states or not has_states:
+            self._seen.keep_states(owner.state)
         self._note(owner, decided)
 
     def _take_options(self, owner: Any) -> None:
@@ -169,85 +139,27 @@ class Shards:
                     own[key] = value
 
     def _take_grads(self, owner: Any) -> None:
+        if self._seen.has_grads():
+            return
+        name = type(owner).__name__
         for number, group in enumerate(self._groups):
             for index, shard in enumerate(group):
-                grad = shard.param.grad
-                if grad is None:
-                    shard.local.grad = None
-                    continue
-                local = self._local_grad(owner, number, index, shard, grad)
-                if shard.local.grad is not local:
-                    shard.local.grad = local
-
-    def _local_grad(self, owner: Any, number: int, index: int, shard: _Shard, grad: Tensor) -> Tensor:
-        name = f"{type(owner).__name__}: param_groups[{number}]['params'][{index}]"
-        if is_sharded(grad) != is_sharded(shard.param):
-            what = ("a DTensor", "a plain tensor")
-            wanted, got = what if is_sharded(shard.param) else what[::-1]
-            raise TypeError(f"{name} must have a gradient that is {wanted} as it is itself, got {got}")
-        if not is_sharded(grad):
-            return grad
-        whole: Any = grad
-        param: Any = shard.param
-        if whole.device_mesh != param.device_mesh:
-            raise ValueError(
-                f"{name} must have a gradient on its own mesh {param.device_mesh}, got one on {whole.device_mesh}"
-            )
-        if whole.placements != param.placements:
-            # Written back, so that zeroing and clipping reach what is used.
-            param.grad = whole = whole.redistribute(param.device_mesh, param.placements)
-        local: Tensor = memory_of(whole)
-        return local
-
-    def _take_states(self, owner: Any) -> None:
-        for group in self._groups:
-            for shard in group:
-                own = owner.state.get(shard.param)
-                if own is None:
-                    if shard.states:
-                        shard.states = {}
-                        self.twin.state.pop(shard.local, None)
-                    continue
-                kept = shard.states
-                if len(own) == len(kept) and all(map(operator.is_, own.values(), kept.values())):
-                    continue
-                self.twin.state[shard.local] = {name: shard.unwrapped(value) for name, value in own.items()}
-                shard.states = dict(own)
-
-    def _show_states(self, owner: Any) -> None:
-        """Gives the owner the states that a step has made or replaced."""
-        for group in self._groups:
-            for shard in group:
-                made = self.twin.state.get(shard.local)
-                if not made:
-                    if shard.states:
-                        shard.states = {}
-                        owner.state.pop(shard.param, None)
-                    continue
-                kept = shard.states
-                if len(made) == len(kept) and all(
-                    name in kept and value is memory_of(kept[name]) for name, value in made.items()
-                ):
-                    continue
-                shown = {
-                    name: kept[name] if name in kept and memory_of(kept[name]) is value else shard.wrapped(value)
-                    for name, value in made.items()
-                }
-                owner.state[shard.param] = shown
-                shard.states = dict(shown)
+                shard.take_grad(name, number, index)
+        self._counted = [
+            shard.grad
+            for part in self._parts
+            if part.counted
+            for shard in part.shards
+            if shard.grad is not None and shard.grad.numel()
+        ]
+        self._seen.keep_grads()
 
     def _decide(self, owner: Any) -> Decision:
         scale, found = owner._scaling()
         norm, _ = owner._checked_numbers(type(owner).__name__.lower())
         if norm is None and not owner.skip_nonfinite:
             return Decision(scale, found, None, None)
-        grads = [
-            shard.local.grad
-            for part in self._parts
-            for shard in part.shards
-            if part.counted and shard.local.grad is not None
-        ]
-        shares = sum_over(self.group, Shares.of(grads, owner._device()))
+        shares = sum_over(self.group, Shares.of(self._counted, owner._device()))
         return decide(shares, norm, owner.skip_nonfinite, scale, found)
 
     def _note(self, owner: Any, decided: Decision) -> None:
