@@ -19,9 +19,12 @@ namespace {
 
 // GCC's entry point for `#pragma omp parallel`. LLVM's and Intel's runtimes export it too.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+// omp_get_thread_num.
+using ThreadNumber = int (*)();
 
 struct Runtime {
   GompParallel parallel = nullptr;
+  ThreadNumber number = nullptr;
   std::string path;
 };
 
@@ -50,6 +53,7 @@ Runtime resolve() {
   }
   if (!handle) return runtime;
   runtime.parallel = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));
+  runtime.number = reinterpret_cast<ThreadNumber>(dlsym(handle, "omp_get_thread_num"));
   Dl_info where;
   if (runtime.parallel && dladdr(reinterpret_cast<void*>(runtime.parallel), &where)) {
     runtime.path = where.dli_fname;
@@ -131,6 +135,8 @@ void parallel_run(int threads, void (*body)(void*), void* context) {
   };
   run_on_threads(threads, run, &both);
 }
+
+int thread_number() { return runtime().number ? runtime().number() : 0; }
 
 const char* openmp_path() { return runtime().parallel ? runtime().path.c_str() : nullptr; }
 

@@ -7,9 +7,12 @@
 namespace onepass {
 
 // Calls body(context) on up to `threads` threads at once and waits for all. The body shares the work out
-// itself by an atomic counter, so fewer threads than asked for (a nested region, a limit) is no error. With
+// itself by atomic counters, so fewer threads than asked for (a nested region, a limit) is no error. With
 // one thread no region is opened, which keeps a forked DataLoader worker safe.
 void parallel_run(int threads, void (*body)(void*), void* context);
+
+// The number of the calling thread within its parallel region; 0 for the thread that opened it, and outside.
+int thread_number();
 
 // Work that the calling thread does first in its next parallel_run, while the other threads begin with the
 // body. One at a time.

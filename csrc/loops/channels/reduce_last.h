@@ -193,7 +193,7 @@ inline int64_t width_of_tiles(const ChannelInputs& in, int threads) {
   if (!in.shape.channels_last || in.passing.asks() || !stored_as(in.dtype, S{})) return kReduceWidth;
   int64_t width = kDirectWidth;
   const auto units = [&] { return (in.shape.channels + width - 1) / width * in.shape.tiles(); };
-  while (width > kReduceWidth && units() < 4 * threads) width /= 2;
+  while (width > kReduceWidth && units() < 2 * threads) width /= 2;
   return width;
 }
 

@@ -1,5 +1,7 @@
-// units.h - shares numbered units of work out among threads, on the CPU. A thread that is done with a unit
-// takes the next one, so results must not depend on which thread takes which unit.
+// units.h - shares numbered units of work out among threads, on the CPU. Each thread has neighbouring units,
+// the first thread the first ones, as torch's own operations share their elements out: what one operation has
+// left in a core's cache the next one finds there. A thread that is done takes units of the others, so
+// results must not depend on which thread takes which unit.
 #pragma once
 
 #include <cstdint>
@@ -11,27 +13,51 @@ namespace onepass::ONEPASS_ISA {
 
 constexpr int64_t kMinElementsPerThread = 16 * 1024;
 
+// Further threads have no units of their own.
+constexpr int kMostShares = 64;
+
+enum class Direction { kForwards, kBackwards };
+
 template <class Unit>
 struct UnitWork {
+  // On a line of its own: another thread's counter must not slow this one.
+  struct alignas(64) Share {
+    int64_t begin, end;
+    int64_t done;
+  };
   const Unit& unit;
-  int64_t count;
-  int64_t next;
+  Direction direction;
+  int shares;
+  Share share[kMostShares];
 
+  UnitWork(const Unit& each, int64_t count, int threads, Direction way) : unit(each), direction(way) {
+    shares = threads < kMostShares ? threads : kMostShares;
+    for (int s = 0; s < shares; ++s) share[s] = {count * s / shares, count * (s + 1) / shares, 0};
+  }
+
+  void drain(Share& from) {
+    while (true) {
+      const int64_t k = __atomic_fetch_add(&from.done, 1, __ATOMIC_RELAXED);
+      if (k >= from.end - from.begin) return;
+      unit(direction == Direction::kForwards ? from.begin + k : from.end - 1 - k);
+    }
+  }
   static void run(void* self) {
     UnitWork& work = *static_cast<UnitWork*>(self);
-    while (true) {
-      const int64_t i = __atomic_fetch_add(&work.next, 1, __ATOMIC_RELAXED);
-      if (i >= work.count) return nontemporal_fence();
-      work.unit(i);
-    }
+    const int own = thread_number();
+    for (int s = 0; s < work.shares; ++s) work.drain(work.share[(own + s) % work.shares]);
+    nontemporal_fence();
   }
 };
 
-// unit(0) .. unit(count - 1), in no order.
+// unit(0) .. unit(count - 1), in no order. direction: in which a thread goes through its own units.
 template <class Unit>
-inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
-  UnitWork<Unit> work{unit, count, 0};
-  parallel_run(threads < count ? threads : int(count), work.run, &work);
+inline void for_each_unit(int threads, int64_t count, const Unit& unit,
+                          Direction direction = Direction::kForwards) {
+  if (count <= 0) return;
+  const int team = threads < count ? threads : int(count);
+  UnitWork<Unit> work(unit, count, team, direction);
+  parallel_run(team, work.run, &work);
 }
 
 template <class Unit>

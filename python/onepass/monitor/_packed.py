@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,20 +55,32 @@ class Packed:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._sizes = [tensor.numel() for tensor in tensors]
-        places: dict[Any, list[int]] = {}
-        if all([tensor.is_cpu for tensor in tensors]):
-            places["cpu"] = list(range(len(tensors)))
-        else:
-            for place, tensor in enumerate(tensors):
-                places.setdefault(tensor.device, []).append(place)
-        self._places = [found for found in places.values() if found]
-        self._flat = [_on_host([tensors[place] for place in found]) for found in self._places]
+        self._sizes: list[int] = []
+        self._places: list[list[int]] = []
+        self._flat: list[tuple[Tensor, Any]] = []
+        self._read: NDArray[np.float64] | None = None
+        try:
+            read = _native.core.read_numbers(list(tensors))
+            self._sizes = [len(numbers) for numbers in read]
+            self._read = np.array([number for numbers in read for number in numbers], dtype=np.float64)
+        except (TypeError, ValueError):  # as in kept_all
+            self._copy(tensors)
         self.is_waiting = any(copied is not None for _, copied in self._flat)
         """Whether a GPU has been asked for some of the numbers."""
 
+    def _copy(self, tensors: Sequence[Tensor]) -> None:
+        self._sizes = [tensor.numel() for tensor in tensors]
+        places: dict[Any, list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            places.setdefault(tensor.device, []).append(place)
+        self._places = list(places.values())
+        self._flat = [_on_host([tensors[place] for place in found]) for found in self._places]
+
     def arrays(self) -> list[NDArray[np.float64]]:
         """Returns each tensor's numbers, flat, in the order of the tensors."""
+        if self._read is not None:
+            ends = itertools.accumulate(self._sizes)
+            return [self._read[end - size : end] for size, end in zip(self._sizes, ends, strict=True)]
         found: list[Any] = [None] * len(self._sizes)
         for places, (flat, copied) in zip(self._places, self._flat, strict=True):
             if copied is not None:
@@ -81,12 +94,7 @@ class Packed:
 
     def together(self) -> NDArray[np.float64]:
         """Returns all numbers in the order of the tensors."""
-        if len(self._flat) != 1:
-            return np.concatenate([np.zeros(0), *self.arrays()])
-        flat, copied = self._flat[0]
-        if copied is not None:
-            copied.synchronize()
-        return flat.numpy()
+        return np.concatenate([np.zeros(0), *self.arrays()]) if self._read is None else self._read
 
 
 def _on_host(tensors: list[Tensor]) -> tuple[Tensor, Any]:

@@ -55,12 +55,15 @@ class Totals:
         self._losses = self._steps = 0.0
         self._bins: Any = None
 
-    def add(self, loss: Any, bins: Any) -> None:
-        """Adds a step: its loss, and the rows of each bin with the sums of their accuracy and confidence."""
-        if loss is not None:
-            self._losses += loss
-            self._steps += 1
-        if bins is not None:
+    def add(self, loss: float) -> None:
+        """Adds the loss of a step."""
+        self._losses += loss
+        self._steps += 1
+
+    def add_bins(self, bins: Any) -> None:
+        """Adds what `sums_of_bins` returns of some steps."""
+        if len(bins):
+            bins = bins.sum(0)
             self._bins = bins if self._bins is None else self._bins + bins
 
     def count_skipped(self, found: Row) -> int:
@@ -144,14 +147,17 @@ class Batch:
     def rows(self, totals: Totals) -> Iterator[Row]:
         """Returns the rows of the steps and of their layers, and events; reads the tensors."""
         arrays = iter(self._numbers.arrays())
-        bins = iter(sums_of_bins(self._bins.together()))
+        bins = sums_of_bins(self._bins.together())
+        totals.add_bins(bins)
+        sums = iter(bins.sum(2).tolist())
         for one, names in zip(self._pending, self._names, strict=True):
             for place, name in names:
                 getattr(one, place)[name] = next(arrays).tolist()
-            yield from _rows(one, None if one.stats is None else next(bins), totals)
+            yield from _rows(one, None if one.stats is None else next(sums), totals)
 
 
-def _rows(one: Pending, bins: Any, totals: Totals) -> Iterator[Row]:
+def _rows(one: Pending, sums: list[float] | None, totals: Totals) -> Iterator[Row]:
+    """Returns the rows of one step; `sums`: over its bins, those of `sums_of_bins`."""
     found: dict[str, Any] = one.values
     row: Row = {"kind": "step", "step": one.step, "epoch": one.epoch}
     if "loss" in found:
@@ -174,14 +180,15 @@ def _rows(one: Pending, bins: Any, totals: Totals) -> Iterator[Row]:
     row["skipped"] = totals.count_skipped(found)
     if totals.scale is not None:
         row["scale"] = totals.scale
-    if bins is not None:
-        rows, _, confident = bins.sum(1).tolist()
+    if sums is not None:
+        rows, _, confident = sums
         row["accuracy"], row["entropy"] = found["accuracy"][0], found["entropy"][0]
         row["confidence"] = confident / rows if rows else math.nan
         row["batch"] = int(rows)
     for name, value in one.more.items():
         row[name] = value[0] if isinstance(value, list) else value
-    totals.add(row.get("loss"), bins)
+    if "loss" in row:
+        totals.add(row["loss"])
     yield row
     if layers:
         yield {"kind": "layers", "step": one.step, "layers": layers}

@@ -11,6 +11,7 @@
 
 // The CPU's kernels run on the calling thread.
 void onepass::parallel_run(int, void (*body)(void*), void* context) { body(context); }
+int onepass::thread_number() { return 0; }
 
 namespace {
 

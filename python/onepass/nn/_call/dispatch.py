@@ -20,7 +20,9 @@ has_functorch: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
-def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> bool:
+def is_plain(
+    input: Tensor, second: Tensor | None = None, third: Tensor | None = None, fourth: Tensor | None = None
+) -> bool:
     """Returns True if the core may be called, False if the call must go through the dispatcher.
 
     The dispatcher is needed for a subclass, a mode, another device, torch.jit.trace, which records only operators,
@@ -30,16 +32,19 @@ def is_plain(input: Tensor, second: Tensor | None = None, third: Tensor | None =
         input: The tensor whose device counts.
         second: A tensor on the same device, which is checked elsewhere; or None.
         third: Another one.
+        fourth: Another one.
     """
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and type(input) in _PLAIN
         and type(second) in _PLAIN
         and type(third) in _PLAIN
+        and type(fourth) in _PLAIN
         and (input.is_cpu or input.is_cuda)
         and not input.is_neg()
         and (second is None or not second.is_neg())
         and (third is None or not third.is_neg())
+        and (fourth is None or not fourth.is_neg())
         and torch._C._get_tracing_state() is None
     )
 

@@ -40,11 +40,16 @@ def check(
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     if type(input) is not Tensor:
         check_tensor("batch_norm", "input", input)
-    if input.is_nested:
+        if input.is_nested:
+            check_dense("batch_norm", input=input)
+    try:
+        shape = input.shape
+    except RuntimeError:  # a nested tensor has none
         check_dense("batch_norm", input=input)
+        raise
     size = input.numel()
-    if input.dim() < 2 and size:
-        raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {input.dim()}")
+    if len(shape) < 2 and size:
+        raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {len(shape)}")
     if type(eps) is not float:
         check_number("batch_norm", "eps", eps)
     if (running_mean is None) != (running_var is None):
@@ -62,7 +67,6 @@ def check(
     if training:
         if not eps > 0:
             raise ValueError(f"batch_norm: eps must be positive in training, got {eps}")
-        shape = input.shape
         if alone and len(shape) > 1 and size == shape[1] and shape[1]:
             raise ValueError(
                 f"batch_norm: input must have more than 1 value per channel in training, got shape {tuple(shape)}"

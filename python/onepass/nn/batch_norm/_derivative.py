@@ -121,7 +121,7 @@ def _backward(
     options: Options,
     wanted: list[bool],
 ) -> tuple[Tensor | None, ...]:
-    if is_plain(grad, weight) and is_plain(input, bias):
+    if is_plain(grad, input, weight, bias):
         return _kernels.backward(grad, input, weight, bias, saved, options, wanted)
     found = iter(
         torch.ops.onepass.batch_norm_backward(

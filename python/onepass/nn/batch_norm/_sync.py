@@ -59,7 +59,7 @@ def synchronised(
     input = dense(input, "batch_norm: input")
     if residual is not None:
         residual = in_layout_of(residual, input, "batch_norm: residual")
-    if compiling or not is_plain(input, weight, bias) or not is_plain(input, residual):
+    if compiling or not is_plain(input, weight, bias, residual):
         drawn = seeds.seed_for("batch_norm", input) if dropout else None
         return _sync_ops.sync_batch_norm(input, weight, bias, residual, running, drawn, options, peers)
     check_large("batch_norm", input=input, residual=residual)

@@ -47,7 +47,7 @@ def cross_entropy(
     weight = None if weight is None else _widened(weight, input)
     second = FIRST_ALONE if target2 is None else _second(input, target2, lam)
     transformed = not compiling and is_transformed()
-    plain = not compiling and not transformed and is_plain(input, weight) and is_plain(target, second.target)
+    plain = not compiling and not transformed and is_plain(input, weight, target, second.target)
     if second.lams is not None and plain:
         plain = is_plain(second.lams)
         if second.lams.is_cpu and not ((second.lams >= 0) & (second.lams <= 1)).all():

@@ -76,7 +76,7 @@ def differentiate(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor 
         return None, dtarget
     if is_batched(grad):
         return _of_batched(grad, input, saved, totals, target, second, weight, options), dtarget
-    if is_plain(input, weight) and is_plain(grad):
+    if is_plain(input, weight, grad):
         dx = _kernels.backward(grad, input, saved, totals, target, second, weight, options, ctx.inplace)
         return dx, dtarget
     return _by_operator(grad, input, saved, totals, target, second, weight, options), dtarget

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass import _native
+from onepass.nn._call.layout import is_channels_last
 from onepass.nn._call.seeds import Seed
 
 __all__ = ["Options", "can_walk", "gradient_of", "options_of", "run", "walkable"]
@@ -78,8 +79,7 @@ def can_walk(input: Tensor, options: Options) -> bool:
         return True
     if options.part is not None or (options.shared and not options.planes):
         return False
-    # Channels last in any number of dimensions.
-    if input.dim() > 2 and input.movedim(1, -1).is_contiguous():
+    if is_channels_last(input):
         return True
     return not options.planes and input.dim() >= 2 and input.transpose(-1, -2).is_contiguous()
 
