@@ -13,7 +13,7 @@
 
 namespace onepass {
 
-constexpr int64_t kTileRows = 512;  // rows of a tile of several planes, about
+constexpr int64_t kTileRows = 512;   // rows of a tile of several planes, about
 constexpr int64_t kShortTile = 512;  // the same, if planes are short
 constexpr int64_t kWideTile = 4096;  // rows of a tile at most
 constexpr int64_t kShortPlane = 64;  // planes of fewer positions end no run: the whole tile is one
