@@ -129,7 +129,7 @@ def test_info_shows_every_fact():
         (
             ("bench", "nope"),
             "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, monitor, "
-            "train, got nope",
+            "train, distributed, got nope",
         ),
         (
             ("parity", "nope"),

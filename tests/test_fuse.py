@@ -50,7 +50,9 @@ def test_a_step_is_as_accurate_as_torchs(name, layout):
     assert all(place.outcome.startswith("fused") for place in fusion.table if "shortcut" not in place.name)
     assert list(ours.state_dict()) == keys
     got, theirs = results(ours, x), results(model, x)
-    if name == "unet":  # of several layers: each kind of result by its norm
+    # What went through several layers is judged by the norm of each kind of result: an element of a sum that
+    # nearly cancels breaks the rule by luck, for instance with another number of threads.
+    if name in ("unet", "shortcut"):
         assert_parity_by_norm(len(list(ours.parameters())), got, theirs, exact)
         return
     for i, values in enumerate(zip(got, theirs, exact, strict=True)):

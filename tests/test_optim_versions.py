@@ -10,6 +10,7 @@ import torch
 import onepass.optim
 from onepass import _native
 from onepass.optim import clip_grad
+from onepass.optim._lists import norms
 from onepass.optim._step import fused
 
 CLASSES = (onepass.optim.SGD, onepass.optim.AdamW)
@@ -86,7 +87,8 @@ def test_clipping_is_not_repeated_where_a_signal_comes_after_it(threads, backend
     core = SimpleNamespace(control_size=_native.core.control_size, **calls)
     if nonfinite:
         core.grad_scale = interrupted("grad_scale")
-    monkeypatch.setattr(clip_grad, "_native", SimpleNamespace(core=core))
+    for module in (clip_grad, norms):
+        monkeypatch.setattr(module, "_native", SimpleNamespace(core=core))
     norm = 0.5 * (700 * 300) ** 0.5
     with pytest.raises(error, match="worker is killed"):
         onepass.optim.clip_grad_norm_(params, norm / 2, error_if_nonfinite=nonfinite)

@@ -40,14 +40,9 @@ def check(
         check_optional("batch_norm", weight=weight, bias=bias, residual=residual)
     if type(input) is not Tensor:
         check_tensor("batch_norm", "input", input)
-        if input.is_nested:
-            check_dense("batch_norm", input=input)
-    try:
-        shape = input.shape
-    except RuntimeError:  # a nested tensor has none
+    if input.is_nested:
         check_dense("batch_norm", input=input)
-        raise
-    size = input.numel()
+    size, shape = input.numel(), input.shape
     if len(shape) < 2 and size:
         raise ValueError(f"batch_norm: input must have at least 2 dimensions, got {len(shape)}")
     if type(eps) is not float:
