@@ -12,26 +12,44 @@ namespace py = pybind11;
 namespace onepass {
 namespace {
 
+template <class T>
+T stored_at(const char* data, int64_t place) {
+  T value;
+  std::memcpy(&value, data + place * int64_t(sizeof(T)), sizeof(T));
+  return value;
+}
+
 // A value of a type that kernels do not compute with: an integer or a bool.
 template <class T>
-py::int_ whole_number(const char* place) {
-  T value;
-  std::memcpy(&value, place, sizeof(T));
-  return py::int_(value);
+py::int_ whole_number(const char* data, int64_t place) {
+  return py::int_(stored_at<T>(data, place));
+}
+
+double float_at(const char* data, int64_t place, DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return stored_at<float>(data, place);
+    case DType::kFloat64:
+      return stored_at<double>(data, place);
+    case DType::kBFloat16:
+      return ONEPASS_ISA::from_bfloat16(stored_at<uint16_t>(data, place));
+    case DType::kFloat16:
+      return ONEPASS_ISA::from_float16(stored_at<uint16_t>(data, place));
+  }
+  return 0;
 }
 
 py::int_ integer_at(const char* data, int64_t place, dlpack::DLDataType stored) {
-  const char* at = data + place * (stored.bits / 8);
   const bool is_signed = stored.code == dlpack::kDLInt;
   switch (stored.bits) {
     case 8:
-      return is_signed ? whole_number<int8_t>(at) : whole_number<uint8_t>(at);
+      return is_signed ? whole_number<int8_t>(data, place) : whole_number<uint8_t>(data, place);
     case 16:
-      return is_signed ? whole_number<int16_t>(at) : whole_number<uint16_t>(at);
+      return is_signed ? whole_number<int16_t>(data, place) : whole_number<uint16_t>(data, place);
     case 32:
-      return is_signed ? whole_number<int32_t>(at) : whole_number<uint32_t>(at);
+      return is_signed ? whole_number<int32_t>(data, place) : whole_number<uint32_t>(data, place);
     default:
-      return is_signed ? whole_number<int64_t>(at) : whole_number<uint64_t>(at);
+      return is_signed ? whole_number<int64_t>(data, place) : whole_number<uint64_t>(data, place);
   }
 }
 
@@ -67,9 +85,7 @@ py::list numbers_of(const TensorView& view, const ArgumentName& name) {
   for (int64_t i = 0; i < view.numel; ++i) {
     py::object number;
     if (floats) {
-      double value = 0;
-      ONEPASS_ISA::load_strip(dtype, view.data, i, &value, 1);
-      number = py::float_(value);
+      number = py::float_(float_at(view.data, i, dtype));
     } else {
       number = integer_at(view.data, i, view.stored);
     }

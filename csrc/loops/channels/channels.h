@@ -128,23 +128,20 @@ void walk_spans(const ChannelShape& shape, const Slab& slab, const PassFlags& pa
   RepeatedParams<T> repeated;
   const int64_t at_once = rows_at_once(shape, shape.channels);
   if (shape.channels_last) repeated.fill(kMostParams, params, shape.channels, at_once);
-  for_each_unit(
-      threads, count,
-      [&](int64_t i) {
-        Span<T> span{shape, params, repeated, at_once * shape.channels, 0, 0, {}};
-        const int64_t begin = i * kWalkUnit;
-        const int64_t end = begin + kWalkUnit < numel ? begin + kWalkUnit : numel;
-        for (int64_t at = begin; at < end; at += span.n) {
-          span.begin = first + at / piece * apart + at % piece;
-          // Spans end with a cache line, if the tensor begins with one.
-          const int64_t left = piece - at % piece, fits = kStrip - span.begin % kSpanMultiple;
-          const int64_t most = left < fits ? left : fits;
-          span.n = end - at < most ? end - at : most;
-          if (passing.asks()) fill_span(passing, shape, span.begin, span.n, span.flags);
-          visit(span);
-        }
-      },
-      Direction::kBackwards);
+  for_each_unit_backwards(threads, count, [&](int64_t i) {
+    Span<T> span{shape, params, repeated, at_once * shape.channels, 0, 0, {}};
+    const int64_t begin = i * kWalkUnit;
+    const int64_t end = begin + kWalkUnit < numel ? begin + kWalkUnit : numel;
+    for (int64_t at = begin; at < end; at += span.n) {
+      span.begin = first + at / piece * apart + at % piece;
+      // Spans end with a cache line, if the tensor begins with one.
+      const int64_t left = piece - at % piece, fits = kStrip - span.begin % kSpanMultiple;
+      const int64_t most = left < fits ? left : fits;
+      span.n = end - at < most ? end - at : most;
+      if (passing.asks()) fill_span(passing, shape, span.begin, span.n, span.flags);
+      visit(span);
+    }
+  });
 }
 
 }  // namespace onepass::ONEPASS_ISA

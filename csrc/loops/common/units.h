@@ -16,8 +16,6 @@ constexpr int64_t kMinElementsPerThread = 16 * 1024;
 // Further threads have no units of their own.
 constexpr int kMostShares = 64;
 
-enum class Direction { kForwards, kBackwards };
-
 template <class Unit>
 struct UnitWork {
   // On a line of its own: another thread's counter must not slow this one.
@@ -26,11 +24,11 @@ struct UnitWork {
     int64_t done;
   };
   const Unit& unit;
-  Direction direction;
+  bool backwards;
   int shares;
   Share share[kMostShares];
 
-  UnitWork(const Unit& each, int64_t count, int threads, Direction way) : unit(each), direction(way) {
+  UnitWork(const Unit& each, int64_t count, int threads, bool back) : unit(each), backwards(back) {
     shares = threads < kMostShares ? threads : kMostShares;
     for (int s = 0; s < shares; ++s) share[s] = {count * s / shares, count * (s + 1) / shares, 0};
   }
@@ -39,7 +37,7 @@ struct UnitWork {
     while (true) {
       const int64_t k = __atomic_fetch_add(&from.done, 1, __ATOMIC_RELAXED);
       if (k >= from.end - from.begin) return;
-      unit(direction == Direction::kForwards ? from.begin + k : from.end - 1 - k);
+      unit(backwards ? from.end - 1 - k : from.begin + k);
     }
   }
   static void run(void* self) {
@@ -48,16 +46,24 @@ struct UnitWork {
     for (int s = 0; s < work.shares; ++s) work.drain(work.share[(own + s) % work.shares]);
     nontemporal_fence();
   }
+  static void share_out(int threads, int64_t count, const Unit& unit, bool backwards) {
+    if (count <= 0) return;
+    const int team = threads < count ? threads : int(count);
+    UnitWork work(unit, count, team, backwards);
+    parallel_run(team, run, &work);
+  }
 };
 
-// unit(0) .. unit(count - 1), in no order. direction: in which a thread goes through its own units.
+// unit(0) .. unit(count - 1), in no order.
 template <class Unit>
-inline void for_each_unit(int threads, int64_t count, const Unit& unit,
-                          Direction direction = Direction::kForwards) {
-  if (count <= 0) return;
-  const int team = threads < count ? threads : int(count);
-  UnitWork<Unit> work(unit, count, team, direction);
-  parallel_run(team, work.run, &work);
+inline void for_each_unit(int threads, int64_t count, const Unit& unit) {
+  UnitWork<Unit>::share_out(threads, count, unit, false);
+}
+
+// The same; a thread goes through its own units from the last to the first.
+template <class Unit>
+inline void for_each_unit_backwards(int threads, int64_t count, const Unit& unit) {
+  UnitWork<Unit>::share_out(threads, count, unit, true);
 }
 
 template <class Unit>
