@@ -13,13 +13,8 @@ from torch.nn.modules import module as torchs
 from onepass.nn._call.altered import hooked
 from onepass.nn._call.exporting import is_scripting
 from onepass.nn.batch_norm import FusedBatchNorm
-from onepass.nn.dropout import Dropout
-from onepass.nn.fusion.chain import DROPOUT, IDENTITY, RELU, chain
 
 __all__ = ["Sequential", "neighbours_of", "pairs_of", "runs_in_turn", "sequential_class"]
-
-# Modules that go into the pass of the batch norm before them.
-_STEPS: dict[type[nn.Module], str] = {nn.ReLU: RELU, Dropout: DROPOUT, nn.Dropout: DROPOUT, nn.Identity: IDENTITY}
 
 
 class Sequential(nn.Sequential):
@@ -49,8 +44,6 @@ class Sequential(nn.Sequential):
 
     # The class whose place it takes: torch's, or a subclass that runs its modules as torch's does.
     _stands_for: ClassVar[type[nn.Sequential]] = nn.Sequential
-    # Whether more than a ReLU behind a batch norm goes into its pass; `fuse` sets it.
-    _chains = False
 
     def forward(self, input):  # type: ignore[no-untyped-def]
         """Runs the modules.
@@ -69,8 +62,6 @@ class Sequential(nn.Sequential):
 
     def _run(self, input: Any) -> Any:
         """`forward`, but for TorchScript, which compiles torch's loop instead."""
-        if self._chains:
-            return self._run_chains(input)
         norm: nn.Module | None = None  # waits for what stands behind it
         for module in self._modules.values():
             if norm is not None:
@@ -85,23 +76,6 @@ class Sequential(nn.Sequential):
             else:
                 input = module(input)
         return input if norm is None else norm(input)
-
-    def _run_chains(self, input: Any) -> Any:
-        """Runs the modules, each batch norm with the ReLU and the dropout behind it."""
-        norm: nn.Module | None = None
-        steps: list[tuple[str, nn.Module]] = []
-        for module in self._modules.values():
-            if norm is not None:
-                kind = _STEPS.get(type(module))
-                if kind == IDENTITY or (kind is not None and all(before != DROPOUT for before, _ in steps)):
-                    steps.append((kind, module))
-                    continue
-                input, norm = chain(norm, input, *steps), None
-            if isinstance(module, FusedBatchNorm):
-                norm, steps = module, []
-            else:
-                input = module(input)
-        return input if norm is None else chain(norm, input, *steps)
 
     def extra_repr(self) -> str:
         """Returns torch's text, and which modules run in one pass."""

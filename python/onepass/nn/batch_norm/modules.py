@@ -22,7 +22,7 @@ from onepass.nn._call.tracing import node_for
 from onepass.nn.batch_norm import _exported
 from onepass.nn.batch_norm._call import normalise
 from onepass.nn.batch_norm._kernels import Running
-from onepass.nn.dropout._call import dropout as drop
+from onepass.nn.dropout._call import dropout
 
 __all__ = ["OURS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "FusedBatchNorm"]
 
@@ -103,20 +103,13 @@ class FusedBatchNorm(_BatchNorm):
                 )
         return super().__getattr__(name)
 
-    def forward(
-        self,
-        input: Tensor,
-        residual: Tensor | None = None,
-        activation: str | None = None,
-        dropout: float | None = None,
-    ) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
         """Normalises the input, adds the residual, applies the activation and drops; see functional.batch_norm.
 
         Args:
             input: x, of the dimensions that torch's class takes.
             residual: r, of x's shape and dtype, or None for 0.
             activation: ``"relu"`` to apply it in this call; None for what the module has been made with.
-            dropout: The probability in this call, in training; None for what the module has been made with.
 
         Returns:
             y, of x's shape, dtype and layout.
@@ -124,20 +117,18 @@ class FusedBatchNorm(_BatchNorm):
         if not is_scripting():
             # Not for the regular call, whose tensors are plain.
             if type(input) is not Tensor or (residual is not None and type(residual) is not Tensor):
-                node = node_for(self, input, residual=residual, activation=activation, dropout=dropout)
+                node = node_for(self, input, residual=residual, activation=activation)
                 if node is not None:
                     return cast(Tensor, node)
                 check_tensor("batch_norm", "input", input)
             if not asked._is_exporting_flag:
-                return self._run(input, residual, activation, dropout)
-        return self._composed(input, residual, activation, dropout)
+                return self._run(input, residual, activation)
+        return self._composed(input, residual, activation)
 
     def _refuse_export(self) -> None:
         """Raises where torch's operators do not do what the module does; a subclass knows."""
 
-    def _composed(
-        self, input: Tensor, residual: Tensor | None, activation: str | None, dropout: float | None
-    ) -> Tensor:
+    def _composed(self, input: Tensor, residual: Tensor | None, activation: str | None) -> Tensor:
         """`forward` by torch's operators, in the order of torch's module; TorchScript compiles it."""
         if not is_scripting():
             refuse_sampled(self)
@@ -171,7 +162,7 @@ class FusedBatchNorm(_BatchNorm):
             momentum,
             self.eps,
             self.activation if activation is None else activation,
-            self.dropout if dropout is None else dropout,
+            self.dropout,
             training,
         )
 
@@ -180,14 +171,9 @@ class FusedBatchNorm(_BatchNorm):
         input: Tensor,
         residual: Tensor | None,
         activation: str | None,
-        dropout: float | None,
         normalise: Callable[..., Tensor] = normalise,
     ) -> Tensor:
         """`forward` on the kernels; `normalise` takes the checked call."""
-        if dropout is None:
-            dropout = self.dropout
-        else:
-            check_probability("batch_norm", "dropout", dropout)
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         training, momentum = self.training, self.momentum
         parameters, buffers = self._parameters, self._buffers
@@ -218,7 +204,7 @@ class FusedBatchNorm(_BatchNorm):
             momentum,
             self.eps,
             self.activation if activation is None else activation,
-            dropout if training else 0.0,
+            self.dropout if training else 0.0,
         )
         if count is not None:
             # After all checks: a rejected batch is not counted.
@@ -228,8 +214,8 @@ class FusedBatchNorm(_BatchNorm):
                 with _COUNTING:
                     count.add_(step)
         if self._thinned is not None:
-            return drop(
-                "batch_norm", output, dropout, True, False, "inverted", seed=self._thinned(self), shared=True
+            return dropout(
+                "batch_norm", output, self.dropout, True, False, "inverted", seed=self._thinned(self), shared=True
             )
         return output
 
@@ -257,7 +243,7 @@ class BatchNorm2d(FusedBatchNorm, torch.nn.BatchNorm2d):
             \frac{x - \mathrm{E}[x]}{\sqrt{\mathrm{Var}[x] + \epsilon}} \cdot w + b + r\right)\right)
 
     Shapes and dtypes are those of `onepass.nn.functional.batch_norm`; ``forward(input, residual=None,
-    activation=None, dropout=None)`` takes the residual, and activation and dropout for one call.
+    activation=None)`` takes the residual, and an activation for one call.
 
     Args:
         num_features: C.

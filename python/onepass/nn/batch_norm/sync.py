@@ -36,7 +36,7 @@ class SyncBatchNorm(FusedBatchNorm):
 
     In evaluation, with one rank, and without an initialised torch.distributed, it is a batch norm as the others.
     Shapes and dtypes are those of `onepass.nn.functional.batch_norm`; ``forward(input, residual=None,
-    activation=None, dropout=None)`` takes the residual, and activation and dropout for one call.
+    activation=None)`` takes the residual, and an activation for one call.
 
     Args:
         num_features: C.
@@ -133,12 +133,11 @@ class SyncBatchNorm(FusedBatchNorm):
         input: Tensor,
         residual: Tensor | None,
         activation: str | None,
-        dropout: float | None,
         normalise: Callable[..., Tensor] = normalise,
     ) -> Tensor:
         peers = self._peers() if self.training else None
         how = normalise if peers is None else partial(synchronised, peers)
-        return super()._run(input, residual, activation, dropout, how)
+        return super()._run(input, residual, activation, how)
 
     def _peers(self) -> Peers | None:
         """With whom the statistics are shared; None if this rank is the only one."""

@@ -16,9 +16,9 @@ from onepass.nn.dropout import DropoutModule
 from onepass.nn.sequential import neighbours_of, runs_in_turn, sequential_class
 from onepass.nn.surgery.revert import is_ours, revert_modules
 
-__all__ = ["OURS", "Conversion", "Entry", "convert", "fusing_class", "why_left"]
+__all__ = ["Conversion", "Entry", "convert"]
 
-OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS}
+_OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS}
 
 # Attributes that ours have and torch's have not.
 _OPTIONS = ("activation", "dropout", "same_across_ranks", "scaling")
@@ -92,8 +92,7 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
         fuse_relu: Run a batch norm and the nn.ReLU behind it in one pass, where both are neighbours in an
             nn.Sequential that runs its modules in turn: the container becomes a `Sequential` of ours, and both
             stay what they are. In each call the container looks who stands in it: whoever replaces
-            or watches one of them, or runs the modules by himself, gets what torch would give. `fuse` finds
-            ReLUs, additions and dropouts in forward code, too.
+            or watches one of them, or runs the modules by himself, gets what torch would give.
 
     Returns:
         A table of what was replaced and what was not, with ``revert()``; ``print`` shows it. `revert` does
@@ -117,11 +116,11 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     outcomes: dict[int, tuple[str, str]] = {}
     for name, module in named:
         if isinstance(module, (_BatchNorm, _DropoutNd)):
-            reason = why_left(module)
+            reason = _why_left(module)
             outcomes[id(module)] = ("left" if reason else "replaced", reason)
             if not reason:
                 result._modules.append((name, module))
-                module.__class__ = cast(Any, OURS[type(module)])
+                module.__class__ = cast(Any, _OURS[type(module)])
     for name, module in named if fuse_relu else ():
         if isinstance(module, nn.Sequential) and runs_in_turn(module) and _fuse(module, outcomes):
             result._modules.append((name, module))
@@ -137,7 +136,7 @@ def _fuse(container: nn.Sequential, outcomes: dict[int, tuple[str, str]]) -> boo
     kind: type[nn.Sequential] | None = None
     failed = ""
     if not is_ours(container) and any(not reason for _, reason in pairs):
-        kind, failed = fusing_class(type(container))
+        kind, failed = _fusing(type(container))
     for (first, second), reason in pairs:
         norm, relu = id(container._modules[first]), id(container._modules[second])
         outcome, note = outcomes[norm]
@@ -153,7 +152,7 @@ def _fuse(container: nn.Sequential, outcomes: dict[int, tuple[str, str]]) -> boo
     return True
 
 
-def fusing_class(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]:
+def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]:
     """Returns the class of a container that fuses, or None and why there is none."""
     if kind is not nn.Sequential and kind.__module__.startswith("torch."):
         # Such as torch.ao's ConvBnReLU2d, for which torch's tools have tables.
@@ -164,15 +163,15 @@ def fusing_class(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None,
         return None, f"no ReLU: no class can be derived from its container's {kind.__name__} ({error})"
 
 
-def why_left(module: nn.Module) -> str:
+def _why_left(module: nn.Module) -> str:
     """Says why a batch norm or dropout is not replaced; empty if it is."""
     if isinstance(module, (FusedBatchNorm, DropoutModule)):
         return "is of onepass already"
-    if type(module) not in OURS:
+    if type(module) not in _OURS:
         kinds = dropout.OURS if isinstance(module, _DropoutNd) else batch_norm.OURS
         return f"is not exactly torch's {', '.join(kind.__name__ for kind in kinds)}"
     if "forward" in module.__dict__:
         return "has a forward of its own"
-    ours = OURS[type(module)]
+    ours = _OURS[type(module)]
     taken = [option for option in _OPTIONS if hasattr(ours, option) and hasattr(module, option)]
     return f"has an attribute of the name of our option {taken[0]}" if taken else ""

@@ -12,7 +12,6 @@ from onepass.nn import batch_norm, dropout, sequential
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.cross_entropy import CrossEntropyLoss
 from onepass.nn.dropout import DropoutModule
-from onepass.nn.fusion.block import Rewritten, rewritten_class
 
 __all__ = ["is_ours", "revert", "revert_modules"]
 
@@ -40,13 +39,7 @@ _LOSS = (
     _Option("inplace_backward", False, ""),
     _Option("return_stats", False, "set it to False"),
 )
-_OURS: tuple[type[nn.Module], ...] = (
-    FusedBatchNorm,
-    DropoutModule,
-    CrossEntropyLoss,
-    sequential.Sequential,
-    Rewritten,
-)
+_OURS: tuple[type[nn.Module], ...] = (FusedBatchNorm, DropoutModule, CrossEntropyLoss, sequential.Sequential)
 # Torch's classes by ours.
 _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     **{ours: torchs for torchs, ours in batch_norm.OURS.items()},
@@ -100,8 +93,7 @@ def revert_modules(named: Iterable[tuple[str, nn.Module]]) -> None:
     for (_, module), kind in zip(found, kinds, strict=True):
         for option in _options_of(module):
             module.__dict__.pop(option.name, None)
-        for name in ("_layer", "_chains"):
-            module.__dict__.pop(name, None)
+        module.__dict__.pop("_layer", None)
         module.__class__ = cast(Any, kind)
 
 
@@ -124,10 +116,6 @@ def _torchs_class(name: str, module: nn.Module) -> type[nn.Module]:
         stands_for = type(module)._stands_for
         if sequential.sequential_class(stands_for) is type(module):
             kind = stands_for
-    if isinstance(module, Rewritten) and rewritten_class(
-        type(module)._stands_for, type(module)._recordings
-    ) is type(module):
-        kind = type(module)._stands_for
     if kind is None:
         own = "with parametrizations" if "parametrizations" in module._modules else "of a class derived from it"
         raise ValueError(f"revert: {which} must be exactly a module of onepass, got one {own}")

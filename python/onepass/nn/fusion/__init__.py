@@ -1,1 +1,0 @@
-"""Fusion in forward code: batch norms and the additions, ReLUs and dropouts behind them, found by torch.fx."""
