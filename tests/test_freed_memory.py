@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -192,6 +194,46 @@ def test_the_environments_settings_come_back(found):
 )
 def test_settings_of_the_environment_are_read(environment, found):
     assert _malloc.at_start(environment) == found
+
+
+def test_only_the_environment_of_the_start_counts(monkeypatch):
+    """glibc has read it then; what a program sets later is for its children."""
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "0")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "-1")
+    assert "MALLOC_MMAP_MAX_" not in _malloc.environment_at_start()
+    assert _freed_memory.describe()["freed_memory"] == "default"
+
+
+def test_numbers_of_the_environment_that_mallopt_does_not_take_stay_large(monkeypatch):
+    given = []
+
+    class Library:
+        def __init__(self, name):
+            self.mallopt = lambda number, value: given.append(value.value) or 1
+
+    monkeypatch.setattr(_malloc.ctypes, "CDLL", Library)
+    assert _malloc.apply({_malloc.MMAP_THRESHOLD: 2**32 + 1, _malloc.TRIM_THRESHOLD: -(2**40)}) == []
+    assert given == [2**31 - 1, -(2**31)]
+
+
+def test_settings_are_entered_once_and_while_they_are_in_force():
+    kept = onepass.keep_freed_memory()
+    with kept:
+        with pytest.raises(RuntimeError, match="entered once, got settings that were entered before"), kept:
+            pass
+        assert kept.active
+    with pytest.raises(RuntimeError, match="entered once, got settings that were entered before"):
+        kept.__enter__()
+    kept = onepass.keep_freed_memory()
+    kept.revert()
+    with pytest.raises(RuntimeError, match="must be in force .* got settings that were taken back before"):
+        kept.__enter__()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_settings_are_not_copied(copied):
+    with onepass.keep_freed_memory() as kept, pytest.raises(TypeError, match="must not be copied or pickled"):
+        copied(kept)
 
 
 def test_what_is_in_force_is_described():

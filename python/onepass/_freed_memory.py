@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from types import TracebackType
+from typing import Any
 
 from onepass import _malloc
 from onepass._arguments import told
@@ -37,6 +37,7 @@ class KeptMemory:
 
     def __init__(self, allocator: str, limit: int | None, settings: dict[str, int]) -> None:
         self.allocator, self.limit, self.settings = allocator, limit, settings
+        self._was_entered = False
 
     @property
     def active(self) -> bool:
@@ -62,17 +63,26 @@ class KeptMemory:
             if self not in _active:
                 return
             _active.remove(self)
-            started = {**_malloc.DEFAULTS, **_malloc.at_start(os.environ)}
+            started = {**_malloc.DEFAULTS, **_malloc.at_start(_malloc.environment_at_start())}
             _malloc.apply({**started, **(_active[-1].settings if _active else {})})
         _malloc.trim()
 
     def __enter__(self) -> KeptMemory:
+        if self._was_entered or self not in _active:
+            raise RuntimeError(
+                "KeptMemory: the settings must be in force and entered once, got settings that were "
+                f"{'entered' if self._was_entered else 'taken back'} before; call keep_freed_memory again"
+            )
+        self._was_entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.revert()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("KeptMemory: must not be copied or pickled: a copy cannot take the settings back")
 
     def __repr__(self) -> str:
         words = ", ".join(f"{name}={value}" for name, value in self.settings.items())
@@ -158,7 +168,7 @@ def describe() -> dict[str, object]:
         `keep_freed_memory` or the environment.
     """
     name, is_glibc = _malloc.allocator()
-    settings = _malloc.at_start(os.environ) if is_glibc else {}
+    settings = _malloc.at_start(_malloc.environment_at_start()) if is_glibc else {}
     if _active:
         settings = {**settings, **_active[-1].settings}
     unmapped = settings.get(_malloc.MMAP_MAX) == 0 or settings.get(_malloc.MMAP_THRESHOLD, 0) > 2**29

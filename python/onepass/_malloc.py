@@ -19,6 +19,7 @@ __all__ = [
     "allocator",
     "apply",
     "at_start",
+    "environment_at_start",
     "serves_torch",
     "trim",
 ]
@@ -125,12 +126,24 @@ def apply(settings: Mapping[str, int]) -> list[str]:
         settings: Values by name. mallopt takes ints: -1 of M_TRIM_THRESHOLD means that nothing is given back.
     """
     program = ctypes.CDLL(None)
-    return [name for name, value in settings.items() if not program.mallopt(_NUMBERS[name], ctypes.c_int(value))]
+    # The environment may hold larger numbers than mallopt takes.
+    within = {name: min(max(value, -(2**31)), 2**31 - 1) for name, value in settings.items()}
+    return [name for name, value in within.items() if not program.mallopt(_NUMBERS[name], ctypes.c_int(value))]
 
 
 def trim() -> None:
     """Gives the whole pages of freed memory back to the system."""
     ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
+def environment_at_start() -> dict[str, str]:
+    """Returns the variables with which the program was started: glibc reads no later ones."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = [os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0") if entry]
+    except OSError:  # a system without /proc
+        return dict(os.environ)
+    return {name: value for name, _, value in entries}
 
 
 def at_start(environment: Mapping[str, str]) -> dict[str, int]:

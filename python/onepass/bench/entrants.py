@@ -173,7 +173,7 @@ def entrants_of(
             stands for nothing that the cases compute.
     """
     if not texts:
-        for option, given in (("--kwargs", kwargs), ("--as", as_)):
+        for option, given in (("--kwargs", kwargs), ("--as", as_), ("--tolerance", tolerance != TOLERANCE)):
             if given:
                 raise ImplementationError(f"{option} must come with --impl, got no --impl")
         return []
