@@ -230,6 +230,7 @@ def test_a_layer_of_other_dimensions_does_not_join():
         (("tail", "--impl", "torch.optim:AdamW"), "--impl must come with an operation whose cases take"),
         (("optim", "--kwargs", "fused=True"), "--kwargs must come with --impl, got no --impl"),
         (("optim", "--as", "adamw"), "--as must come with --impl, got no --impl"),
+        (("optim", "--tolerance", "0.5"), "--tolerance must come with --impl, got no --impl"),
         (("optim", "--impl", "torch.optim"), "--impl must be module:Name, as torch.optim:AdamW, got torch.optim"),
         (("optim", "--impl", "nowhere:AdamW"), "there is no module nowhere"),
         (("optim", "--impl", "bench_entrants:Other"), "--as must say what bench_entrants:Other computes"),

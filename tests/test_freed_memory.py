@@ -226,7 +226,7 @@ def test_settings_are_entered_once_and_while_they_are_in_force():
         kept.__enter__()
     kept = onepass.keep_freed_memory()
     kept.revert()
-    with pytest.raises(RuntimeError, match="must be in force .* got settings that were taken back before"):
+    with pytest.raises(RuntimeError, match=r"must be in force .* got settings that were taken back before"):
         kept.__enter__()
 
 
