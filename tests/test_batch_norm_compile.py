@@ -180,6 +180,39 @@ def test_forward_mode_is_not_lost():
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("transform", ["jvp", "vjp", "grad", "vmap"])
+def test_a_training_that_torch_func_refuses_changes_nothing(transform):
+    """torch refuses the same calls; its count comes first."""
+    x = torch.randn(6, 4)
+    calls = {
+        "jvp": lambda module: torch.func.jvp(module, (x,), (x,)),
+        "vjp": lambda module: torch.func.vjp(module, x),
+        "grad": lambda module: torch.func.grad(lambda x: module(x).sum())(x),
+        "vmap": lambda module: torch.func.vmap(module)(torch.stack([x, x])),
+    }
+    module = onepass.nn.BatchNorm1d(4)
+    for refusing in (torch.nn.BatchNorm1d(4), module):
+        with pytest.raises(RuntimeError):
+            calls[transform](refusing)
+    fresh = torch.nn.BatchNorm1d(4)
+    for buffer, untouched in zip(module.buffers(), fresh.buffers(), strict=True):
+        assert torch.equal(buffer, untouched)
+    module(x)
+    assert module.num_batches_tracked == 1
+
+
+def test_a_training_under_torch_func_counts_once():
+    module, x = onepass.nn.BatchNorm1d(4), torch.randn(6, 4)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+    def loss(state, x):
+        copied = {name: value.clone() for name, value in state.items()}
+        return torch.func.functional_call(module, copied, (x,)).square().sum() + copied["num_batches_tracked"]
+
+    plain = loss(state, x)
+    assert torch.func.grad_and_value(loss, argnums=1)(state, x)[1] == plain
+
+
 def test_dropout_under_torch_func_is_an_error():
     with pytest.raises(RuntimeError, match=r"batch_norm: dropout must be 0 under torch\.func, got 0\.5"):
         torch.func.grad(lambda x: batch_norm(x, None, None, training=True, dropout=0.5).sum())(torch.randn(4, 3))

@@ -24,7 +24,16 @@ from onepass.nn.batch_norm._kernels import Options, Running, checked_options
 from onepass.nn.batch_norm._sync_kernels import Saved
 from onepass.nn.batch_norm._sync_ops import differentiate
 
-__all__ = ["synchronised"]
+__all__ = ["refuse_transforms", "synchronised"]
+
+
+def refuse_transforms(peers: Peers) -> None:
+    """Raises under torch.func: before the batch is counted, which torch.func would refuse with other words."""
+    if not torch.compiler.is_compiling() and is_transformed():
+        raise RuntimeError(
+            f"{peers.layer}: several ranks must not train under torch.func or forward-mode differentiation; "
+            "the exchange has no derivative there"
+        )
 
 
 def synchronised(
@@ -50,11 +59,6 @@ def synchronised(
     if input.shape[1] == 0:
         return _composed.empty(input, weight, bias, residual, activation)
     compiling = torch.compiler.is_compiling()
-    if not compiling and is_transformed():
-        raise RuntimeError(
-            f"{peers.layer}: several ranks must not train under torch.func or forward-mode differentiation; "
-            "the exchange has no derivative there"
-        )
     check_dense("batch_norm", input=input, residual=residual, weight=weight, bias=bias)
     input = dense(input, "batch_norm: input")
     if residual is not None:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from onepass._arguments import told
 from onepass._turns import new_turn
 from onepass.nn._call.checks import check_integer, check_number, check_probability, check_tensor
+from onepass.nn._call.dispatch import has_functorch
 from onepass.nn._call.exporting import asked, is_scripting, refuse, refuse_sampled
 from onepass.nn._call.recomputation import count_of_pass, is_recomputed, throwaway
 from onepass.nn._call.tracing import node_for
@@ -194,7 +195,7 @@ class FusedBatchNorm(_BatchNorm):
                 # torch reads the count back to the host; here the kernel divides by it.
                 batches = count + 1
                 step = count_of_pass(count)
-        output = normalise(
+        arguments = (
             input,
             Running(mean, var, batches),
             _own(self, parameters, "weight"),
@@ -206,7 +207,9 @@ class FusedBatchNorm(_BatchNorm):
             self.activation if activation is None else activation,
             self.dropout if training else 0.0,
         )
-        if count is not None:
+        transformed = count is not None and not torch.compiler.is_compiling() and has_functorch()
+        output = _counted_first(count, step, normalise, arguments) if transformed else normalise(*arguments)
+        if count is not None and not transformed:
             # After all checks: a rejected batch is not counted.
             if torch.compiler.is_compiling() or not _other_threads():
                 count.add_(step)
@@ -225,6 +228,19 @@ class FusedBatchNorm(_BatchNorm):
         if self.activation is not None:
             text += f", activation={self.activation}"
         return text + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+def _counted_first(
+    count: Tensor | None, step: int | Tensor, normalise: Callable[..., Tensor], arguments: tuple[Any, ...]
+) -> Tensor:
+    """Normalises under torch.func, whose gradients refuse to count: so they must before the statistics move."""
+    assert count is not None
+    count.add_(step)
+    try:
+        return normalise(*arguments)
+    except Exception:
+        count.sub_(step)
+        raise
 
 
 def _own(module: torch.nn.Module, where: Mapping[str, Tensor | None], name: str) -> Tensor | None:

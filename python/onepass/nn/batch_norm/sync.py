@@ -14,7 +14,7 @@ from torch import Tensor
 from onepass.nn._call.exporting import refuse
 from onepass.nn.batch_norm._call import normalise
 from onepass.nn.batch_norm._exchange import Peers
-from onepass.nn.batch_norm._sync import synchronised
+from onepass.nn.batch_norm._sync import refuse_transforms, synchronised
 from onepass.nn.batch_norm.modules import FusedBatchNorm
 
 __all__ = ["SyncBatchNorm", "is_process_group"]
@@ -136,8 +136,10 @@ class SyncBatchNorm(FusedBatchNorm):
         normalise: Callable[..., Tensor] = normalise,
     ) -> Tensor:
         peers = self._peers() if self.training else None
-        how = normalise if peers is None else partial(synchronised, peers)
-        return super()._run(input, residual, activation, how)
+        if peers is None:
+            return super()._run(input, residual, activation, normalise)
+        refuse_transforms(peers)
+        return super()._run(input, residual, activation, partial(synchronised, peers))
 
     def _peers(self) -> Peers | None:
         """With whom the statistics are shared; None if this rank is the only one."""
