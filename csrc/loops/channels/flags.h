@@ -46,19 +46,22 @@ inline void draw_rows(BlockDraws& draws, const ChannelShape& shape, int64_t row,
 // Channels last: flags[k * width + i] is row `row` + k of channel `channel` + i. width: at most kStrip.
 inline void fill_flags_last(const PassFlags& passing, const ChannelShape& shape, int64_t row, int64_t rows,
                             int64_t channel, int64_t width, uint8_t* flags) {
-  const bool apart = passing.drops && shape.positions > 1;
-  if (apart) {
+  const auto place = [&](int64_t k) { return (row + k) * shape.channels + channel; };
+  if (passing.drops && shape.positions > 1) {
     BlockDraws draws(passing.dropout, width);
     for (int64_t i = 0; i < width; ++i) draw_rows(draws, shape, row, rows, channel + i, flags + i);
     draws.flush();
-    if (!passing.mask) return;
+  } else if (passing.drops) {
+    // Draws are made some hundred at a time: a short row alone would leave most of them unused.
+    BlockDraws draws(passing.dropout, 1);
+    for (int64_t k = 0; k < rows; ++k) draws.add(place(k), width, flags + k * width);
+    draws.flush();
   }
-  for (int64_t k = 0; k < rows; ++k) {
-    const int64_t begin = (row + k) * shape.channels + channel;
-    if (!apart) {
-      fill_flags(passing, begin, width, flags + k * width);
+  for (int64_t k = 0; k < rows && passing.mask; ++k) {
+    if (passing.drops) {
+      and_bits(passing.mask, place(k), width, flags + k * width);
     } else {
-      and_bits(passing.mask, begin, width, flags + k * width);
+      unpack_bits(passing.mask, place(k), width, flags + k * width);
     }
   }
 }

@@ -133,7 +133,8 @@ inline void draw_kept(const math::Dropout& dropout, int64_t first, int64_t n, ui
 }
 
 // Draws for a run of positions of several channels, which lie apart in logical order: blocks are collected
-// from all channels until they are worth drawing. kept[k * width + i] is position k of channel i.
+// from all channels until they are worth drawing. kept[k * width + i] is position k of channel i. width: 1
+// for short rows, which lie apart themselves.
 class BlockDraws {
  public:
   BlockDraws(const math::Dropout& dropout, int64_t width) : dropout_(dropout), width_(width) {}
@@ -160,6 +161,11 @@ class BlockDraws {
     }
     for (int b = 0; b < count_; ++b) {
       const Target& target = target_[b];
+      if (width_ == 1) {
+        std::memcpy(target.to + target.begin, drawn + b * kEach + target.begin,
+                    size_t(target.end - target.begin));
+        continue;
+      }
       for (int k = target.begin; k < target.end; ++k) {
         target.to[k * width_] = drawn[b * kEach + k];
       }
