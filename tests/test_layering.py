@@ -47,7 +47,12 @@ if not CSRC.is_dir():
 
 CPP = sorted(p for p in CSRC.rglob("*") if p.suffix in (".h", ".cpp", ".cuh", ".cu"))
 PYTHON = sorted(PACKAGE.rglob("*.py"))
-OTHERS = [p for p in sorted((ROOT / "tests").rglob("*")) if p.suffix in (".py", ".h", ".cpp", ".cu")]
+OTHERS = [
+    p
+    for folder in ("tests", "docs", "benchmarks")
+    for p in sorted((ROOT / folder).rglob("*"))
+    if p.suffix in (".py", ".h", ".cpp", ".cu")
+]
 
 
 def each(files: list[Path]) -> pytest.MarkDecorator:

@@ -8,43 +8,16 @@ where nothing fills it in, so ``python docs/_site`` writes what stands there bet
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
-from _site import diagnosis, lab, peers, training
+from _site import augmentation, diagnosis, distributed, lab, peers, training
 from _site.cases import CASES, HEADLINES
 from _site.markdown import FOLDER, ROOT, grid, load, percent, ratio
+from _site.source import source
 
 __all__ = ["DRAWN", "FOLDER", "ROOT", "TABLES", "load", "redraw", "table"]
-
-
-def source(*names: str) -> str:
-    """How and when the figures were made, a line for each file, or for all that were made alike."""
-    links: dict[str, list[str]] = {}
-    for name in names:
-        made = load(name)
-        facts = [made["machine"]["cpu"], f"{made['machine']['cores']} cores"]
-        facts += [f"threads: {made['threads']}"] if "threads" in made else []
-        facts += [made["versions"][key] for key in ("isa",) if key in made["versions"]]
-        facts += [f"torch {made['versions']['torch']}"] if "torch" in made["versions"] else []
-        commit, _, dirty = made["commit"].partition("-")
-        facts += [malloc(made)] if "op" in made else []
-        facts += [made["date"][:10], f"commit `{commit[:7]}`" + ("-dirty" if dirty else "")]
-        links.setdefault(", ".join(facts), []).append(f"[{name}.json](../benchmarks/results/{name}.json)")
-    return "\n\n".join(f"Source: {', '.join(files)}. {facts}." for facts, files in links.items())
-
-
-def malloc(made: dict[str, Any]) -> str:
-    """Which of the two states of malloc a run of `onepass bench` was in."""
-    # Older files have what the command started again with.
-    default = "kept" if made["environment"].get("MALLOC_MMAP_MAX_") == "0" else "default"
-    state = made["malloc"]["freed_memory"] if "malloc" in made else default
-    if made["op"] == "train":
-        return "default malloc, and freed memory kept where the table says so"
-    return "freed memory kept" if state == "kept" else "default malloc"
 
 
 def bench(op: str, *beginnings: str) -> str:
@@ -73,46 +46,6 @@ def quotient(name: str) -> str:
     return f"{competitor} / onepass" + (f", {state}" if state else "")
 
 
-RIVALS = ("torch", "torchvision", "opencv", "albumentations", "kornia")
-
-
-def augment() -> str:
-    """The cases of `onepass bench augment` with rivals, and the rivals' versions."""
-    rows, versions = [], ""
-    for case in load("augment-cpu")["results"]:
-        times = case["competitors"]
-        if not times.keys() & set(RIVALS):
-            continue
-        ours = times["ours"]
-        others = [ratio(times.get(name, {}).get("theirs_over_ours")) for name in RIVALS]
-        share, taps = ours["share_of_stream"], times.get("taps")
-        of_taps = "" if taps is None else percent(taps["seconds_50"] / ours["seconds_50"])
-        cells = [f"{ours['seconds_50'] * 1e3:.3g}", "" if share is None else percent(share), of_taps]
-        rows.append([CASES[case["case"]], *others, *cells])
-        versions = case["notes"][0]
-    heads = [
-        "work",
-        *(f"{name} / onepass" for name in RIVALS),
-        "onepass, ms",
-        "of the bandwidth",
-        "of a loop over the taps",
-    ]
-    return grid(heads, rows) + f"\n\n{versions[:1].upper()}{versions[1:]}. " + source("augment-cpu")
-
-
-def augment_pairs() -> str:
-    """Ours compared with ours, of the same file."""
-    rows = []
-    for case in load("augment-cpu")["results"]:
-        pair = [name for name in case["competitors"] if name not in ("ours", *RIVALS, "stream")]
-        if len(pair) == 1:
-            ours, other = case["competitors"]["ours"], case["competitors"][pair[0]]
-            milliseconds = (f"{one['seconds_50'] * 1e3:.3g}" for one in (ours, other))
-            rows.append([CASES[case["case"]], *milliseconds, ratio(other["theirs_over_ours"])])
-    heads = ["work", "ms", "compared with, ms", "the other / this"]
-    return grid(heads, rows) + "\n\n" + source("augment-cpu")
-
-
 def monitor() -> str:
     """What a monitor adds to a training step, compared with other ways to look at it."""
     rows = []
@@ -125,72 +58,6 @@ def monitor() -> str:
             )
     return (
         grid(["training", "looked at by", "ms a step", "of a plain step"], rows) + "\n\n" + source("monitor-cpu")
-    )
-
-
-def distributed(*beginnings: str) -> str:
-    """Steps on two ranks: of ours, of their parts, and of torch's."""
-    chosen = [case for case in load("distributed-cpu")["results"] if case["case"].startswith(beginnings)]
-    names = [name for name in dict.fromkeys(n for case in chosen for n in case["competitors"]) if name != "ours"]
-    rows = []
-    for case in chosen:
-        times = case["competitors"]
-        others = [ratio(times.get(name, {}).get("theirs_over_ours")) for name in names]
-        rows.append([CASES[case["case"]], f"{times['ours']['seconds_50'] * 1e3:.3g}", *others])
-    heads = ["work of each rank", "onepass, ms", *(f"{name} / onepass" for name in names)]
-    return grid(heads, rows) + "\n\n" + source("distributed-cpu")
-
-
-def distributed_scaling() -> str:
-    """What more ranks cost, reckoned from what two have measured."""
-    cases = {case["case"]: case["competitors"] for case in load("distributed-cpu")["results"]}
-    messages = {name: one["seconds_50"] * 1e6 for name, one in cases["messages"].items()}
-    numbers = 8 * (4 + 2 * 256)
-    rows = [
-        [
-            f"{ranks:,}",
-            f"{16e9 / ranks / 1e9:.3g} GB",
-            f"{messages['all-reduce'] * math.log2(ranks):.0f}",
-            f"{numbers * ranks / 1e6:.3g} MB",
-            f"{messages['merge'] * ranks / 1024:.0f}",
-        ]
-        for ranks in (2, 8, 64, 1024)
-    ]
-    heads = [
-        "ranks",
-        "AdamW, 1e9 float32 parameters: parameters, gradients, states of a rank",
-        "all-reduce of a step with a norm, us",
-        "SyncBatchNorm of 256 channels: received each way",
-        "merged in, us",
-    ]
-    apart = (cases["shards-500x4096"][name]["seconds_50"] for name in ("ours", "local"))
-    each = (next(apart) - next(apart)) / 500 * 1e6
-    return (
-        grid(heads, rows)
-        + f"\n\nHost work of a step: {each:.2g} us for each sharded parameter, for any number of ranks.\n\n"
-        + source("distributed-cpu")
-    )
-
-
-def demo_augment() -> str:
-    """The demo's accuracies with and without augmentation, by seed."""
-    found: dict[int, dict[bool, tuple[float, float]]] = {}
-    for run in load("demo-augment")["results"]:
-        accuracies = run["validation_accuracy"][-1], run["train_accuracy"]
-        found.setdefault(run["seed"], {})[run["augment"]] = accuracies
-    pairs = [(one[False][0], one[True][0], one[False][1], one[True][1]) for one in found.values()]
-    columns = list(zip(*pairs, strict=True))
-    rows = [
-        [str(seed), *(f"{100 * value:.1f} %" for value in pair)] for seed, pair in zip(found, pairs, strict=True)
-    ]
-    rows.append(["mean", *(f"{100 * sum(column) / len(column):.2f} %" for column in columns)])
-    return (
-        grid(
-            ["seed", *(f"{part}, {how}" for part in ("validation", "training") for how in ("without", "with"))],
-            rows,
-        )
-        + "\n\n"
-        + source("demo-augment")
     )
 
 
@@ -420,13 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch_norm": lambda: bench("batch_norm"),
     "dropout": lambda: bench("dropout"),
     "cross_entropy": lambda: bench("cross_entropy"),
-    "augment": augment,
-    "augment_pairs": augment_pairs,
     "monitor": monitor,
-    "distributed_optim": lambda: distributed("fsdp2", "shards"),
-    "distributed_scaling": distributed_scaling,
-    "distributed_sync": lambda: distributed("sync"),
-    "demo_augment": demo_augment,
     "schedule": schedule,
     "lr_range": lr_range,
     "landscape": landscape,
@@ -444,7 +305,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "train_outside": lambda: training.outside() + "\n\n" + source(*training.NAMES),
     "train_memory": lambda: training.memory() + "\n\n" + source(*training.NAMES),
     "train_users": lambda: training.users() + "\n\n" + source(*training.NAMES),
+    **augmentation.TABLES,
     **diagnosis.TABLES,
+    **distributed.TABLES,
     **lab.TABLES,
 }
 DRAWN = {"headlines": headlines, "build": build}
