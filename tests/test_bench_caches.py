@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import ClassVar
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def events(monkeypatch):
 class Square(torch.autograd.Function):
     """A function that writes down when it is called."""
 
-    seen: list[str] = []  # noqa: RUF012
+    seen: ClassVar[list[str]] = []
 
     @staticmethod
     def forward(ctx, x):

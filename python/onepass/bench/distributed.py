@@ -210,7 +210,7 @@ class _ByHand(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalises by mean and mean square over all ranks, whose batches are of one size."""
         own = torch.cat([input.mean((0, 2, 3)), input.square().mean((0, 2, 3))])
-        total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]  # torch gives it no types
         mean, square = (total / RANKS).chunk(2)
         var = square - mean * mean
         with torch.no_grad():

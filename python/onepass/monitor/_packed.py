@@ -32,9 +32,10 @@ def kept_all(tensors: list[Tensor]) -> list[Value]:
     try:
         # After a step the caches hold other things, and each call of torch takes ten times its usual time. So
         # one call reads all.
-        return _native.core.read_numbers(tensors)  # type: ignore[no-any-return]
+        found: list[Value] = _native.core.read_numbers(tensors)
     except (TypeError, ValueError):  # some are on a GPU, have gaps, or memory that the core does not see
-        return [_kept_by_torch(tensor.detach()) for tensor in tensors]
+        found = [_kept_by_torch(tensor.detach()) for tensor in tensors]
+    return found
 
 
 def _kept_by_torch(tensor: Tensor) -> Value:
