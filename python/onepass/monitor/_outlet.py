@@ -41,8 +41,7 @@ class Outlet:
 
     def emit(self, rows: list[dict[str, Any]]) -> None:
         """Hands rows to the history, the file and the callbacks."""
-        for row in rows:
-            self.history._add(row)
+        self.history._add(rows)
         if self._file is not None:
             try:
                 self._file.write(rows)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,11 @@ def as_number(value: Any) -> float | None:
     return float(value) if value in ("nan", "inf", "-inf") else None
 
 
+def _number_or_nan(value: Any) -> float:
+    number = as_number(value)
+    return _NAN if number is None else number
+
+
 class _Column:
     """One column: a number or a text a row, or as many numbers as there are param groups."""
 
@@ -52,27 +58,28 @@ class _Column:
                 self.numbers.extend([_NAN] * (missing * max(self.width, 1)))
             self.rows = rows
 
-    def append(self, value: Any) -> None:
-        """Adds a row."""
-        self.rows += 1
-        if type(value) is float and not self.width and not self.is_text:  # most are
-            self.numbers.append(value)
-        elif self.is_text:
-            self.texts.append(value)
-        elif self.width:
-            self.numbers.extend(self._several(value))
-        else:
-            number = as_number(value)
-            self.numbers.append(_NAN if number is None else number)
-
-    def _several(self, value: Any) -> array[float]:
-        if not isinstance(value, list) or len(value) != self.width:
-            return array("d", [_NAN] * self.width)
+    def extend(self, values: Sequence[Any]) -> None:
+        """Adds rows."""
+        self.rows += len(values)
+        if self.is_text:
+            self.texts.extend(values)
+            return
         try:
-            return array("d", value)
-        except TypeError:  # texts that stand for numbers
-            numbers = [as_number(one) for one in value]
-            return array("d", [_NAN if one is None else one for one in numbers])
+            self.numbers.extend(array("d", self._flat(values) if self.width else values))
+        except TypeError:  # texts that stand for numbers, and values that stand for none
+            for value in values:
+                self.numbers.extend(self._several(value) if self.width else [_number_or_nan(value)])
+
+    def _flat(self, values: Sequence[Any]) -> list[Any]:
+        """Returns the numbers of all rows; raises TypeError if a row has another width."""
+        if any(type(value) is not list or len(value) != self.width for value in values):
+            raise TypeError
+        return [number for value in values for number in value]
+
+    def _several(self, value: Any) -> list[float]:
+        if not isinstance(value, list) or len(value) != self.width:
+            return [_NAN] * self.width
+        return [_number_or_nan(one) for one in value]
 
     def values(self) -> NDArray[Any]:
         if self.is_text:
@@ -96,20 +103,24 @@ class Table:
         self._made: dict[str, NDArray[Any]] | None = None
         self.rows = 0
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row. What it lacks is nan (in texts None)."""
-        columns = self._columns
-        for name, value in row.items():
-            if name == "kind":
-                continue
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = _Column(self.rows, value)
-            elif column.rows < self.rows:
-                column.fill(self.rows)
-            column.append(value)
-        self.rows += 1
+    def extend(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds rows. What one lacks is nan (in texts None)."""
+        # Columns take the values of neighbouring rows with the same names at once.
+        for names, alike in itertools.groupby(rows, tuple):
+            several = list(alike)
+            for name in names:
+                if name != "kind":
+                    self._column(name, several[0][name]).extend([row[name] for row in several])
+            self.rows += len(several)
         self._made = None
+
+    def _column(self, name: str, like: Any) -> _Column:
+        """Returns the column of a name with as many rows as the table has."""
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = _Column(self.rows, like)
+        column.fill(self.rows)
+        return column
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Returns the columns by name: (rows,), or (rows, param groups). They are made when they are asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,7 +60,8 @@ class History:
             "layers": Table(("step",)),
             "epochs": Table(("epoch", "step")),
         }
-        for number, row in enumerate(listed("History", "rows", rows, "dicts")):
+        listed_rows = listed("History", "rows", rows, "dicts")
+        for number, row in enumerate(listed_rows):
             if not isinstance(row, dict):
                 raise TypeError(f"History: rows[{number}] must be a dict, got {told(row)}")
             if (row.get("kind") == "run") != (number == 0):
@@ -67,18 +69,23 @@ class History:
                     f"History: rows[{number}] must {'' if number == 0 else 'not '}be of kind 'run', got "
                     f"{told(row.get('kind'))}"
                 )
-            self._add(row)
+        self._add(listed_rows)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        """Takes a row of the run file."""
-        kind = row.get("kind")
-        if kind == "step":
-            self._tables["steps"].append(row)
-        elif kind == "layers":
+    def _add(self, rows: list[dict[str, Any]]) -> None:
+        """Takes rows of the run file."""
+        for kind, found in itertools.groupby(rows, lambda row: row.get("kind")):
+            if kind == "step":
+                self._tables["steps"].extend(found)
+            else:
+                for row in found:
+                    self._add_other(kind, row)
+
+    def _add_other(self, kind: Any, row: dict[str, Any]) -> None:
+        if kind == "layers":
             for name, values in row["layers"].items():
-                self._tables["layers"].append({"step": row["step"], "layer": name, **values})
+                self._tables["layers"].extend([{"step": row["step"], "layer": name, **values}])
         elif kind == "epoch":
-            self._tables["epochs"].append(row)
+            self._tables["epochs"].extend([row])
         elif kind == "event":
             self.events.append(row)
         elif kind == "run":

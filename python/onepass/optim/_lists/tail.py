@@ -27,24 +27,28 @@ class TailMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
+        """Where they are."""
         self.control = torch.zeros(_native.core.control_size, dtype=torch.float64, device=device)
         """What pass one decided."""
         self.statistics: Tensor | None = None
         """A row for each param group, if they are measured."""
+        self._groups = 0
         self._workspace: Tensor | None = None
 
     def measure(self, groups: int) -> None:
         """Makes the next step measure that many param groups, and with 0 none."""
-        size = (groups, _native.core.statistics_size)
         if groups == 0:
             self.statistics = None
-        elif self.statistics is None or self.statistics.shape != size:
-            self.statistics = torch.full(size, float("nan"), dtype=torch.float64, device=self.control.device)
+        elif self.statistics is None or self._groups != groups:
+            size = (groups, _native.core.statistics_size)
+            self.statistics = torch.full(size, float("nan"), dtype=torch.float64, device=self.device)
+            self._groups = groups
 
     def workspace(self, elements: int) -> Tensor:
         """Memory for at least that many float64 numbers. The core asks for it where it needs some."""
         if self._workspace is None or self._workspace.numel() < elements:
-            self._workspace = torch.empty(elements, dtype=torch.float64, device=self.control.device)
+            self._workspace = torch.empty(elements, dtype=torch.float64, device=self.device)
         return self._workspace
 
     def note(self, skipped: bool, norm: float) -> None:

@@ -41,6 +41,8 @@ class TailedOptimizer(Optimizer):
     _tail: TailMemory | None = None
     # The options when they were last checked, and what `_checked_numbers` gives.
     _checked: tuple[tuple[Any, ...], tuple[float | None, float | None]] | None = None
+    # What the last step was asked for, and its tail.
+    _last_tail: tuple[tuple[Any, ...], Tail] | None = None
     _averages_are_in = False
     # The lock of a step; None until the first one.
     _turn: Turn | None = None
@@ -90,51 +92,80 @@ class TailedOptimizer(Optimizer):
             raise RuntimeError(f"{type(self).__name__}: {refused} inside ema_parameters(); {advice}")
 
     def _has_tail(self, zero_grad: bool) -> bool:
-        wanted = (self.max_grad_norm, self.ema_decay, *self._scaling())
-        flags = zero_grad or self.skip_nonfinite or self.telemetry
-        if flags or any(option is not None for option in wanted):
+        if zero_grad or self.skip_nonfinite or self.telemetry:
             return True
-        # In this order: a compiled step is not to depend on the attribute.
-        return not torch.compiler.is_compiling() and self._asked_to_measure
+        if self.max_grad_norm is not None or self.ema_decay is not None:
+            return True
+        grad_scale, found_inf = self._scaling()
+        return grad_scale is not None or found_inf is not None
 
     def _scaling(self) -> tuple[float | Tensor | None, float | Tensor | None]:
         return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
 
     def _prepare_tail(self, zero_grad: bool) -> Tail:
-        self._check_no_averages_in("no step can be taken", "the parameters hold the averages")
-        if not self._has_tail(zero_grad):
+        if self._averages_are_in:
+            self._check_no_averages_in("no step can be taken", "the parameters hold the averages")
+        if not (self._asked_to_measure or self._has_tail(zero_grad)):
             if self._tail is not None:
                 self._tail.statistics = None  # of a step before this one
             return NOTHING
+        tail = self._asked_tail(zero_grad)
+        memory = self._tail_memory()
+        if tail.memory is not memory:
+            tail = tail._replace(memory=memory)
+            if self._last_tail is not None:
+                self._last_tail = self._last_tail[0], tail
+        return tail
+
+    def _asked_tail(self, zero_grad: bool) -> Tail:
+        """The tail as the options ask for it; that of the last step, if none of them has changed."""
+        grad_scale, found_inf = self._scaling()
+        flags = self.skip_nonfinite, self.telemetry, zero_grad
+        asked = (self.max_grad_norm, self.ema_decay, grad_scale, found_inf, *flags)
+        last = self._last_tail
+        if last is not None and all(map(operator.is_, asked, last[0])):
+            return last[1]
         name = type(self).__name__.lower()
         max_grad_norm, ema_decay = self._checked_numbers(name)
-        grad_scale, found_inf = self._scaling()
-        return Tail(
+        tail = Tail(
             max_grad_norm,
             self.skip_nonfinite,
             bool(zero_grad),
             ema_decay,
             None if grad_scale is None else number_or_tensor(name, "grad_scale", grad_scale),
             None if found_inf is None else number_or_tensor(name, "found_inf", found_inf),
-            self._tail_memory(),
         )
+        # A tensor may hold another number next time.
+        self._last_tail = None if any(isinstance(option, Tensor) for option in asked) else (asked, tail)
+        return tail
 
     def _device(self) -> torch.device:
         """The first parameter's device, the CPU where all groups are empty."""
-        devices = (param.device for group in self.param_groups for param in group["params"])
-        return next(devices, torch.device("cpu"))
+        for group in self.param_groups:
+            for param in group["params"]:
+                found: torch.device = param.device
+                return found
+        return torch.device("cpu")
 
     def _tail_memory(self) -> TailMemory:
         """The tensors of the next step's tail."""
+        # Loops and no generators: after a backward pass the caches are cold, and a frame costs microseconds.
         device = self._device()
         memory = self._tail
-        if memory is None or memory.control.device != device:
+        if memory is None or memory.device != device:
             memory = self._tail = TailMemory(device)
         memory.measure(len(self.param_groups) if self.telemetry or self._asked_to_measure else 0)
-        params = (param for group in self.param_groups for param in group["params"])
-        if memory.statistics is not None and not any(p.grad is not None and p.numel() for p in params):
+        if memory.statistics is not None and not self._has_grads():
             memory.statistics.zero_()  # no kernel will
         return memory
+
+    def _has_grads(self) -> bool:
+        """Whether there is an element to update."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is not None and param.numel():
+                    return True
+        return False
 
     def _checked_numbers(self, name: str) -> tuple[float | None, float | None]:
         """max_grad_norm and ema_decay as the core takes them; checks all options if one of them has changed."""
