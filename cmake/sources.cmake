@@ -29,6 +29,7 @@ list(APPEND bind_sources
   csrc/bind/module.cpp
   csrc/bind/augment/augment_draws.cpp
   csrc/bind/augment/augment_plan.cpp
+  csrc/bind/core/draw_places.cpp
   csrc/bind/core/layer.cpp
   csrc/bind/core/named.cpp
   csrc/bind/core/overlap.cpp

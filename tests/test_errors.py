@@ -153,15 +153,19 @@ CALLS = {
             lambda: core.sgd([ones(4, dtype=torch.int64)])
         ),
     },
+    "core/draw_places.cpp": {
+        ":  must be None or a tuple of numbers, got ": lambda: core.dropout(part=[0, 4, 1]),
+        ":  must have a first draw, then sizes and strides of at most  dimensions, got  numbers": (
+            lambda: core.dropout(part=(0, 4))
+        ),
+        (
+            ":  must have a first draw from 0 on, sizes and strides from 1 on, and 1 as the last stride, got "
+        ): lambda: core.sgd(precision=core.precision("stochastic", (0, 4, 0))),
+    },
     "dropout/dropout.cpp": {
-        "dropout: part must have a first draw, then sizes and strides of 1 to  dimensions, got  numbers": (
-            lambda: core.dropout(part=[0, 4])
-        ),
-        "dropout: part must have  draws, the last ones next to each other, got ": (
-            lambda: core.dropout(part=[0, 4, 1])
-        ),
+        "dropout: part must have  draws, got  in  dimensions": lambda: core.dropout(part=(0, 4, 1)),
         " must be contiguous with a part, got channels last": (
-            lambda: core.dropout(x=ones(3, 4).t(), y=ones(3, 4).t(), part=[0, 12, 1])
+            lambda: core.dropout(x=ones(3, 4).t(), y=ones(3, 4).t(), part=(0, 12, 1))
         ),
         "dropout: p must be from 0 to 1, got ": lambda: core.dropout(p=1.5),
         'dropout: residual must be None with scaling="alpha", got one': (
@@ -269,12 +273,6 @@ CALLS = {
     "optim/precision.cpp": {
         ": precision.mode must be stochastic, kahan or master, got ": lambda: core.sgd(
             precision=core.precision("odd")
-        ),
-        ": precision.part must be None or a tuple of first, run and apart, got ": lambda: core.sgd(
-            precision=core.precision("stochastic", [0, 0, 0])
-        ),
-        ": precision.part must be first, run and apart, from 0 on, run at most apart, got , , ": lambda: core.sgd(
-            precision=core.precision("stochastic", (0, 5, 4))
         ),
         " must be torch.int16, got ": (
             lambda: core.sgd([ones(4, dtype=HALF)], lows=[ones(4)], precision=core.precision("master"))

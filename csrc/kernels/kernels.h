@@ -45,7 +45,7 @@ struct StepScalars {
   double ema_decay = 0;
   const StepControl* control = nullptr;  // on the device: its factor takes the place of grad_factor
   uint64_t seed = 0;                     // of the random draws (math/draws.h)
-  math::DrawPart part;                   // that the tensors are of those that draws are numbered in
+  DrawPlaces part;                       // that the tensors are of those that draws are numbered in
   int64_t group = 0;                     // number of the param group, for the statistics
 
   // taken: the number of the step, from the host or the device.

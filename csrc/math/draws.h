@@ -13,27 +13,15 @@
 #include <cstdint>
 
 #include "core/bits.h"
+#include "core/draw_places.h"
 #include "core/philox.h"
 
 namespace onepass::math {
 
-// Where the elements of a part of a tensor are in the whole: `run` of them follow each other, the next ones
-// begin `apart` elements after them. run 0: all follow each other.
-struct DrawPart {
-  int64_t first = 0;
-  int64_t run = 0, apart = 0;
-
-  ONEPASS_HD int64_t place(int64_t i) const { return first + (run > 0 ? i / run * apart + i % run : i); }
-  // How many elements follow each other from this one on, it included, of n at most.
-  ONEPASS_HD int64_t run_at(int64_t i, int64_t n) const {
-    return run > 0 && run - i % run < n ? run - i % run : n;
-  }
-};
-
 struct Draws {
   uint64_t seed = 0;
   uint32_t step = 0;
-  DrawPart part;
+  DrawPlaces part;  // of the whole tensor that the elements are
 };
 
 constexpr int kDrawGroup = 256;              // elements

@@ -1,11 +1,11 @@
 // dropout.cpp - the binding of dropout: one function for all of its kinds, forward and backward.
 
-#include <pybind11/stl.h>
+#include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <string_view>
-#include <vector>
 
+#include "bind/core/draw_places.h"
 #include "bind/core/layer.h"
 #include "bind/register.h"
 #include "core/check.h"
@@ -55,21 +55,11 @@ class Call : public LayerCall {
     const py::handle part = arguments_.find("part");
     if (!part || part.is_none()) return;
     DrawPlaces& of_whole = op_.places.of_whole;
-    const auto numbers = part.cast<std::vector<int64_t>>();
-    of_whole.count = int(numbers.size() / 2);
-    OP_CHECK(numbers.size() % 2 == 1 && of_whole.count > 0 && of_whole.count <= DrawPlaces::kMost, ValueError,
-             "dropout: part must have a first draw, then sizes and strides of 1 to ", DrawPlaces::kMost,
-             " dimensions, got ", numbers.size(), " numbers");
-    of_whole.first = numbers[0];
+    of_whole = draw_places_of(part, "dropout", "part");
     int64_t draws = 1;
-    for (int k = 0; k < of_whole.count; ++k) {
-      of_whole.sizes[k] = numbers[size_t(1 + k)];
-      of_whole.strides[k] = numbers[size_t(1 + of_whole.count + k)];
-      draws *= of_whole.sizes[k];
-    }
-    OP_CHECK(draws == op_.places.draws() && of_whole.strides[of_whole.count - 1] == 1 && of_whole.first >= 0,
-             ValueError, "dropout: part must have ", op_.places.draws(),
-             " draws, the last ones next to each other, got ", draws);
+    for (int k = 0; k < of_whole.count; ++k) draws *= of_whole.sizes[k];
+    OP_CHECK(of_whole.count > 0 && draws == op_.places.draws(), ValueError, "dropout: part must have ",
+             op_.places.draws(), " draws, got ", draws, " in ", of_whole.count, " dimensions");
     OP_CHECK(op_.places.has_table() || !op_.places.shape.channels_last, ValueError, to_string(name("input")),
              " must be contiguous with a part, got channels last");
   }

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "bind/core/draw_places.h"
 #include "bind/core/record.h"
 #include "core/check.h"
 
@@ -32,17 +33,7 @@ Precision precision_of(py::handle option, const char* function) {
   precision.seed = py::cast<uint64_t>(given.get(kSeed));
   precision.first = py::cast<int64_t>(given.get(kFirst));
   const py::object part = given.get(kPart);
-  if (!part.is_none()) {
-    OP_CHECK(PyTuple_CheckExact(part.ptr()) && PyTuple_GET_SIZE(part.ptr()) == 3, TypeError, function,
-             ": precision.part must be None or a tuple of first, run and apart, got ",
-             Py_TYPE(part.ptr())->tp_name);
-    const auto number = [&](int i) { return py::cast<int64_t>(PyTuple_GET_ITEM(part.ptr(), i)); };
-    const math::DrawPart given_part{number(0), number(1), number(2)};
-    OP_CHECK(given_part.first >= 0 && given_part.run >= 0 && given_part.apart >= given_part.run, ValueError,
-             function, ": precision.part must be first, run and apart, from 0 on, run at most apart, got ",
-             given_part.first, ", ", given_part.run, ", ", given_part.apart);
-    precision.part = given_part;
-  }
+  if (!part.is_none()) precision.part = draw_places_of(part, function, "precision.part");
   given.check_read();
   return precision;
 }

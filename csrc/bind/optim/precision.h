@@ -15,8 +15,8 @@ struct Precision {
   enum class Mode { kNearest, kStochastic, kKahan, kMaster };
   Mode mode = Mode::kNearest;
   uint64_t seed = 0;
-  math::DrawPart part;  // that the group's parameters are of those by which draws are numbered
-  int64_t first = 0;    // number of the group's first parameter among all of the optimizer
+  DrawPlaces part;    // that the group's parameters are of those by which draws are numbered
+  int64_t first = 0;  // number of the group's first parameter among all of the optimizer
 
   bool has_low() const { return mode == Mode::kKahan || mode == Mode::kMaster; }
 };

@@ -140,7 +140,7 @@ inline void update_strip(const TensorItem& item, const DType* dtype, const StepU
                          int64_t begin, int64_t end) {
   if (step.storage == Storage::kNearest) return update_range<T>(item, dtype, step.rule, begin, end);
   if constexpr (sizeof(T) == sizeof(float)) {
-    const math::DrawPart& part = step.own.draws.part;
+    const DrawPlaces& part = step.own.draws.part;
     if (step.storage == Storage::kStochastic && draws_by_words(part) &&
         all_stored_as<T, Rule>(dtype, DType::kBFloat16)) {
       alignas(64) uint32_t words[kUpdateStrip / 2];

@@ -19,16 +19,16 @@ __device__ __forceinline__ uint32_t word_of(const PhiloxWords& four, int k) {
 template <int V>
 __device__ __forceinline__ void draw_pack(const math::Draws& draws, uint32_t tensor, int64_t i,
                                           uint32_t (&draw)[V]) {
-  const math::DrawPart& part = draws.part;
-  const int64_t first = part.place(i);
-  const bool one_block = V > 1 && first % V == 0 && part.run_at(i, V) == V;
+  const DrawPlaces& part = draws.part;
+  const int64_t first = part.number(i);
+  const bool one_block = V > 1 && first % V == 0 && part.run(i, V) == V;
   PhiloxWords four{};
   math::DrawPlace place = math::draw_place(first / 2);
   if (one_block) four = math::draw_block(draws, tensor, place.block);
 #pragma unroll
   for (int v = 0; v < V; ++v) {
     int word = place.word + v / 2;
-    const int64_t at = one_block ? first + v : part.place(i + v);
+    const int64_t at = one_block ? first + v : part.number(i + v);
     if (!one_block) {
       place = math::draw_place(at / 2);
       four = math::draw_block(draws, tensor, place.block);

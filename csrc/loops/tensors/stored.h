@@ -12,8 +12,8 @@
 namespace onepass::ONEPASS_ISA {
 
 // Whether draw_words takes the part's elements: its strips begin with a group of draws. Else draw_each.
-inline bool draws_by_words(const math::DrawPart& part) {
-  return part.run == 0 && part.first % math::kDrawGroup == 0;
+inline bool draws_by_words(const DrawPlaces& part) {
+  return part.count == 0 && part.first % math::kDrawGroup == 0;
 }
 
 // words[j]: the draws of elements begin + 2j and begin + 2j + 1, the earlier one's in its low half. begin is
@@ -42,8 +42,8 @@ inline void draw_each(const math::Draws& draws, uint32_t tensor, int64_t begin, 
   alignas(64) uint32_t words[kUpdateStrip / 2];
   int64_t drawn = -1;  // the element that the words begin with
   for (int64_t done = 0; done < n;) {
-    const int64_t stop = done + draws.part.run_at(begin + done, n - done);
-    for (int64_t place = draws.part.place(begin + done); done < stop; ++done, ++place) {
+    const int64_t stop = done + draws.part.run(begin + done, n - done);
+    for (int64_t place = draws.part.number(begin + done); done < stop; ++done, ++place) {
       if (drawn < 0 || place < drawn || place >= drawn + kUpdateStrip) {
         drawn = place / math::kDrawGroup * math::kDrawGroup;
         draw_words(draws, tensor, drawn, words);

@@ -31,8 +31,8 @@ def local_part(function: str, argument: str, tensor: Any) -> tuple[tuple[int, ..
     """Returns the shape of what this rank has of a DTensor, and where it begins in each dimension.
 
     Raises:
-        ValueError: It is neither sharded nor replicated in each dimension of its mesh, or is sharded in an order
-            of its own (FSDP's parameters under tensor parallelism are).
+        ValueError: It is neither sharded nor replicated in each dimension of its mesh, or it is not known in which
+            order the mesh shares it out.
     """
     if tensor.device_mesh.get_coordinate() is None:
         raise ValueError(f"{function}: {argument} must be on a mesh with this rank, got {tensor.device_mesh}")

@@ -1,6 +1,6 @@
 """Dropout of DTensors: each rank drops in its part what a dropout of the whole tensor would drop there.
 
-The draws are numbered through the whole tensor (csrc/loops/elements/places.h), so the mask is the same on any mesh
+The draws are numbered through the whole tensor (csrc/core/draw_places.h), so the mask is the same on any mesh
 and for any placements. One broadcast of 8 bytes for each dimension of the mesh gives all ranks one seed.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onepass._memory import check_large
-from onepass._placements import collapsed
+from onepass._placements import DIMENSIONS, collapsed
 from onepass.nn._call.dispatch import is_transformed
 from onepass.nn._call.shards import is_sharded, local_part, seed_of_mesh
 from onepass.nn.dropout import _ops
@@ -21,9 +21,6 @@ from onepass.nn.dropout._derivative import apply
 from onepass.nn.dropout._kernels import Options, options_of, run
 
 __all__ = ["sharded"]
-
-# DrawPlaces::kMost in csrc/loops/elements/places.h.
-_DIMENSIONS = 4
 
 
 def sharded(
@@ -96,9 +93,9 @@ def _part(function: str, input: Any, planes: bool, shared: bool) -> tuple[int, .
         return None
     first = sum(offsets[d] * stride for d, stride in zip(dims, strides, strict=True))
     sizes, strides = collapsed(sizes, strides)
-    if len(sizes) > _DIMENSIONS:
+    if len(sizes) > DIMENSIONS:
         raise ValueError(
-            f"{function}: input must be sharded in at most {_DIMENSIONS - 1} dimensions, got the placements "
+            f"{function}: input must be sharded in at most {DIMENSIONS - 1} dimensions, got the placements "
             f"{input.placements}"
         )
     return (first, *sizes, *strides)

@@ -24,7 +24,7 @@ class Precision(TypedDict):
     """Seed of the draws of stochastic rounding, else 0."""
     first: int
     """Number of the group's first parameter among all of the optimizer."""
-    part: tuple[int, int, int] | None
+    part: tuple[int, ...] | None
     """Where the elements of the group's parameters are in the tensors by which draws are numbered: the first one;
     how many follow each other, 0 for all; how far the next ones begin after them. None: they are the whole."""
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from onepass._placements import collapsed, part_of
+from onepass._placements import DIMENSIONS, collapsed, part_of
 from onepass.optim._lists.kinds import is_sharded
+from onepass.optim._lists.layout import is_dense
 
 __all__ = ["check_placements", "common_group", "contributes", "draw_part_of", "memory_of", "place_of"]
 
@@ -66,32 +67,35 @@ def contributes(param: Tensor, group: Any) -> bool:
     return all(at == 0 for at, kind in zip(place, whole.placements, strict=True) if kind.is_replicate())
 
 
-def draw_part_of(param: Tensor) -> tuple[int, int, int] | None:
-    """Says where the elements of this rank's shard are in the memory of the whole parameter (csrc/math/draws.h).
+def draw_part_of(param: Tensor) -> tuple[int, ...] | None:
+    """Says where the elements of this rank's shard are in the memory of the whole (csrc/core/draw_places.h).
 
     Args:
         param: A DTensor, or a plain tensor.
 
     Returns:
-        The first one; how many follow each other, 0 for all; how far the next ones begin after them. None if three
-        numbers cannot say it: the ranks' order is one of FSDP's under tensor parallelism, memory has another order
-        than the dimensions, or inner dimensions are sharded several times.
+        The first one, then sizes, then strides, outermost first. None if it is not known.
     """
     if not is_sharded(param):
-        return 0, 0, 0
+        return (0,)
     whole: Any = param
     found = part_of(whole) if whole.device_mesh.get_coordinate() is not None else None
-    if found is None or not whole.is_contiguous() or not memory_of(whole).is_contiguous():
+    local = memory_of(whole)
+    if found is None or not is_dense(local):
         return None
     shape, offsets = found
+    if shape != tuple(local.shape):
+        return None
     if 0 in shape or not shape:
-        return 0, 0, 0
+        return (0,)
     strides = whole.stride()
     first = sum(offset * stride for offset, stride in zip(offsets, strides, strict=True))
-    sizes, apart = collapsed(shape, strides)
+    # In the order of the shard's memory, in which a step walks.
+    dims = sorted(range(len(shape)), key=lambda dim: (-local.stride(dim), shape[dim] == 1))
+    sizes, apart = collapsed([shape[dim] for dim in dims], [strides[dim] for dim in dims])
     if len(sizes) == 1:
-        return first, 0, 0
-    return (first, sizes[1], apart[0]) if len(sizes) == 2 else None
+        return (first,)
+    return (first, *sizes, *apart) if len(sizes) <= DIMENSIONS else None
 
 
 def place_of(param: Tensor) -> int:

@@ -41,7 +41,7 @@ class _Part(NamedTuple):
     """Whether this rank counts them in norms; else another one with the same shards does."""
     first: int
     """The number of the first one, for random draws."""
-    part: tuple[int, int, int] | None = None
+    part: tuple[int, ...] | None = None
     """Where a shard that is rounded by draws is in the whole; then it is the only one."""
 
 
