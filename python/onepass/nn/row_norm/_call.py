@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onepass._memory import LARGE, check_large, check_memory
 from onepass.nn._call import exporting, seeds
-from onepass.nn._call.checks import check_dense
+from onepass.nn._call.checks import check_dense, check_tensor
 from onepass.nn._call.dispatch import is_plain, is_transformed
 from onepass.nn.dropout._call import dropout as drop
 from onepass.nn.row_norm import _composed, _exported, _kernels, _ops
@@ -50,6 +50,7 @@ def normalise(
     """
     function = "layer_norm" if centred else "rms_norm"
     if eps is None:
+        check_tensor(function, "input", input)
         wide = torch.float64 if input.dtype == torch.float64 else torch.float32
         eps = torch.finfo(wide).eps
     size = check(function, input, shape, weight, bias, residual, eps, dropout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, cast
 
@@ -115,7 +115,12 @@ def _eps_of(eps: float | None, input: Tensor) -> float:
 
 
 def _check_options(module: str, normalized_shape: Any, eps: Any, dropout: Any) -> None:
-    sizes = [normalized_shape] if isinstance(normalized_shape, Integral) else list(normalized_shape)
+    alone = isinstance(normalized_shape, Integral)
+    if not alone and (isinstance(normalized_shape, str) or not isinstance(normalized_shape, Iterable)):
+        raise TypeError(
+            f"{module}: normalized_shape must be an integer or a list of integers, got {told(normalized_shape)}"
+        )
+    sizes = [normalized_shape] if alone else list(normalized_shape)
     if not sizes or any(isinstance(one, bool) or not isinstance(one, Integral) or one < 0 for one in sizes):
         raise ValueError(
             f"{module}: normalized_shape must have at least 1 dimension, of sizes of at least 0, got "
