@@ -20,8 +20,23 @@ T* row_value(void* stored, int64_t row) {
   return static_cast<T*>(stored) + row;
 }
 
+// The statistics of some rows, whose divisions and roots are made side by side.
+template <bool kCentred, class T>
+ONEPASS_WALK void finish_rows(const math::Pair* __restrict parts, double width, double eps, int64_t rows,
+                              T* __restrict mean, T* __restrict invstd) {
+  ONEPASS_INDEPENDENT
+  for (int64_t r = 0; r < rows; ++r) {
+    math::RowMoments found;
+    found.merge(width, parts[r]);
+    mean[r] = T(found.moments.mean);
+    invstd[r] = T(found.invstd(eps));
+  }
+}
+
 template <class T, bool kCentred>
 struct ForwardRows {
+  using Formula = math::NormaliseRow<T, kCentred>;
+
   const RowNorm& op;
   const RowParams<T> params;
   const Output y, h;
@@ -53,7 +68,7 @@ struct ForwardRows {
   const T* load_again(int64_t begin, int64_t n, Buffers& b) const {
     return read_strip(op.dtype, op.residual ? op.h : op.x, begin, n, b.x);
   }
-  math::NormaliseRow<T, kCentred> finish(int64_t row, const math::RowMoments& found) const {
+  Formula finish(int64_t row, const math::RowMoments& found) const {
     const T mean = T(found.moments.mean), invstd = T(found.invstd(op.eps));
     if (kCentred) *row_value<T>(op.mean, row) = mean;
     *row_value<T>(op.invstd, row) = invstd;
@@ -65,8 +80,7 @@ struct ForwardRows {
     found.merge(double(n), reduce_strip(sums, x, none, none, n));
   }
   // n elements of a row, from its column `column` on.
-  void write(const math::NormaliseRow<T, kCentred>& formula, const T* x, int64_t column, T* out,
-             int64_t n) const {
+  void write(const Formula& formula, const T* x, int64_t column, T* out, int64_t n) const {
     const T *w = params.weight + column, *b = params.bias + column;
     const auto plain = [&](int64_t begin, int64_t end) {
       walk_row(formula, x + begin, w + begin, b + begin, out + begin, end - begin);
@@ -81,8 +95,30 @@ struct ForwardRows {
     if (!y.takes<T>()) y.close(begin, b.y, n);
   }
 
+  // Short rows: a call for all of them, since calls would be most of the time, and through a strip.
+  void short_rows(int64_t row, int64_t rows, Buffers& b) const {
+    using Sums = math::RowSums<T, kCentred>;
+    const int64_t width = op.shape.width, begin = row * width;
+    const T *x = load(begin, rows * width, b), *none = nullptr;
+    T* out = y.open(begin, b.y);
+    math::Pair parts[kShortRows];
+    T mean[kShortRows], invstd[kShortRows];
+    for (int64_t first = 0; first < rows; first += kShortRows) {
+      const int64_t count = rows - first < kShortRows ? rows - first : kShortRows, at = first * width;
+      reduce_rows([&](int64_t, const T* from) ONEPASS_INLINED { return shifted<Sums>(from, width); }, x + at,
+                  none, none, width, count, parts);
+      finish_rows<kCentred>(parts, double(width), op.eps, count, mean, invstd);
+      walk_rows([&](int64_t r) ONEPASS_INLINED { return Formula{mean[r], invstd[r]}; }, x + at, params.weight,
+                params.bias, out + at, width, count);
+      const size_t bytes = size_t(count) * sizeof(T);
+      if (kCentred) std::memcpy(row_value<T>(op.mean, row + first), mean, bytes);
+      std::memcpy(row_value<T>(op.invstd, row + first), invstd, bytes);
+    }
+    y.close(begin, out, rows * width);
+  }
   // Whole rows, which fit a strip.
   void strip_of_rows(int64_t row, int64_t rows, Buffers& b) const {
+    if (op.shape.width <= kShortRow) return short_rows(row, rows, b);
     const int64_t width = op.shape.width, begin = row * width;
     const T* x = load(begin, rows * width, b);
     T* out = open(begin, b);
@@ -159,9 +195,7 @@ struct BackwardRows {
     return Formula::make(sums, sums_of(row).mean, *row_value<T>(op.invstd, row), double(op.shape.width));
   }
   // Where the gradient of h is written: it becomes dx at once unless elements are dropped.
-  T* open(int64_t begin, Buffers& b) const {
-    return is_direct() ? static_cast<T*>(dx.stored) + begin : b.d;
-  }
+  T* open(int64_t begin, Buffers& b) const { return is_direct() ? static_cast<T*>(dx.stored) + begin : b.d; }
   void close(int64_t begin, int64_t n, Buffers& b) const {
     if (is_direct()) return;
     if (op.dresidual) dresidual.copy(begin, b.d, n);
@@ -182,8 +216,29 @@ struct BackwardRows {
     });
   }
 
+  // Short rows, as in forward.
+  void short_rows(int64_t row, int64_t rows, T* dw, T* db, Buffers& b) const {
+    const int64_t width = op.shape.width, begin = row * width;
+    const GradientRow<T> all = load(begin, rows * width, b);
+    T* out = is_direct() ? dx.open(begin, b.d) : b.d;
+    math::Pair parts[kShortRows];
+    for (int64_t first = 0; first < rows; first += kShortRows) {
+      const int64_t count = rows - first < kShortRows ? rows - first : kShortRows, at = first * width;
+      GradientRow<T> from = all.from(at);
+      from.w = params.weight;
+      from.dw = dw;
+      from.db = db;
+      reduce_rows([&](int64_t r, const T*) ONEPASS_INLINED { return sums_of(row + first + r); }, from.x,
+                  from.dy, from.w, width, count, parts);
+      walk_gradients<kColumns>([&](int64_t r)
+                                   ONEPASS_INLINED { return formula_of(row + first + r, parts[r]); },
+                               from, out + at, width, count);
+    }
+    is_direct() ? dx.close(begin, out, rows * width) : close(begin, rows * width, b);
+  }
   // Whole rows, which fit a strip. dw and db: the part's sums of all columns.
   void strip_of_rows(int64_t row, int64_t rows, T* dw, T* db, Buffers& b) const {
+    if (op.shape.width <= kShortRow) return short_rows(row, rows, dw, db, b);
     const int64_t width = op.shape.width, begin = row * width;
     const GradientRow<T> all = load(begin, rows * width, b);
     T* out = open(begin, b);

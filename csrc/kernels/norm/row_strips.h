@@ -12,6 +12,10 @@ namespace onepass::ONEPASS_ISA {
 // Elements of a unit of the forward pass, about.
 constexpr int64_t kRowUnit = 32 * 1024;
 
+// Rows of up to this width are walked some at a time.
+constexpr int64_t kShortRow = 256;
+constexpr int64_t kShortRows = 32;
+
 // Rows that are loaded together: as many as fit a strip.
 inline int64_t group_rows(const RowShape& shape) { return shape.width < kStrip ? kStrip / shape.width : 1; }
 

@@ -36,10 +36,9 @@ inline Sums shifted(const T* x, int64_t n) {
   return Sums::around(sum, double(n));
 }
 
-// The two sums of n elements. dy and w are read with Sums::kGrad only.
 template <class Sums, class T>
-ONEPASS_WALK math::Pair reduce_strip(const Sums sums, const T* __restrict x, const T* __restrict dy,
-                                     const T* __restrict w, int64_t n) {
+ONEPASS_HD math::Pair add_elements(const Sums& sums, const T* __restrict x, const T* __restrict dy,
+                                   const T* __restrict w, int64_t n) {
   alignas(64) T s1[kSegmentLanes] = {}, s2[kSegmentLanes] = {};
   int64_t i = 0;
   for (; i + kSegmentLanes <= n; i += kSegmentLanes) {
@@ -59,6 +58,35 @@ ONEPASS_WALK math::Pair reduce_strip(const Sums sums, const T* __restrict x, con
     for (int l = 0; l < kSegmentLanes; ++l) sums.add(last[0][l], last[1][l], last[2][l], s1[l], s2[l]);
   }
   return sums.part(double(n), sum_segment_lanes(s1), sum_segment_lanes(s2));
+}
+
+// The two sums of n elements. dy and w are read with Sums::kGrad only.
+template <class Sums, class T>
+ONEPASS_WALK math::Pair reduce_strip(const Sums sums, const T* __restrict x, const T* __restrict dy,
+                                     const T* __restrict w, int64_t n) {
+  return add_elements(sums, x, dy, w, n);
+}
+
+// The same for some short rows of `width`, to parts[0 .. rows). make(r): the sums of row r, without a shift.
+template <class T, class Make>
+ONEPASS_WALK void reduce_rows(const Make& make, const T* __restrict x, const T* __restrict dy,
+                              const T* __restrict w, int64_t width, int64_t rows, math::Pair* parts) {
+  using Sums = decltype(make(0, x));
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = x + r * width;
+    parts[r] = add_elements(make(r, row), row, Sums::kGrad ? dy + r * width : dy, w, width);
+  }
+}
+
+// y = formula(x, w, b) for some short rows of `width`. make(r): the formula of row r.
+template <class T, class Make>
+ONEPASS_WALK void walk_rows(const Make& make, const T* __restrict x, const T* __restrict w,
+                            const T* __restrict b, T* __restrict y, int64_t width, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r, x += width, y += width) {
+    const auto formula = make(r);
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < width; ++i) y[i] = formula(x[i], w[i], formula.kReadsBias ? b[i] : T(0));
+  }
 }
 
 // y = formula(x, w, b) for n elements.
@@ -108,6 +136,25 @@ ONEPASS_WALK void walk_gradient(const F formula, const GradientRow<T> row, T* __
     T none = T(0);
     if constexpr (kColumns) formula.add(x[i], dy[i], dw[i], F::kCentres ? db[i] : none);
     out[i] = formula(x[i], dy[i], w[i], F::kReadsOther ? other[i] : none);
+  }
+}
+
+// The same for some short rows of `width`. make(r): the formula of row r.
+template <bool kColumns, class T, class Make>
+ONEPASS_WALK void walk_gradients(const Make& make, const GradientRow<T> first, T* __restrict out,
+                                 int64_t width, int64_t rows) {
+  const T* __restrict x = first.x, * __restrict dy = first.dy, * __restrict w = first.w,
+                    * __restrict other = first.other;
+  T* __restrict dw = first.dw, * __restrict db = first.db;
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto formula = make(r);
+    ONEPASS_INDEPENDENT
+    for (int64_t i = 0; i < width; ++i) {
+      const int64_t at = r * width + i;
+      T none = T(0);
+      if constexpr (kColumns) formula.add(x[at], dy[at], dw[i], formula.kCentres ? db[i] : none);
+      out[at] = formula(x[at], dy[at], w[i], formula.kReadsOther ? other[at] : none);
+    }
   }
 }
 
