@@ -14,7 +14,11 @@ from onepass.nn.row_norm._kernels import Options
 from row_norm_setup import FUNCTIONS, SEED
 
 # torch.compile itself warns of what it cannot profile.
-pytestmark = pytest.mark.filterwarnings("ignore:.*record_function.*", "ignore::DeprecationWarning:torch")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*record_function.*",
+    "ignore::DeprecationWarning:torch",
+    "ignore:Mismatch dtype between input and weight",
+)
 KINDS = ("plain", "residual", "dropout")
 
 
@@ -234,3 +238,26 @@ def test_fake_tensors_and_modes():
     with FakeTensorMode():
         y, h = ours.layer_norm(torch.empty(3, 5), [5], residual=torch.empty(3, 5))
         assert y.shape == h.shape == (3, 5)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_dtensors_take_torchs_operators(function):
+    """A converted model under tensor parallelism runs; the mask is that of the whole tensor."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        x, residual, weight = torch.randn(4, 6), torch.randn(4, 6), torch.randn(6)
+        parts = [distribute_tensor(one, mesh, [how]) for one, how in ((x, Shard(0)), (residual, Shard(0)))]
+        shared = distribute_tensor(weight, mesh, [Replicate()])
+        call = getattr(ours, function)
+        y, h = call(parts[0], [6], shared, residual=parts[1], dropout=0.5, seed=SEED)
+        wanted = call(x, [6], weight, residual=residual, dropout=0.5, seed=SEED)
+        assert torch.equal(h.full_tensor(), wanted[1])
+        torch.testing.assert_close(y.full_tensor(), wanted[0])
+        torch.testing.assert_close(call(parts[0], [6], shared).full_tensor(), getattr(F, function)(x, [6], weight))
+    finally:
+        dist.destroy_process_group()

@@ -13,6 +13,7 @@ from onepass._memory import LARGE, check_large, check_memory
 from onepass.nn._call import exporting, seeds
 from onepass.nn._call.checks import check_dense, check_tensor
 from onepass.nn._call.dispatch import is_plain, is_transformed
+from onepass.nn._call.shards import is_sharded
 from onepass.nn.dropout._call import dropout as drop
 from onepass.nn.row_norm import _composed, _exported, _kernels, _ops
 from onepass.nn.row_norm._checks import check
@@ -146,7 +147,10 @@ def _by_operators(
     generator: torch.Generator | None,
     seed: int | Tensor | None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Makes the call by our operators, or by torch's in a graph that is exported."""
+    """Makes the call by our operators, or by torch's in a graph that is exported and for DTensors."""
+    if not torch.compiler.is_compiling() and (is_sharded(input) or is_sharded(weight)):
+        # torch's operators know what becomes of shards; ours have no rules for them.
+        return _composed_call(function, input, shape, weight, bias, residual, options, generator, seed)
     if exporting.is_asked():
         if options.dropout:
             exporting.refuse_seed(function, generator, seed)

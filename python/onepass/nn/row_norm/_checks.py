@@ -68,8 +68,8 @@ def check(
         check_affine(function, shape, weight=weight, bias=bias)
     if type(eps) is not float:
         check_number(function, "eps", eps)
-    if not eps >= 0:
-        raise ValueError(f"{function}: eps must be at least 0, got {eps}")
+    if eps != eps:
+        raise ValueError(f"{function}: eps must be a number, got {eps}")
     if type(dropout) is not float or not 0 <= dropout <= 1:
         check_probability(function, "dropout", dropout)
     if residual is None:

@@ -75,7 +75,7 @@ def layer_norm(
         weight: w, of shape normalized_shape, or None for 1. Weight and bias are float32 with a half precision
             input, or of its dtype; with float32 and float64 of the input's dtype.
         bias: b, as weight, or None for 0.
-        eps: Added to the variance, at least 0.
+        eps: Added to the variance.
         residual: r, of x's shape and dtype.
         dropout: Probability, 0 to 1, that an element of x becomes 0 before r is added; the others are divided by
             1 - dropout. Only with a residual; pass 0 in evaluation. The mask is that of
@@ -87,7 +87,7 @@ def layer_norm(
         y, of x's shape and dtype, contiguous. With a residual (y, h), so that the next block has its residual.
 
     Raises:
-        ValueError: A shape is wrong; eps is negative; dropout is not in [0, 1], or given without a residual; seed
+        ValueError: A shape is wrong; eps is nan; dropout is not in [0, 1], or given without a residual; seed
             and generator are both given, or one of them without dropout.
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
 
@@ -184,8 +184,8 @@ def rms_norm(
         normalized_shape: The sizes of the last dimensions, which a row has.
         weight: w, of shape normalized_shape, or None for 1: float32 with a half precision input, or of its dtype;
             with float32 and float64 of the input's dtype.
-        eps: Added to the mean of squares, at least 0. None for the epsilon of float64 with a float64 input, else
-            that of float32.
+        eps: Added to the mean of squares. None for the epsilon of float64 with a float64 input, else that of
+            float32.
         residual: r, of x's shape and dtype.
         dropout: Probability, 0 to 1, that an element of x becomes 0 before r is added, as in `layer_norm`.
         generator: Draws the seed instead of torch's default generator of the device.
@@ -195,7 +195,7 @@ def rms_norm(
         y, of x's shape and dtype, contiguous. With a residual (y, h), so that the next block has its residual.
 
     Raises:
-        ValueError: A shape is wrong; eps is negative; dropout is not in [0, 1], or given without a residual; seed
+        ValueError: A shape is wrong; eps is nan; dropout is not in [0, 1], or given without a residual; seed
             and generator are both given, or one of them without dropout.
         TypeError: A dtype is not supported, or a tensor is sparse or nested.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, cast
@@ -128,8 +127,8 @@ def _check_options(module: str, normalized_shape: Any, eps: Any, dropout: Any) -
         )
     if eps is not None:
         check_number(module, "eps", eps)
-        if not eps >= 0 or not math.isfinite(eps):
-            raise ValueError(f"{module}: eps must be finite and at least 0, got {told(eps)}")
+        if eps != eps:
+            raise ValueError(f"{module}: eps must be a number, got {eps}")
     check_probability(module, "dropout", dropout)
 
 
