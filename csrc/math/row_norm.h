@@ -50,6 +50,7 @@ struct RowSums {
       s2 += x * x;
     }
   }
+  // Adds nothing: for an element that is missing.
   ONEPASS_HD T neutral() const { return kCentred ? shift : T(0); }
   ONEPASS_HD Pair part(double count, double s1, double s2) const {
     if (!kCentred) return {0, s2};
@@ -77,8 +78,6 @@ struct RowGradientSums {
     if (kCentred) s1 += g;
     s2 += g * (kCentred ? x - mean : x);
   }
-  // With a dy of zero.
-  ONEPASS_HD T neutral() const { return mean; }
   ONEPASS_HD Pair part(double, double s1, double s2) const { return {s1, s2}; }
 };
 

@@ -47,17 +47,27 @@ ONEPASS_HD math::Pair add_elements(const Sums& sums, const T* __restrict x, cons
       sums.add(x[i + l], Sums::kGrad ? dy[i + l] : T(0), Sums::kGrad ? w[i + l] : T(0), s1[l], s2[l]);
     }
   }
-  if (i < n) {
-    alignas(64) T last[3][kSegmentLanes] = {};
-    for (int l = 0; l < kSegmentLanes; ++l) last[0][l] = i + l < n ? x[i + l] : sums.neutral();
-    for (int l = 0; Sums::kGrad && i + l < n; ++l) {
-      last[1][l] = dy[i + l];
-      last[2][l] = w[i + l];
-    }
-    ONEPASS_LANES
-    for (int l = 0; l < kSegmentLanes; ++l) sums.add(last[0][l], last[1][l], last[2][l], s1[l], s2[l]);
+  if (i == n) return sums.part(double(n), sum_segment_lanes(s1), sum_segment_lanes(s2));
+  // In copies: the lanes of the loop above stay in registers only while no index of theirs is a variable.
+  constexpr int kPart = 8;
+  alignas(64) T t1[kSegmentLanes], t2[kSegmentLanes];
+  ONEPASS_LANES
+  for (int l = 0; l < kSegmentLanes; ++l) {
+    t1[l] = s1[l];
+    t2[l] = s2[l];
   }
-  return sums.part(double(n), sum_segment_lanes(s1), sum_segment_lanes(s2));
+  int lane = 0;
+  for (; i + kPart <= n; i += kPart, lane += kPart) {
+    ONEPASS_LANES
+    for (int l = 0; l < kPart; ++l) {
+      sums.add(x[i + l], Sums::kGrad ? dy[i + l] : T(0), Sums::kGrad ? w[i + l] : T(0), t1[lane + l],
+               t2[lane + l]);
+    }
+  }
+  for (; i < n; ++i, ++lane) {
+    sums.add(x[i], Sums::kGrad ? dy[i] : T(0), Sums::kGrad ? w[i] : T(0), t1[lane], t2[lane]);
+  }
+  return sums.part(double(n), sum_segment_lanes(t1), sum_segment_lanes(t2));
 }
 
 // The two sums of n elements. dy and w are read with Sums::kGrad only.
