@@ -6,6 +6,7 @@ set(onepass_kernels
   loss/cross_entropy
   norm/batch_norm
   norm/merge_ranks
+  norm/row_norm
   optim/adam
   optim/clip
   optim/lion

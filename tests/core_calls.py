@@ -122,6 +122,40 @@ def merge_moments(*rows: tuple[int, int, int], **given: Any) -> Any:
     return _native.core.batch_norm_merge_moments(**{**right, **given})
 
 
+def row_norm(**given: Any) -> Any:
+    """Layer norm of x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "y": torch.zeros(4, 3),
+        "width": 3,
+        "mean": torch.zeros(4),
+        "invstd": torch.ones(4),
+        **dict.fromkeys(("weight", "bias", "residual", "h", "workspace")),
+        "eps": 1e-5,
+        "dropout": 0.0,
+        "seed": 0,
+        "threads": 1,
+    }
+    return _native.core.layer_norm_forward(**{**right, **given})
+
+
+def row_norm_backward(**given: Any) -> Any:
+    """The gradient of x, (4, 3)."""
+    right = {
+        "x": torch.ones(4, 3),
+        "dy": torch.ones(4, 3),
+        "dx": torch.zeros(4, 3),
+        "width": 3,
+        "mean": torch.zeros(4),
+        "invstd": torch.ones(4),
+        **dict.fromkeys(("dh", "dresidual", "weight", "dweight", "dbias", "workspace")),
+        "dropout": 0.0,
+        "seed": 0,
+        "threads": 1,
+    }
+    return _native.core.layer_norm_backward(**{**right, **given})
+
+
 def dropout(**given: Any) -> Any:
     """Dropout of x, (4, 3)."""
     right = {

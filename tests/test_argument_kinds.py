@@ -81,6 +81,7 @@ def given(name: str) -> dict:
         "warmup_steps": 2, "total_steps": 9, "stable_steps": 3, "decay_steps": 3, "timescale": 2.0,
         "text": "cosine(3)", "loss_fn": nn.functional.mse_loss, "loader": [(BATCH, BATCH)], "metrics": 1.0,
         "param_group": {"params": [param()]}, "averages": [], "history": monitor.History(),
+        "normalized_shape": [4],
     }  # fmt: skip
     if name in ("dropout2d", "dropout3d", "feature_alpha_dropout"):
         values["input"] = torch.randn(2, 3, 4, 4, 4) if name == "dropout3d" else torch.randn(2, 3, 4, 4)

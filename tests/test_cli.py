@@ -128,12 +128,12 @@ def test_info_shows_every_fact():
     [
         (
             ("bench", "nope"),
-            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, schedule, augment, monitor, "
+            "op must be one of optim, tail, batch_norm, norm, dropout, cross_entropy, schedule, augment, monitor, "
             "train, distributed, got nope",
         ),
         (
             ("parity", "nope"),
-            "op must be one of optim, tail, batch_norm, dropout, cross_entropy, augment, got nope",
+            "op must be one of optim, tail, batch_norm, norm, dropout, cross_entropy, augment, got nope",
         ),
         (("bench", "optim", "--case", "nope"), "case must be part of one of sgd-4x16M, "),
         (("bench", "optim", "--device", "tpu"), "device must be one of cpu, cuda, got tpu"),

@@ -236,6 +236,21 @@ CALLS = {
             lambda: core.merge_moments((3, 7, 1), (3, 7, 0))
         ),
     },
+    "norm/row_norm.cpp": {
+        " must be a tensor, got None": lambda: core.row_norm(mean=None),
+        " must be , got ": lambda: core.row_norm(weight=ones(3, dtype=HALF)),
+        ": dropout must be from 0 to 1, got ": lambda: core.row_norm(dropout=-0.5),
+        " must have elements, got shape ": lambda: core.row_norm(x=ones(0, 3)),
+        " must have rows of width , got  elements": lambda: core.row_norm(width=5),
+        " must be contiguous, got strides  for shape ": lambda: core.row_norm(x=ones(3, 4).t()),
+        ": y must be a tensor, got None": lambda: core.row_norm(y=None),
+        ": h must be given if and only if there is a residual, got ": lambda: core.row_norm(residual=ones(4, 3)),
+        ": dropout must be 0 without a residual, got ": lambda: core.row_norm(dropout=0.5),
+        ": dy must be a tensor, got None": lambda: core.row_norm_backward(dy=None),
+        ": dresidual must be None without dropout, where it is dx, got one": (
+            lambda: core.row_norm_backward(dresidual=ones(4, 3))
+        ),
+    },
     "optim/batch.cpp": {
         " must be writable, got a read-only array": lambda: core.sgd([read_only(4)]),
         " must fill one block of memory, got strides  for shape ": lambda: core.sgd([ones(8)[::2]]),
@@ -312,6 +327,7 @@ FUNCTIONS = {
     "dropout": r"dropout",
     "loss": r"cross_entropy|exponential",
     "norm": r"batch_norm|batch_norm_backward",
+    "norm/row_norm.cpp": r"layer_norm|layer_norm_backward",
     "norm/merge_ranks.cpp": r"SyncBatchNorm|norm on rank 0",
     "optim": r"sgd|adam",
     "optim/clip.cpp": r"clip_grad_norm_",

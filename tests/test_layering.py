@@ -25,6 +25,7 @@ LOOPS = {
     "channels": ("common", "draws"),
     "elements": ("common", "draws", "channels"),
     "classes": ("common",),
+    "rows": ("common", "draws"),
     "images": ("common", "draws"),
 }
 # Folders of csrc/kernels and csrc/bind: a family includes no other; in bind all stand on core.

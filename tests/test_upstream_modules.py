@@ -27,7 +27,8 @@ pytestmark = pytest.mark.filterwarnings(
 MODULES = {
     info.module_cls.__name__: info
     for info in module_db
-    if info.module_cls in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.CrossEntropyLoss)
+    if info.module_cls
+    in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.CrossEntropyLoss, nn.LayerNorm, nn.RMSNorm)
 }
 NAMES = (
     "batch_norm",
@@ -37,6 +38,8 @@ NAMES = (
     "dropout3d",
     "alpha_dropout",
     "feature_alpha_dropout",
+    "layer_norm",
+    "rms_norm",
 )
 OPERATORS = {
     f"{info.name.removeprefix('nn.functional.')} {info.variant_test_name}".strip(): info
@@ -52,7 +55,7 @@ trainings = pytest.mark.parametrize("training", [True, False], ids=["train", "ev
 
 def test_the_databases_hold_what_is_expected():
     """If torch renames an entry, it is not silently left out."""
-    assert len(MODULES) == 4
+    assert len(MODULES) == 6
     assert {name.split()[0] for name in OPERATORS} == set(NAMES)
 
 
@@ -146,8 +149,12 @@ def test_modules(name, training, dtype):
             assert_statistics(one[end:], exact_ones[end:], largest)
 
 
+# torch lists no errors of these.
+WITHOUT_ERRORS = ("LayerNorm", "RMSNorm")
+
+
 @trainings
-@modules
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in WITHOUT_ERRORS])
 def test_modules_refuse_what_torchs_refuse(name, training):
     info = MODULES[name]
     if info.module_error_inputs_func is None:

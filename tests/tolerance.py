@@ -115,6 +115,10 @@ SAMPLE_DIFFERENCES = {"rtol": 1e-3, "atol": 1e-5}
 # A variance of 1 of float32 values near 1e4, which are 1e-3 apart.
 FAR_VARIANCE_RTOL = 1e-3
 
+# A row whose first elements are a thousand deviations away, in float32: sums around their shift lose a digit,
+# sums of squares would lose four.
+OUTLIER_ROWS = both(1e-6)
+
 # Cross-entropy.
 
 # The loss and its gradient in float32 against float64: roundings of the exponential, of its sum, of the logarithm.

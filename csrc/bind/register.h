@@ -16,6 +16,7 @@
   X(read_numbers)           \
   X(batch_norm)             \
   X(merge_ranks)            \
+  X(row_norm)               \
   X(dropout)                \
   X(cross_entropy)          \
   X(augment)                \

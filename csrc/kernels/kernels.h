@@ -11,6 +11,7 @@
 #include "kernels/dropout/dropout.h"
 #include "kernels/loss/cross_entropy.h"
 #include "kernels/norm/batch_norm.h"
+#include "kernels/norm/row_norm.h"
 #include "kernels/optim/rules.h"
 #include "loops/tensors/leaves.h"
 #include "loops/tensors/tail.h"
@@ -105,6 +106,12 @@ using BatchNormKernel = void(const BatchNorm& op, const Launch& launch);
 // Doubles of workspace for a tensor of this shape.
 using BatchNormWorkspace = int64_t(const ChannelShape& shape);
 
+// forward writes y, mean and invstd from x, weight and bias, and h with a residual; backward writes dx,
+// dresidual, dweight and dbias, those that are there, from dy, dh, x, mean, invstd and weight.
+using RowNormKernel = void(const RowNorm& op, const Launch& launch);
+// Doubles of workspace. columns: for backward with dweight or dbias.
+using RowNormWorkspace = int64_t(const RowShape& shape, DType dtype, bool columns);
+
 // y from x and the residual; fills places.table where there is one.
 using DropoutKernel = void(const DropoutCall& op, const Launch& launch);
 
@@ -151,6 +158,9 @@ using ProbeTapsKernel = void(const uint8_t* from, float* to, int64_t count, int6
   X(batch_norm_merge_moments, BatchNormKernel)      \
   X(batch_norm_merge_gradients, BatchNormKernel)    \
   X(batch_norm_workspace, BatchNormWorkspace)       \
+  X(row_norm_forward, RowNormKernel)                \
+  X(row_norm_backward, RowNormKernel)               \
+  X(row_norm_workspace, RowNormWorkspace)           \
   X(dropout, DropoutKernel)                         \
   X(cross_entropy_forward, CrossEntropyKernel)      \
   X(cross_entropy_backward, CrossEntropyKernel)     \

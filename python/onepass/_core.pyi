@@ -254,6 +254,83 @@ def batch_norm_backward_elements(
 def batch_norm_workspace(*, x: torch.Tensor) -> int:
     """Returns how many elements the float64 tensor has in which forward and backward work."""
 
+def layer_norm_forward(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    width: int,
+    y: torch.Tensor,
+    residual: torch.Tensor | None,
+    h: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    eps: float,
+    dropout: float,
+    workspace: torch.Tensor | None,
+    seed: Seed,
+) -> torch.Tensor | None:
+    """Writes y, mean and invstd, and h = residual + dropout(x) where there is a residual."""
+
+def rms_norm_forward(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    width: int,
+    y: torch.Tensor,
+    residual: torch.Tensor | None,
+    h: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    invstd: torch.Tensor,
+    eps: float,
+    dropout: float,
+    workspace: torch.Tensor | None,
+    seed: Seed,
+) -> torch.Tensor | None:
+    """Writes y and invstd, and h where there is a residual."""
+
+def layer_norm_backward(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    width: int,
+    dy: torch.Tensor,
+    dh: torch.Tensor | None,
+    dx: torch.Tensor | None,
+    dresidual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    dweight: torch.Tensor | None,
+    dbias: torch.Tensor | None,
+    mean: torch.Tensor,
+    invstd: torch.Tensor,
+    dropout: float,
+    workspace: torch.Tensor | None,
+    seed: int | torch.Tensor,
+) -> None:
+    """Writes those gradients that are not None. x: what was normalised; without dropout dx is dresidual, too."""
+
+def rms_norm_backward(
+    *,
+    x: torch.Tensor,
+    threads: int,
+    width: int,
+    dy: torch.Tensor,
+    dh: torch.Tensor | None,
+    dx: torch.Tensor | None,
+    dresidual: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    dweight: torch.Tensor | None,
+    invstd: torch.Tensor,
+    dropout: float,
+    workspace: torch.Tensor | None,
+    seed: int | torch.Tensor,
+) -> None:
+    """Writes those gradients that are not None."""
+
+def row_norm_workspace(*, x: torch.Tensor, threads: int, width: int, columns: bool) -> int:
+    """Returns the elements of the float64 tensor for a call. columns: for backward with dweight or dbias."""
+
 def dropout(
     *,
     x: torch.Tensor,

@@ -27,6 +27,7 @@ OPS = {
     "optim": "onepass.bench.optim",
     "tail": "onepass.bench.tail",
     "batch_norm": "onepass.bench.batch_norm",
+    "norm": "onepass.bench.norm",
     "dropout": "onepass.bench.dropout",
     "cross_entropy": "onepass.bench.cross_entropy",
     "schedule": "onepass.bench.schedule",

@@ -8,6 +8,7 @@ from onepass.nn.fold import fold
 from onepass.nn.loss import CrossEntropyLoss, LossStatistics
 from onepass.nn.mc_dropout import Prediction, mc_dropout, mc_predict
 from onepass.nn.revert import revert
+from onepass.nn.row_norm import LayerNorm, RMSNorm
 from onepass.nn.sequential import Sequential
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
+    "LayerNorm",
     "LossStatistics",
     "Prediction",
+    "RMSNorm",
     "Sequential",
     "SyncBatchNorm",
     "convert",

@@ -10,6 +10,7 @@ from onepass.nn.dropout.functions import (
     dropout3d,
     feature_alpha_dropout,
 )
+from onepass.nn.row_norm.functions import layer_norm, rms_norm
 
 __all__ = [
     "alpha_dropout",
@@ -20,4 +21,6 @@ __all__ = [
     "dropout2d",
     "dropout3d",
     "feature_alpha_dropout",
+    "layer_norm",
+    "rms_norm",
 ]

@@ -17,6 +17,7 @@ from onepass.nn._call.checks import check_generator, check_integer
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
 from onepass.nn.dropout._hidden import dropouts_by_number, hidden_dropout
+from onepass.nn.row_norm import RowNormModule
 
 __all__ = ["Draws", "Prediction", "mc_dropout", "mc_predict"]
 
@@ -340,7 +341,7 @@ def _dropouts_of(model: nn.Module) -> tuple[list[nn.Module], dict[int, str]]:
     read: dict[int, str] = {}
     for name, module in model.named_modules():
         which = f"{name or 'the model itself'} ({type(module).__name__}"
-        if isinstance(module, (DropoutModule, FusedBatchNorm)):
+        if isinstance(module, (DropoutModule, FusedBatchNorm, RowNormModule)):
             if not (module.p if isinstance(module, DropoutModule) else module.dropout) > 0:
                 continue
             ours.append(module)

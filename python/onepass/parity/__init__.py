@@ -26,6 +26,7 @@ OPS = {
     "optim": "onepass.parity.optim",
     "tail": "onepass.parity.tail",
     "batch_norm": "onepass.parity.batch_norm",
+    "norm": "onepass.parity.norm",
     "dropout": "onepass.parity.dropout",
     "cross_entropy": "onepass.parity.cross_entropy",
     "augment": "onepass.parity.augment",

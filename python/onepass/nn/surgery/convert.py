@@ -1,4 +1,4 @@
-"""Makes the batch norms and dropouts of a model ours, and back."""
+"""Makes the norms and dropouts of a model ours, and back."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from onepass._arguments import check_module
-from onepass.nn import batch_norm, dropout
+from onepass.nn import batch_norm, dropout, row_norm
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.dropout import DropoutModule
+from onepass.nn.row_norm import RowNormModule
 from onepass.nn.sequential import neighbours_of, runs_in_turn, sequential_class
 from onepass.nn.surgery.revert import is_ours, revert_modules
 
 __all__ = ["Conversion", "Entry", "convert"]
 
-_OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS}
+_OURS: dict[type[nn.Module], type[nn.Module]] = {**batch_norm.OURS, **dropout.OURS, **row_norm.OURS}
+
+_KINDS = (_BatchNorm, _DropoutNd, nn.LayerNorm, nn.RMSNorm)
 
 # Attributes that ours have and torch's have not.
 _OPTIONS = ("activation", "dropout", "same_across_ranks", "scaling")
 
 
 class Entry(NamedTuple):
-    """What became of one batch norm or dropout, or of a container and a ReLU that are run with a batch norm."""
+    """What became of one norm or dropout, or of a container and a ReLU that are run with a batch norm."""
 
     name: str
     """The module's name in the model, from ``named_modules()``."""
@@ -71,24 +74,24 @@ class Conversion:
     def __str__(self) -> str:
         """Returns the table as text, a line a module."""
         if not self.table:
-            return "no batch norm or dropout"
+            return "no norm or dropout"
         lines = [(entry.name or "the model itself", *entry[1:]) for entry in self.table]
         widths = [max(len(line[column]) for line in lines) for column in range(3)]
         return "\n".join("  ".join([*map(str.ljust, line[:3], widths), line[3]]).rstrip() for line in lines)
 
 
 def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
-    """Makes torch's batch norms and dropouts in a model ours, in place.
+    """Makes torch's norms and dropouts in a model ours, in place.
 
     A module keeps its identity and all it has: parameters, buffers, hooks, training flag, attributes. Only
     its class changes, so optimizers, references and state dicts are as before. Exact instances of
-    torch.nn.BatchNorm1d, 2d and 3d, Dropout, Dropout1d, 2d and 3d, AlphaDropout and FeatureAlphaDropout are
-    replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose behaviour is not known here)
-    and modules with a forward of their own, or with an attribute that has the name of an option of ours, are left
-    alone and listed. Dropouts then draw other masks for the same seed.
+    torch.nn.BatchNorm1d, 2d and 3d, LayerNorm, RMSNorm, Dropout, Dropout1d, 2d and 3d, AlphaDropout and
+    FeatureAlphaDropout are replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose
+    behaviour is not known here) and modules with a forward of their own, or with an attribute that has the name of
+    an option of ours, are left alone and listed. Dropouts then draw other masks for the same seed.
 
     Args:
-        model: Any module, also a batch norm or dropout itself.
+        model: Any module, also a norm or dropout itself.
         fuse_relu: Run a batch norm and the nn.ReLU behind it in one pass, where both are neighbours in an
             nn.Sequential that runs its modules in turn: the container becomes a `Sequential` of ours, and both
             stay what they are. In each call the container looks who stands in it: whoever replaces
@@ -115,7 +118,7 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     result = Conversion([])
     outcomes: dict[int, tuple[str, str]] = {}
     for name, module in named:
-        if isinstance(module, (_BatchNorm, _DropoutNd)):
+        if isinstance(module, _KINDS):
             reason = _why_left(module)
             outcomes[id(module)] = ("left" if reason else "replaced", reason)
             if not reason:
@@ -163,12 +166,18 @@ def _fusing(kind: type[nn.Sequential]) -> tuple[type[nn.Sequential] | None, str]
         return None, f"no ReLU: no class can be derived from its container's {kind.__name__} ({error})"
 
 
+def _is_like(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Returns True if a module is of the family of torch's class."""
+    return any(isinstance(module, base) and issubclass(kind, base) for base in _KINDS)
+
+
 def _why_left(module: nn.Module) -> str:
-    """Says why a batch norm or dropout is not replaced; empty if it is."""
-    if isinstance(module, (FusedBatchNorm, DropoutModule)):
+    """Says why a norm or dropout is not replaced; empty if it is."""
+    if isinstance(module, (FusedBatchNorm, DropoutModule, RowNormModule)):
         return "is of onepass already"
     if type(module) not in _OURS:
-        kinds = dropout.OURS if isinstance(module, _DropoutNd) else batch_norm.OURS
+        families = (batch_norm.OURS, dropout.OURS, row_norm.OURS)
+        kinds = next(family for family in families if any(_is_like(module, torchs) for torchs in family))
         return f"is not exactly torch's {', '.join(kind.__name__ for kind in kinds)}"
     if "forward" in module.__dict__:
         return "has a forward of its own"

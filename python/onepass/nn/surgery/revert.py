@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 from torch import nn
 
 from onepass._arguments import check_module, told
-from onepass.nn import batch_norm, dropout, sequential
+from onepass.nn import batch_norm, dropout, row_norm, sequential
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.cross_entropy import CrossEntropyLoss
 from onepass.nn.dropout import DropoutModule
+from onepass.nn.row_norm import RowNormModule
 
 __all__ = ["is_ours", "revert", "revert_modules"]
 
@@ -39,11 +40,19 @@ _LOSS = (
     _Option("inplace_backward", False, ""),
     _Option("return_stats", False, "set it to False"),
 )
-_OURS: tuple[type[nn.Module], ...] = (FusedBatchNorm, DropoutModule, CrossEntropyLoss, sequential.Sequential)
+_ROW_NORM = (_Option("dropout", 0, "set it to 0 and put an nn.Dropout before the sum with the residual"),)
+_OURS: tuple[type[nn.Module], ...] = (
+    FusedBatchNorm,
+    DropoutModule,
+    RowNormModule,
+    CrossEntropyLoss,
+    sequential.Sequential,
+)
 # Torch's classes by ours.
 _TORCHS: dict[type[nn.Module], type[nn.Module]] = {
     **{ours: torchs for torchs, ours in batch_norm.OURS.items()},
     **{ours: torchs for torchs, ours in dropout.OURS.items()},
+    **{ours: torchs for torchs, ours in row_norm.OURS.items()},
     batch_norm.SyncBatchNorm: nn.SyncBatchNorm,
     CrossEntropyLoss: nn.CrossEntropyLoss,
     sequential.Sequential: nn.Sequential,
@@ -102,6 +111,8 @@ def _options_of(module: nn.Module) -> tuple[_Option, ...]:
         return _BATCH_NORM
     if isinstance(module, CrossEntropyLoss):
         return _LOSS
+    if isinstance(module, RowNormModule):
+        return _ROW_NORM
     # The alpha dropouts' scaling belongs to their class: it is no option.
     if not isinstance(module, DropoutModule):
         return ()
