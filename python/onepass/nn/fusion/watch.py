@@ -1,0 +1,106 @@
+"""Notices that a class that a recording has followed has another method since; dynamo's guards do not."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from operator import is_
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Watch", "why_unguarded"]
+
+# Names that read what dynamo does not guard.
+_UNGUARDED = frozenset(
+    ("__dict__", "vars", "globals", "locals", "dir", "inspect", "gc", "_getframe", "__getattribute__", "ctypes")
+)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
+# Packages whose classes are not derived from in a model without being a module's class.
+_KNOWN = frozenset((*sys.stdlib_module_names, "torch", "onepass"))
+# Set in the flags of classes that Python code can change.
+_HEAP = 1 << 9
+
+
+class Watch:
+    """Remembers what is in the classes of a model's modules, and in those whose methods were recorded."""
+
+    def __init__(self) -> None:
+        self._seen: dict[type, tuple[Mapping[str, Any], tuple[Any, ...]]] = {}
+
+    def add(self, model: nn.Module, codes: Iterable[CodeType]) -> None:
+        """Remembers the classes of a model, and those that define one of these functions.
+
+        Args:
+            model: Its modules' classes, with all they derive from.
+            codes: The functions' code.
+        """
+        for kind in _related(model, codes):
+            for one in kind.__mro__:
+                if one not in self._seen and one.__flags__ & _HEAP:
+                    self._seen[one] = (one.__dict__, tuple(one.__dict__.values()))
+
+    def has_changed(self) -> bool:
+        """Returns True if one of the classes has another method, property or descriptor than before."""
+        for entries, values in self._seen.values():
+            if len(entries) != len(values) or not all(map(is_, entries.values(), values)):
+                return any(self._differs(kind) for kind in self._seen)
+        return False
+
+    def _differs(self, kind: type) -> bool:
+        """Looks at a class again; other data in it are dynamo's to guard."""
+        entries, values = self._seen[kind]
+        now = tuple(entries.values())
+        if len(now) == len(values):
+            pairs = [(new, old) for new, old in zip(now, values, strict=True) if new is not old]
+            if not any(hasattr(type(one), "__get__") for pair in pairs for one in pair):
+                self._seen[kind] = (entries, now)
+                return False
+        return True
+
+
+def why_unguarded(codes: Iterable[CodeType]) -> str:
+    """Names what a recorded function reads that dynamo does not guard; empty if there is nothing."""
+    for code in codes:
+        if code.co_filename.startswith((_TORCH, _OURS)):
+            continue
+        texts = {one for one in code.co_consts if isinstance(one, str)}
+        found = _UNGUARDED & (set(code.co_names) | texts)
+        if found:
+            return f"{code.co_name} in {os.path.basename(code.co_filename)} uses {min(found)}"
+    return ""
+
+
+def _related(model: nn.Module, codes: Iterable[CodeType]) -> set[type]:
+    found = {type(module) for module in model.modules()}
+    wanted = {id(code) for code in codes}
+    everywhere = set(_subclasses(object, set()))
+    for kind in everywhere:
+        for value in list(vars(kind).values()):
+            if any(id(code) in wanted for code in _codes_of(value)):
+                found.add(kind)
+                if kind.__module__.partition(".")[0] not in _KNOWN:
+                    # A subclass may get a method of its own in the place of the recorded one.
+                    found.update(_subclasses(kind, set()))
+                break
+    return found
+
+
+def _subclasses(kind: type, seen: set[type]) -> Iterator[type]:
+    kinds: list[type] = type.__subclasses__(kind)
+    for one in kinds:
+        if one not in seen:
+            seen.add(one)
+            yield one
+            yield from _subclasses(one, seen)
+
+
+def _codes_of(value: Any) -> Iterator[CodeType]:
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    parts = [value.fget, value.fset, value.fdel] if isinstance(value, property) else [value]
+    yield from (part.__code__ for part in parts if isinstance(part, FunctionType))
