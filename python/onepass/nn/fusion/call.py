@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import count
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn import functional as F
 from torch.nn.modules import module as torchs
 
 from onepass.nn._call.dispatch import is_transformed
@@ -38,11 +40,20 @@ _STRICT = {
     "use_recursive_dict_tags_for_guards": False,
     "skip_fsdp_guards": False,
     "rewrite_assert_with_torch_assert": False,
-    "suppress_errors": False,
+    # What dynamo cannot record runs as it was written.
+    "suppress_errors": True,
     "recompile_limit": 32,
 }
+# What a graph's functions call when they run, and a chain does not.
+_CALLED = (
+    *((torch, name) for name in ("relu", "relu_", "batch_norm", "dropout", "dropout_", "add")),
+    *((Tensor, name) for name in ("add", "add_", "__add__", "__iadd__", "relu", "relu_")),
+    *((F, name) for name in ("batch_norm", "relu", "relu_", "dropout")),
+)
+_FUNCTIONS = [getattr(owner, name) for owner, name in _CALLED]
 # How often a model is recorded again because a class has changed.
 REBUILDS = 4
+_numbers = count()
 _len_modes = torch._C._len_torch_dispatch_stack
 _is_traced = torch._C._get_tracing_state
 _WATCHED = tuple(
@@ -154,7 +165,8 @@ class FusedCall:
         module = self._module()
         assert module is not None
         self._watch.add(module, ())
-        code = _call_of.__code__.replace(co_name=f"fused_{type(module).__name__}")
+        # By the name dynamo remembers, too, which sizes have changed in former calls.
+        code = _call_of.__code__.replace(co_name=f"fused_{type(module).__name__}_{next(_numbers)}")
         self._function = FunctionType(code, globals())
         self._backend = self._new_backend()
         self._run = torch.compile(self._function, backend=self._backend)
@@ -193,6 +205,7 @@ class FusedCall:
             or torch.fx._symbolic_trace.is_fx_symbolic_tracing()
             or has_saving_hooks()
             or any(_WATCHED)
+            or any(getattr(owner, name) is not was for (owner, name), was in zip(_CALLED, _FUNCTIONS, strict=True))
         ):
             return False
         for one in args:

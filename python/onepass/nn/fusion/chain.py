@@ -24,7 +24,8 @@ _graph_task = torch._C._current_graph_task_id
 _top_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True)
+class Slot:
     """Stands in an operation's arguments for a value of the chain."""
 
     number: int

@@ -70,7 +70,7 @@ class Found:
         self.kinds, self.nodes, self.dropout, self.reason = [], [], 0.0, reason
 
 
-def found_in(graph: Graph) -> list[Found]:
+def found_in(graph: Graph, sure: bool = False) -> list[Found]:
     """Looks at every batch norm of a graph, and at what may go into its pass.
 
     A step goes in only if it is the next node, if it alone uses what the node before it returned, and if shapes,
@@ -78,6 +78,8 @@ def found_in(graph: Graph) -> list[Found]:
 
     Args:
         graph: Holds torch's functions and methods, before autograd has seen them.
+        sure: Whether sizes must be known to be the same. Otherwise they must not be known to differ: each call
+            compares them.
     """
     found = []
     for node in graph.nodes:
@@ -87,7 +89,7 @@ def found_in(graph: Graph) -> list[Found]:
             if reason:
                 one.reason = reason
             else:
-                _follow(one)
+                _follow(one, sure)
             found.append(one)
     return found
 
@@ -98,8 +100,14 @@ def example(node: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def same_layout(one: Any, two: Any) -> bool:
-    """Returns True if the tensors of two nodes have the same dtype, device, shape and strides for every call."""
+def same_layout(one: Any, two: Any, sure: bool) -> bool:
+    """Returns True if the tensors of two nodes have the same dtype, device, shape and strides.
+
+    Args:
+        one: A node.
+        two: Another one.
+        sure: True for every call; False unless in every call they differ.
+    """
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     first, second = example(one), example(two)
@@ -108,7 +116,9 @@ def same_layout(one: Any, two: Any) -> bool:
     if (first.dtype, first.device, first.dim()) != (second.dtype, second.device, second.dim()):
         return False
     sizes = zip((*first.shape, *first.stride()), (*second.shape, *second.stride()), strict=True)
-    return all(statically_known_true(a == b) for a, b in sizes)
+    if sure:
+        return all(statically_known_true(a == b) for a, b in sizes)
+    return not any(statically_known_true(a != b) for a, b in sizes)
 
 
 def _why_unfit(given: dict[str, Any]) -> str:
@@ -131,13 +141,13 @@ def _why_unfit(given: dict[str, Any]) -> str:
     return "" if len(kinds) <= 1 and kinds <= wanted else "its parameters have another dtype"
 
 
-def _follow(found: Found) -> None:
+def _follow(found: Found, sure: bool) -> None:
     value, stage = found.norm, -1
     while True:
         user, found.reason = _only_user(value)
         if user is None:
             return
-        kind, reason = _kind(user, value, found)
+        kind, reason = _kind(user, value, found, sure)
         if not kind:
             found.reason = reason
             return
@@ -145,7 +155,7 @@ def _follow(found: Found) -> None:
         if at <= stage:
             found.reason = f"{kind} stands behind {_ORDER[stage]}"
             return
-        if not same_layout(user, found.given["input"]):
+        if not same_layout(user, found.given["input"], sure):
             found.reason = f"the result of {kind} has another shape, dtype or layout"
             return
         stage, value = at, user
@@ -176,13 +186,13 @@ def _counts(node: Node) -> bool:
     return counted is not None and counted.dtype == torch.int64 and not counted.dim() and not node.users
 
 
-def _kind(user: Node, value: Node, found: Found) -> tuple[str, str]:
+def _kind(user: Node, value: Node, found: Found, sure: bool) -> tuple[str, str]:
     """Returns what kind of step a node is, or why it is none."""
     target = user.target
     if user.op not in ("call_function", "call_method"):
         return "", f"{user.name} stands behind it"
     if _is(target, _SUMS):
-        return _sum(user, value)
+        return _sum(user, value, sure)
     if _is(target, _RELUS):
         plain = user.args[:1] == (value,) and len(user.all_input_nodes) == 1
         return (RELU, "") if plain else ("", "the ReLU is called in another way")
@@ -195,7 +205,7 @@ def _is(target: Any, known: Iterable[Any]) -> bool:
     return any(target is one or (isinstance(one, str) and target == one) for one in known)
 
 
-def _sum(user: Node, value: Node) -> tuple[str, str]:
+def _sum(user: Node, value: Node, sure: bool) -> tuple[str, str]:
     if user.kwargs or len(user.args) != 2 or not all(isinstance(arg, Node) for arg in user.args):
         return "", "the addition is no sum of two tensors"
     first, second = user.args
@@ -203,7 +213,7 @@ def _sum(user: Node, value: Node) -> tuple[str, str]:
         return "", "both summands are its result"
     other = second if first is value else first
     assert isinstance(other, Node)
-    if not same_layout(other, value):
+    if not same_layout(other, value, sure):
         return "", "the other summand has another shape, dtype or layout"
     in_place = next(flag for target, flag in _SUMS.items() if _is(user.target, (target,)))
     if in_place and first is not value and not _is_private(other):

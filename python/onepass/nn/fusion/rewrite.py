@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
@@ -58,7 +58,7 @@ def _replace(graph: Graph, found: Found, name: str, ours: Collection[Node]) -> N
             slots.setdefault(value, Slot(at))
     operations = []
     for node in (found.norm, *found.nodes):
-        args, kwargs = map_arg((node.args, node.kwargs), slots.__getitem__)
+        args, kwargs = cast(Any, map_arg)((node.args, node.kwargs), slots.__getitem__)
         target = own_norm if node is found.norm and is_ours else node.target
         operations.append(Operation(node.op == "call_method", target, args, kwargs))
         slots[node] = Slot(len(INPUTS) + len(operations) - 1)

@@ -22,6 +22,8 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 # Packages whose classes are not derived from in a model without being a module's class.
 _KNOWN = frozenset((*sys.stdlib_module_names, "torch", "onepass"))
+# No call of a module runs them; dynamo patches them in its first recording.
+_CONSTRUCTION = frozenset(("__init__", "__setstate__"))
 # Set in the flags of classes that Python code can change.
 _HEAP = 1 << 9
 
@@ -30,7 +32,7 @@ class Watch:
     """Remembers what is in the classes of a model's modules, and in those whose methods were recorded."""
 
     def __init__(self) -> None:
-        self._seen: dict[type, tuple[Mapping[str, Any], tuple[Any, ...]]] = {}
+        self._seen: dict[type, tuple[Mapping[str, Any], dict[str, Any]]] = {}
 
     def add(self, model: nn.Module, codes: Iterable[CodeType]) -> None:
         """Remembers the classes of a model, and those that define one of these functions.
@@ -42,25 +44,26 @@ class Watch:
         for kind in _related(model, codes):
             for one in kind.__mro__:
                 if one not in self._seen and one.__flags__ & _HEAP:
-                    self._seen[one] = (one.__dict__, tuple(one.__dict__.values()))
+                    self._seen[one] = (one.__dict__, dict(one.__dict__))
 
     def has_changed(self) -> bool:
         """Returns True if one of the classes has another method, property or descriptor than before."""
-        for entries, values in self._seen.values():
-            if len(entries) != len(values) or not all(map(is_, entries.values(), values)):
-                return any(self._differs(kind) for kind in self._seen)
+        for kind, (entries, before) in self._seen.items():
+            same = len(entries) == len(before) and all(map(is_, entries.values(), before.values()))
+            if not same and self._differs(kind):
+                return True
         return False
 
     def _differs(self, kind: type) -> bool:
         """Looks at a class again; other data in it are dynamo's to guard."""
-        entries, values = self._seen[kind]
-        now = tuple(entries.values())
-        if len(now) == len(values):
-            pairs = [(new, old) for new, old in zip(now, values, strict=True) if new is not old]
-            if not any(hasattr(type(one), "__get__") for pair in pairs for one in pair):
-                self._seen[kind] = (entries, now)
-                return False
-        return True
+        entries, before = self._seen[kind]
+        now = dict(entries)
+        for name in (now.keys() | before.keys()) - _CONSTRUCTION:
+            new, old = now.get(name), before.get(name)
+            if new is not old and (hasattr(type(new), "__get__") or hasattr(type(old), "__get__")):
+                return True
+        self._seen[kind] = (entries, now)
+        return False
 
 
 def why_unguarded(codes: Iterable[CodeType]) -> str:
