@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tolerance import FACTOR, ulp
+from tolerance import FACTOR, FLOAT64, ulp
 
 
 class Residual(nn.Module):
@@ -134,3 +134,21 @@ def assert_parity_by_norm(parameters: int, ours: list[Tensor], torchs: list[Tens
         their_error = sum(float((their.double() - right).square().sum()) for _, their, right in chosen) ** 0.5
         last = sum(float(ulp(right, our.dtype).square().sum()) for our, _, right in chosen) ** 0.5
         assert our_error <= FACTOR * their_error + last, (kind, our_error, their_error, last)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Returns copies of the buffers."""
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def assert_as_written(model: nn.Module, *inputs: Tensor, calls: int = 2) -> None:
+    """Compares calls with what the forward says, from the same statistics: results, statistics and inputs."""
+    for _ in range(calls):
+        before, values = state(model), []
+        for call in (model, model._call_impl):
+            for name, value in model.named_buffers():
+                value.copy_(before[name])
+            given = [x.clone() for x in inputs]
+            result = call(*given)
+            values.append((result, state(model), given))
+        torch.testing.assert_close(*values, **FLOAT64)

@@ -116,6 +116,9 @@ class FusedCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the forward with its hooks, from the module's own ``__call__``."""
         module = self._module()
+        if torch.compiler.is_compiling():
+            # Whoever records the model around this sees the forward as it was written.
+            return _plainly(module, args, kwargs)
         # A shallow copy of the module, such as a replica, brings this along.
         caller = sys._getframe(1).f_locals.get("self")
         if caller is not module and isinstance(caller, nn.Module):
@@ -245,9 +248,9 @@ def _call_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-def _plainly(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _plainly(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls a module as if it had not been fused."""
-    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+    return module._call_impl(*args, **kwargs)
 
 
 def _why_not_eager(module: GraphModule) -> str:

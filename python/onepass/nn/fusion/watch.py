@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import builtins as builtins_module
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from operator import is_
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +17,21 @@ __all__ = ["Watch", "why_unguarded"]
 
 # Names that read what dynamo does not guard.
 _UNGUARDED = frozenset(
-    ("__dict__", "vars", "globals", "locals", "dir", "inspect", "gc", "_getframe", "__getattribute__", "ctypes")
+    (
+        *(
+            "__dict__",
+            "vars",
+            "globals",
+            "locals",
+            "dir",
+            "inspect",
+            "gc",
+            "_getframe",
+            "__getattribute__",
+            "ctypes",
+        ),
+        *("environ", "getenv"),
+    )
 )
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
@@ -24,6 +39,7 @@ _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _KNOWN = frozenset((*sys.stdlib_module_names, "torch", "onepass"))
 # No call of a module runs them; dynamo patches them in its first recording.
 _CONSTRUCTION = frozenset(("__init__", "__setstate__"))
+_BUILTINS = vars(builtins_module)
 # Set in the flags of classes that Python code can change.
 _HEAP = 1 << 9
 
@@ -33,6 +49,9 @@ class Watch:
 
     def __init__(self) -> None:
         self._seen: dict[type, tuple[Mapping[str, Any], dict[str, Any]]] = {}
+        self._metaclasses: set[type] = set()
+        # Globals of the recorded functions, and the builtins that they call.
+        self._builtins: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def add(self, model: nn.Module, codes: Iterable[CodeType]) -> None:
         """Remembers the classes of a model, and those that define one of these functions.
@@ -41,7 +60,12 @@ class Watch:
             model: Its modules' classes, with all they derive from.
             codes: The functions' code.
         """
-        for kind in _related(model, codes):
+        mine = [code for code in codes if not code.co_filename.startswith((_TORCH, _OURS))]
+        named = _add_globals(mine, self._builtins)
+        related = _related(model, codes) | named
+        bases = {one for kind in related for one in cast(type, type(kind)).__mro__}
+        self._metaclasses |= {one for one in bases if one.__flags__ & _HEAP}
+        for kind in related | self._metaclasses:
             for one in kind.__mro__:
                 if one not in self._seen and one.__flags__ & _HEAP:
                     self._seen[one] = (one.__dict__, dict(one.__dict__))
@@ -52,6 +76,10 @@ class Watch:
             same = len(entries) == len(before) and all(map(is_, entries.values(), before.values()))
             if not same and self._differs(kind):
                 return True
+        for names, called in self._builtins:
+            for name, function in called.items():
+                if name in names or _BUILTINS.get(name) is not function:
+                    return True
         return False
 
     def _differs(self, kind: type) -> bool:
@@ -60,7 +88,8 @@ class Watch:
         now = dict(entries)
         for name in (now.keys() | before.keys()) - _CONSTRUCTION:
             new, old = now.get(name), before.get(name)
-            if new is not old and (hasattr(type(new), "__get__") or hasattr(type(old), "__get__")):
+            method = hasattr(type(new), "__get__") or hasattr(type(old), "__get__")
+            if new is not old and (method or kind in self._metaclasses):
                 return True
         self._seen[kind] = (entries, now)
         return False
@@ -76,6 +105,22 @@ def why_unguarded(codes: Iterable[CodeType]) -> str:
         if found:
             return f"{code.co_name} in {os.path.basename(code.co_filename)} uses {min(found)}"
     return ""
+
+
+def _add_globals(codes: Iterable[CodeType], builtins: list[tuple[dict[str, Any], dict[str, Any]]]) -> set[type]:
+    """Notes which builtins functions call, and returns the classes that they name."""
+    files = {getattr(module, "__file__", None): module for module in list(sys.modules.values())}
+    classes = set()
+    for code in {id(code): code for code in codes}.values():
+        module = files.get(code.co_filename)
+        if module is None:
+            continue
+        names = module.__dict__
+        called = {name: _BUILTINS[name] for name in code.co_names if name in _BUILTINS and name not in names}
+        if called and (names, called) not in builtins:
+            builtins.append((names, called))
+        classes |= {names[name] for name in code.co_names if isinstance(names.get(name), type)}
+    return classes
 
 
 def _related(model: nn.Module, codes: Iterable[CodeType]) -> set[type]:
