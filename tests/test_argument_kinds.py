@@ -39,6 +39,7 @@ RECORDS = {
     "LossStatistics",
     "Prediction",
     "Curve",
+    "Fusion",
     "LRRangeResult",
     "Suggestion",
     "NoDecay",

@@ -1,0 +1,1 @@
+"""What `onepass.nn.fuse` and the backend "onepass" of torch.compile are made of."""
