@@ -41,6 +41,7 @@ ARITHMETIC = {
     "dropout": "mul",
     "lion": "mul add sub",
     "merge_ranks": "",  # a few rows for each channel
+    "row_norm": "mul",
     "sgd": "mul add sub",
     "statistics": "",  # a few rows in a leaf: no loop over elements
     "probe": "mul add",
@@ -59,6 +60,7 @@ TYPES = {
     "cross_entropy": BOTH,
     "dropout": BOTH,
     "lion": BOTH,
+    "row_norm": BOTH,
     "sgd": BOTH,
     "merge_ranks": (),
     "statistics": (),
@@ -145,6 +147,7 @@ def loops(functions: list[Function], computed: str, only: re.Pattern[str] | None
         + rf"|update_(?:bfloat16_pairs|stored_strip|with_tail|measured)<.*<{computed}>"
         + rf"|(?:walk_(?:along|across)(?:_nontemporal)?|add_run|add_rows)<onepass::math::\w+<{computed}[,>]"
         + rf"|drop_elements<onepass::math::\w+<{computed}[,>]"
+        + rf"|(?:reduce_strip|walk_(?:row|gradient)(?:_nontemporal)?)<onepass::math::\w+<{computed}[,>]"
         + r"|(?:add_classes|walk_classes(?:_nontemporal)?|(?:add|walk)_panel|exponential_elements)"
         + rf"<(?:.*[< ])?{computed}>"
         + ("|probe_part<|blend_taps<" if computed == "float" else "|add_strip<")
