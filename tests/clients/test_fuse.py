@@ -28,9 +28,11 @@ VISION = {
     "inception_v3": ({RELU: 94}, 112),
     "regnet_x_400mf": ({RELU: 45, BOTH: 22, "left": 4}, 48),
 }
+LONG = ("efficientnet_b0", "densenet121", "inception_v3")  # half a minute or more each
+# Their configurations have a `__getattribute__`, which dynamo does not guard: the models run as they were written.
 LANGUAGE = {
-    "ResNet": ({RELU: 5, BOTH: 4, "left": 3}, "ResNetModel", {"layer_type": "basic"}),
-    "RegNet": ({RELU: 9, BOTH: 4, "left": 4}, "RegNetModel", {"groups_width": 4}),
+    "ResNet": ({"left": 12}, "ResNetModel", {"layer_type": "basic"}),
+    "RegNet": ({"left": 17}, "RegNetModel", {"groups_width": 4}),
     "ConvNext": ({}, "ConvNextModel", {}),
 }
 
@@ -100,7 +102,9 @@ def check(net, x, wanted):
     assert [type(one) for one in ours.modules()] == kinds
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.large] if name in LONG else []) for name in VISION]
+)
 def test_torchvision(name):
     wanted, size = VISION[name]
     check(build_vision(name), torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(2)), wanted)

@@ -62,7 +62,7 @@ class Watch:
         """
         mine = [code for code in codes if not code.co_filename.startswith((_TORCH, _OURS))]
         named = _add_globals(mine, self._builtins)
-        related = _related(model, codes) | named
+        related = _related(model, mine) | named
         bases = {one for kind in related for one in cast(type, type(kind)).__mro__}
         self._metaclasses |= {one for one in bases if one.__flags__ & _HEAP}
         for kind in related | self._metaclasses:
@@ -124,17 +124,20 @@ def _add_globals(codes: Iterable[CodeType], builtins: list[tuple[dict[str, Any],
 
 
 def _related(model: nn.Module, codes: Iterable[CodeType]) -> set[type]:
+    """Returns the classes of a model's modules, and those that define one of these functions."""
     found = {type(module) for module in model.modules()}
     wanted = {id(code) for code in codes}
-    everywhere = set(_subclasses(object, set()))
-    for kind in everywhere:
-        for value in list(vars(kind).values()):
-            if any(id(code) in wanted for code in _codes_of(value)):
-                found.add(kind)
-                if kind.__module__.partition(".")[0] not in _KNOWN:
-                    # A subclass may get a method of its own in the place of the recorded one.
-                    found.update(_subclasses(kind, set()))
-                break
+    bases = {one for kind in found for one in kind.__mro__}
+    for kind in bases:
+        wanted -= _codes_in(kind)
+    if not wanted:
+        return found
+    for kind in set(_subclasses(object, set())):
+        if not wanted.isdisjoint(_codes_in(kind)):
+            found.add(kind)
+            if kind.__module__.partition(".")[0] not in _KNOWN:
+                # A subclass may get a method of its own in the place of the recorded one.
+                found.update(_subclasses(kind, set()))
     return found
 
 
@@ -147,8 +150,15 @@ def _subclasses(kind: type, seen: set[type]) -> Iterator[type]:
             yield from _subclasses(one, seen)
 
 
-def _codes_of(value: Any) -> Iterator[CodeType]:
-    if isinstance(value, (staticmethod, classmethod)):
-        value = value.__func__
-    parts = [value.fget, value.fset, value.fdel] if isinstance(value, property) else [value]
-    yield from (part.__code__ for part in parts if isinstance(part, FunctionType))
+def _codes_in(kind: type) -> set[int]:
+    """Returns the ids of the code of a class's methods; quickly, since all classes of the process are asked."""
+    codes = set()
+    for value in list(vars(kind).values()):
+        what = type(value)
+        if what is FunctionType:
+            codes.add(id(value.__code__))
+        elif what is property:
+            codes.update(id(one.__code__) for one in (value.fget, value.fset) if type(one) is FunctionType)
+        elif what in (staticmethod, classmethod) and type(value.__func__) is FunctionType:
+            codes.add(id(value.__func__.__code__))
+    return codes
