@@ -233,7 +233,7 @@ def dropout_statistics() -> str:
 def parity() -> str:
     """The accuracy of each operation, by the rule of docs/numerics.md."""
     rows = []
-    for op in ("optim", "tail", "batch_norm", "dropout", "cross_entropy", "augment"):
+    for op in ("optim", "tail", "batch_norm", "norm", "dropout", "cross_entropy", "augment"):
         found = load(f"parity-{op}-cpu")["rows"]
         worst = max(found, key=lambda row: row["share_of_limit"])
         where = f"{worst['rule']}, {worst['dtype']}, {worst['options']}, {worst['tensor']}".replace("|", "\\|")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class RowNormModule(torch.nn.Module):
     """The common base of both modules; each is also torch's class of its name."""
 
     dropout: float = 0.0
+    # What errors call it.
+    _function: ClassVar[str] = "layer_norm"
     normalized_shape: tuple[int, ...]
     eps: Any
     # `mc_dropout` sets it: the next seed of the network that is being sampled.
@@ -88,10 +90,6 @@ class RowNormModule(torch.nn.Module):
             output = normalise(centred, input, self.normalized_shape, weight, bias, None, self.eps, 0.0)
             return output, input
         return normalise(centred, input, self.normalized_shape, weight, bias, residual, self.eps, p)
-
-    @property
-    def _function(self) -> str:
-        return "layer_norm"
 
     def extra_repr(self) -> str:
         """Returns torch's text, and our option where it is set."""
@@ -235,6 +233,8 @@ class RMSNorm(RowNormModule, torch.nn.RMSNorm):
         torch.Size([2, 4, 8])
     """
 
+    _function: ClassVar[str] = "rms_norm"
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -249,10 +249,6 @@ class RMSNorm(RowNormModule, torch.nn.RMSNorm):
         shape = cast(Any, normalized_shape)
         super().__init__(shape, eps, elementwise_affine, device=device, dtype=dtype)
         self.dropout = dropout
-
-    @property
-    def _function(self) -> str:
-        return "rms_norm"
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Any:
         """Normalises the input, behind dropout and the addition of the residual; see functional.rms_norm.
