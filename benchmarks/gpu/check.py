@@ -3,8 +3,8 @@
     benchmarks/gpu/check --output FOLDER
 
 Needs one NVIDIA GPU, a CUDA build of torch, the installed wheel, and this source tree for the tests. Each stage
-has its own limit of time, and one that fails does not stop the others. The folder receives at most eight files:
-check.json says after each stage what became of it, parity.json and bench-OP.json hold the figures.
+has its own limit of time, and one that fails does not stop the others. The folder receives three files:
+check.json says after each stage what became of it, parity.json and bench.json hold the figures by operation.
 
 `--rehearse` goes the same way without a GPU: kernels run on the host by onepass._core_simt, benchmarks take a few
 rounds of small cases on the CPU. Its figures mean nothing.
@@ -28,11 +28,12 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-OPS = ("optim", "tail", "batch_norm", "dropout", "cross_entropy", "augment")
+OPS = ("optim", "tail", "batch_norm", "norm", "dropout", "cross_entropy", "augment")
 REHEARSED_CASES = {
     "optim": "overhead",
     "tail": "clip-small-1000x1024",
     "batch_norm": "overhead",
+    "norm": "overhead",
     "dropout": "overhead",
     "cross_entropy": "256x1000",
     "augment": "crop-nchw",
@@ -139,16 +140,14 @@ def run(stage: Stage, left: float, environment: dict[str, str]) -> Outcome:
 
 
 def gather(done: list[Stage], folder: Path) -> None:
-    """Copies what the stages wrote: the parity tables into one file, each benchmark as it is."""
-    parity: dict[str, Any] = {}
+    """Copies what the stages wrote: the parity tables into one file, the benchmarks into another."""
+    found: dict[str, dict[str, Any]] = {}
     for stage in done:
-        if stage.writes is None or not stage.writes.exists():
-            continue
-        if stage.name.startswith("parity-"):
-            parity[stage.name.removeprefix("parity-")] = json.loads(stage.writes.read_text())
-            (folder / "parity.json").write_text(json.dumps(parity, indent=1) + "\n")
-        else:
-            shutil.copy(stage.writes, folder / stage.writes.name)
+        if stage.writes is not None and stage.writes.exists():
+            kind, _, op = stage.name.partition("-")
+            found.setdefault(kind, {})[op] = json.loads(stage.writes.read_text())
+    for kind, figures in found.items():
+        (folder / f"{kind}.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def check(folder: Path, rehearse: bool, minutes: float, say: Callable[[str], None]) -> bool:

@@ -76,6 +76,9 @@ def layers(dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Call
                 for training in (True, False):
                     name = f"batch_norm {shape} channels_last={last} residual={residual} training={training}"
                     yield name, partial(_batch_norm, shape, last, residual, training, dtype, device)
+    for width in (70, 1000, 9000):
+        for norm in ("layer_norm", "rms_norm"):
+            yield f"{norm} {width}", partial(_row_norm, norm, width, dtype, device)
     for layer in ("dropout", "alpha_dropout", "dropout2d", "feature_alpha_dropout"):
         yield layer, partial(_dropout, layer, dtype, device)
     for classes in (10, 1000, 5000):
@@ -109,6 +112,14 @@ def _batch_norm(
     )
     output.float().sum().backward()
     return [output.detach(), mean, var, *(one.grad for one in (leaf, weight, bias) if one.grad is not None)]
+
+
+def _row_norm(norm: str, width: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    leaf, other = _leaf((13, width), dtype, device), _leaf((13, width), dtype, device)
+    weight = _leaf((width,), dtype, device)
+    output, total = getattr(functional, norm)(leaf, [width], weight, residual=other, dropout=0.1)
+    (output.float().sum() + total.float().sum()).backward()
+    return [output.detach(), total.detach(), *(one.grad for one in (leaf, other, weight) if one.grad is not None)]
 
 
 def _dropout(layer: str, dtype: torch.dtype, device: torch.device) -> list[Tensor]:

@@ -285,6 +285,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": precision,
     "telemetry": telemetry,
     "batch_norm": lambda: bench("batch_norm"),
+    "norm": lambda: bench("norm"),
     "dropout": lambda: bench("dropout"),
     "cross_entropy": lambda: bench("cross_entropy"),
     "monitor": monitor,
