@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from onepass import _native
 from onepass.optim import SGD, Adam, AdamW, Lion
 from onepass.optim._step.codes import decoded, encoded
 from reference import codes as reference
@@ -256,3 +262,34 @@ def test_layouts():
     assert optimizers[0].state[last]["exp_avg_codes"].stride() == last.stride()
     assert torch.equal(view, sliced)
     torch.testing.assert_close(last, view.detach(), **CODED)
+
+
+def digest():
+    """One number for the results of all rules: parameters, codes and scales."""
+    found = hashlib.sha256()
+    for rule in RULES:
+        params = params_of()
+        optimizer = made(rule, params, state_format="8bit")
+        for step in range(3):
+            give_in(params, step)
+            optimizer.step()
+        for param in params:
+            for value in (param.detach(), *optimizer.state[param].values()):
+                found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def test_every_isa():
+    """ONEPASS_ISA is read when the core is loaded, so each has a process of its own."""
+    here = digest()
+    for isa in _native.core.build_info()["isa_compiled"]:
+        paths = [str(Path(__file__).parent), *sys.path]
+        done = subprocess.run(
+            [sys.executable, "-c", "import test_optim_codes as t; print(t.digest())"],
+            env={**os.environ, "ONEPASS_ISA": isa, "PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "does not run on this processor" not in done.stderr:
+            assert done.stdout.strip() == here, (isa, done.stderr)

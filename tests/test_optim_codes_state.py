@@ -201,3 +201,26 @@ def test_a_missing_scale():
     del optimizer.state[param]["scales"]
     with pytest.raises(ValueError, match=r"scales.* must be in its parameter's state"):
         optimizer.step()
+
+
+def test_parameters_that_the_loop_would_step():
+    param = torch.nn.Parameter(torch.ones(7))
+    optimizer = AdamW([param], state_format="8bit", differentiable=True)
+    param.grad = torch.ones(7)
+    with pytest.raises(ValueError, match="must not come with state_format"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+def test_a_compiled_step_has_the_same_bits():
+    """The step is taken between the graphs, by the kernel."""
+    runs = []
+    for compiles in (False, True):
+        params = params_of()
+        optimizer = made("adamw", params, state_format="8bit")
+        step = torch.compile(optimizer.step, backend="eager") if compiles else optimizer.step
+        for number in range(2):
+            give_in(params, number)
+            step()
+        runs.append([*params, *(value for own in optimizer.state.values() for value in own.values())])
+    assert all(map(torch.equal, *runs))
