@@ -224,7 +224,9 @@ def grad_norm(grads, control=None, workspace=None) -> Any:
     return _native.core.grad_norm("clip_grad_norm_", grads, 2.0, 1.0, None, control, workspace, 1)
 
 
-def sgd(params=None, grads=None, buffers=None, *, lows=None, emas=None, tail=None, **options: Any) -> Any:
+def sgd(
+    params=None, grads=None, buffers=None, *, lows=None, emas=None, scales=None, tail=None, **options: Any
+) -> Any:
     """A step of SGD over parameters of four elements, with momentum where buffers are given."""
     params = [torch.ones(4)] if params is None else params
     right = {
@@ -240,13 +242,23 @@ def sgd(params=None, grads=None, buffers=None, *, lows=None, emas=None, tail=Non
     group = ListGroup(params, [torch.ones(4) for _ in params] if grads is None else grads, {**right, **options})
     if buffers is not None:
         group.states, group.first = {"momentum_buffer_list": buffers}, [False] * len(params)
-    group.lows, group.emas = lows, emas
+    group.lows, group.emas, group.scales = lows, emas, scales
+    if scales is not None:
+        group.state_steps = [torch.ones(()) for _ in params]
     return _native.core.sgd.step_lists("sgd", [group], tail, 1)
 
 
-def precision(mode: str, part: Any = None) -> dict[str, Any]:
+def precision(mode: str, part: Any = None, *, coded: bool = False) -> dict[str, Any]:
     """The option precision of `sgd`."""
-    return {"mode": mode, "seed": 0, "first": 0, "part": part}
+    return {"mode": mode, "seed": 0, "first": 0, "part": part, "coded": coded}
+
+
+def coded_sgd(codes=None, scales=None, param=None) -> Any:
+    """A step of `sgd` whose momentum is kept in 8 bits."""
+    param = torch.ones(4) if param is None else param
+    codes = torch.zeros(4, dtype=torch.uint8) if codes is None else codes
+    scales = torch.zeros(1, 1) if scales is None else scales
+    return sgd([param], [param.clone()], [codes], scales=[scales], precision=precision("nearest", coded=True))
 
 
 def tail(**asked: Any) -> Tail:

@@ -261,6 +261,16 @@ CALLS = {
         " must have the strides of its parameter, got ": lambda: core.sgd([ones(2, 2)], [ones(2, 2).t()]),
         " must be  like its parameter, got ": lambda: core.sgd(buffers=[ones(4, dtype=WIDE)]),
         " must be  like , got ": lambda: core.adam(ones(), second=ones(4, dtype=HALF)),
+        " must be torch.uint8 with states in 8 bits, got ": lambda: core.coded_sgd(ones(4)),
+        " must be there with states in 8 bits, got none": lambda: core.sgd(
+            buffers=[ones(4, dtype=torch.uint8)], scales=[None], precision=core.precision("nearest", coded=True)
+        ),
+        " must be where its parameter is, on , got ": lambda: core.coded_sgd(scales=core.on_device(CUDA)),
+        " must hold float32 scales, got ": lambda: core.coded_sgd(scales=ones(1, 1, dtype=WIDE)),
+        " must be contiguous of shape , got ": lambda: core.coded_sgd(scales=ones(1, 2)),
+        " must be torch.float32, torch.bfloat16 or torch.float16 with states in 8 bits, got ": (
+            lambda: core.coded_sgd(param=ones(4, dtype=WIDE))
+        ),
     },
     "optim/clip.cpp": {
         " must fill one block of memory, got strides  for shape ": lambda: core.grad_norm([ones(8)[::2]]),
@@ -273,6 +283,15 @@ CALLS = {
     },
     "optim/control.h": {
         " must have  elements, got ": lambda: core.grad_norm([ones(4)], ones(100, dtype=WIDE)),
+    },
+    "optim/family_call.h": {
+        " must be on the CPU with states in 8 bits, got ": lambda: core.sgd(
+            [core.on_device(CUDA)],
+            [core.on_device(CUDA)],
+            [core.on_device(CUDA, torch.ones(4, dtype=torch.uint8))],
+            scales=[core.on_device(CUDA, torch.ones(1, 1))],
+            precision=core.precision("nearest", coded=True),
+        ),
     },
     "optim/families.h": {
         ":  must be a list, got ": lambda: core.sgd(params=(ones(4),)),

@@ -58,6 +58,9 @@ FLOAT64 = both(1e-12)
 
 # Weights after some steps of one rule in float32 by two programs, which round in other places: 1e-7 a step.
 FLOAT32_STEPS = {"rtol": 1e-5, "atol": 1e-6}
+# Weights after two or three steps at a rate of 1e-3 with states in 8 bits that were rounded by other dithers: a
+# few per cent of a step.
+CODED = {"rtol": 1e-3, "atol": 1e-4}
 # The same through autocast, where a last place of a weight can round its 16-bit copy the other way.
 AUTOCAST_STEPS = {"rtol": 1e-4, "atol": 1e-5}
 # Twenty steps of a dozen roundings each in float64, none of which cancels by more than a few digits.

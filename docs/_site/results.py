@@ -109,6 +109,27 @@ def precision() -> str:
     return grid(["nearest", *others], [cells]) + "\n\n" + source("tail-cpu")
 
 
+def state_formats() -> str:
+    """The errors of formats of 8-bit states."""
+    found = load("state-formats")["results"]
+    short = [row for row in found if row["steps"] == found[0]["steps"]]
+    long = [row for row in found if row["sigma"] == 0 and row["steps"] != found[0]["steps"]]
+    head = [
+        "format",
+        *(f"error, sigma {row['sigma']:g}" for row in short),
+        *(f"v, scale times {row['change']:g}, {row['steps']} steps" for row in long),
+    ]
+    rows = [
+        [
+            name,
+            *(f"{row['formats'][name]['error']:.3g}" for row in short),
+            *(f"{row['formats'][name]['second_moments']:.2f}" for row in long),
+        ]
+        for name in short[0]["formats"]
+    ]
+    return grid(head, rows) + "\n\n" + source("state-formats")
+
+
 def telemetry() -> str:
     """What telemetry costs."""
     (case,) = [c for c in load("tail-cpu")["results"] if c["case"].startswith("telemetry")]
@@ -293,6 +314,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lr_range": lr_range,
     "landscape": landscape,
     "dropout_statistics": dropout_statistics,
+    "state_formats": state_formats,
     "parity": parity,
     "peers_run": peers.what_ran,
     "peers_traps": peers.traps,

@@ -11,9 +11,11 @@ namespace {
 struct Adam : FamilyDefaults {
   using Step = RuleStep<math::AdamOptions>;
   static constexpr const char* kName = "adam";
-  static constexpr Batch::ListNames kLists = {"params",          "grads", "exp_avgs", "exp_avg_sqs",
-                                              "max_exp_avg_sqs", "",      "emas"};
+  static constexpr Batch::ListNames kLists = {"params",          "grads",  "exp_avgs", "exp_avg_sqs",
+                                              "max_exp_avg_sqs", "scales", "",         "emas"};
   static inline const Field kStates[] = {Field("exp_avg"), Field("exp_avg_sq"), Field("max_exp_avg_sq")};
+  static inline const Field kCodes[] = {Field("exp_avg_codes"), Field("exp_avg_sq_codes"),
+                                        Field("max_exp_avg_sq_codes")};
   static constexpr auto kKernel = &KernelTable::adam;
 
   // given: AdamOptions (python/onepass/optim/adam.py). The variant: amsgrad.
@@ -33,7 +35,7 @@ struct Adam : FamilyDefaults {
     return given.flag(kAmsgrad);
   }
 
-  static bool counts_steps(Precision::Mode) { return true; }
+  static bool counts_steps(const Precision&) { return true; }
 };
 
 }  // namespace

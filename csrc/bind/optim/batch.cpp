@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "loops/tensors/leaves.h"
+#include "math/codes.h"
 
 namespace onepass {
 namespace {
@@ -17,6 +18,7 @@ void check_writable(const TensorView& view, const ArgumentName& name) {
 void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Plan::Turn* turn) {
   items_.emplace_back();
   kinds_.emplace_back().variant = variant;
+  kinds_.back().coded = precision_.coded && lists > kFirstState;
   PlanRow* const known = known_ = turn ? turn->next() : nullptr;
   const bool same_objects = known && known->is_of(row);
   // Objects that the row does not hold yet could go while Python code of a tensor class runs.
@@ -24,6 +26,7 @@ void Batch::add(PyObject* const* row, int lists, int64_t index, bool variant, Pl
 
   const ArgumentName param_name = name(kParam, index);
   const TensorView param = reader_.read(row[kParam], param_name);
+  param_numel_ = param.numel;
   if (same_objects && known->has_param(param)) {
     put(kParam, param, known->dtype(kParam), index);
     recall_states(*known, lists, index, param);
@@ -75,9 +78,12 @@ void Batch::read_states(PyObject* const* row, int lists, int64_t index, const Te
     if ((k >= lists && k != kEma && k != kStepCount) || k == kLow || !row[k]) continue;
     const ArgumentName where = name(k, index);
     const TensorView view = read(k, where);
-    take(k, view, float_dtype(view, where));
+    take(k, view, is_coded(k) ? read_codes(view, where) : float_dtype(view, where));
   }
   Kind& kind = kinds_.back();
+  if (kind.coded) {
+    take(kScales, read_scales(row[kScales], lists, index, param), DType::kFloat32);
+  }
   check_dtypes(kind, lists, index);
   set_storage(lists);
   check_has_low(row[kLow], index);
@@ -100,7 +106,7 @@ void Batch::recall_states(const PlanRow& known, int lists, int64_t index, const 
   for (int k = kFirstState; k < lists; ++k) put(k, known.view(k, param), known.dtype(k), index);
   set_storage(lists);
   check_has_low(known.has(kLow), index);
-  for (const int k : {kLow, kEma, kStepCount}) {
+  for (const int k : {kScales, kLow, kEma, kStepCount}) {
     if (known.has(k)) put(k, known.view(k, param), known.dtype(k), index);
   }
 }
@@ -137,7 +143,44 @@ void Batch::put(int list, const TensorView& view, DType dtype, int64_t index) {
   }
   items_.back().list[list] = view.data;
   kinds_.back().dtype[size_t(list)] = dtype;
-  overlap_.add(view, view.numel * size_of(dtype), list != kGrad || writes_grads_, name(list, index));
+  overlap_.add(view, bytes_of(list, view, dtype), list != kGrad || writes_grads_, name(list, index));
+}
+
+// Codes go by the dtype of what they stand for.
+DType Batch::read_codes(const TensorView& view, const ArgumentName& where) const {
+  OP_CHECK(view.stored.code == dlpack::kDLUInt && view.stored.bits == 8 && view.stored.lanes == 1, TypeError,
+           to_string(where), " must be torch.uint8 with states in 8 bits, got ", dtype_name(view.stored));
+  return DType::kFloat32;
+}
+
+TensorView Batch::read_scales(PyObject* scales, int lists, int64_t index, const TensorView& param) {
+  const ArgumentName where = name(kScales, index);
+  OP_CHECK(scales, ValueError, to_string(where), " must be there with states in 8 bits, got none");
+  const TensorView view = reader_.read(scales, where);
+  check_writable(view, where);
+  OP_CHECK(same_device(view.device, param.device), ValueError, to_string(where),
+           " must be where its parameter is, on ", device_name(param.device), ", got ",
+           device_name(view.device));
+  const DType dtype = float_dtype(view, where);
+  OP_CHECK(dtype == DType::kFloat32, TypeError, to_string(where), " must hold float32 scales, got ",
+           name_of(dtype));
+  const int64_t wanted[] = {math::code_blocks(param.numel), lists - kFirstState};
+  const int64_t strides[] = {wanted[1], 1};
+  const TensorView like{nullptr, wanted[0] * wanted[1], 2, wanted, strides, {}, {}, false};
+  OP_CHECK(same_shape(view, like) && same_strides(view, like), ValueError, to_string(where),
+           " must be contiguous of shape ", shape_name(wanted, 2), ", got ",
+           shape_name(view.shape, view.ndim));
+  return view;
+}
+
+int64_t Batch::bytes_of(int list, const TensorView& view, DType dtype) const {
+  if (is_coded(list)) return view.numel;
+  // A remembered view of the scales has its parameter's size.
+  const TensorItem& item = items_.back();
+  if (list != kScales) return view.numel * size_of(dtype);
+  int64_t states = 0;
+  for (int k = kFirstState; k < kScales; ++k) states += item.list[k] ? 1 : 0;
+  return math::code_blocks(param_numel_) * states * size_of(dtype);
 }
 
 void Batch::check_against_param(const TensorView& view, const TensorView& param, int list,
@@ -155,6 +198,12 @@ void Batch::check_against_param(const TensorView& view, const TensorView& param,
 
 void Batch::check_dtypes(const Kind& kind, int lists, int64_t index) const {
   const DType param = kind.dtype[kParam];
+  if (kind.coded) {
+    OP_CHECK(param != DType::kFloat64, TypeError, to_string(name(kParam, index)),
+             " must be torch.float32, torch.bfloat16 or torch.float16 with states in 8 bits, got ",
+             name_of(param));
+    return;
+  }
   // Narrower or wider by choice; the GPU's kernels are made for these pairs.
   const bool half = size_of(param) == 2, single = param == DType::kFloat32;
   const DType other = half ? DType::kFloat32 : single ? DType::kBFloat16 : param;

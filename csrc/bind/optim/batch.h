@@ -69,11 +69,11 @@ class Batch {
     dlpack::DLDevice device;
     std::array<DType, kMaxLists> dtype;
     Storage storage;
-    bool variant;
+    bool variant, coded;
 
     bool operator==(const Kind& other) const {
       return same_device(device, other.device) && dtype == other.dtype && storage == other.storage &&
-             variant == other.variant;
+             variant == other.variant && coded == other.coded;
     }
   };
   void read_states(PyObject* const* row, int lists, int64_t index, const TensorView& param, PlanRow* known);
@@ -81,12 +81,16 @@ class Batch {
   void put(int list, const TensorView& view, DType dtype, int64_t index);
   void check_against_param(const TensorView& view, const TensorView& param, int list, int64_t index) const;
   void check_dtypes(const Kind& kind, int lists, int64_t index) const;
+  DType read_codes(const TensorView& view, const ArgumentName& where) const;
+  TensorView read_scales(PyObject* scales, int lists, int64_t index, const TensorView& param);
+  bool is_coded(int list) const { return kinds_.back().coded && list >= kFirstState && list < kScales; }
+  int64_t bytes_of(int list, const TensorView& view, DType dtype) const;
   void set_storage(int lists);
   void check_has_low(bool is_there, int64_t index) const;
   template <class Kernel>
   static void call(const Kernel& kernel, const Kind& kind, const std::vector<TensorItem>& items,
                    int64_t numel) {
-    TensorList list{items.data(), int64_t(items.size()), numel, {}, kind.storage};
+    TensorList list{items.data(), int64_t(items.size()), numel, {}, kind.storage, kind.coded};
     for (int k = 0; k < kMaxLists; ++k) list.dtype[k] = kind.dtype[size_t(k)];
     if (numel > 0) kernel(list, kind.variant, kind.device);
   }
@@ -103,7 +107,7 @@ class Batch {
   std::vector<dlpack::DLDevice> devices_;
   TensorView step_;
   DType step_dtype_{};
-  int64_t numel_ = 0;
+  int64_t numel_ = 0, param_numel_ = 0;
   bool writes_grads_ = false;
   bool uniform_ = true;  // one kind: the common case
 };

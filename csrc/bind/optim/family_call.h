@@ -5,7 +5,8 @@
 //   kName           how Python calls it: core.adam.step, core.adam.step_lists
 //   Step            its rule (kernels.h)
 //   kLists          the names of its lists
-//   kStates         keys of a parameter's states, in the order of the lists. The variant has all of them, the
+//   kStates, kCodes keys of a parameter's states, and of their codes in 8 bits, in the order of the lists.
+//   The variant has all of them, the
 //                   plain rule all but the last
 //   read_options    reads its own options by name, checked; returns whether they ask for the variant
 //   read_entry      reads what explicit lists say of parameter i alone; returns whether that changed the rule
@@ -30,8 +31,10 @@ struct FamilyDefaults {
   static bool read_entry(const Record&, int64_t, Options&) {
     return false;
   }
-  // The update needs no count; stochastic rounding draws other numbers at each step.
-  static bool counts_steps(Precision::Mode mode) { return mode == Precision::Mode::kStochastic; }
+  // The update needs no count; stochastic rounding, and that of codes, differs from step to step.
+  static bool counts_steps(const Precision& precision) {
+    return precision.mode == Precision::Mode::kStochastic || precision.coded;
+  }
 };
 
 template <class Family>
@@ -67,7 +70,7 @@ class FamilyCall {
   static constexpr int kMostStates = int(std::size(Family::kStates));
 
   int lists() const { return kFirstState + kMostStates - (variant_ ? 0 : 1); }
-  bool counts_steps() const { return Family::counts_steps(precision_.mode); }
+  bool counts_steps() const { return Family::counts_steps(precision_); }
   bool find_row(StateCursor& cursor, PyObject* param, PyObject** row, Held& held) const;
   // row: what Batch::add takes.
   void add(PyObject* const* row, int64_t index, Plan::Turn* turn);
@@ -132,8 +135,8 @@ void FamilyCall<Family>::run(int threads, const Written& written) {
 // missing.
 template <class Family>
 bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject** row, Held& held) const {
-  static const Field kStep("step"), kAverage("ema");
-  constexpr int kMost = kMostStates + 2;
+  static const Field kStep("step"), kAverage("ema"), kScalesKey("scales");
+  constexpr int kMost = kMostStates + 3;
   PyObject* names[kMost] = {};
   int places[kMost] = {};
   int count = 0;
@@ -143,7 +146,9 @@ bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject
   };
   // In the order in which torch and we fill the dict.
   if (counts_steps()) also(kStep, kStepCount);
-  for (int k = kFirstState; k < lists(); ++k) also(Family::kStates[k - kFirstState], k);
+  const Field* states_of = precision_.coded ? Family::kCodes : Family::kStates;
+  for (int k = kFirstState; k < lists(); ++k) also(states_of[k - kFirstState], k);
+  if (precision_.coded && lists() > kFirstState) also(kScalesKey, kScales);
   if (tail_.has_ema()) also(kAverage, kEma);
   if (count == 0 && !precision_.has_low()) return true;
   const Entry own = cursor.find(param);
@@ -160,6 +165,9 @@ bool FamilyCall<Family>::find_row(StateCursor& cursor, PyObject* param, PyObject
 template <class Family>
 void FamilyCall<Family>::add(PyObject* const* row, int64_t index, Plan::Turn* turn) {
   batch_.add(row, lists(), index, variant_, turn);
+  OP_CHECK(!precision_.coded || !uses_cuda_kernels(batch_.device()), ValueError,
+           to_string(batch_.name(kParam, index)), " must be on the CPU with states in 8 bits, got ",
+           device_name(batch_.device()));
   lr_.check_reaches(batch_.device(), batch_.function(), "lr");
   if (counts_steps()) counts_.read(batch_, index, capturable_, tail_.may_skip(), group_);
   const bool counts_on_host = !group_.device_step.data;
@@ -188,15 +196,18 @@ bool FamilyCall<Family>::add_params(const pybind11::list& params, StateCursor& c
 
 template <class Family>
 void FamilyCall<Family>::add_lists(const Record& group) {
-  static const Field kSteps("state_steps"), kLows("lows"), kEmas("emas");
+  static const Field kSteps("state_steps"), kLows("lows"), kEmas("emas"), kScaleLists("scales");
   const char* function = batch_.function();
   ArgumentLists given(function, group, lists(), Family::kLists);
   if (counts_steps()) given.also(function, kSteps.name(), group.get(kSteps));
   const EntryList lows(function, group.get(kLows), group.has(kLows), given.size(), kLows.name());
+  const EntryList scales(function, group.get(kScaleLists), group.has(kScaleLists), given.size(),
+                         kScaleLists.name());
   const EntryList emas(function, group.get(kEmas), tail_.has_ema(), given.size(), kEmas.name());
   for (int64_t i = 0; i < given.size(); ++i) {
     PyObject* row[kRowSize] = {};
     for (int k = 0; k < lists(); ++k) row[k] = given.item(k, i);
+    row[kScales] = scales.item(i);
     row[kLow] = lows.item(i);
     row[kEma] = emas.item(i);
     if (counts_steps()) row[kStepCount] = given.item(lists(), i);

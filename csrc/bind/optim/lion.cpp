@@ -11,8 +11,9 @@ namespace {
 struct Lion : FamilyDefaults {
   using Step = RuleStep<math::LionOptions>;
   static constexpr const char* kName = "lion";
-  static constexpr Batch::ListNames kLists = {"params", "grads", "exp_avgs", "", "", "", "emas"};
+  static constexpr Batch::ListNames kLists = {"params", "grads", "exp_avgs", "", "", "scales", "", "emas"};
   static inline const Field kStates[] = {Field("exp_avg")};
+  static inline const Field kCodes[] = {Field("exp_avg_codes")};
   static constexpr auto kKernel = &KernelTable::lion;
 
   // given: LionOptions (python/onepass/optim/lion.py). Every Lion has all states.

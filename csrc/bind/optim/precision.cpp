@@ -21,15 +21,18 @@ bool is_stored(const TensorView& view, uint8_t code, uint8_t bits) {
 
 Precision precision_of(py::handle option, const char* function) {
   if (option.is_none()) return {};
-  static const Field kMode("mode"), kSeed("seed"), kFirst("first"), kPart("part");
+  static const Field kMode("mode"), kSeed("seed"), kFirst("first"), kPart("part"), kCoded("coded");
   const Record given(option, function, "precision");
   Precision precision;
   const auto mode = py::cast<std::string>(given.get(kMode));
-  OP_CHECK(mode == "stochastic" || mode == "kahan" || mode == "master", ValueError, function,
-           ": precision.mode must be stochastic, kahan or master, got ", mode);
-  precision.mode = mode == "stochastic" ? Precision::Mode::kStochastic
-                   : mode == "kahan"    ? Precision::Mode::kKahan
-                                        : Precision::Mode::kMaster;
+  precision.coded = given.flag(kCoded);
+  OP_CHECK(
+      (mode == "nearest" && precision.coded) || mode == "stochastic" || mode == "kahan" || mode == "master",
+      ValueError, function, ": precision.mode must be stochastic, kahan or master, got ", mode);
+  precision.mode = mode == "nearest"      ? Precision::Mode::kNearest
+                   : mode == "stochastic" ? Precision::Mode::kStochastic
+                   : mode == "kahan"      ? Precision::Mode::kKahan
+                                          : Precision::Mode::kMaster;
   precision.seed = py::cast<uint64_t>(given.get(kSeed));
   precision.first = py::cast<int64_t>(given.get(kFirst));
   const py::object part = given.get(kPart);

@@ -14,6 +14,7 @@ namespace onepass {
 struct Precision {
   enum class Mode { kNearest, kStochastic, kKahan, kMaster };
   Mode mode = Mode::kNearest;
+  bool coded = false;  // states are kept in 8 bits (math/codes.h)
   uint64_t seed = 0;
   DrawPlaces part;    // that the group's parameters are of those by which draws are numbered
   int64_t first = 0;  // number of the group's first parameter among all of the optimizer

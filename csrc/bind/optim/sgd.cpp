@@ -11,8 +11,10 @@ namespace {
 struct Sgd : FamilyDefaults {
   using Step = RuleStep<math::SgdOptions>;
   static constexpr const char* kName = "sgd";
-  static constexpr Batch::ListNames kLists = {"params", "grads", "momentum_buffer_list", "", "", "", "emas"};
+  static constexpr Batch::ListNames kLists = {"params", "grads", "momentum_buffer_list", "", "", "scales",
+                                              "",       "emas"};
   static inline const Field kStates[] = {Field("momentum_buffer")};
+  static inline const Field kCodes[] = {Field("momentum_buffer_codes")};
   static constexpr auto kKernel = &KernelTable::sgd;
 
   // given: SgdOptions (python/onepass/optim/sgd.py). The variant: momentum.

@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "loops/tensors/coded.h"
 #include "loops/tensors/leaves.h"
 #include "loops/tensors/measure.h"
 #include "loops/tensors/multi_tensor.h"
@@ -26,6 +27,7 @@ struct StepUpdate {
   Rule rule;
   RuleTail<T> own;
   Storage storage;
+  bool coded;
   Tail tail;
   void operator()(const TensorItem& item, const DType* dtype, int64_t begin, int64_t end) const;
 };
@@ -138,6 +140,11 @@ ONEPASS_WALK void update_stored_strip(const TensorItem& item, const DType* dtype
 template <class T, class Rule>
 inline void update_strip(const TensorItem& item, const DType* dtype, const StepUpdate<T, Rule>& step,
                          int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float) && Rule::kStates > 0) {
+    if (step.coded) {
+      return update_coded_strip(item, dtype, step.rule, step.own.draws, step.storage, begin, end - begin);
+    }
+  }
   if (step.storage == Storage::kNearest) return update_range<T>(item, dtype, step.rule, begin, end);
   if constexpr (sizeof(T) == sizeof(float)) {
     const DrawPlaces& part = step.own.draws.part;
@@ -199,7 +206,7 @@ ONEPASS_WALK void step_strips(const TensorItem& item, const DType* dtype, const 
 template <class T, class Rule>
 inline void StepUpdate<T, Rule>::operator()(const TensorItem& item, const DType* dtype, int64_t begin,
                                             int64_t end) const {
-  const bool in_place = all_stored_as<T, Rule>(dtype, dtype_of<T>);
+  const bool in_place = !coded && all_stored_as<T, Rule>(dtype, dtype_of<T>);
   if (tail.statistics) {
     for (int64_t leaf = begin; leaf < end; leaf += kLeaf) {
       const int64_t stop = end - leaf < kLeaf ? end : leaf + kLeaf;
@@ -228,11 +235,12 @@ inline void StepUpdate<T, Rule>::operator()(const TensorItem& item, const DType*
 template <class T, class MakeRule, class MakeTail>
 void multi_tensor_step(const TensorList& list, int threads, const Tail& tail, const MakeRule& make_rule,
                        const MakeTail& make_tail) {
-  const bool plain = !tail.ema && !tail.zero_grad && !tail.statistics && list.storage == Storage::kNearest;
+  const bool plain =
+      !tail.ema && !tail.zero_grad && !tail.statistics && list.storage == Storage::kNearest && !list.coded;
   if (plain) return multi_tensor<T>(list, threads, make_rule);
   using Rule = decltype(make_rule(0));
   for_each_chunk(list, threads, tail.statistics ? kLeaf : kChunkAlign, [&](int64_t i) {
-    return StepUpdate<T, Rule>{make_rule(i), make_tail(i), list.storage, tail};
+    return StepUpdate<T, Rule>{make_rule(i), make_tail(i), list.storage, list.coded, tail};
   });
 }
 

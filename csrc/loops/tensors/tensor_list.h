@@ -15,7 +15,9 @@ namespace onepass {
 constexpr int kParam = 0;
 constexpr int kGrad = 1;
 constexpr int kFirstState = 2;
-constexpr int kMaxLists = 7;
+constexpr int kMaxLists = 8;
+// The scales of states in 8 bits, float32: for each block (math/codes.h) one of each state.
+constexpr int kScales = kMaxLists - 3;
 // The digits of a parameter that its own 16 bits cannot hold, see Storage.
 constexpr int kLow = kMaxLists - 2;
 // The moving average of the parameter, where a step keeps one: in the arithmetic type, whatever the others.
@@ -34,7 +36,7 @@ enum class Storage : uint8_t {
 constexpr bool has_low(Storage storage) { return storage >= Storage::kKahan; }
 
 struct TensorItem {
-  void* list[kMaxLists];  // kParam, kGrad, then the states of the rule, kLow, kEma; the rest is unused
+  void* list[kMaxLists];  // kParam, kGrad, the states of the rule, kScales, kLow, kEma; the rest is unused
   int64_t numel;
   int64_t begin;  // elements of all tensors before this one
   int64_t rule;   // index into the rules that travel with the list
@@ -50,6 +52,7 @@ struct TensorList {
   int64_t numel;  // elements of all tensors together
   DType dtype[kMaxLists];
   Storage storage = Storage::kNearest;
+  bool coded = false;  // the states are codes, uint8, with scales; their dtype says nothing
 };
 
 // Which of `count` tensors a piece of work belongs to: the last one that begins at or before it, and the

@@ -24,10 +24,11 @@ from onepass.optim._lists.arguments import (
 )
 from onepass.optim._lists.records import ListGroup, StepOptions
 from onepass.optim._lists.tail import Tail
+from onepass.optim._step.codes import codes_name
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, precision_of, state_dtype_of
+from onepass.optim._step.precision import LOW_STATES, precision_of
 from onepass.optim._step.stateful import count_on_device, step_count
 
 __all__ = ["Adam"]
@@ -97,6 +98,8 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             with a bfloat16 gradient, and gives the same bits as float32 training with those gradients.
         seed: The seed of stochastic rounding, 0 to 2**64 - 1; None: drawn from torch's generator. The draws depend
             only on the seed, the step count, the parameter's number and the element's place in memory.
+        state_format: None: moments are floating point. "8bit": codes in blocks of 32 elements, 2.25 bytes for both
+            moments of a parameter, see docs/precision.md. Needs dense CPU parameters of at most 32 bits.
 
     Raises:
         ValueError: An option is out of range.
@@ -149,6 +152,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         rounding: str = "nearest",
         master_weights: bool = False,
         seed: int | None = None,
+        state_format: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -174,6 +178,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             rounding=rounding,
             master_weights=master_weights,
             seed=seed,
+            state_format=state_format,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -331,15 +336,15 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         self._begin_states(group, params)
         for param in params:
             own = self.state[param]
-            if group["amsgrad"] and "max_exp_avg_sq" not in own:
+            if group["amsgrad"] and not own.keys() & {"max_exp_avg_sq", codes_name("max_exp_avg_sq")}:
                 raise ValueError(
                     f"{self._where(group, 'params', param)} must have the state max_exp_avg_sq with "
                     "amsgrad=True, got a state that was made without it"
                 )
-            exp_avgs.append(self._relaid_state(group, param, "exp_avg", "exp_avgs"))
-            exp_avg_sqs.append(self._relaid_state(group, param, "exp_avg_sq", "exp_avg_sqs"))
+            exp_avgs.append(self._listed_state(group, param, "exp_avg", "exp_avgs"))
+            exp_avg_sqs.append(self._listed_state(group, param, "exp_avg_sq", "exp_avg_sqs"))
             if group["amsgrad"]:
-                max_exp_avg_sqs.append(self._relaid_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
+                max_exp_avg_sqs.append(self._listed_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
             state_steps.append(self._state_of(group, param, "step", "state_steps"))
 
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -348,7 +353,4 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             if own.keys() - {"ema", *LOW_STATES}:
                 continue
             own["step"] = step_count(param, group["capturable"], 0.0)
-            for name in self._state_names[: 3 if group["amsgrad"] else 2]:
-                own[name] = torch.zeros_like(
-                    param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
-                )
+            self._make_zero_states(group, param, self._state_names[: 3 if group["amsgrad"] else 2])

@@ -43,6 +43,7 @@ class AdamW(Adam, torch.optim.AdamW):
         rounding: As for `Adam`.
         master_weights: As for `Adam`.
         seed: As for `Adam`.
+        state_format: As for `Adam`.
 
     Raises:
         ValueError: An option is out of range.
@@ -90,6 +91,7 @@ class AdamW(Adam, torch.optim.AdamW):
         rounding: str = "nearest",
         master_weights: bool = False,
         seed: int | None = None,
+        state_format: str | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -112,6 +114,7 @@ class AdamW(Adam, torch.optim.AdamW):
             rounding=rounding,
             master_weights=master_weights,
             seed=seed,
+            state_format=state_format,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from onepass.optim._lists.tail import NOTHING, Tail
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
-from onepass.optim._step.precision import LOW_STATES, precision_of, state_dtype_of
+from onepass.optim._step.precision import LOW_STATES, precision_of
 
 __all__ = ["Lion", "lion"]
 
@@ -74,6 +74,7 @@ class Lion(FusedOptimizer):
         rounding: As for `Adam`.
         master_weights: As for `Adam`.
         seed: As for `Adam`.
+        state_format: As for `Adam`.
 
     Raises:
         ValueError: An option is out of range.
@@ -121,6 +122,7 @@ class Lion(FusedOptimizer):
         rounding: str = "nearest",
         master_weights: bool = False,
         seed: int | None = None,
+        state_format: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -143,6 +145,7 @@ class Lion(FusedOptimizer):
             rounding=rounding,
             master_weights=master_weights,
             seed=seed,
+            state_format=state_format,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -232,15 +235,13 @@ class Lion(FusedOptimizer):
 
     def _add_states(self, group: dict[str, Any], params: list[Tensor], exp_avgs: list[Tensor]) -> None:
         self._begin_states(group, params)
-        exp_avgs += [self._relaid_state(group, param, "exp_avg", "exp_avgs") for param in params]
+        exp_avgs += [self._listed_state(group, param, "exp_avg", "exp_avgs") for param in params]
 
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:
             own = self.state[param]
             if not own.keys() - {"ema", *LOW_STATES}:
-                own["exp_avg"] = torch.zeros_like(
-                    param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
-                )
+                self._make_zero_states(group, param, self._state_names)
         self._rounding_counts(group, params, NOTHING)
 
 

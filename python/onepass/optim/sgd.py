@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd as torch_sgd
 
+from onepass._arguments import told
 from onepass.optim import _ops
 from onepass.optim._lists.arguments import check_range, group_number, loop_number, rate_of
 from onepass.optim._lists.records import ListGroup, StepOptions
 from onepass.optim._lists.tail import NOTHING, Tail
+from onepass.optim._step.codes import codes_name
 from onepass.optim._step.fused import FusedOptimizer
 from onepass.optim._step.grouped import ParamsT
 from onepass.optim._step.partly_fused import UnfusedParameter
 from onepass.optim._step.placeholders import unbegun
-from onepass.optim._step.precision import option, precision_of, state_dtype_of
+from onepass.optim._step.precision import is_coded, option, precision_of, state_dtype_of
 
 __all__ = ["SGD"]
 
@@ -70,6 +72,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         rounding: As for `Adam`; "stochastic" adds the state ``step``, on which the draws depend.
         master_weights: As for `Adam`.
         seed: As for `Adam`.
+        state_format: As for `Adam`; "8bit" adds the state ``step``, on which the rounding depends.
 
     Raises:
         ValueError: An option is out of range.
@@ -125,6 +128,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         rounding: str = "nearest",
         master_weights: bool = False,
         seed: int | None = None,
+        state_format: str | None = None,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -150,6 +154,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             rounding=rounding,
             master_weights=master_weights,
             seed=seed,
+            state_format=state_format,
         )
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -169,6 +174,11 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             raise ValueError(f"{name}: dampening must be 0 with capturable=True, got {group['dampening']}")
 
     def _check_states(self, group: dict[str, Any]) -> None:
+        if is_coded(group) and group["momentum"] == 0:
+            raise ValueError(
+                f"{type(self).__name__}: state_format must be None with momentum=0 (there is no state), got "
+                f"{told(group['state_format'])}"
+            )
         if option(group, "state_dtype") is not None and group["momentum"] == 0:
             raise ValueError(
                 f"{type(self).__name__}: state_dtype must be None with momentum=0 (there is no state), got "
@@ -206,10 +216,10 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             self._gradients(group, params, grads, left_out)
             first = [False] * len(params)
             if group["momentum"] != 0:
-                first = [self.state.get(p, {}).get("momentum_buffer") is None for p in params]
+                first = [not self._has_buffer(p) for p in params]
                 for i, param in enumerate(params):
                     if not first[i]:
-                        buffers.append(self._relaid_state(group, param, "momentum_buffer", "momentum_buffer_list"))
+                        buffers.append(self._listed_state(group, param, "momentum_buffer", "momentum_buffer_list"))
                         continue
                     # On a GPU only the kernel knows whether this step is taken.
                     first[i] = not (group.get("capturable") or (tail.may_skip and param.is_cuda))
@@ -226,7 +236,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
 
     def _keep_states(self, groups: list[ListGroup]) -> None:
         for group in groups:
-            if group.states:  # there are none without momentum
+            if group.states and group.scales is None:  # there are none without momentum, codes are kept already
                 for param, buffer in zip(group.params, group.states["momentum_buffer_list"], strict=True):
                     self.state[param]["momentum_buffer"] = buffer
 
@@ -264,11 +274,17 @@ class SGD(FusedOptimizer, torch.optim.SGD):
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         self._rounding_counts(group, params, NOTHING)
         for param in params if group["momentum"] != 0 else ():
+            if is_coded(group):
+                self._make_zero_states(group, param, self._state_names)
+                continue
             self.state[param]["momentum_buffer"] = unbegun(param, state_dtype_of(param, group))
 
     def _new_buffer(self, group: dict[str, Any], param: Tensor, written: bool) -> Tensor:
         """Makes a momentum buffer: memory that the step writes, or zeros that it reads as the buffer before it."""
         dtype = state_dtype_of(param, group)
+        if written and is_coded(group):
+            self._make_zero_states(group, param, self._state_names)
+            return self._listed_state(group, param, "momentum_buffer", "momentum_buffer_list")
         if written:
             return torch.empty_like(param, dtype=dtype, requires_grad=False)
         if group["dampening"] != 0:
@@ -277,7 +293,13 @@ class SGD(FusedOptimizer, torch.optim.SGD):
                 f"{where} must have taken a step before, or dampening be 0, where a GPU may skip the step, got "
                 f"dampening {group['dampening']}"
             )
+        if is_coded(group):
+            return self._new_buffer(group, param, True)
         return torch.zeros_like(param, dtype=dtype, requires_grad=False)
+
+    def _has_buffer(self, param: Tensor) -> bool:
+        own = self.state.get(param, {})
+        return any(own.get(name) is not None for name in ("momentum_buffer", codes_name("momentum_buffer")))
 
     def _step_compiled(self) -> None:
         for group in self.param_groups:

@@ -19,7 +19,7 @@ class Precision(TypedDict):
     """How a group's 16-bit tensors are rounded (csrc/bind/optim/precision.h)."""
 
     mode: str
-    """Which of "stochastic", "kahan" and "master"."""
+    """Which of "stochastic", "kahan" and "master"; "nearest" only where states are coded."""
     seed: int
     """Seed of the draws of stochastic rounding, else 0."""
     first: int
@@ -27,6 +27,8 @@ class Precision(TypedDict):
     part: tuple[int, ...] | None
     """Where the elements of the group's parameters are in the tensors by which draws are numbered: the first one;
     how many follow each other, 0 for all; how far the next ones begin after them. None: they are the whole."""
+    coded: bool
+    """Whether states are kept in 8 bits."""
 
 
 class StepOptions(TypedDict):
@@ -57,6 +59,8 @@ class ListGroup:
     """Which states hold no value yet; for a rule whose first step differs from the next ones (SGD)."""
     state_steps: list[Any] | None = None
     """Step counts, where the update or its rounding depends on them."""
+    scales: list[Any] | None = None
+    """The scales of states in 8 bits; the states are then their codes."""
     lows: list[Any] | None = None
     """What 16-bit parameters do not hold themselves (docs/precision.md), None for a parameter without."""
     emas: list[Any] | None = None

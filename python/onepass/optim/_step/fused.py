@@ -28,6 +28,7 @@ from onepass.optim._step.precision import (
     check_dtypes,
     check_precision,
     drawn_seed,
+    is_coded,
     loaded_state_dtype,
     low_name,
     mode_of,
@@ -131,7 +132,7 @@ class FusedOptimizer(PartlyFused):
                     self._step_traced(zero_grad)
             elif (
                 self._has_tail(zero_grad)
-                or any(mode_of(group) for group in self.param_groups)
+                or any(mode_of(group) or is_coded(group) for group in self.param_groups)
                 or self._needs_loop()
             ):
                 self._step_between_graphs(zero_grad)
@@ -146,7 +147,8 @@ class FusedOptimizer(PartlyFused):
 
     def _step_traced(self, zero_grad: bool) -> None:
         """Takes the step by operators, which make_fx sees; a kernel call would be missing from its graph."""
-        if self._has_tail(zero_grad) or any(mode_of(group) for group in self.param_groups) or self._needs_loop():
+        special = any(mode_of(group) or is_coded(group) for group in self.param_groups)
+        if self._has_tail(zero_grad) or special or self._needs_loop():
             raise RuntimeError(
                 f"{type(self).__name__}: a step that make_fx traces must have no tail, no option of low precision "
                 "and no parameters that torch's loop updates"
@@ -194,6 +196,11 @@ class FusedOptimizer(PartlyFused):
         self._step_irregular(tail)
 
     def _step_shards(self, zero_grad: bool) -> None:
+        if any(is_coded(group) for group in self.param_groups):
+            raise ValueError(
+                f"{type(self).__name__}: state_format must be None with DTensor parameters (their blocks would be "
+                "cut by the shards), got '8bit'"
+            )
         # Loads torch.distributed's DTensor, which is there already where there is one.
         from onepass.optim._step.sharded import Shards, kind_of
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from onepass._arguments import as_flag, listed, told
 from onepass.optim._lists.arguments import number, plain_number, plain_pair
+from onepass.optim._step.codes import stored_dtype
 from onepass.optim._step.placeholders import all_exact, is_unbegun
 from onepass.optim._step.precision import DEFAULTS as PRECISION
 from onepass.optim._step.precision import (
@@ -307,6 +308,11 @@ class GroupedOptimizer(StatefulOptimizer):
                         own = loaded_state_dtype(param, group, value.dtype)
                         dtype = average_dtype(param) if name == "ema" else own
                         self._restore_state(param, name, value, dtype)
+                for name, value in entries.items():
+                    # torch's class has converted them to the parameter's dtype.
+                    stored = stored_dtype(name) if isinstance(name, str) else None
+                    if stored is not None and isinstance(value, Tensor):
+                        self._restore_state(param, name, value, stored)
                 for name in LOW_STATES:
                     value = entries.get(name)
                     if not isinstance(value, Tensor):

@@ -141,6 +141,7 @@ class PartlyFused(GroupedOptimizer):
         asked: dict[str, Any] = {"rounding": mode_of(group) in ("stochastic", "kahan") and group["rounding"]}
         asked["master_weights"] = option(group, "master_weights")
         asked["state_dtype"] = option(group, "state_dtype")
+        asked["state_format"] = option(group, "state_format")
         asked["telemetry"] = self.telemetry
         if group["differentiable"]:
             # No gradient would flow through these.

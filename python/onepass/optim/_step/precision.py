@@ -28,12 +28,23 @@ from onepass.optim._lists.records import Precision
 ROUNDINGS = ("nearest", "stochastic", "kahan")
 # Options of a param group. Groups, and so checkpoints, hold only those that are not at their defaults, because
 # torch does not know them.
-DEFAULTS: dict[str, Any] = {"state_dtype": None, "rounding": "nearest", "master_weights": False, "seed": None}
+DEFAULTS: dict[str, Any] = {
+    "state_dtype": None,
+    "rounding": "nearest",
+    "master_weights": False,
+    "seed": None,
+    "state_format": None,
+}
 # Where the parameters of a group of shards are in the whole.
 DRAW_PART = "draw_part"
 # The first of them, which say what is done; the seed only says how.
 _CONCERNING = ("state_dtype", "rounding", "master_weights")
+# What a group keeps states in, besides floating point.
+STATE_FORMATS = (None, "8bit")
 LOW_STATES = ("kahan_comp", "remainder", "master_param")
+
+
+_CODED_PARAMS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_half(param: Tensor) -> bool:
@@ -64,6 +75,11 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
         raise ValueError(
             f"{name}: state_dtype must be None, torch.float32 or torch.bfloat16, got {told(state_dtype)}"
         )
+    state_format = option(group, "state_format")
+    if state_format not in STATE_FORMATS:
+        raise ValueError(f'{name}: state_format must be None or "8bit", got {told(state_format)}')
+    if state_format is not None and state_dtype is not None:
+        raise ValueError(f'{name}: state_dtype must be None with state_format="8bit", got {told(state_dtype)}')
     if rounding not in ROUNDINGS:
         raise ValueError(f"{name}: rounding must be one of {', '.join(ROUNDINGS)}, got {told(rounding)}")
     if not isinstance(master, bool):
@@ -80,9 +96,14 @@ def check_precision(name: str, group: dict[str, Any]) -> None:
 
 
 def check_dtypes(name: str, group: dict[str, Any], params: list[Tensor]) -> None:
-    """Raises ValueError if state_dtype does not go with a parameter of the group."""
+    """Raises ValueError if state_dtype or state_format does not go with a parameter of the group."""
     state_dtype = option(group, "state_dtype")
     for i, param in enumerate(params):
+        if is_coded(group) and isinstance(param, Tensor) and param.dtype not in _CODED_PARAMS:
+            raise ValueError(
+                f"{name}: params[{i}] must be torch.float32, torch.bfloat16 or torch.float16 with "
+                f'state_format="8bit", got {param.dtype}'
+            )
         if not isinstance(param, Tensor) or state_dtype is None:
             return  # torch refuses what is not a parameter
         if param.dtype == torch.float64:
@@ -129,6 +150,11 @@ def check_changed(name: str, groups: list[dict[str, Any]], before: Sequence[tupl
         check_concerns(name, groups)
 
 
+def is_coded(group: dict[str, Any]) -> bool:
+    """Whether the group keeps its states in 8 bits (codes.py)."""
+    return group.get("state_format") is not None
+
+
 def drawn_seed() -> int:
     """Draws a seed from torch's generator, so that torch.manual_seed makes an optimizer's draws reproducible."""
     with unset_fake_temporarily():
@@ -154,11 +180,18 @@ def precision_of(name: str, group: dict[str, Any], first: int) -> Precision | No
     mode = mode_of(group)
     if mode == "None" or (mode == "master" and group["master_weights"] is None):
         check_precision(name, group)
-    if mode is None:
+    coded = is_coded(group)
+    if mode is None and not coded:
         return None
     # A group of shards knows of which part of the whole its parameters are (_sharding/mesh.py).
     part = group.get(DRAW_PART)
-    return {"mode": mode, "seed": option(group, "seed") or 0, "first": first, "part": part}
+    return {
+        "mode": mode or "nearest",
+        "seed": option(group, "seed") or 0,
+        "first": first,
+        "part": part,
+        "coded": coded,
+    }
 
 
 def state_dtype_of(param: Tensor, group: dict[str, Any]) -> torch.dtype:

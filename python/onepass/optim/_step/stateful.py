@@ -13,8 +13,9 @@ from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
 from onepass.optim._lists.records import ListGroup, StepOptions
 from onepass.optim._lists.tail import Tail
+from onepass.optim._step.codes import SCALES, codes_name, decoded, fit_format, make_coded
 from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
-from onepass.optim._step.precision import is_half, low_name, make_low, mode_of
+from onepass.optim._step.precision import is_coded, is_half, low_name, make_low, mode_of, state_dtype_of
 from onepass.optim._step.tailed import TailedOptimizer, wide_copy
 
 
@@ -88,6 +89,7 @@ class StatefulOptimizer(TailedOptimizer):
             states,
             first=first,
             state_steps=self._rounding_counts(group, params, tail) if state_steps is None else state_steps,
+            scales=[self._state_of(group, p, SCALES, SCALES) for p in params] if is_coded(group) else None,
             lows=self._lows(group, params),
             emas=self._averages(group, params, tail),
             indices=with_gradient(group, left_out),
@@ -119,8 +121,8 @@ class StatefulOptimizer(TailedOptimizer):
         return self._relaid_state(group, param, name, name)
 
     def _rounding_counts(self, group: dict[str, Any], params: list[Tensor], tail: Tail) -> list[Tensor] | None:
-        """Step counts for a rule that has none: stochastic rounding draws other numbers at each step."""
-        if mode_of(group) != "stochastic":
+        """Step counts for a rule that has none: stochastic rounding and that of codes differ from step to step."""
+        if mode_of(group) != "stochastic" and not is_coded(group):
             return None
         for param in params:
             if "step" not in self.state[param]:
@@ -129,6 +131,48 @@ class StatefulOptimizer(TailedOptimizer):
         if tail.may_skip:
             count_on_device(self.state, params, counts)
         return counts
+
+    def _make_zero_states(self, group: dict[str, Any], param: Tensor, names: tuple[str, ...]) -> None:
+        """Makes a parameter's states of these names, all zero, as the group keeps them."""
+        own = self.state[param]
+        if is_coded(group):
+            make_coded(param, own, names)
+            return
+        for name in names:
+            own[name] = torch.zeros_like(
+                param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
+            )
+
+    def _listed_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
+        """The state tensor as the core takes it, turned into the group's format and its parameter's layout."""
+        fit_format(group, param, self.state[param], self._state_names)
+        return self._relaid_state(group, param, codes_name(name) if is_coded(group) else name, listed)
+
+    def float_state_dict(self) -> dict[str, Any]:
+        """Returns `state_dict` with states in 8 bits as float32 tensors, for torch's class of the same name.
+
+        Example:
+            >>> import torch
+            >>> from onepass.optim import AdamW
+            >>> weight = torch.nn.Parameter(torch.ones(64))
+            >>> optimizer = AdamW([weight], state_format="8bit")
+            >>> weight.grad = torch.ones(64)
+            >>> optimizer.step()
+            >>> sorted(optimizer.float_state_dict()["state"][0])
+            ['exp_avg', 'exp_avg_sq', 'step']
+        """
+        saved = self.state_dict()
+        state = {}
+        for key, entries in saved["state"].items():
+            own = dict(entries)
+            there = [name for name in self._state_names if codes_name(name) in own]
+            for k, name in enumerate(there):
+                own[name] = decoded(own.pop(codes_name(name)), own[SCALES][:, k], signed=k == 0)
+            if there:
+                del own[SCALES]
+            state[key] = own
+        groups = [{k: v for k, v in group.items() if k != "state_format"} for group in saved["param_groups"]]
+        return {**saved, "state": state, "param_groups": groups}
 
     def _relaid_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor, replaced by one of its parameter's layout if a checkpoint had another."""
