@@ -69,8 +69,8 @@ def layer_norm(
     x.
 
     Args:
-        input: x, of shape (*, normalized_shape): float32, float64, bfloat16 or float16. It is read as it is where
-            it is contiguous.
+        input: x, of shape (..., normalized_shape): float32, float64, bfloat16 or float16. It is read as it is
+            where it is contiguous.
         normalized_shape: The sizes of the last dimensions, which a row has.
         weight: w, of shape normalized_shape, or None for 1. Weight and bias are float32 with a half precision
             input, or of its dtype; with float32 and float64 of the input's dtype.
@@ -179,8 +179,8 @@ def rms_norm(
     one number a row, and nothing else of the input's size. Without a residual h is x.
 
     Args:
-        input: x, of shape (*, normalized_shape): float32, float64, bfloat16 or float16. It is read as it is where
-            it is contiguous.
+        input: x, of shape (..., normalized_shape): float32, float64, bfloat16 or float16. It is read as it is
+            where it is contiguous.
         normalized_shape: The sizes of the last dimensions, which a row has.
         weight: w, of shape normalized_shape, or None for 1: float32 with a half precision input, or of its dtype;
             with float32 and float64 of the input's dtype.

@@ -190,7 +190,7 @@ class LayerNorm(RowNormModule, torch.nn.LayerNorm):
         """Normalises the input, behind dropout and the addition of the residual; see functional.layer_norm.
 
         Args:
-            input: x, of shape (*, normalized_shape).
+            input: x, of shape (..., normalized_shape).
             residual: r, of x's shape and dtype, or None.
 
         Returns:
@@ -254,7 +254,7 @@ class RMSNorm(RowNormModule, torch.nn.RMSNorm):
         """Normalises the input, behind dropout and the addition of the residual; see functional.rms_norm.
 
         Args:
-            x: x, of shape (*, normalized_shape).
+            x: x, of shape (..., normalized_shape).
             residual: r, of x's shape and dtype, or None.
 
         Returns:
