@@ -39,7 +39,6 @@ RECORDS = {
     "LossStatistics",
     "Prediction",
     "Curve",
-    "Fusion",
     "LRRangeResult",
     "Suggestion",
     "NoDecay",

@@ -29,7 +29,7 @@ OTHERS = [
 ]
 PAGES = GUIDES + OTHERS
 # Which blocks do not run here, by page; each has a comment with the reason in front of it.
-NOT_RUN = {"distributed.md": 3, "fuse.md": 1, "monitor.md": 1, "schedules.md": 2}
+NOT_RUN = {"distributed.md": 3, "monitor.md": 1, "schedules.md": 2}
 BLOCK = re.compile(r"(<!-- not run here: .+? -->\n\n)?^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

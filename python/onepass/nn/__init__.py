@@ -5,7 +5,6 @@ from onepass.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBat
 from onepass.nn.convert import Conversion, convert, convert_sync_batchnorm
 from onepass.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from onepass.nn.fold import fold
-from onepass.nn.fuse import Fusion, fuse
 from onepass.nn.loss import CrossEntropyLoss, LossStatistics
 from onepass.nn.mc_dropout import Prediction, mc_dropout, mc_predict
 from onepass.nn.revert import revert
@@ -24,7 +23,6 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "FeatureAlphaDropout",
-    "Fusion",
     "LayerNorm",
     "LossStatistics",
     "Prediction",
@@ -35,7 +33,6 @@ __all__ = [
     "convert_sync_batchnorm",
     "fold",
     "functional",
-    "fuse",
     "mc_dropout",
     "mc_predict",
     "revert",

@@ -12,7 +12,6 @@ from onepass.nn import batch_norm, dropout, row_norm, sequential
 from onepass.nn.batch_norm import FusedBatchNorm
 from onepass.nn.cross_entropy import CrossEntropyLoss
 from onepass.nn.dropout import DropoutModule
-from onepass.nn.fusion.call import take_away
 from onepass.nn.row_norm import RowNormModule
 
 __all__ = ["is_ours", "revert", "revert_modules"]
@@ -68,7 +67,7 @@ def is_ours(module: nn.Module) -> bool:
 def revert(model: _Model) -> _Model:
     """Gives the modules of a model that are of onepass torch's own classes, in place.
 
-    The way back from `convert` and `fuse` without what they returned, also after ``copy.deepcopy``, ``pickle`` and
+    The way back from `convert` without what it returned, also after ``copy.deepcopy``, ``pickle`` and
     ``torch.load``. Parameters, buffers, hooks, training flags, names and attributes stay as they are, and every
     nn.ReLU and nn.Dropout is where it was. Dropouts then draw other masks for the same seed. Calls of
     `onepass.nn.functional` in the model's code remain.
@@ -93,8 +92,6 @@ def revert(model: _Model) -> _Model:
     """
     check_module("revert", "model", model)
     revert_modules(model.named_modules())
-    for module in model.modules():
-        take_away(module)
     return model
 
 
