@@ -88,7 +88,8 @@ def convert(model: nn.Module, *, fuse_relu: bool = False) -> Conversion:
     torch.nn.BatchNorm1d, 2d and 3d, LayerNorm, RMSNorm, Dropout, Dropout1d, 2d and 3d, AlphaDropout and
     FeatureAlphaDropout are replaced. SyncBatchNorm, lazy modules before their first batch, subclasses (whose
     behaviour is not known here) and modules with a forward of their own, or with an attribute that has the name of
-    an option of ours, are left alone and listed. Dropouts then draw other masks for the same seed.
+    an option of ours, are left alone and listed. Dropouts then draw other masks for the same seed. A LayerNorm
+    without a residual is faster than torch's for long float32 rows only (docs/performance.md).
 
     Args:
         model: Any module, also a norm or dropout itself.
