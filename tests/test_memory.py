@@ -21,10 +21,10 @@ def spoiled(kept, *shape):
     return tensor
 
 
-def step(which):
+def step(which, **options):
     param = nn.Parameter(torch.randn(4, 8).t() if which == "grad" else torch.randn(8, 4)[:, ::2])
     param.grad = torch.randn(param.shape[::-1]).t().contiguous() if which == "grad" else torch.randn(8, 2)
-    optimizer = onepass.optim.AdamW([param], lr=0.1)
+    optimizer = onepass.optim.AdamW([param], lr=0.1, **options)
     (param.grad if which == "grad" else param).untyped_storage().resize_(0)
     optimizer.step()
 
@@ -41,6 +41,8 @@ CALLS = {
     ),
     "grads[0]": lambda: step("grad"),
     "params[0]": lambda: step("param"),
+    "grads[0] (8bit)": lambda: step("grad", state_format="8bit"),
+    "params[0] (8bit)": lambda: step("param", state_format="8bit"),
 }
 
 

@@ -113,6 +113,8 @@ def fit_format(group: dict[str, Any], param: Tensor, own: dict[str, Any], names:
         names: The names of all states that the rule has.
     """
     there = [name for name in names if isinstance(own.get(codes_name(name)), Tensor)]
+    if not there and not is_coded(group):
+        return
     like = param.detach() if is_dense(param) else param.detach().contiguous()
     if is_coded(group):
         floats = [name for name in names if isinstance(own.get(name), Tensor)]

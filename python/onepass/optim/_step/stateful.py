@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onepass._arguments import told
+from onepass._memory import check_memory
 from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
 from onepass.optim._lists.records import ListGroup, StepOptions
@@ -145,7 +146,12 @@ class StatefulOptimizer(TailedOptimizer):
 
     def _listed_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor as the core takes it, turned into the group's format and its parameter's layout."""
-        fit_format(group, param, self.state[param], self._state_names)
+        own = self.state[param]
+        if is_coded(group) or SCALES in own:
+            for place, value in (("params", param), *own.items()):  # they may be copied
+                if isinstance(value, Tensor):
+                    check_memory(self._where(group, place, param), value)
+        fit_format(group, param, own, self._state_names)
         return self._relaid_state(group, param, codes_name(name) if is_coded(group) else name, listed)
 
     def float_state_dict(self) -> dict[str, Any]:
