@@ -43,8 +43,11 @@ def main(program: str, kind: str) -> None:
     assert {id(param) for group in optimizer.param_groups for param in group["params"]} == set(
         map(id, model.parameters())
     )
+    # Together, because a rank that is left by the one with the store ends with an error.
+    dist.barrier()
     # A file for each rank, because the ranks share one pipe and their lines can run into one another.
     Path(f"rank-{dist.get_rank()}.done").touch()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

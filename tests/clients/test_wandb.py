@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import pytest
 import torch
@@ -17,22 +18,37 @@ from onepass.monitor.callbacks import WandbCallback
 client("wandb")
 
 STEPS = 4
+SECONDS = 60
 # The file is a log of blocks, as LevelDB's: a head of seven bytes, then records of checksum, length and kind.
 BLOCK, HEAD = 32768, 7
 WHOLE, FIRST, LAST = 1, 2, 4
 
 
 def records(folder):
-    """The records in the file of the only run in a folder."""
+    """The records in the file of the only run in a folder, once its last one is there."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    # Another process writes the file, and on a busy machine it is not done when finish() returns.
+    end = time.monotonic() + SECONDS
+    while True:
+        found = records_in(path.read_bytes())
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        assert time.monotonic() < end, [one.WhichOneof("record_type") for one in found]
+        time.sleep(0.1)
+
+
+def records_in(data):
+    """The records that are whole in the bytes of a file."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data, place, parts, found = path.read_bytes(), HEAD, [], []
+    place, parts, found = HEAD, [], []
     while place + HEAD <= len(data):
         if BLOCK - place % BLOCK < HEAD:
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
+        if place + HEAD + length > len(data):
+            break
         part = data[place + HEAD : place + HEAD + length]
         place += HEAD + length
         parts = [part] if kind in (WHOLE, FIRST) else [*parts, part]
