@@ -224,3 +224,76 @@ def test_a_compiled_step_has_the_same_bits():
             step()
         runs.append([*params, *(value for own in optimizer.state.values() for value in own.values())])
     assert all(map(torch.equal, *runs))
+
+
+def spoil(name):
+    """A step's optimizer with one state that does not fit, and the parameter."""
+    param = torch.nn.Parameter(torch.linspace(-1, 1, 100))
+    param.grad = torch.linspace(1, 1e6, 100)
+    optimizer = AdamW([param], state_format="8bit")
+    optimizer.step()
+    own = optimizer.state[param]
+    if name == "scales: fewer":
+        own["scales"] = own["scales"][:1].clone()
+    elif name == "scales: dtype":
+        own["scales"] = own["scales"].view(torch.int32)
+    elif name == "scales: none":
+        del own["scales"]
+    elif name == "codes: strided":
+        own["exp_avg_codes"] = torch.zeros(200, dtype=torch.uint8)[::2]
+    elif name == "codes: shape":
+        own["exp_avg_sq_codes"] = own["exp_avg_sq_codes"][:99].clone()
+    elif name == "both":
+        own["exp_avg"] = torch.zeros(100)
+    return param, optimizer
+
+
+SPOILED = ("scales: fewer", "scales: dtype", "scales: none", "codes: strided", "codes: shape", "both")
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@pytest.mark.parametrize("do", ["float_state_dict", "switch off"])
+def test_states_that_do_not_fit_are_refused_and_stay(name, do):
+    param, optimizer = spoil(name)
+    before, value = dict(optimizer.state[param]), param.detach().clone()
+    if do == "switch off":
+        optimizer.param_groups[0]["state_format"] = None
+    with pytest.raises((ValueError, TypeError), match=r"params\[0\] must have"):
+        optimizer.float_state_dict() if do == "float_state_dict" else optimizer.step()
+    assert all(optimizer.state[param][key] is kept for key, kept in before.items())
+    assert len(optimizer.state[param]) == len(before)
+    assert torch.equal(param, value)
+
+
+@pytest.mark.parametrize("to", ["8bit", None])
+def test_a_state_of_another_shape_is_refused(to):
+    param = torch.nn.Parameter(torch.ones(1, 8))
+    param.grad = torch.ones(1, 8)
+    optimizer = AdamW([param], state_format=None if to else "8bit")
+    optimizer.step()
+    param.grad = None
+    param.data = torch.ones(4, 8)
+    param.grad = torch.ones(4, 8)
+    optimizer.param_groups[0]["state_format"] = to
+    before = dict(optimizer.state[param])
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step()
+    assert all(optimizer.state[param][key] is kept for key, kept in before.items())
+
+
+def test_amsgrad_may_be_switched_off_and_on():
+    """As with float32 states: the largest second moment waits."""
+    params, optimizer = trained(state_format="8bit", amsgrad=True)
+    largest = optimizer.float_state_dict()["state"][0]["max_exp_avg_sq"]
+    both = {"step", "exp_avg_codes", "exp_avg_sq_codes", "scales"}
+    for step, amsgrad, more in ((3, False, "max_exp_avg_sq"), (4, True, "max_exp_avg_sq_codes")):
+        before = [param.detach().clone() for param in params]
+        give_in(params, step)
+        optimizer.param_groups[0]["amsgrad"] = amsgrad
+        optimizer.step()
+        own = optimizer.state[params[0]]
+        assert set(own) == both | {more}
+        assert own["scales"].shape[1] == 2 + amsgrad
+        assert not all(map(torch.equal, params, before))
+        if not amsgrad:
+            assert torch.equal(own["max_exp_avg_sq"], largest)

@@ -215,3 +215,18 @@ def test_parametrised_weight():
     nn.utils.parametrize.register_parametrization(norm, "weight", Double())
     x = torch.randn(3, 4)
     torch.testing.assert_close(norm(x), nn.functional.layer_norm(x, [4], torch.full((4,), 2.0)))
+
+
+def test_sizes_that_are_no_integers_are_refused_and_remembered_by_nobody():
+    x = torch.randn(2, 8)
+    for sizes in ((8.0,), [8.0], ("8",)):
+        with pytest.raises(TypeError, match="layer_norm: normalized_shape must be a list of integers"):
+            onepass.nn.functional.layer_norm(x, sizes, eps=0.123)
+    assert onepass.nn.functional.layer_norm(x, (8,), eps=0.123).shape == x.shape
+
+
+def test_a_layer_norm_needs_an_epsilon():
+    with pytest.raises(TypeError, match="eps"):
+        onepass.nn.LayerNorm(8, eps=None)
+    with pytest.raises(TypeError, match="eps"):
+        onepass.nn.functional.layer_norm(torch.randn(2, 8), (8,), eps=None)

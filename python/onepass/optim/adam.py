@@ -347,10 +347,13 @@ class Adam(FusedOptimizer, torch.optim.Adam):
                 max_exp_avg_sqs.append(self._listed_state(group, param, "max_exp_avg_sq", "max_exp_avg_sqs"))
             state_steps.append(self._state_of(group, param, "step", "state_steps"))
 
+    def _wanted_states(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._state_names[: 3 if group["amsgrad"] else 2]
+
     def _begin_states(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:
             own = self.state[param]
             if own.keys() - {"ema", *LOW_STATES}:
                 continue
             own["step"] = step_count(param, group["capturable"], 0.0)
-            self._make_zero_states(group, param, self._state_names[: 3 if group["amsgrad"] else 2])
+            self._make_zero_states(group, param, self._wanted_states(group))

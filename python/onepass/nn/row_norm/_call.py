@@ -51,6 +51,8 @@ def normalise(
     """
     function = "layer_norm" if centred else "rms_norm"
     if eps is None:
+        if centred:
+            raise TypeError(f"{function}: eps must be a number, got None")
         check_tensor(function, "input", input)
         wide = torch.float64 if input.dtype == torch.float64 else torch.float32
         eps = torch.finfo(wide).eps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
@@ -26,11 +27,18 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def shape_of(function: str, normalized_shape: Any) -> tuple[int, ...]:
     """Returns the sizes of a row's dimensions as a tuple; raises unless they are at least one integer."""
-    if type(normalized_shape) is tuple and normalized_shape:
+    if type(normalized_shape) is tuple and normalized_shape and all(type(one) is int for one in normalized_shape):
         return normalized_shape
     if isinstance(normalized_shape, Integral) or not isinstance(normalized_shape, Iterable):
         raise TypeError(f"{function}: normalized_shape must be a list of integers, got {told(normalized_shape)}")
-    shape = tuple(normalized_shape)
+    try:
+        # A size that a compiler or an exporter has not fixed stays what it is.
+        shape: tuple[Any, ...] = tuple(
+            one if isinstance(one, torch.SymInt) else operator.index(one) for one in normalized_shape
+        )
+    except TypeError:
+        got = told(normalized_shape)
+        raise TypeError(f"{function}: normalized_shape must be a list of integers, got {got}") from None
     if not shape:
         got = told(normalized_shape)
         raise ValueError(f"{function}: normalized_shape must have at least 1 dimension, got {got}")

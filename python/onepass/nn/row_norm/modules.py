@@ -123,7 +123,7 @@ def _check_options(module: str, normalized_shape: Any, eps: Any, dropout: Any) -
             f"{module}: normalized_shape must have at least 1 dimension, of sizes of at least 0, got "
             f"{told(normalized_shape)}"
         )
-    if eps is not None:
+    if eps is not None or module == "LayerNorm":
         check_number(module, "eps", eps)
         if eps != eps:
             raise ValueError(f"{module}: eps must be a number, got {eps}")

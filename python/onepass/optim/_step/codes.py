@@ -12,10 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onepass._arguments import told
 from onepass.optim._lists.layout import is_dense, same_layout
 from onepass.optim._step.precision import is_coded, state_dtype_of
 
-__all__ = ["BLOCK", "SCALES", "codes_name", "decoded", "encoded", "fit_format", "make_coded", "stored_dtype"]
+__all__ = [
+    "BLOCK",
+    "SCALES",
+    "all_decoded",
+    "check_codes",
+    "codes_name",
+    "encoded",
+    "fit_format",
+    "make_coded",
+    "names_of_codes",
+    "stored_dtype",
+]
 
 BLOCK = 32
 """Elements that share a scale."""
@@ -103,45 +115,102 @@ def make_coded(param: Tensor, own: dict[str, Any], names: Sequence[str]) -> None
     own[SCALES] = torch.zeros(blocks, len(names), dtype=torch.float32, device=param.device)
 
 
-def fit_format(group: dict[str, Any], param: Tensor, own: dict[str, Any], names: Sequence[str]) -> None:
+def fit_format(
+    group: dict[str, Any],
+    param: Tensor,
+    own: dict[str, Any],
+    names: Sequence[str],
+    wanted: Sequence[str],
+    where: str,
+) -> None:
     """Turns a parameter's states into the format that its group asks for, and codes into its layout.
 
     Args:
         group: The param group.
         param: The parameter.
         own: Its states.
-        names: The names of all states that the rule has.
+        names: The names of all states that the rule can have.
+        wanted: Those that the group has.
+        where: The parameter, as errors name it.
+
+    Raises:
+        ValueError, TypeError: Codes, scales or states do not fit the parameter; nothing has been changed.
     """
-    there = [name for name in names if isinstance(own.get(codes_name(name)), Tensor)]
-    if not there and not is_coded(group):
+    coded, there = is_coded(group), names_of_codes(own, names)
+    if not there and not coded:
         return
+    floats = [name for name in wanted if name in own]
     like = param.detach() if is_dense(param) else param.detach().contiguous()
-    if is_coded(group):
-        floats = [name for name in names if isinstance(own.get(name), Tensor)]
-        moved = there and not all(same_layout(own[codes_name(name)], like) for name in there)
-        if moved and not floats:
-            floats = _decode(own, there)
-        if floats:
-            _encode(like, own, floats)
-    elif there:
-        for name in _decode(own, there):
-            own[name] = torch.empty_like(like, dtype=state_dtype_of(param, group)).copy_(own[name])
+    stored = [own[codes_name(name)] for name in there]
+    fits = all(not isinstance(value, Tensor) or same_layout(value, like) for value in stored)
+    if coded and not floats and there == list(wanted) and fits:
+        return  # the core looks at the rest
+    check_codes(param, own, names, where)
+    values = {**all_decoded(own, names), **{name: own[name] for name in floats}}
+    made: dict[str, Tensor] = {}
+    if coded:
+        columns = []
+        for name in wanted:
+            if name in values:
+                value = torch.empty_like(like, dtype=torch.float32).copy_(values.pop(name))
+                made[codes_name(name)], column = encoded(value, signed=name == names[0])
+                columns.append(column)
+        if columns:
+            made[SCALES] = torch.stack(columns, 1)
+    for name, value in values.items():
+        made[name] = torch.empty_like(like, dtype=state_dtype_of(param, group)).copy_(value)
+    for key in (SCALES, *map(codes_name, names), *floats):
+        own.pop(key, None)
+    own.update(made)
 
 
-def _decode(own: dict[str, Any], names: list[str]) -> list[str]:
-    scales = own.pop(SCALES)
-    for k, name in enumerate(names):
-        own[name] = decoded(own.pop(codes_name(name)), scales[:, k], signed=k == 0)
-    return names
+def names_of_codes(own: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of the states that are codes."""
+    return [name for name in names if codes_name(name) in own]
 
 
-def _encode(like: Tensor, own: dict[str, Any], names: list[str]) -> None:
-    columns = []
-    for k, name in enumerate(names):
-        values = torch.empty_like(like, dtype=torch.float32).copy_(own.pop(name))
-        own[codes_name(name)], column = encoded(values, signed=k == 0)
-        columns.append(column)
-    own[SCALES] = torch.stack(columns, 1)
+def all_decoded(own: dict[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """The values of all states that are codes, by name."""
+    there = names_of_codes(own, names)
+    return {
+        name: decoded(own[codes_name(name)], own[SCALES][:, k], signed=name == names[0])
+        for k, name in enumerate(there)
+    }
+
+
+def check_codes(param: Tensor, own: dict[str, Any], names: Sequence[str], where: str) -> None:
+    """Raises ValueError or TypeError unless codes, scales and states fit their parameter.
+
+    Args:
+        param: The parameter.
+        own: Its states.
+        names: The names of all states that the rule can have.
+        where: The parameter, as errors name it.
+    """
+    there = names_of_codes(own, names)
+    twice = [name for name in there if name in own]
+    if twice:
+        raise ValueError(f"{where} must have {twice[0]} either as codes or as floating point, got both")
+    blocks = (param.numel() + BLOCK - 1) // BLOCK
+    wanted = {codes_name(name): (torch.uint8, tuple(param.shape)) for name in there}
+    if there:
+        wanted[SCALES] = torch.float32, (blocks, len(there))
+    for name, (dtype, shape) in wanted.items():
+        value = own.get(name)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{where} must have a state {name} that is a tensor, got {told(value)}")
+        got = value.dtype, tuple(value.shape)
+        if got != (dtype, shape) or value.device != param.device or not is_dense(value):
+            raise ValueError(
+                f"{where} must have a dense state {name} of {dtype} and shape {shape} on {param.device}, got "
+                f"{got[0]} and shape {got[1]} on {value.device}, strides {tuple(value.stride())}"
+            )
+    for name in names:
+        value = own.get(name)
+        if isinstance(value, Tensor) and value.shape != param.shape:
+            raise ValueError(
+                f"{where} must have a state {name} of shape {tuple(param.shape)}, got {tuple(value.shape)}"
+            )
 
 
 def _flat(tensor: Tensor) -> Tensor:

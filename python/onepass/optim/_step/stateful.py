@@ -14,7 +14,15 @@ from onepass.optim._lists.arguments import Names
 from onepass.optim._lists.layout import is_dense, laid_out_like, same_layout
 from onepass.optim._lists.records import ListGroup, StepOptions
 from onepass.optim._lists.tail import Tail
-from onepass.optim._step.codes import SCALES, codes_name, decoded, fit_format, make_coded
+from onepass.optim._step.codes import (
+    SCALES,
+    all_decoded,
+    check_codes,
+    codes_name,
+    fit_format,
+    make_coded,
+    names_of_codes,
+)
 from onepass.optim._step.placeholders import COMPILED_FRAMES, Placeholders, are_asked_for
 from onepass.optim._step.precision import is_coded, is_half, low_name, make_low, mode_of, state_dtype_of
 from onepass.optim._step.tailed import TailedOptimizer, wide_copy
@@ -144,18 +152,26 @@ class StatefulOptimizer(TailedOptimizer):
                 param, dtype=state_dtype_of(param, group), memory_format=torch.preserve_format
             )
 
+    def _wanted_states(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the states that the group's parameters have."""
+        return self._state_names
+
     def _listed_state(self, group: dict[str, Any], param: Tensor, name: str, listed: str) -> Tensor:
         """The state tensor as the core takes it, turned into the group's format and its parameter's layout."""
         own = self.state[param]
-        if is_coded(group) or SCALES in own:
+        if is_coded(group) or names_of_codes(own, self._state_names):
             for place, value in (("params", param), *own.items()):  # they may be copied
                 if isinstance(value, Tensor):
                     check_memory(self._where(group, place, param), value)
-        fit_format(group, param, own, self._state_names)
+            where = self._where(group, "params", param)
+            fit_format(group, param, own, self._state_names, self._wanted_states(group), where)
         return self._relaid_state(group, param, codes_name(name) if is_coded(group) else name, listed)
 
     def float_state_dict(self) -> dict[str, Any]:
         """Returns `state_dict` with states in 8 bits as float32 tensors, for torch's class of the same name.
+
+        Raises:
+            ValueError, TypeError: Codes or scales do not fit their parameter.
 
         Example:
             >>> import torch
@@ -167,16 +183,17 @@ class StatefulOptimizer(TailedOptimizer):
             >>> sorted(optimizer.float_state_dict()["state"][0])
             ['exp_avg', 'exp_avg_sq', 'step']
         """
+        for group in self.param_groups:
+            for param in group["params"]:
+                where = self._where(group, "params", param)
+                check_codes(param, self.state.get(param, {}), self._state_names, where)
         saved = self.state_dict()
         state = {}
         for key, entries in saved["state"].items():
-            own = dict(entries)
-            there = [name for name in self._state_names if codes_name(name) in own]
-            for k, name in enumerate(there):
-                own[name] = decoded(own.pop(codes_name(name)), own[SCALES][:, k], signed=k == 0)
-            if there:
-                del own[SCALES]
-            state[key] = own
+            there = names_of_codes(entries, self._state_names)
+            codes = {SCALES, *map(codes_name, there)} if there else set()
+            kept = {name: value for name, value in entries.items() if name not in codes}
+            state[key] = {**kept, **all_decoded(entries, self._state_names)}
         groups = [{k: v for k, v in group.items() if k != "state_format"} for group in saved["param_groups"]]
         return {**saved, "state": state, "param_groups": groups}
 
